@@ -1,0 +1,1 @@
+"""Submitting runs, waiting for them, and the embedded cluster."""

@@ -1,0 +1,231 @@
+"""A cluster on this machine: a private server and worker processes, the same code as any other cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import SecretStr
+
+from egregore_dist import errors
+from egregore_dist.client import session
+from egregore_dist.client.processes import Process
+from egregore_dist.client.server import Server
+from egregore_dist.client.session import Session
+from egregore_dist.engine import app as apps
+from egregore_dist.ledger import Ledger
+from egregore_dist.settings import Settings
+
+_START_TIMEOUT = 60.0
+_POLL = 0.02
+
+
+class LocalWorker:
+    """One worker of a `LocalCluster`.
+
+    Attributes:
+        name: the name that it reports under.
+        pid: its main process, or None before it was started.
+    """
+
+    def __init__(self, cluster: LocalCluster, name: str, folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name.partition('@')[0]}.log"
+        self._cluster = cluster
+        self._process: Process | None = None
+
+    def __repr__(self) -> str:
+        return f"<LocalWorker {self.name} {'alive' if self.alive else 'stopped'}>"
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the worker's main process."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.alive
+
+    def start(self) -> None:
+        """Start it, without waiting until it is ready; one that was killed starts anew."""
+        arguments = [
+            sys.executable,
+            "-m",
+            "egregore_dist",
+            "worker",
+            "--name",
+            self.name,
+            "--concurrency",
+            str(self._cluster.concurrency),
+            "--pool",
+            self._cluster.pool,
+            "--loglevel",
+            self._cluster.loglevel,
+        ]
+        self._process = Process.spawn(arguments, env=self._cluster.worker_environment(), log=self.log)
+
+    def kill(self) -> None:
+        """Kill it and its pool at once (SIGKILL)."""
+        if self._process is not None:
+            self._process.kill()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop it: what runs may end within ``timeout`` seconds, then it is killed."""
+        if self._process is not None:
+            self._process.stop(timeout)
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of its log."""
+        return "" if self._process is None else self._process.log_tail(lines)
+
+
+class LocalCluster:
+    """A server and workers on this machine; as a context manager it is also what this process submits to.
+
+    Args:
+        workers: how many workers.
+        concurrency: lanes that each serves at a time.
+        data_dir: where the server keeps its data, across starts; a temporary directory where absent.
+        broker_url: an existing broker to use in place of a server of its own; with ``ledger_url`` where it is no Redis.
+        ledger_url: an existing Redis or Valkey server for the ledger.
+        queue: the Celery queue of its lanes.
+        prefix: what its ledger keys start with.
+        pool: the workers' pool, ``prefork`` or ``threads``.
+        loglevel: of the workers.
+
+    Attributes:
+        workers: its workers, as `LocalWorker`.
+        settings: what a client connects with.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        concurrency: int = 1,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        broker_url: str | None = None,
+        ledger_url: str | None = None,
+        queue: str | None = None,
+        prefix: str | None = None,
+        pool: str = "prefork",
+        loglevel: str = "WARNING",
+    ) -> None:
+        if workers < 0 or concurrency < 1:
+            raise errors.ConfigurationError(f"a cluster of {workers} workers of {concurrency} lanes cannot be")
+        self.concurrency = concurrency
+        self.pool = pool
+        self.loglevel = loglevel
+        self.server: Server | None = None
+        self.settings = Settings()
+        self.workers: list[LocalWorker] = []
+        self._wanted = workers
+        self._data_dir = None if data_dir is None else Path(data_dir)
+        self._given = {"broker_url": broker_url, "ledger_url": ledger_url, "queue": queue, "prefix": prefix}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._before: Session | None = None
+        self._session: Session | None = None
+
+    def __repr__(self) -> str:
+        return f"<LocalCluster of {len(self.workers)} workers>"
+
+    def __enter__(self) -> Self:
+        self.start()
+        self._session = Session(self.settings)
+        self._before = session.use(self._session)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        session.use(self._before)
+        if self._session is not None:
+            self._session.close()
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The broker's URL, with its password: for ``connect(cluster.url)`` in another process, never for a log."""
+        return apps.broker_url(self.settings)
+
+    def start(self) -> None:
+        """Start the server and the workers, and wait until they serve.
+
+        Raises:
+            errors.ConfigurationError: no server is installed, or a worker did not start; it says why.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="egregore-", ignore_cleanup_errors=True)
+        given = {name: value for name, value in self._given.items() if value is not None}
+        if "broker_url" not in given:
+            self.server = Server.start(self._data_dir)
+            given["broker_url"] = self.server.url
+        base = Settings(**given)  # type: ignore[arg-type]
+        self.settings = base.model_copy(
+            update={"secret": base.secret or SecretStr(secrets.token_urlsafe(32)), "modules": base.modules or ("*",)}
+        )
+        try:
+            for _ in range(self._wanted):
+                self.add_worker(wait=False)
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the workers and the server; what runs may end within some seconds. Stopping twice does nothing."""
+        for worker in self.workers:
+            worker.stop()
+        if self.server is not None:
+            self.server.stop()
+            self.server = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def add_worker(self, *, wait: bool = True) -> LocalWorker:
+        """Start one more worker, and wait until it serves."""
+        assert self._folder is not None, "the cluster is not started"
+        worker = LocalWorker(self, f"worker{len(self.workers) + 1}@local-{os.getpid()}", Path(self._folder.name))
+        worker.start()
+        self.workers.append(worker)
+        if wait:
+            self.wait_ready()
+        return worker
+
+    def wait_ready(self, timeout: float = _START_TIMEOUT) -> None:
+        """Wait until every worker that runs has reported.
+
+        Raises:
+            errors.ConfigurationError: one ended, or took longer than ``timeout`` seconds; with the end of its log.
+        """
+        ledger = Ledger(apps.ledger_url(self.settings), prefix=self.settings.prefix)
+        try:
+            deadline = time.monotonic() + timeout
+            missing = [worker for worker in self.workers if worker.pid is not None]
+            while missing:
+                known = ledger.reports()
+                missing = [worker for worker in missing if worker.name not in known]
+                failed = [worker for worker in missing if not worker.alive]
+                late = missing if time.monotonic() > deadline else []
+                for worker in failed or late:
+                    said = "ended" if failed else f"did not report within {timeout:g} s"
+                    raise errors.ConfigurationError(f"worker {worker.name} {said}:\n{worker.log_tail()}")
+                time.sleep(_POLL)
+        finally:
+            ledger.close()
+
+    def worker_environment(self) -> dict[str, str]:
+        """The environment of a worker: this process's, its import path, and the settings."""
+        settings = self.settings
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        for name, value in settings.model_dump(exclude_none=True).items():
+            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+            environment[f"EGREGORE_{name.upper()}"] = ",".join(plain) if isinstance(plain, tuple) else str(plain)
+        return environment

@@ -1,0 +1,83 @@
+"""Submit workflows: what ``flow(data)``, ``.run``, ``.submit`` and ``.arun`` do."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from typing import Any
+
+import kombu.exceptions
+import msgspec
+
+from egregore_dist import errors
+from egregore_dist.client import session
+from egregore_dist.client.run import Run
+from egregore_dist.engine import compile as compiler
+from egregore_dist.engine import inside
+from egregore_dist.ledger import Work
+from egregore_dist.wire import codec
+from egregore_dist.wire.code import ship
+from egregore_dist.workflow import describe, spec
+from egregore_dist.workflow.binding import Parameters
+from egregore_dist.workflow.launcher import Launcher
+from egregore_dist.workflow.step import Step
+
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+class ClusterLauncher:
+    """Submits to the current session's cluster."""
+
+    def run(self, step: Step, data: Any, progress: bool | None) -> Any:
+        """Submit, wait, return the value or raise."""
+        _refuse_inside(step)
+        return self.submit(step, data, None).result(progress=progress)
+
+    def submit(self, step: Step, data: Any, id: str | None) -> Run:
+        """Submit, and return at once. The same id again returns the run that has it."""
+        if id is not None and not _ID.fullmatch(id):
+            raise errors.WorkflowError(f"run id {id!r}: letters, digits, '_', '.' and '-' only, 1 to 128 of them")
+        described = describe.describe(step)
+        # Before anything is published, what the first nodes get is seen to fit.
+        for name, fn in described.heads:
+            Parameters.of(fn).check(name, data)
+        to = session.current()
+        settings = to.settings
+        raw = codec.encode(data, where=f"the input of workflow {described.spec.name!r}", limit=settings.payload_limit)
+        shipped = [ship(fn, to.signer) for fn in described.functions]
+        run = id or uuid.uuid4().hex
+        queue = compiler.queue_of(described.spec.root, settings.queue)
+        new = to.ledger.submit(
+            run,
+            Work(described.spec.name, spec.encode(described.spec), msgspec.msgpack.encode([code.ref for code in shipped])),
+            code={code.ref[2:]: code.blob for code in shipped if code.blob is not None},
+            input=raw,
+            queue=queue,
+        )
+        if new:
+            try:
+                compiler.advance(to.app, run, queue, name=described.spec.name).apply_async()
+            except kombu.exceptions.OperationalError as error:
+                # Accepted, and the janitor will start it: but who waits should know why nothing moves.
+                raise errors.BrokerUnavailable(
+                    f"run {run!r} is accepted, but the broker took no message ({error}): it starts when a worker sees it"
+                ) from error
+        return Run(run, of=to, result_type=describe.result_type(step))
+
+    async def arun(self, step: Step, data: Any) -> Any:
+        """Submit, wait without holding the event loop, return the value or raise."""
+        _refuse_inside(step)
+        return await (await asyncio.to_thread(self.submit, step, data, None))
+
+
+def _refuse_inside(step: Step) -> None:
+    node = inside.current.get()
+    if node is not None:
+        raise errors.NestedWaitError(
+            f"node {node!r} runs workflow {describe.describe(step).spec.name!r} and waits for it, and would hold the slot that it needs: put it into the "
+            "workflow of this node (`this >> those`), or call .submit() and do not wait"
+        )
+
+
+launcher: Launcher = ClusterLauncher()

@@ -1,0 +1,1 @@
+"""Workflows as Celery tasks: messages are hints, the ledger is the truth."""

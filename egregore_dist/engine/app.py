@@ -1,0 +1,83 @@
+"""The Celery app and its hardened settings, in one place."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from egregore_dist import errors
+from egregore_dist.settings import Settings
+
+LANE, COLLECT, ADVANCE = "egregore.lane", "egregore.collect", "egregore.advance"
+
+# A message that a worker holds longer than this is delivered again; a second lane of a block is harmless.
+VISIBILITY_TIMEOUT = 3600
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery app of a client or worker.
+
+    Raises:
+        errors.ConfigurationError: no broker, or a broker that cannot hold the ledger and no other server that does.
+    """
+    app = Celery("egregore", set_as_current=False)
+    app.conf.update(
+        broker_url=broker_url(settings),
+        result_backend=ledger_url(settings),
+        result_backend_transport_options={"global_keyprefix": f"{settings.prefix}:celery:"},
+        task_default_queue=settings.queue,
+        task_create_missing_queues=True,
+        # Only strict JSON is read; messages hold ids.
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        # A lane is acknowledged when it ends, so that the one of a dead process is delivered again.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        task_publish_retry_policy={"max_retries": 5, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 1.0},
+        # A prefetched lane would wait behind a long one while another worker is idle.
+        worker_prefetch_multiplier=1,
+        worker_enable_prefetch_count_reduction=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=_transport_options(settings),
+        # What a chord leaves behind where its callback never came.
+        result_expires=3600,
+        event_queue_expires=60,
+    )
+    return app
+
+
+def broker_url(settings: Settings) -> str:
+    """The broker's URL. Raises `errors.ConfigurationError` where there is none."""
+    if settings.broker_url is None:
+        raise errors.ConfigurationError("no broker is configured: set EGREGORE_BROKER_URL, such as redis://host:6379/0")
+    return settings.broker_url.get_secret_value()
+
+
+def ledger_url(settings: Settings) -> str:
+    """The ledger's URL: its own, or the broker's where that is a Redis or Valkey server."""
+    if settings.ledger_url is not None:
+        return settings.ledger_url.get_secret_value()
+    url = broker_url(settings)
+    if url.partition("://")[0] not in ("redis", "rediss", "unix", "redis+socket"):
+        raise errors.ConfigurationError(
+            "the broker cannot hold the ledger: set EGREGORE_LEDGER_URL to a Redis or Valkey server, such as redis://host:6379/0"
+        )
+    return url.replace("redis+socket://", "unix://", 1)
+
+
+def _transport_options(settings: Settings) -> dict[str, object]:
+    if not broker_url(settings).startswith(("redis", "unix")):
+        return {}
+    return {
+        "visibility_timeout": VISIBILITY_TIMEOUT,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 30,
+        "socket_keepalive": True,
+    }

@@ -1,0 +1,126 @@
+"""Execute one node: bind, call, encode; with its retries and its timeout. Sync and async share everything but the call."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import tenacity
+
+from egregore_dist import errors
+from egregore_dist.engine import inside
+from egregore_dist.engine.interpret import Value
+from egregore_dist.engine.interrupt import Interrupt
+from egregore_dist.engine.runtime import Callee
+from egregore_dist.wire import codec
+from egregore_dist.workflow import spec
+from egregore_dist.workflow.context import Context
+
+# Wrong however often it is tried.
+_NOT_RETRIED = (errors.BindingError, errors.EncodingError, errors.PayloadTooLarge, errors.CodeError)
+_BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=10.0, jitter=0.1)
+
+Guard = Callable[[float | None], AbstractContextManager[None]]
+
+
+class NodeTimeout(TimeoutError):
+    """A node did not end within its own ``timeout``."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One call of one node: ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own number."""
+
+    node: spec.NodeSpec
+    callee: Callee
+    value: Value
+    context: Callable[[int], Context]
+    attempts: int
+    limit: int
+
+    def start(self) -> Any:
+        """Bind and call the function; what it returns may have to be awaited."""
+        context = self.context(self.attempts)
+        data = codec.decode(self.value.raw)
+        args, kwargs = self.callee.parameters.bind(self.node.name, data, context=context, convert=codec.convert)
+        token = inside.current.set(self.node.name)
+        try:
+            return self.callee.fn(*args, **kwargs)
+        finally:
+            inside.current.reset(token)
+
+    def finish(self, result: Any) -> Value:
+        """Encode what the function returned."""
+        return Value(codec.encode(result, where=f"the value returned by node {self.node.name!r}", limit=self.limit))
+
+    def retry(self) -> dict[str, Any]:
+        """What tenacity needs to know of the node's ``retries``."""
+        return {
+            "stop": tenacity.stop_after_attempt(self.node.retries + 1),
+            "wait": _BACKOFF,
+            "retry": tenacity.retry_if_exception(_is_retried),
+            "before_sleep": self._count,
+            "reraise": True,
+        }
+
+    def timed_out(self) -> NodeTimeout:
+        """The error of a call that took longer than the node's ``timeout``."""
+        return NodeTimeout(f"node {self.node.name!r} did not end within its timeout of {self.node.timeout} s")
+
+    def _count(self, _state: tenacity.RetryCallState) -> None:
+        self.attempts += 1
+
+
+def call(job: Job, runner: Callable[[], asyncio.Runner], guard: Guard) -> Value:
+    """Call a node from a sync lane; whatever it raises is raised."""
+
+    def once() -> Value:
+        timeout = job.node.timeout
+        started = time.monotonic()
+        try:
+            with guard(timeout):
+                result = job.start()
+                if inspect.isawaitable(result):
+                    result = runner().run(_awaited(result, job.node.name))
+        except Interrupt:
+            # The other reason is that the block has ended.
+            if timeout is None or time.monotonic() - started < timeout:
+                raise
+            raise job.timed_out() from None
+        return job.finish(result)
+
+    return tenacity.Retrying(**job.retry())(once) if job.node.retries else once()
+
+
+async def acall(job: Job) -> Value:
+    """Call a node from a lane of many; whatever it raises is raised."""
+
+    async def once() -> Value:
+        deadline = asyncio.timeout(job.node.timeout)
+        try:
+            async with deadline if job.node.timeout is not None else nullcontext():
+                result = job.start()
+                if inspect.isawaitable(result):
+                    result = await _awaited(result, job.node.name)
+        except TimeoutError:
+            if job.node.timeout is None or not deadline.expired():
+                raise
+            raise job.timed_out() from None
+        return job.finish(result)
+
+    return await tenacity.AsyncRetrying(**job.retry())(once) if job.node.retries else await once()
+
+
+async def _awaited(awaitable: Any, node: str) -> Any:
+    # The body of an async function runs only now, so this is where it must know that it is inside a node.
+    inside.current.set(node)
+    return await awaitable
+
+
+def _is_retried(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, _NOT_RETRIED)

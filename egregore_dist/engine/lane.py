@@ -1,0 +1,294 @@
+"""A lane: lease a branch, execute, commit, again, until the block is dry; then go on with what that made possible."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import msgspec
+
+from egregore_dist.engine import compile as compiler
+from egregore_dist.engine import publish
+from egregore_dist.engine.execute import Job, NodeTimeout, acall, call
+from egregore_dist.engine.interpret import Done, Meet, Value
+from egregore_dist.engine.interrupt import Interrupt
+from egregore_dist.engine.place import Place
+from egregore_dist.engine.runtime import Runtime, Workload
+from egregore_dist.ledger import BlockRecord, Commit, Lease, Served
+from egregore_dist.wire import failure
+from egregore_dist.wire.failure import Failure
+
+log = logging.getLogger(__name__)
+
+Execution = Generator[Job, Value, Done | Meet]
+
+# A lease that lasts under the first is doubled, so that tiny branches share a round trip; one that lasts over the second
+# is cut short, so that others get what is left of it. Seconds.
+SHORT, LONG = 0.010, 0.030
+MOST_LEASED = 1024
+
+# How often a lane of many asks whether its block has ended, in seconds.
+_ASK_EVERY = 1.0
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A branch met a block, and is parked. ``here``: this lane is one of the block's planned lanes."""
+
+    block: str
+    here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Where a lane goes on: a block to come to, or a branch of it that is leased to this lane already."""
+
+    block: str
+    track: int
+    lease: Lease | None = None
+
+
+class Lane:
+    """One lane of a run in this process.
+
+    Args:
+        worker: the name of the worker; with the process and the lane it makes the token that leases belong to.
+    """
+
+    def __init__(self, runtime: Runtime, run: str, worker: str) -> None:
+        self._runtime = runtime
+        self._ledger = runtime.ledger
+        self._run = run
+        self._token = f"{worker}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
+        self._load: Workload | None = None
+        self._async_runner: asyncio.Runner | None = None
+
+    def serve(self, block: str, track: int) -> None:
+        """Serve a block until it is dry, and then whatever block its end or its branches lead to."""
+        following: Next | None = Next(block, track)
+        try:
+            while following is not None:
+                following = self._come_to(following)
+        finally:
+            if self._async_runner is not None:
+                self._async_runner.close()
+
+    def _come_to(self, to: Next) -> Next | None:
+        entered = None
+        if to.lease is None:
+            entered = self._ledger.enter(self._run, to.block, to.track, self._token, work=self._load is None)
+            if entered is None:
+                return None
+            self._publish(entered.served)
+            record, now, leases = entered.record, entered.now, list(entered.served.leases)
+        else:
+            record, now = self._ledger.look(self._run, to.block)
+            leases = [to.lease]
+        if not leases:
+            return None
+        if self._load is None:
+            work = entered.work if entered is not None else None
+            assert work is not None
+            try:
+                self._load = self._runtime.workload(self._run, work)
+            except Exception as error:
+                self._refuse(record, to.track, leases, error)
+                return None
+        place = Place(self._runtime, self._load, record, to.track, now)
+        if place.wide:
+            return self._runner().run(self._serve_wide(place, leases))
+        return self._serve_narrow(place, leases)
+
+    # One branch at a time
+
+    def _serve_narrow(self, place: Place, leases: list[Lease]) -> Next | None:
+        want = 1
+        while leases:
+            started = time.monotonic()
+            commits: list[Commit] = []
+            releases: list[int] = []
+            opened: Opened | None = None
+            for number, lease in enumerate(leases, start=1):
+                end = self._execute(place, lease)
+                if isinstance(end, Commit):
+                    commits.append(end)
+                elif isinstance(end, Opened):
+                    opened = end
+                fails = isinstance(end, Commit) and end.kind == "error" and place.record.on_error == "cancel"
+                if end is None or fails or time.monotonic() - started > LONG:
+                    releases = [lease.branch for lease in leases[number:]]
+                    break
+            if opened is not None and place.record.n == 1:
+                # The only branch is parked, so there is nothing left to serve here.
+                return Next(opened.block, 0) if opened.here else None
+            if place.shape.batched:
+                lasted = time.monotonic() - started
+                want = min(2 * want, MOST_LEASED) if lasted < SHORT else max(1, want // 2) if lasted > LONG else want
+            served = self._commit(place, want=want, held=0, commits=commits, releases=releases)
+            if served.state != "open":
+                return _resumed(served)
+            leases = list(served.leases)
+        return None
+
+    def _execute(self, place: Place, lease: Lease) -> Commit | Opened | None:
+        node: str | None = None
+        try:
+            execution = place.execute(lease)
+            job, end = _first(execution)
+            while job is not None:
+                node = job.node.name
+                value = call(job, self._runner, lambda seconds: self._runtime.guard(seconds, place))
+                job, end = _then(execution, value)
+            assert end is not None
+            return Commit(lease.branch, "ok", end.value.raw) if isinstance(end, Done) else self._open(place, lease, end)
+        except Interrupt:
+            return None
+        except BaseException as error:
+            return _failed(lease, error, node)
+
+    def _open(self, place: Place, lease: Lease, meet: Meet) -> Opened | None:
+        assert self._load is not None
+        shape = self._load.shape(meet.path)
+        block = compiler.new_block(
+            meet,
+            shape,
+            parent=place.record.id,
+            branch=lease.branch,
+            n=place.width(meet),
+            settings=self._runtime.settings,
+            reports=self._runtime.reports(),
+        )
+        deadline = self._ledger.open(self._run, place.record.id, lease, place.track, self._token, block)
+        if deadline is None:
+            return None
+        here = shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue
+        publish.block(self._runtime.app, self._run, block, parent_queue=place.queue, here=here)
+        return Opened(block.id, here)
+
+    # Many branches at a time
+
+    async def _serve_wide(self, place: Place, leases: list[Lease]) -> Next | None:
+        tasks: dict[asyncio.Task[Commit], int] = {}
+        try:
+            while True:
+                for lease in leases:
+                    tasks[asyncio.create_task(self._aexecute(place, lease))] = lease.branch
+                if not tasks:
+                    return None
+                left = place.left()
+                wait = _ASK_EVERY if left is None else min(_ASK_EVERY, left)
+                done, _ = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                commits = [task.result() for task in done]
+                for task in done:
+                    del tasks[task]
+                served = await asyncio.to_thread(
+                    self._commit, place, want=0, held=len(tasks), commits=commits, releases=()
+                )
+                if served.state != "open":
+                    return _resumed(served)
+                leases = list(served.leases)
+                if served.resync:
+                    leases = _agree(tasks, leases)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _aexecute(self, place: Place, lease: Lease) -> Commit:
+        node: str | None = None
+        try:
+            execution = place.execute(lease)
+            job, end = _first(execution)
+            while job is not None:
+                node = job.node.name
+                value = await acall(job)
+                job, end = _then(execution, value)
+            assert isinstance(end, Done)
+            return Commit(lease.branch, "ok", end.value.raw)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return _failed(lease, error, node)
+        except BaseException as error:
+            return _failed(lease, error, node)
+
+    # What both do
+
+    def _commit(
+        self, place: Place, *, want: int, held: int, commits: list[Commit], releases: list[int] | tuple[int, ...]
+    ) -> Served:
+        served = self._ledger.serve(self._run,
+            place.record.id,
+            place.track,
+            self._token,
+            want=want,
+            held=held,
+            commits=commits,
+            releases=releases,
+        )
+        self._publish(served)
+        if served.late:
+            log.warning(
+                "run %s, block %s: %d results came too late and are dropped",
+                self._run,
+                place.record.name,
+                served.late,
+                extra={"action": "late_commit", "run_id": self._run},
+            )
+        return served
+
+    def _publish(self, served: Served) -> None:
+        if served.messages:
+            publish.messages(self._runtime.app, self._run, served.messages)
+
+    def _refuse(self, record: BlockRecord, track: int, leases: list[Lease], error: Exception) -> None:
+        commits = [_failed(lease, error, None) for lease in leases]
+        self._ledger.serve(self._run, record.id, track, self._token, want=1, commits=commits)
+
+    def _runner(self) -> asyncio.Runner:
+        if self._async_runner is None:
+            self._async_runner = asyncio.Runner()
+        return self._async_runner
+
+
+def _first(execution: Execution) -> tuple[Job | None, Done | Meet | None]:
+    return _step(lambda: next(execution))
+
+
+def _then(execution: Execution, value: Value) -> tuple[Job | None, Done | Meet | None]:
+    return _step(lambda: execution.send(value))
+
+
+def _step(advance: Callable[[], Job]) -> tuple[Job | None, Done | Meet | None]:
+    # Kept apart from the node's call, so that a StopIteration of the node's own is a failure and not an end.
+    try:
+        return advance(), None
+    except StopIteration as stop:
+        return None, stop.value
+
+
+def _failed(lease: Lease, error: BaseException, node: str | None) -> Commit:
+    found = Failure.of(error, node=node, attempt=lease.attempt)
+    if isinstance(error, NodeTimeout):
+        found = msgspec.structs.replace(found, kind="timeout", type=TimeoutError.__name__)
+    return Commit(lease.branch, "error", failure.encode(found))
+
+
+def _resumed(served: Served) -> Next | None:
+    resumed = served.resumed
+    return None if resumed is None else Next(resumed.block, resumed.track, resumed.lease)
+
+
+def _agree(tasks: dict[asyncio.Task[Commit], int], held: list[Lease]) -> list[Lease]:
+    # Stop what the ledger took away, and start what it gave while its answer was lost.
+    branches = {lease.branch for lease in held}
+    for task in [task for task, branch in tasks.items() if branch not in branches]:
+        task.cancel()
+        del tasks[task]
+    mine = set(tasks.values())
+    return [lease for lease in held if lease.branch not in mine]

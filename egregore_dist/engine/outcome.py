@@ -1,0 +1,139 @@
+"""How a run or a block ended, as the values and exceptions that a user meets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from egregore_dist import errors
+from egregore_dist.ledger import BlockRecord, Ledger
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.wire import codec, failure
+from egregore_dist.wire.failure import Failure
+from egregore_dist.workflow import spec
+
+
+class Reader:
+    """Reads the outcomes of one run's blocks."""
+
+    def __init__(self, ledger: Ledger, run: str, root: spec.StepSpec) -> None:
+        self._ledger = ledger
+        self._run = run
+        self._root = root
+
+    def error(self) -> errors.RunFailed:
+        """The exception of a run that failed."""
+        for raw in self._ledger.failures(self._run, ROOT).values():
+            cause, leaf = self._cause(raw)
+            if isinstance(cause, errors.ParallelExecutionError | errors.ParallelTimeoutError):
+                return cause
+            node = leaf.node if leaf else None
+            where = f"node {node!r}" if node else "a node"
+            text = f"run {self._run!r} failed in {where}: {_said(leaf)}"
+            error = errors.RunFailed(
+                text, run_id=self._run, node=node, remote_traceback=leaf.traceback if leaf else None
+            )
+            error.__cause__ = cause
+            return error
+        return errors.RunFailed(f"run {self._run!r} failed, and the ledger does not say why", run_id=self._run)
+
+    def complete(self, block: str) -> tuple[BlockRecord, list[tuple[Any, bytes]]]:
+        """A complete block: its record, and its branches' encoded values by name; a failed branch's is a `BranchError`."""
+        record = self._record(block)
+        values = self._ledger.results(self._run, block)
+        names = self.names(record)
+        for branch, raw in self._ledger.failures(self._run, block).items():
+            error = self.branch_error(raw, names[branch])
+            values[branch] = codec.encode(error, where=f"the error of branch {names[branch]!r}")
+        return record, [(names[branch], values[branch]) for branch in range(record.n)]
+
+    def branch_error(self, raw: bytes, name: Any) -> errors.BranchError:
+        """The failure of one branch as a value."""
+        cause, leaf = self._cause(raw)
+        if isinstance(cause, errors.ParallelExecutionError | errors.ParallelTimeoutError):
+            return errors.BranchError(
+                name,
+                kind="timeout" if isinstance(cause, errors.ParallelTimeoutError) else "error",
+                type=f"egregore_dist.errors.{type(cause).__name__}",
+                message=str(cause),
+                node=leaf.node if leaf else None,
+                traceback=leaf.traceback if leaf else None,
+            )
+        return failure.to_branch_error(leaf or Failure(message=str(cause)), name)
+
+    def names(self, record: BlockRecord) -> list[Any]:
+        """The names of a block's branches, in order: for a map its keys or indices."""
+        match spec.step_at(self._root, record.path):
+            case _ if record.id == ROOT:
+                return [record.name]
+            case spec.ParallelSpec(keys=keys):
+                return list(keys)
+            case spec.MapSpec():
+                return [key for key, _ in codec.split(self._ledger.input(self._run, record.input))]
+            case step:
+                return [step.name]
+
+    def _block_error(self, block: str) -> tuple[BaseException, Failure | None]:
+        record = self._record(block)
+        names = self.names(record)
+        failures = self._ledger.failures(self._run, block)
+        if isinstance(spec.step_at(self._root, record.path), spec.NodeSpec) and failures:
+            # A node that only went to another queue: its own failure is the branch's.
+            return self._cause(failures[0])
+        results = {names[branch]: codec.decode(raw) for branch, raw in self._ledger.results(self._run, block).items()}
+        if record.state == "timeout":
+            running = self._ledger.running(self._run, block)
+            known = {*running, *failures, *self._ledger.results(self._run, block)}
+            error = errors.ParallelTimeoutError(
+                f"block {record.name!r} of run {self._run!r} did not end within its timeout of {record.timeout} s: "
+                f"{len(results)} of {record.n} branches had ended, {len(running)} were running",
+                block=record.name,
+                timeout=record.timeout or 0.0,
+                results=results,
+                running=[names[branch] for branch in running],
+                pending=[names[branch] for branch in range(record.n) if branch not in known],
+                run_id=self._run,
+            )
+            return error, None
+        if record.state == "cancelled" or not failures:
+            return errors.RunCancelled(f"block {record.name!r} of run {self._run!r} was cancelled", run_id=self._run), None
+        first = record.failed if record.failed in failures else min(failures)
+        cause, leaf = self._cause(failures[first])
+        failed = errors.ParallelExecutionError(
+            f"branch {names[first]!r} of block {record.name!r} failed in run {self._run!r}: "
+            + (str(cause) if leaf is None or isinstance(cause, errors.RunFailed) else _said(leaf)),
+            block=record.name,
+            branch=names[first],
+            errors={names[branch]: self.branch_error(raw, names[branch]) for branch, raw in failures.items()},
+            results=results,
+            run_id=self._run,
+            node=leaf.node if leaf else None,
+            remote_traceback=leaf.traceback if leaf else None,
+        )
+        failed.__cause__ = cause
+        return failed, leaf
+
+    def _cause(self, raw: bytes) -> tuple[BaseException, Failure | None]:
+        child = msgspec.msgpack.decode(raw, type=_Child)
+        if child.block is not None:
+            return self._block_error(child.block)
+        leaf = failure.decode(raw)
+        return failure.rebuild(leaf), leaf
+
+    def _record(self, block: str) -> BlockRecord:
+        record = self._ledger.block(self._run, block)
+        if record is None:
+            raise errors.RunNotFound(f"run {self._run!r} has no block {block!r} any more: the run was deleted or has expired")
+        return record
+
+
+class _Child(msgspec.Struct):
+    # What the ledger writes for a branch that failed with the block that it met.
+    block: str | None = None
+
+
+def _said(leaf: Failure | None) -> str:
+    if leaf is None:
+        return "it was stopped"
+    return f"{leaf.type}: {leaf.message}" if leaf.message else leaf.type

@@ -1,0 +1,182 @@
+"""Where a lane stands: one block, and the values of its branches and of the blocks that they met."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Any
+
+from egregore_dist import errors
+from egregore_dist.engine.execute import Job
+from egregore_dist.engine.interpret import Ask, Call, Done, Meet, Value, branch_path, walk
+from egregore_dist.engine.outcome import Reader
+from egregore_dist.engine.runtime import Runtime, Workload
+from egregore_dist.ledger import BlockRecord, Lease
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.wire import codec
+from egregore_dist.workflow import spec
+from egregore_dist.workflow.context import Context
+
+MOST_BRANCHES = 100_000
+
+# A lane's timer must not be early: the server's clock decides, and it is asked just after.
+_LATER = 0.02
+
+
+class Place:
+    """One block as a lane serves it.
+
+    Args:
+        now: the server's milliseconds when the record was read, to tell the deadline on this process's own clock.
+    """
+
+    def __init__(self, runtime: Runtime, load: Workload, record: BlockRecord, track: int, now: int) -> None:
+        self.record = record
+        self.track = track
+        self.queue = record.queues[track]
+        self.wide = record.widths[track] > 1
+        self.shape = load.shape(record.path)
+        self._runtime = runtime
+        self._load = load
+        self._step = spec.step_at(load.root, record.path)
+        self._input: bytes | None = None
+        self._items: list[tuple[Any, bytes]] | None = None
+        left = None if record.deadline is None else (record.deadline - now) / 1000
+        self._deadline = None if left is None else time.monotonic() + left + _LATER
+
+    def left(self) -> float | None:
+        """Seconds until the block's deadline, or None."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def has_ended(self) -> bool:
+        """Ask the ledger whether the block has ended."""
+        record = self._runtime.ledger.block(self._load.run, self.record.id)
+        return record is None or record.state != "open"
+
+    def execute(self, lease: Lease) -> Generator[Job, Value, Done | Meet]:
+        """Execute a branch from where it stands: yields each node to call, ends at its value or at a block."""
+        top = self._top(lease.branch)
+        if lease.after:
+            start, value = self._value_of(lease.after)
+        else:
+            start, value = top, self._value(lease.branch)
+        entering = not lease.after
+        while True:
+            end = yield from self._walk(lease, top, start, value, entering)
+            if isinstance(end, Done) or self.width(end):
+                return end
+            # A block without branches has its value at once.
+            start, value, entering = end.path, self._nothing(end), False
+
+    def width(self, meet: Meet) -> int:
+        """How many branches the block that was met will have.
+
+        Raises:
+            errors.EncodingError: a map that was given neither a list nor a mapping.
+            errors.WorkflowError: too many of them.
+        """
+        match meet.step:
+            case spec.ParallelSpec():
+                return len(meet.step.branches)
+            case spec.MapSpec():
+                n = len(codec.split(meet.value.raw))
+                if n > MOST_BRANCHES:
+                    raise errors.WorkflowError(f"map {meet.step.name!r} got {n} items; at most {MOST_BRANCHES} can be mapped")
+                return n
+            case _:
+                return 1
+
+    def branch_name(self, branch: int) -> Any:
+        """The name of a branch, its key or index in a map, or None for a whole run."""
+        match self._step:
+            case _ if self.record.id == ROOT:
+                return None
+            case spec.ParallelSpec():
+                return self._step.keys[branch]
+            case spec.MapSpec():
+                return self._map_items()[branch][0]
+            case _:
+                return self._step.name
+
+    def _walk(
+        self, lease: Lease, top: spec.Path, start: spec.Path, value: Value, entering: bool
+    ) -> Generator[Job, Value, Done | Meet]:
+        steps = walk(self._load.root, top, start, value, entering=entering, queue=self.queue)
+        answer: Value | int | None = None
+        while True:
+            try:
+                request = steps.send(answer) if answer is not None else next(steps)
+            except StopIteration as stop:
+                end: Done | Meet = stop.value
+                return end
+            result = yield self._job(request, lease)
+            answer = result if isinstance(request, Call) else _choice(request, result)
+
+    def _job(self, request: Call | Ask, lease: Lease) -> Job:
+        node = request.node if isinstance(request, Call) else request.decision.node
+
+        def context(attempt: int) -> Context:
+            return Context(
+                run=self._load.run,
+                workflow=self._load.name,
+                block=None if self.record.id == ROOT else self.record.name,
+                branch=self.branch_name(lease.branch),
+                node=node.name,
+                attempt=attempt,
+                block_id=self.record.id,
+                path=request.path,
+            )
+
+        return Job(
+            node=node,
+            callee=self._runtime.callee(self._load, node.function),
+            value=request.value,
+            context=context,
+            attempts=lease.attempt,
+            limit=self._runtime.settings.payload_limit,
+        )
+
+    def _top(self, branch: int) -> spec.Path:
+        return () if self.record.id == ROOT else branch_path(self._step, self.record.path, branch)
+
+    def _value(self, branch: int) -> Value:
+        if isinstance(self._step, spec.MapSpec) and self.record.id != ROOT:
+            return Value(self._map_items()[branch][1])
+        return Value(self._raw_input(), self.record.input)
+
+    def _raw_input(self) -> bytes:
+        if self._input is None:
+            self._input = self._runtime.ledger.input(self._load.run, self.record.input)
+        return self._input
+
+    def _map_items(self) -> list[tuple[Any, bytes]]:
+        if self._items is None:
+            self._items = codec.split(self._raw_input())
+        return self._items
+
+    def _value_of(self, block: str) -> tuple[spec.Path, Value]:
+        # The value of a complete block: its branches' values under their names, a map over a list as a list.
+        record, values = Reader(self._runtime.ledger, self._load.run, self._load.root).complete(block)
+        step = spec.step_at(self._load.root, record.path)
+        if isinstance(step, spec.NodeSpec):
+            return record.path, Value(values[0][1])
+        if isinstance(step, spec.MapSpec):
+            source = self._runtime.ledger.input(self._load.run, record.input)
+            if not codec.is_mapping(source):
+                return record.path, Value(codec.join_list([raw for _, raw in values]))
+        return record.path, Value(codec.join_mapping(values))
+
+    def _nothing(self, meet: Meet) -> Value:
+        is_list = isinstance(meet.step, spec.MapSpec) and not codec.is_mapping(meet.value.raw)
+        return Value(codec.join_list([]) if is_list else codec.join_mapping([]))
+
+
+def _choice(ask: Ask, answer: Value) -> int:
+    decision = ask.decision
+    said = codec.decode(answer.raw)
+    try:
+        return decision.keys.index(said)
+    except ValueError:
+        raise errors.WorkflowError(
+            f"decision {decision.name!r} answered {said!r}, which names none of its choices: {', '.join(decision.keys)}"
+        ) from None

@@ -1,0 +1,158 @@
+"""What one process needs to execute branches: the ledger, the code, and what it has learned of the runs it serves."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+from celery import Celery
+
+from egregore_dist import errors
+from egregore_dist.engine import app as apps
+from egregore_dist.engine.compile import Shape, shape
+from egregore_dist.engine.interrupt import Interrupter
+from egregore_dist.ledger import Ledger, Work
+from egregore_dist.resources.report import Report
+from egregore_dist.settings import Settings
+from egregore_dist.wire.code import Loader
+from egregore_dist.wire.signing import Signer
+from egregore_dist.workflow import spec
+from egregore_dist.workflow.binding import Parameters
+
+_SPECS_KEPT = 256
+_REPORTS_FRESH = 1.0
+
+# While the ledger is away, a lane keeps its leases and waits some ten minutes: its branches are not lost, nor run twice.
+_PATIENCE = 600
+
+
+class Guarded(Protocol):
+    """What a node is stopped with: the block that it runs in."""
+
+    def left(self) -> float | None:
+        """Seconds until its deadline, or None."""
+
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """A node's function, ready to be called."""
+
+    fn: Callable[..., Any]
+    parameters: Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A run's workflow as this process executes it. ``shapes`` is shared by the runs of one spec."""
+
+    run: str
+    name: str
+    root: spec.StepSpec
+    functions: tuple[str, ...]
+    queue: str
+    shapes: dict[spec.Path, Shape]
+
+    def shape(self, path: spec.Path) -> Shape:
+        """The shape of the block at ``path``."""
+        known = self.shapes.get(path)
+        if known is None:
+            known = self.shapes[path] = shape(spec.step_at(self.root, path), self.queue)
+        return known
+
+
+class Runtime:
+    """The part of a worker's process that executes branches. One a process: connections do not survive a fork."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self.pid = os.getpid()
+        self.ledger = Ledger(
+            apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention, retries=_PATIENCE
+        )
+        self._interrupter = Interrupter()
+        self.loader = Loader(signer(settings), settings.modules)
+        self._specs: OrderedDict[bytes, tuple[spec.WorkflowSpec, dict[spec.Path, Shape]]] = OrderedDict()
+        self._callees: OrderedDict[str, Callee] = OrderedDict()
+        self._reports: tuple[float, tuple[Report, ...]] = (-_REPORTS_FRESH, ())
+        self._lock = threading.Lock()
+
+    def workload(self, run: str, work: Work) -> Workload:
+        """Decode a run's work; specs are kept, since many runs share one.
+
+        Raises:
+            errors.CodeError: the spec is of a version that this worker does not know.
+        """
+        with self._lock:
+            known = self._specs.get(work.spec)
+        if known is None:
+            decoded = msgspec.msgpack.decode(work.spec, type=spec.WorkflowSpec)
+            if decoded.version != spec.VERSION:
+                raise errors.CodeError(
+                    f"run {run!r} has a workflow spec of version {decoded.version}, and this worker knows {spec.VERSION}: "
+                    "run clients and workers of one release"
+                )
+            known = (decoded, {})
+            self._keep(self._specs, work.spec, known, _SPECS_KEPT)
+        functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
+        workflow, shapes = known
+        return Workload(run, work.workflow, workflow.root, functions, self.settings.queue, shapes)
+
+    def callee(self, load: Workload, function: int) -> Callee:
+        """The function of a node. Raises `errors.CodeError` where this worker refuses it or cannot load it."""
+        ref = load.functions[function]
+        with self._lock:
+            known = self._callees.get(ref)
+        if known is None:
+            blob = self.ledger.code(load.run, ref[2:]) if ref.startswith("v:") else None
+            loaded = self.loader.load(ref, blob)
+            known = Callee(loaded.fn, Parameters.of(loaded.fn, loaded.hints))
+            self._keep(self._callees, ref, known, 4 * _SPECS_KEPT)
+        return known
+
+    def guard(self, seconds: float | None, place: Guarded) -> AbstractContextManager[None]:
+        """Interrupt the body after ``seconds``, at its block's deadline, or when its block has ended elsewhere."""
+        left = place.left()
+        if left is not None:
+            seconds = left if seconds is None else min(seconds, left)
+        return self._interrupter.guard(seconds, place.has_ended)
+
+    def reports(self) -> tuple[Report, ...]:
+        """What the live workers said lately, at most a second old."""
+        at, reports = self._reports
+        if time.monotonic() - at > _REPORTS_FRESH:
+            reports = tuple(msgspec.msgpack.decode(raw, type=Report) for raw in self.ledger.reports().values())
+            self._reports = (time.monotonic(), reports)
+        return reports
+
+    def _keep(self, cache: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
+        with self._lock:
+            cache[key] = value
+            while len(cache) > limit:
+                cache.popitem(last=False)
+
+
+def signer(settings: Settings) -> Signer:
+    """The signer of a client or worker. Raises `errors.ConfigurationError` where the secret is too short or its file too open."""
+    if settings.secret is not None:
+        return Signer.from_text(settings.secret.get_secret_value())
+    if settings.secret_file is not None:
+        path = settings.secret_file
+        try:
+            mode, text = path.stat().st_mode, path.read_text("utf-8").strip()
+        except OSError as error:
+            raise errors.ConfigurationError(f"EGREGORE_SECRET_FILE {path} cannot be read: {error.strerror}") from error
+        if mode & 0o077:
+            raise errors.ConfigurationError(f"EGREGORE_SECRET_FILE {path} can be read by others: chmod 600 {path}")
+        return Signer.from_text(text)
+    return Signer.from_text(None)

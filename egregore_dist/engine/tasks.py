@@ -1,0 +1,69 @@
+"""The three Celery tasks. Their messages hold ids; each begins with a transition and tolerates that there is nothing to do."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from celery import Celery, Task
+
+from egregore_dist.engine import app as apps
+from egregore_dist.engine.lane import Lane
+from egregore_dist.engine.runtime import Runtime
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.settings import Settings
+
+# Set on the tasks, so that they hold in an app of the user's own too.
+_OPTIONS: dict[str, Any] = {
+    "acks_late": True,
+    "reject_on_worker_lost": True,
+    "ignore_result": True,
+    "store_errors_even_if_ignored": False,
+    "serializer": "json",
+    "max_retries": None,
+    "rate_limit": None,
+}
+
+
+class Runtimes:
+    """The runtime of the process that asks: made on first use, and anew after a fork."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._runtime: Runtime | None = None
+
+    def get(self) -> Runtime:
+        """The runtime of this process."""
+        runtime = self._runtime
+        if runtime is None or runtime.pid != os.getpid():
+            with self._lock:
+                runtime = self._runtime
+                if runtime is None or runtime.pid != os.getpid():
+                    runtime = self._runtime = Runtime(self._app, self._settings)
+        return runtime
+
+
+def register(app: Celery, settings: Settings) -> Runtimes:
+    """Define the tasks on an app."""
+    runtimes = Runtimes(app, settings)
+
+    @app.task(name=apps.ADVANCE, bind=True, **_OPTIONS)
+    def advance(self: Task[..., None], run: str) -> None:
+        Lane(runtimes.get(), run, self.request.hostname).serve(ROOT, 0)
+
+    @app.task(name=apps.LANE, bind=True, **_OPTIONS)
+    def lane(self: Task[..., None], run: str, block: str, track: int) -> None:
+        Lane(runtimes.get(), run, self.request.hostname).serve(block, track)
+
+    @app.task(name=apps.COLLECT, bind=True, **_OPTIONS)
+    def collect(self: Task[..., None], run: str, block: str) -> None:
+        runtime = runtimes.get()
+        record = runtime.ledger.block(run, block)
+        # Where the last lane collected in place, the parent's branch is leased or has ended, and this finds nothing.
+        if record is not None and record.state == "ok" and record.parent is not None:
+            Lane(runtime, run, self.request.hostname).serve(record.parent, record.track)
+
+    return runtimes

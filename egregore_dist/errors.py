@@ -1,0 +1,201 @@
+"""Every exception a user can meet.
+
+    EgregoreError
+    ├── WorkflowError(ValueError)        a workflow is built wrongly; raised while building it
+    ├── BindingError(TypeError)          data does not fit a node's parameters
+    ├── EncodingError(TypeError)         a value cannot travel as data
+    ├── PayloadTooLarge(ValueError)      a value is larger than the limit
+    ├── CodeError                        code cannot travel, or is refused by a worker
+    ├── ConfigurationError(ValueError)   settings that cannot work
+    ├── BrokerUnavailable(ConnectionError)  broker or ledger cannot be reached
+    ├── NestedWaitError(RuntimeError)    a node waited for a run
+    ├── RunNotFound(LookupError)         no run has this id
+    └── RunFailed                        a run ended without a value
+        ├── ParallelExecutionError       a branch of a block failed
+        ├── ParallelTimeoutError(TimeoutError)  a block reached its deadline
+        └── RunCancelled                 somebody cancelled the run
+
+``BranchError`` and ``RemoteError`` stand beside the tree: the first is a *value* (the entry of a failed branch under
+``on_error="collect"``), the second is what a remote exception becomes where its class cannot be rebuilt here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class EgregoreError(Exception):
+    """The root of every error of this package."""
+
+
+class WorkflowError(EgregoreError, ValueError):
+    """Raised while a workflow is built, when it could never run as written."""
+
+
+class BindingError(EgregoreError, TypeError):
+    """Raised when data does not fit the parameters of a node."""
+
+
+class EncodingError(EgregoreError, TypeError):
+    """Raised when a value cannot travel as data: named by where it came from and by its type."""
+
+
+class PayloadTooLarge(EgregoreError, ValueError):
+    """Raised when an encoded value is larger than ``EGREGORE_PAYLOAD_LIMIT``."""
+
+
+class CodeError(EgregoreError):
+    """Raised when a function cannot be shipped, or a worker refuses to load it."""
+
+
+class ConfigurationError(EgregoreError, ValueError):
+    """Raised when settings are missing or contradict each other."""
+
+
+class BrokerUnavailable(EgregoreError, ConnectionError):
+    """Raised when the broker or the ledger cannot be reached."""
+
+
+class NestedWaitError(EgregoreError, RuntimeError):
+    """Raised when a node waits for a run: it would hold the slot that the run needs."""
+
+
+class RunNotFound(EgregoreError, LookupError):
+    """Raised when the ledger has no run of this id: never submitted, or expired, or deleted."""
+
+
+class RunFailed(EgregoreError):
+    """Raised when a run ended without a value.
+
+    Attributes:
+        run_id: the run.
+        node: the name of the node that failed, or None.
+        remote_traceback: the traceback of the process where it failed, or None.
+
+    ``__cause__`` is the original exception where it is a builtin, otherwise a `RemoteError` that looks like it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        run_id: str | None = None,
+        node: str | None = None,
+        remote_traceback: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.node = node
+        self.remote_traceback = remote_traceback
+
+
+class ParallelExecutionError(RunFailed):
+    """Raised when a branch of a block failed.
+
+    Attributes:
+        block: the name of the block.
+        branch: the name of the branch that failed first.
+        errors: every failure known, a mapping of branch name to `BranchError`.
+        results: the values of the branches that had ended well by then, by name.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        block: str,
+        branch: str,
+        errors: Mapping[Any, BranchError],
+        results: Mapping[Any, Any],
+        run_id: str | None = None,
+        node: str | None = None,
+        remote_traceback: str | None = None,
+    ) -> None:
+        super().__init__(message, run_id=run_id, node=node, remote_traceback=remote_traceback)
+        self.block = block
+        self.branch = branch
+        self.errors = dict(errors)
+        self.results = dict(results)
+
+
+class ParallelTimeoutError(RunFailed, TimeoutError):
+    """Raised when a block did not end within its ``timeout``.
+
+    Attributes:
+        block: the name of the block.
+        timeout: its timeout, in seconds.
+        results: the values of the branches that had ended by then, by name.
+        running: the names of the branches that were running at the deadline.
+        pending: the names of the branches that had not started.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        block: str,
+        timeout: float,
+        results: Mapping[Any, Any],
+        running: Sequence[Any],
+        pending: Sequence[Any],
+        run_id: str | None = None,
+    ) -> None:
+        super().__init__(message, run_id=run_id)
+        self.block = block
+        self.timeout = timeout
+        self.results = dict(results)
+        self.running = list(running)
+        self.pending = list(pending)
+
+
+class RunCancelled(RunFailed):
+    """Raised by a waiting client when the run was cancelled."""
+
+
+class BranchError(EgregoreError):
+    """How a branch failed: the entry of that branch under ``on_error="collect"``, and in ``ParallelExecutionError.errors``.
+
+    Attributes:
+        branch: the name (or the key, or the index) of the branch.
+        kind: the outcome: ``"error"``, ``"timeout"``, ``"cancelled"`` or ``"lost"``.
+        type: the qualified name of the exception's class, such as ``"ValueError"``.
+        message: what the exception said.
+        node: the name of the node that raised, or None.
+        traceback: the remote traceback, or None.
+        attempt: which attempt this was, from 1.
+    """
+
+    def __init__(
+        self,
+        branch: Any,
+        *,
+        kind: str = "error",
+        type: str = "Exception",
+        message: str = "",
+        node: str | None = None,
+        traceback: str | None = None,
+        attempt: int = 1,
+    ) -> None:
+        super().__init__(f"branch {branch!r} failed: {type}: {message}")
+        self.branch = branch
+        self.kind = kind
+        self.type = type
+        self.message = message
+        self.node = node
+        self.traceback = traceback
+        self.attempt = attempt
+
+
+class RemoteError(EgregoreError):
+    """A remote exception whose class is not rebuilt here: its class name and what it said.
+
+    Attributes:
+        type: the qualified name of the remote class.
+        message: what the exception said.
+    """
+
+    def __init__(self, type: str, message: str) -> None:
+        super().__init__(f"{type}: {message}" if message else type)
+        self.type = type
+        self.message = message

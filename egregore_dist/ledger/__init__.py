@@ -1,0 +1,33 @@
+"""The record of runs and blocks, changed only by atomic transitions."""
+
+from egregore_dist.ledger.ledger import Ledger
+from egregore_dist.ledger.records import (
+    ENDED,
+    BlockRecord,
+    Commit,
+    Entered,
+    Lease,
+    Message,
+    NewBlock,
+    Resumed,
+    RunRecord,
+    Served,
+    Track,
+    Work,
+)
+
+__all__ = [
+    "ENDED",
+    "BlockRecord",
+    "Commit",
+    "Entered",
+    "Lease",
+    "Ledger",
+    "Message",
+    "NewBlock",
+    "Resumed",
+    "RunRecord",
+    "Served",
+    "Track",
+    "Work",
+]

@@ -1,0 +1,45 @@
+"""The names of the ledger's keys. The scripts in ``lua/`` build those of a run from its own key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROOT = "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names under one prefix; the keys of a run share the hash tag ``{run}``."""
+
+    prefix: str
+
+    @property
+    def agenda(self) -> str:
+        return f"{self.prefix}:agenda"
+
+    @property
+    def runs(self) -> str:
+        return f"{self.prefix}:runs"
+
+    @property
+    def workers(self) -> str:
+        return f"{self.prefix}:workers"
+
+    def worker(self, name: str) -> str:
+        return f"{self.prefix}:worker:{name}"
+
+    def run(self, run: str) -> str:
+        return f"{self.prefix}:{{{run}}}"
+
+    def part(self, run: str, part: str) -> str:
+        """``code``, ``blocks``, ``open``, ``end`` or ``events`` of a run."""
+        return f"{self.run(run)}:{part}"
+
+    def block(self, run: str, kind: str, block: str) -> str:
+        """``b`` record, ``i`` input, ``l`` leases, ``r`` results or ``e`` failures of a block."""
+        return f"{self.run(run)}:{kind}:{block}"
+
+
+def child(parent: str, branch: int, path: tuple[int, ...]) -> str:
+    """The id of the block at ``path`` that ``branch`` of ``parent`` meets: the same whoever opens it, and however often."""
+    return f"{parent}.{branch}-{','.join(map(str, path))}"

@@ -1,0 +1,444 @@
+"""The one Python face of the ledger: each method is one transition, or one read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import msgspec
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from egregore_dist import errors
+from egregore_dist.ledger import scripts
+from egregore_dist.ledger.keys import ROOT, Keys
+from egregore_dist.ledger.records import (
+    BlockRecord,
+    Commit,
+    Entered,
+    Lease,
+    Message,
+    NewBlock,
+    Resumed,
+    RunRecord,
+    Served,
+    Work,
+)
+
+# Attempts of a branch whose process dies under it, before it ends as lost.
+ATTEMPTS = 3
+_SOCKET_TIMEOUT = 15.0
+_CONNECT_TIMEOUT = 5.0
+
+
+class Ledger:
+    """A ledger on a Redis or Valkey server.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        prefix: what every key starts with.
+        retention: seconds that a finished run is kept.
+        retries: how often a call is tried again, at most a second apart, while the server cannot be reached.
+
+    Every method raises `errors.BrokerUnavailable` where the server cannot be reached. It is safe to share between threads,
+    not between processes.
+    """
+
+    def __init__(self, url: str, *, prefix: str = "egd", retention: float = 7 * 86400, retries: int = 3) -> None:
+        self.redis = redis.Redis.from_url(
+            url,
+            socket_timeout=_SOCKET_TIMEOUT,
+            socket_connect_timeout=_CONNECT_TIMEOUT,
+            socket_keepalive=True,
+            retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.02), retries=retries),
+        )
+        self.keys = Keys(prefix)
+        self._retention = retention
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.redis.close()
+
+    def ping(self) -> None:
+        """See whether the server answers."""
+        with _reachable():
+            self.redis.ping()
+
+    # Transitions
+
+    def submit(
+        self,
+        run: str,
+        work: Work,
+        *,
+        code: Mapping[str, bytes],
+        input: bytes,
+        queue: str,
+    ) -> bool:
+        """Accept a run. Returns False where the id is taken already, and changes nothing then."""
+        pairs = [part for item in code.items() for part in item]
+        args = [work.workflow, work.spec, work.functions, input, queue, int(self._retention * 1000), *pairs]
+        return bool(self._transition("submit", run, args))
+
+    def enter(self, run: str, block: str, track: int, token: str, *, work: bool) -> Entered | None:
+        """Come to a block as a new lane: its record, the first leases, the server's time, and the run's work if asked.
+
+        Returns None where there is no such block.
+        """
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hgetall(self.keys.block(run, "b", block))
+        if work:
+            pipe.hmget(self.keys.run(run), _WORK_FIELDS)
+        keys, args = self._keys(run), _serve_args(block, track, token, 0, 0, (), ())
+        pipe.evalsha(scripts.load("serve").sha, len(keys), *keys, *args)
+        with _reachable():
+            found = pipe.execute(raise_on_error=False)
+        *reads, served = found
+        if isinstance(served, redis.exceptions.NoScriptError):
+            served = self._transition("serve", run, args)
+        for reply in (*reads, served):
+            if isinstance(reply, Exception):
+                raise reply
+        (seconds, micros), fields, *rest = reads
+        if not fields:
+            return None
+        return Entered(
+            record=BlockRecord.of(block, fields),
+            served=_served(served),
+            now=seconds * 1000 + micros // 1000,
+            work=_work(run, rest[0]) if work else None,
+        )
+
+    def serve(
+        self,
+        run: str,
+        block: str,
+        track: int,
+        token: str,
+        *,
+        want: int = 0,
+        held: int = 0,
+        commits: Sequence[Commit] = (),
+        releases: Sequence[int] = (),
+    ) -> Served:
+        """Take what a lane has finished, and lease it what comes next.
+
+        Args:
+            token: the lane, as ``<worker>/<pid>/<lane>``.
+            want: branches to hold at most after this; 0 for one, or as many as the track is wide.
+            held: branches that the lane believes it holds after these commits and releases; where the ledger knows
+                otherwise, it answers with all that the lane holds.
+        """
+        args = _serve_args(block, track, token, want, held, commits, releases)
+        return _served(self._transition("serve", run, args))
+
+    def open(self, run: str, parent: str, lease: Lease, track: int, token: str, block: NewBlock) -> int | None:
+        """Open a block that a leased branch has met, and park the branch.
+
+        Returns:
+            The block's deadline in server milliseconds, 0 for none; None where the lane lost the branch.
+        """
+        inline = isinstance(block.input, bytes)
+        args: list[Any] = [parent, lease.branch, token, block.id, track]
+        args += [block.n, block.limit, int(block.timeout * 1000), block.on_error, block.name]
+        args += [",".join(map(str, block.path)), "" if inline else block.input, block.input if inline else b""]
+        args += [len(block.tracks)]
+        for kind in block.tracks:
+            args += [kind.queue, kind.width, kind.lanes, kind.count, *(kind.branches or ())]
+        state, deadline = self._transition("open", run, args)
+        return int(deadline) if state == b"open" else None
+
+    def cancel(self, run: str) -> str:
+        """Cancel a run that has not ended. Returns its state after it.
+
+        Raises:
+            errors.RunNotFound: there is no such run.
+        """
+        state = cast(bytes, self._transition("cancel", run, []))
+        if not state:
+            raise _not_found(run)
+        return state.decode()
+
+    def delete(self, run: str) -> bool:
+        """Forget a run that has ended. Returns False where it has not, or does not exist."""
+        return bool(self._transition("delete", run, []))
+
+    def due(self, limit: int = 100) -> list[tuple[str, str, str]]:
+        """Entries of the agenda that are due: run, kind, block."""
+        with _reachable():
+            seconds, micros = self.redis.time()
+            now = seconds * 1000 + micros // 1000
+            entries = cast(list[bytes], self.redis.zrangebyscore(self.keys.agenda, "-inf", now, start=0, num=limit))
+        return [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
+
+    def sweep(self, run: str, kind: str, block: str, *, alive: Iterable[str], dead: Iterable[str]) -> list[Message]:
+        """Do what an entry of the agenda asks for.
+
+        Args:
+            alive: the names of the live workers.
+            dead: processes that are gone though their worker lives, as ``<worker>/<pid>``.
+        """
+        names = list(alive)
+        args = [kind, block, ATTEMPTS, len(names), *names, *dead]
+        publish = self._transition("sweep", run, args)
+        if not publish and not self.exists(run):
+            with _reachable():
+                self.redis.zrem(self.keys.agenda, f"{run} {kind} {block}")
+        return list(_messages(publish))
+
+    # Reads
+
+    def exists(self, run: str) -> bool:
+        """Whether there is such a run."""
+        with _reachable():
+            return bool(self.redis.exists(self.keys.run(run)))
+
+    def run(self, run: str) -> RunRecord:
+        """One run. Raises `errors.RunNotFound`."""
+        with _reachable():
+            fields = cast(list[bytes | None], self.redis.hmget(self.keys.run(run), _RUN_FIELDS))
+        if fields[0] is None:
+            raise _not_found(run)
+        return _run_record(run, fields)
+
+    def runs(self, limit: int = 50, offset: int = 0) -> list[RunRecord]:
+        """The newest runs first; runs that have expired are left out."""
+        with _reachable():
+            ids = cast(list[bytes], self.redis.zrevrange(self.keys.runs, offset, offset + limit - 1))
+            pipe = self.redis.pipeline(transaction=False)
+            for name in ids:
+                pipe.hmget(self.keys.run(name.decode()), _RUN_FIELDS)
+            found = pipe.execute()
+        pairs = zip(ids, found, strict=True)
+        return [_run_record(name.decode(), fields) for name, fields in pairs if fields[0] is not None]
+
+    def forget_expired(self) -> None:
+        """Drop the runs that have expired from the list of runs."""
+        with _reachable():
+            seconds, _ = self.redis.time()
+            oldest = cast(list[bytes], self.redis.zrangebyscore(self.keys.runs, "-inf", (seconds - self._retention) * 1000))
+            for name in oldest:
+                if not self.redis.exists(self.keys.run(name.decode())):
+                    self.redis.zrem(self.keys.runs, name)
+
+    def work(self, run: str) -> Work:
+        """The spec of a run. Raises `errors.RunNotFound`."""
+        with _reachable():
+            fields = cast(list[bytes | None], self.redis.hmget(self.keys.run(run), _WORK_FIELDS))
+        return _work(run, fields)
+
+    def code(self, run: str, digest: str) -> bytes | None:
+        """The signed code of a function that travels by value."""
+        with _reachable():
+            return cast(bytes | None, self.redis.hget(self.keys.part(run, "code"), digest))
+
+    def block(self, run: str, block: str) -> BlockRecord | None:
+        """One block, or None."""
+        with _reachable():
+            fields = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, "b", block)))
+        return BlockRecord.of(block, fields) if fields else None
+
+    def look(self, run: str, block: str) -> tuple[BlockRecord, int]:
+        """One block, and the server's time in milliseconds. Raises `errors.RunNotFound`."""
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.hgetall(self.keys.block(run, "b", block))
+        pipe.time()
+        with _reachable():
+            fields, (seconds, micros) = pipe.execute()
+        if not fields:
+            raise _not_found(run)
+        return BlockRecord.of(block, fields), seconds * 1000 + micros // 1000
+
+    def blocks(self, run: str) -> list[BlockRecord]:
+        """Every block of a run, parents first."""
+        with _reachable():
+            names = sorted(
+                name.decode() for name in cast(set[bytes], self.redis.smembers(self.keys.part(run, "blocks")))
+            )
+            pipe = self.redis.pipeline(transaction=False)
+            for name in names:
+                pipe.hgetall(self.keys.block(run, "b", name))
+            found = pipe.execute()
+        return [BlockRecord.of(name, fields) for name, fields in zip(names, found, strict=True) if fields]
+
+    def input(self, run: str, block: str) -> bytes:
+        """The encoded input kept under a block. Raises `errors.RunNotFound`."""
+        with _reachable():
+            raw = cast(bytes | None, self.redis.get(self.keys.block(run, "i", block)))
+        if raw is None:
+            raise _not_found(run)
+        return raw
+
+    def results(self, run: str, block: str) -> dict[int, bytes]:
+        """The encoded values of a block's branches so far."""
+        return self._branches(run, "r", block)
+
+    def failures(self, run: str, block: str) -> dict[int, bytes]:
+        """The encoded failures of a block's branches so far."""
+        return self._branches(run, "e", block)
+
+    def running(self, run: str, block: str) -> list[int]:
+        """The branches that are leased or parked; of a block that has ended, those that were."""
+        with _reachable():
+            names = cast(list[bytes], self.redis.hkeys(self.keys.block(run, "l", block)))
+        return sorted(int(name) for name in names if not name.startswith(b"@"))
+
+    def result(self, run: str) -> bytes | None:
+        """The encoded value of a run that has succeeded."""
+        with _reachable():
+            return cast(bytes | None, self.redis.hget(self.keys.block(run, "r", ROOT), "0"))
+
+    def wait(self, run: str, seconds: float) -> bool:
+        """Wait until a run has ended, at most ``seconds`` (rounded up to a millisecond). Returns whether it has."""
+        with _reachable():
+            return bool(self.redis.xread({self.keys.part(run, "end"): "0"}, block=max(1, int(seconds * 1000))))
+
+    def events(self, run: str, after: str, seconds: float) -> list[tuple[str, dict[str, bytes]]]:
+        """Events of a run after a cursor ("0" for all), waiting at most ``seconds`` for the first."""
+        with _reachable():
+            found = self.redis.xread({self.keys.part(run, "events"): after}, count=1000, block=max(1, int(seconds * 1000)))
+        streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or ()]
+        return [
+            (cursor.decode(), {name.decode(): value for name, value in fields.items()})
+            for entries in streams
+            for cursor, fields in _flat(entries)
+        ]
+
+    # Workers
+
+    def report(self, worker: str, report: bytes, ttl: float) -> None:
+        """Publish a worker's report; it counts as alive for ``ttl`` seconds."""
+        with _reachable():
+            seconds, _ = self.redis.time()
+            pipe = self.redis.pipeline(transaction=True)
+            pipe.set(self.keys.worker(worker), report, px=int(ttl * 1000))
+            pipe.zadd(self.keys.workers, {worker: seconds})
+            pipe.zremrangebyscore(self.keys.workers, "-inf", seconds - 86400)
+            pipe.execute()
+
+    def retire(self, worker: str) -> None:
+        """Withdraw a worker that stops."""
+        with _reachable():
+            pipe = self.redis.pipeline(transaction=True)
+            pipe.delete(self.keys.worker(worker))
+            pipe.zrem(self.keys.workers, worker)
+            pipe.execute()
+
+    def reports(self) -> dict[str, bytes]:
+        """The reports of the live workers, by worker."""
+        with _reachable():
+            names = [name.decode() for name in cast(list[bytes], self.redis.zrange(self.keys.workers, 0, -1))]
+            if not names:
+                return {}
+            found = cast(list[bytes | None], self.redis.mget([self.keys.worker(name) for name in names]))
+        return {name: report for name, report in zip(names, found, strict=True) if report is not None}
+
+    def _branches(self, run: str, kind: str, block: str) -> dict[int, bytes]:
+        with _reachable():
+            found = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, kind, block)))
+        return {int(branch): found[branch] for branch in sorted(found, key=int)}
+
+    def _keys(self, run: str) -> tuple[str, ...]:
+        return (self.keys.run(run), self.keys.agenda, self.keys.runs)
+
+    def _transition(self, name: str, run: str, args: Sequence[Any]) -> Any:
+        script = scripts.load(name)
+        keys = self._keys(run)
+        with _reachable():
+            try:
+                return self.redis.evalsha(script.sha, len(keys), *keys, *args)
+            except redis.exceptions.NoScriptError:
+                return self.redis.eval(script.text, len(keys), *keys, *args)
+
+
+_RUN_FIELDS = ["state", "workflow", "created", "started", "ended"]
+_WORK_FIELDS = ["workflow", "spec", "functions"]
+
+
+def _work(run: str, fields: Sequence[bytes | None]) -> Work:
+    workflow, spec, functions = fields
+    if workflow is None or spec is None or functions is None:
+        raise _not_found(run)
+    return Work(workflow.decode(), spec, functions)
+
+
+def _serve_args(
+    block: str,
+    track: int,
+    token: str,
+    want: int,
+    held: int,
+    commits: Sequence[Commit],
+    releases: Sequence[int],
+) -> list[Any]:
+    args: list[Any] = [block, track, token, want, held, len(commits), len(releases)]
+    for commit in commits:
+        args += (commit.branch, commit.kind, commit.payload)
+    args += releases
+    return args
+
+
+def _served(reply: Sequence[Any]) -> Served:
+    state, first, count, again, resumed, late, publish = reply
+    leases = [Lease(int(again[i]), int(again[i + 1]), again[i + 2].decode()) for i in range(0, len(again), 3)]
+    leases += [Lease(branch) for branch in range(first, first + count)]
+    return Served(
+        state=state.decode(),
+        leases=tuple(leases),
+        resumed=_resumed(resumed) if resumed else None,
+        late=late,
+        messages=_messages(publish),
+        resync=count < 0,
+    )
+
+
+def _run_record(run: str, fields: Sequence[bytes | None]) -> RunRecord:
+    state, workflow, created, started, ended = fields
+    return RunRecord(
+        id=run,
+        state=(state or b"").decode(),
+        workflow=(workflow or b"").decode(),
+        created=int(created or 0) / 1000,
+        started=int(started) / 1000 if started else None,
+        ended=int(ended) / 1000 if ended else None,
+    )
+
+
+def _resumed(reply: Sequence[Any]) -> Resumed:
+    parent, track, branch, attempt, after = reply
+    return Resumed(parent.decode(), int(track), Lease(int(branch), int(attempt), after.decode()))
+
+
+def _messages(reply: Sequence[bytes]) -> tuple[Message, ...]:
+    parts = [part.decode() for part in reply]
+    return tuple(Message(*parts[i : i + 2], int(parts[i + 2]), parts[i + 3]) for i in range(0, len(parts), 4))
+
+
+def _flat(entries: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+    # RESP3 replies nest the entries of a stream once more.
+    for entry in entries:
+        if entry and isinstance(entry[0], (list, tuple)):
+            yield from _flat(entry)
+        else:
+            yield entry
+
+
+def _not_found(run: str) -> errors.RunNotFound:
+    return errors.RunNotFound(f"no run {run!r}: it was never submitted here, or it has expired, or it was deleted")
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise errors.BrokerUnavailable(f"the ledger cannot be reached: {error}; is the server up, and the URL right?") from error
+
+
+def unpack_positions(raw: bytes) -> list[int]:
+    """Branch numbers as an event holds them."""
+    found = msgspec.msgpack.decode(raw)
+    return [] if found == {} else [int(position) for position in found]

@@ -1,0 +1,143 @@
+-- What every transition shares. Prepended to each script; a transition is one script, so it is atomic.
+--
+-- KEYS[1]  <prefix>:{run}     the run's record; every other key of the run starts with it (one hash slot)
+-- KEYS[2]  <prefix>:agenda    zset "<run> <kind> <block>" -> server ms: what must happen, and when, if nobody did it first.
+--                             kind "deadline": the block's end; kind "hint": see whether its messages were lost
+-- KEYS[3]  <prefix>:runs      zset run -> created, server ms
+--
+-- Keys of a run, K = KEYS[1]:
+--   K             hash    state, workflow, spec, functions, created, ended, retention
+--   K:code        hash    digest -> signed code of the functions that travel by value
+--   K:blocks      set     every block of the run;  K:open  set  those that have not ended
+--   K:b:<block>   hash    the block's record, see open.lua
+--   K:i:<block>   string  its input, once; a block whose input is an ancestor's refers to that one
+--   K:q:<block>:<track>   list   branches to lease before the untouched ones: given back, resumed, or listed one by one
+--   K:l:<block>   hash    <branch> -> token of the lane that leases it, or "*": parked;  "@<token>" -> "<held>:<width>"
+--   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
+--   K:end         stream  one entry when the run ends;  K:events  stream  what happened, bounded
+--
+-- A block is "open" until it ends, once, as "ok", "error", "timeout" or "cancelled".
+-- Block "0" is the whole workflow as a block of one branch; a child is "<parent>.<branch>-<path>".
+
+local K, AGENDA, RUNS = KEYS[1], KEYS[2], KEYS[3]
+local RUN = string.match(K, '{(.*)}')
+local ROOT, PARKED = '0', '*'
+local HINT_AFTER, HINT_AT_MOST, EVENTS_KEPT = 2000, 60000, 10000
+
+local clock = redis.call('TIME')
+local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+
+local function key(kind, block) return K .. ':' .. kind .. ':' .. block end
+
+-- Messages that the caller shall publish, flat: "lane" or "collect", block, track, queue.
+local publish = {}
+
+local function ask(kind, block, track, queue)
+  for _, part in ipairs({ kind, block, tostring(track), queue }) do publish[#publish + 1] = part end
+end
+
+local function ask_lane(block, track) ask('lane', block, track, redis.call('HGET', key('b', block), 'queue:' .. track)) end
+
+-- A collect goes to the queue where the parent's branch may run.
+local function ask_collect(block)
+  local parent, track = unpack(redis.call('HMGET', key('b', block), 'parent', 'track'))
+  ask('collect', block, 0, redis.call('HGET', key('b', parent), 'queue:' .. track))
+end
+
+local function event(name, ...)
+  redis.call('XADD', K .. ':events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', name, ...)
+end
+
+local function schedule(kind, block, at) redis.call('ZADD', AGENDA, at, RUN .. ' ' .. kind .. ' ' .. block) end
+
+local function unschedule(block) redis.call('ZREM', AGENDA, RUN .. ' deadline ' .. block, RUN .. ' hint ' .. block) end
+
+local function held_by(block, token)
+  local held, width = string.match(redis.call('HGET', key('l', block), '@' .. token) or '0:1', '(%d+):(%d+)')
+  return tonumber(held), tonumber(width)
+end
+
+-- Slots that a lane takes of the block's limit: it runs at most `width` of the branches that it holds.
+local function hold(block, token, before, held, width)
+  local leases = key('l', block)
+  if held > 0 then
+    redis.call('HSET', leases, '@' .. token, held .. ':' .. width)
+  else
+    redis.call('HDEL', leases, '@' .. token)
+  end
+  local change = math.min(held, width) - before
+  if change ~= 0 then redis.call('HINCRBY', key('b', block), 'running', change) end
+end
+
+local KINDS_OF_KEYS = { 'b', 'i', 'l', 'r', 'e' }
+
+local function every_key(act)
+  for _, block in ipairs(redis.call('SMEMBERS', K .. ':blocks')) do
+    for _, kind in ipairs(KINDS_OF_KEYS) do act(key(kind, block)) end
+    for track = 0, tonumber(redis.call('HGET', key('b', block), 'tracks') or 1) - 1 do
+      act(key('q', block) .. ':' .. track)
+    end
+  end
+  for _, suffix in ipairs({ ':code', ':blocks', ':open', ':end', ':events', '' }) do act(K .. suffix) end
+end
+
+local function end_run(state)
+  redis.call('HSET', K, 'state', state, 'ended', NOW)
+  event('run.ended', 'state', state)
+  redis.call('XADD', K .. ':end', '*', 'state', state)
+  local retention = redis.call('HGET', K, 'retention')
+  every_key(function(name) redis.call('PEXPIRE', name, retention) end)
+end
+
+local function close(block, state)
+  redis.call('HSET', key('b', block), 'state', state, 'ended', NOW)
+  redis.call('SREM', K .. ':open', block)
+  unschedule(block)
+  event('block.ended', 'block', block, 'state', state)
+end
+
+local function close_descendants(block)
+  local stem = block .. '.'
+  for _, other in ipairs(redis.call('SMEMBERS', K .. ':open')) do
+    if string.sub(other, 1, #stem) == stem then close(other, 'cancelled') end
+  end
+end
+
+local RUN_STATE = { ok = 'succeeded', error = 'failed', timeout = 'failed', cancelled = 'cancelled' }
+
+-- End `block` well: its parent's branch may go on where it stood. It is first in its queue, and its slot is free until it is
+-- leased. Returns `block`, or nil where it was the whole run.
+local function complete(block)
+  close(block, 'ok')
+  if block == ROOT then
+    end_run('succeeded')
+    return nil
+  end
+  local parent, branch, track = unpack(redis.call('HMGET', key('b', block), 'parent', 'branch', 'track'))
+  redis.call('HDEL', key('l', parent), branch)
+  redis.call('HINCRBY', key('b', parent), 'running', -1)
+  redis.call('LPUSH', key('q', parent) .. ':' .. track, branch)
+  schedule('hint', parent, NOW + HINT_AFTER)
+  return block
+end
+
+-- End `block` badly, and with it what depends on it: its descendants, and its ancestors up to one that collects errors.
+local function fail(block, state)
+  while true do
+    close(block, state)
+    close_descendants(block)
+    if block == ROOT then return end_run(RUN_STATE[state]) end
+    local parent, branch, track = unpack(redis.call('HMGET', key('b', block), 'parent', 'branch', 'track'))
+    redis.call('HSET', key('e', parent), branch, cmsgpack.pack({ block = block }))
+    redis.call('HDEL', key('l', parent), branch)
+    redis.call('HINCRBY', key('b', parent), 'running', -1)
+    local on_error, n = unpack(redis.call('HMGET', key('b', parent), 'on_error', 'n'))
+    if on_error == 'collect' then
+      if redis.call('HINCRBY', key('b', parent), 'done', 1) < tonumber(n) then return ask_lane(parent, track) end
+      if complete(parent) then ask_collect(parent) end
+      return
+    end
+    redis.call('HSETNX', key('b', parent), 'failed', branch)
+    block, state = parent, 'error'
+  end
+end

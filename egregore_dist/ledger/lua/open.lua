@@ -1,0 +1,65 @@
+-- Open a block that a branch has met: write the block, and park the branch until the block has ended.
+-- Asked again by the same lane after a lost reply, it changes nothing.
+--
+-- ARGV  parent, branch, token, block, track of the branch, n, limit or 0, timeout ms or 0, on_error, name, path,
+--       input ("" : what follows is the input itself; else the block whose input it is), input bytes, tracks t,
+--       then per track: queue, width, lanes, count, and where t > 1 as many branches as it counts
+-- Returns { "open" | "gone", deadline in server ms or 0 }; "gone" : the lane does not hold the branch any more.
+--
+-- The block's record: state, name, path, n, limit, running (slots in use, parked branches included), done, failed (the
+-- branch that failed first), late, tracks, next:<track> and stop:<track> (the untouched range),
+-- queue:<track>, width:<track>, lanes:<track> (as planned), on_error, input, parent, branch, track (where it hangs), timeout, opened, deadline, ended,
+-- at:<branch> (the child block it stands at), track:<branch> (where there are several), lost:<branch>
+-- (leases lost), hinted (hints sent in vain).
+
+local parent, branch, token, block, track = unpack(ARGV, 1, 5)
+local n, limit, timeout, on_error, name, path = unpack(ARGV, 6, 11)
+local input, bytes, tracks = unpack(ARGV, 12, 14)
+local P, L, B = key('b', parent), key('l', parent), key('b', block)
+
+if redis.call('HGET', P, 'state') ~= 'open' then return { 'gone', 0 } end
+local holder = redis.call('HGET', L, branch)
+if holder == PARKED and redis.call('HGET', B, 'opener') == token then
+  return { 'open', tonumber(redis.call('HGET', B, 'deadline') or 0) }
+end
+if holder ~= token then return { 'gone', 0 } end
+
+local held, width = held_by(parent, token)
+hold(parent, token, math.min(held, width), held - 1, width)
+redis.call('HSET', L, branch, PARKED)
+redis.call('HINCRBY', P, 'running', 1)
+redis.call('HSET', P, 'at:' .. branch, block)
+
+if input == '' then
+  input = block
+  redis.call('SET', key('i', block), bytes)
+end
+redis.call('SADD', K .. ':blocks', block)
+redis.call('SADD', K .. ':open', block)
+redis.call('HSET', B, 'state', 'open', 'name', name, 'path', path, 'n', n, 'limit', limit, 'running', 0, 'done', 0,
+  'tracks', tracks, 'on_error', on_error, 'input', input, 'parent', parent, 'branch', branch,
+  'track', track, 'opener', token, 'opened', NOW)
+local at = 15
+for t = 0, tonumber(tracks) - 1 do
+  local queue, its_width, lanes, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  at = at + 4
+  redis.call('HSET', B, 'queue:' .. t, queue, 'width:' .. t, its_width, 'lanes:' .. t, lanes)
+  if tracks == '1' then
+    redis.call('HSET', B, 'next:0', 0, 'stop:0', count)
+  else
+    for i = at, at + count - 1, 1000 do
+      redis.call('RPUSH', key('q', block) .. ':' .. t, unpack(ARGV, i, math.min(i + 999, at + count - 1)))
+    end
+    for i = at, at + count - 1 do redis.call('HSET', B, 'track:' .. ARGV[i], t) end
+    at = at + count
+  end
+end
+local deadline = 0
+if tonumber(timeout) > 0 then
+  deadline = NOW + tonumber(timeout)
+  redis.call('HSET', B, 'timeout', timeout, 'deadline', deadline)
+  schedule('deadline', block, deadline)
+end
+schedule('hint', block, NOW + HINT_AFTER)
+event('block.opened', 'block', block, 'name', name, 'n', n)
+return { 'open', deadline }

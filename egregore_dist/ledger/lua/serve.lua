@@ -1,0 +1,166 @@
+-- Serve a block: take what a lane has finished, and lease it what comes next.
+--
+-- ARGV  block, track, token, branches to hold at most after this (0: one, or the track's width), branches that the lane
+--       believes it holds after these commits, commits c, releases r, then c triples (branch, "ok"|"error", payload),
+--       then r branches given back unstarted
+-- Returns { state of the block, first, count, held again, resumed, late, messages to publish }
+--   first, count   a range of untouched branches, leased
+--   held again     flat triples (branch, attempt, block to go on after or ""): branches leased from the queue; with count -1
+--                  all that the token holds, since that is not what the lane believes (its last reply was lost)
+--   resumed        { parent, track, branch, attempt, block }: the parent's branch, leased to this lane to go on after this block
+--   late           commits refused: the lane did not hold the branch any more
+--
+-- Keeps: running slots never above the limit; a branch is leased by one lane at a time; only its holder commits it;
+-- the commit that makes the block complete is the only one that resumes its parent.
+
+local block, track, token = ARGV[1], ARGV[2], ARGV[3]
+local want, believed, commits, releases = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local FIRST_COMMIT = 8
+local B, L, R, E = key('b', block), key('l', block), key('r', block), key('e', block)
+local Q = key('q', block) .. ':' .. track
+
+local function attempt_of(of, branch)
+  local lost, after = unpack(redis.call('HMGET', key('b', of), 'lost:' .. branch, 'at:' .. branch))
+  return tonumber(lost or 0) + 1, after or ''
+end
+
+local state, n, limit, on_error, parent, its_branch, its_track, deadline = unpack(redis.call('HMGET', B, 'state', 'n',
+  'limit', 'on_error', 'parent', 'branch', 'track', 'deadline'))
+local queue, width, lanes, fresh, stop = unpack(redis.call('HMGET', B, 'queue:' .. track, 'width:' .. track,
+  'lanes:' .. track, 'next:' .. track, 'stop:' .. track))
+width = tonumber(width)
+
+-- Lease the branch that a complete block hangs on to this lane, where it may run here; else ask for a collect.
+local function carry_on(complete_block)
+  if not complete_block then return {} end
+  local parent, branch, parent_track = unpack(redis.call('HMGET', key('b', complete_block), 'parent', 'branch', 'track'))
+  if redis.call('HGET', key('b', parent), 'queue:' .. parent_track) ~= queue then
+    ask_collect(complete_block)
+    return {}
+  end
+  redis.call('LREM', key('q', parent) .. ':' .. parent_track, 1, branch)
+  redis.call('HSET', key('l', parent), branch, token)
+  local held, its_width = held_by(parent, token)
+  hold(parent, token, math.min(held, its_width), held + 1, its_width)
+  local attempt, after = attempt_of(parent, branch)
+  return { parent, parent_track, branch, attempt, after }
+end
+
+if state ~= 'open' then
+  local resumed = {}
+  -- The reply that told this lane to go on in the parent may have been lost: tell it again.
+  if state == 'ok' and parent and redis.call('HGET', key('l', parent), its_branch) == token then
+    local attempt, after = attempt_of(parent, its_branch)
+    if after == block then resumed = { parent, its_track, its_branch, attempt, after } end
+  end
+  return { state or 'gone', 0, 0, {}, resumed, commits, publish }
+end
+
+if deadline and tonumber(deadline) <= NOW then
+  fail(block, 'timeout')
+  return { 'timeout', 0, 0, {}, {}, commits, publish }
+end
+
+if block == ROOT and redis.call('HGET', K, 'state') == 'pending' then
+  redis.call('HSET', K, 'state', 'running', 'started', NOW)
+  event('run.started')
+end
+
+local held, held_width = held_by(block, token)
+local slots = math.min(held, held_width)
+local done, late, failed = 0, 0, false
+local good, bad = {}, {}
+for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
+  local branch, kind, payload = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  if redis.call('HGET', L, branch) ~= token then
+    late = late + 1
+  else
+    redis.call('HDEL', L, branch)
+    held = held - 1
+    done = done + 1
+    if kind == 'ok' then
+      redis.call('HSET', R, branch, payload)
+      good[#good + 1] = tonumber(branch)
+    else
+      redis.call('HSET', E, branch, payload)
+      bad[#bad + 1] = tonumber(branch)
+      if on_error ~= 'collect' then
+        redis.call('HSETNX', B, 'failed', branch)
+        failed = true
+      end
+    end
+  end
+end
+for i = FIRST_COMMIT + 3 * commits, FIRST_COMMIT - 1 + 3 * commits + releases do
+  local branch = ARGV[i]
+  if redis.call('HGET', L, branch) == token then
+    redis.call('HDEL', L, branch)
+    held = held - 1
+    redis.call('LPUSH', Q, branch)
+  end
+end
+if late > 0 then
+  redis.call('HINCRBY', B, 'late', late)
+  event('branches.late', 'block', block, 'count', late, 'lane', token)
+end
+if done > 0 then
+  event('branches.ended', 'block', block, 'ok', cmsgpack.pack(good), 'error', cmsgpack.pack(bad), 'lane', token)
+end
+
+if failed then
+  hold(block, token, slots, held, width)
+  fail(block, 'error')
+  return { 'error', 0, 0, {}, {}, late, publish }
+end
+if done > 0 and redis.call('HINCRBY', B, 'done', done) == tonumber(n) then
+  hold(block, token, slots, held, width)
+  return { 'ok', 0, 0, {}, carry_on(complete(block)), late, publish }
+end
+
+local again, first, count = {}, 0, 0
+if want == 0 then want = width end
+if held ~= believed then
+  local all = redis.call('HGETALL', L)
+  for i = 1, #all, 2 do
+    if all[i + 1] == token then
+      local attempt, after = attempt_of(block, all[i])
+      again[#again + 1], again[#again + 2], again[#again + 3] = all[i], attempt, after
+    end
+  end
+  hold(block, token, slots, held, width)
+  return { 'open', 0, -1, again, {}, late, publish }
+end
+
+limit, lanes, fresh, stop = tonumber(limit), tonumber(lanes), tonumber(fresh or 0), tonumber(stop or 0)
+local todo = stop - fresh + redis.call('LLEN', Q)
+local free = math.huge
+if limit > 0 then free = limit - (tonumber(redis.call('HGET', B, 'running')) - slots) end
+if todo > 0 and free > 0 then
+  local share, most = math.ceil(todo / lanes), math.min(want, width, free)
+  if width == 1 then share, most = math.ceil(todo / (2 * lanes)), want end
+  local take = math.min(math.max(1, math.min(most, share)) - held, todo)
+  local leases = {}
+  while take > 0 do
+    local branch = redis.call('LPOP', Q)
+    if not branch then break end
+    local attempt, after = attempt_of(block, branch)
+    again[#again + 1], again[#again + 2], again[#again + 3] = branch, attempt, after
+    leases[#leases + 1], leases[#leases + 2] = branch, token
+    take = take - 1
+  end
+  count = math.max(0, math.min(take, stop - fresh))
+  if count > 0 then
+    first = fresh
+    redis.call('HSET', B, 'next:' .. track, fresh + count)
+    for branch = first, first + count - 1 do leases[#leases + 1], leases[#leases + 2] = branch, token end
+  end
+  for i = 1, #leases, 1000 do redis.call('HSET', L, unpack(leases, i, math.min(i + 999, #leases))) end
+  held = held + #leases / 2
+  if #leases > 0 then
+    local branches = {}
+    for i = 1, #leases, 2 do branches[#branches + 1] = tonumber(leases[i]) end
+    event('branches.started', 'block', block, 'branches', cmsgpack.pack(branches), 'lane', token)
+  end
+end
+hold(block, token, slots, held, width)
+return { 'open', first, count, again, {}, late, publish }

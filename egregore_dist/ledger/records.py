@@ -1,0 +1,186 @@
+"""What the ledger says, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+RunState = Literal["pending", "running", "succeeded", "failed", "cancelled"]
+ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to execute one branch. ``after`` is the block that it goes on after, or "" from its start."""
+
+    branch: int
+    attempt: int = 1
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A branch of the parent block, leased to the lane that made ``lease.after`` complete."""
+
+    block: str
+    track: int
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A Celery message that a transition wants published. ``block`` is the one to serve, or the complete one to collect."""
+
+    kind: str
+    block: str
+    track: int
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The end of one branch: ``kind`` is "ok" with an encoded value, or "error" with an encoded failure."""
+
+    branch: int
+    kind: Literal["ok", "error"]
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The ledger's answer to a lane. Unless ``state`` is "open", the block has ended and the lane has no business there.
+
+    ``resync``: the lane believed otherwise than the ledger, and ``leases`` is all that it holds.
+    """
+
+    state: str
+    leases: tuple[Lease, ...]
+    resumed: Resumed | None
+    late: int
+    messages: tuple[Message, ...]
+    resync: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Track:
+    """Branches of one block that the same lanes may serve; ``branches`` is None where it is all of them."""
+
+    queue: str
+    width: int
+    lanes: int
+    count: int
+    branches: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBlock:
+    """A block to open. ``timeout`` in seconds, 0 for none; ``limit`` 0 for none; ``input`` is bytes, or the block that has them."""
+
+    id: str
+    name: str
+    path: tuple[int, ...]
+    n: int
+    limit: int
+    timeout: float
+    on_error: str
+    input: bytes | str
+    tracks: tuple[Track, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRecord:
+    """One block as it stands. Times are server milliseconds, ``timeout`` is seconds."""
+
+    id: str
+    name: str
+    state: str
+    path: tuple[int, ...]
+    n: int
+    done: int
+    limit: int
+    running: int
+    on_error: str
+    input: str
+    queues: tuple[str, ...]
+    widths: tuple[int, ...]
+    parent: str | None
+    branch: int | None
+    track: int
+    failed: int | None
+    timeout: float | None
+    deadline: int | None
+    opened: int
+    ended: int | None
+
+    @classmethod
+    def of(cls, block: str, fields: Mapping[bytes, bytes]) -> BlockRecord:
+        """Read the record from the fields of its hash."""
+
+        def number(name: str) -> int | None:
+            value = fields.get(name.encode())
+            return None if value is None else int(value)
+
+        def text(name: str) -> str:
+            return fields.get(name.encode(), b"").decode()
+
+        tracks = range(number("tracks") or 0)
+        timeout = number("timeout")
+        return cls(
+            id=block,
+            name=text("name"),
+            state=text("state"),
+            path=path_of(text("path")),
+            n=number("n") or 0,
+            done=number("done") or 0,
+            limit=number("limit") or 0,
+            running=number("running") or 0,
+            on_error=text("on_error"),
+            input=text("input"),
+            queues=tuple(text(f"queue:{track}") for track in tracks),
+            widths=tuple(number(f"width:{track}") or 1 for track in tracks),
+            parent=text("parent") or None,
+            branch=number("branch"),
+            track=number("track") or 0,
+            failed=number("failed"),
+            timeout=None if timeout is None else timeout / 1000,
+            deadline=number("deadline"),
+            opened=number("opened") or 0,
+            ended=number("ended"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run as it stands. Times are seconds of the server's clock since the epoch."""
+
+    id: str
+    state: str
+    workflow: str
+    created: float
+    started: float | None
+    ended: float | None
+
+
+def path_of(text: str) -> tuple[int, ...]:
+    """The path that ``","``-joined positions say."""
+    return tuple(int(position) for position in text.split(",")) if text else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a process needs to execute branches of a run: its spec and the references of its functions, both encoded."""
+
+    workflow: str
+    spec: bytes
+    functions: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What a lane learns when it comes to a block. ``now`` is server milliseconds; ``work`` is None where it was not asked."""
+
+    record: BlockRecord
+    served: Served
+    now: int
+    work: Work | None

@@ -1,0 +1,1 @@
+"""What machines have, and what to make of it."""

@@ -1,0 +1,37 @@
+"""Settings: every ``EGREGORE_*`` variable, in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What a client or a worker is configured with; each field is read from ``EGREGORE_<FIELD>``.
+
+    URLs are secrets: they may hold a password.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="EGREGORE_", frozen=True, extra="ignore")
+
+    broker_url: SecretStr | None = Field(None, description="Celery's broker. Absent: an embedded server.")
+    ledger_url: SecretStr | None = Field(None, description="The ledger's Redis or Valkey. Absent: the broker, if it is one.")
+    secret: SecretStr | None = Field(None, description="Signs code that travels by value (HMAC-SHA256).")
+    secret_file: Path | None = Field(None, description="A file, readable by its owner only, that holds the secret.")
+    modules: Annotated[tuple[str, ...], NoDecode] = Field((), description="Modules a worker loads; '*' for any (embedded).")
+    queue: str = Field("egregore", description="The Celery queue of lanes that ask for no other.")
+    prefix: str = Field("egd", description="What every ledger key starts with.")
+    retention: float = Field(7 * 86400, gt=0, description="Seconds that a finished run is kept.")
+    payload_limit: int = Field(64 * 2**20, gt=0, description="Largest encoded value, in bytes.")
+    async_width: int = Field(500, gt=0, description="Async branches that one lane runs at a time.")
+    report_interval: float = Field(2.0, gt=0, description="Seconds between two reports of a worker.")
+    report_ttl: float = Field(10.0, gt=0, description="Seconds after which a silent worker counts as gone.")
+    sweep_interval: float = Field(1.0, gt=0, description="Seconds between two rounds of the janitor.")
+
+    @field_validator("modules", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value

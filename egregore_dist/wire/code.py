@@ -1,0 +1,286 @@
+"""Code on the wire: functions by reference where they can be imported, by signed value where they cannot.
+
+This is the only module that unpickles, and only what its signer has opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import msgspec
+
+from egregore_dist import errors
+from egregore_dist.wire import leaves, signing
+from egregore_dist.workflow import hints
+
+CACHE_SIZE = 512
+"""How many functions a `Loader` keeps."""
+
+_PURPOSE = "code"
+# ASCII alone, so that look-alikes are refused; names with two leading underscores are the interpreter's own.
+_NAME = r"(?!__)[A-Za-z_][A-Za-z0-9_]*"
+_REFERENCE = re.compile(rf"m:({_NAME}(?:\.{_NAME})*):({_NAME}(?:\.{_NAME})*)", re.ASCII)
+_VALUE = re.compile(r"v:([0-9a-f]{64})", re.ASCII)
+_PYTHON = sys.version_info[:2]
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A function as it travels.
+
+    Attributes:
+        ref: ``"m:module:qualified.name"``, or ``"v:<sha256 of the blob>"``.
+        blob: the signed function, or None for a reference.
+    """
+
+    ref: str
+    blob: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A function as it arrived.
+
+    Attributes:
+        fn: the function.
+        hints: the annotations of its parameters as they were resolved where it was written; None: resolve them here.
+    """
+
+    fn: Callable[..., Any]
+    hints: dict[str, Any] | None
+
+
+class _Package(msgspec.Struct, frozen=True, array_like=True):
+    """What is signed: ``content`` is the pickle of (function, hints, annotations of its classes)."""
+
+    python: tuple[int, int]
+    name: str
+    content: bytes
+
+
+def ship(fn: Callable[..., Any], signer: signing.Signer) -> Shipped:
+    """How ``fn`` travels: as a reference to its module, or else by value, signed.
+
+    Args:
+        fn: a function, as the user wrote it.
+        signer: signs what goes by value.
+
+    Raises:
+        CodeError: it must go by value, but there is no secret, or it cannot be pickled.
+    """
+    ref = _reference(fn)
+    if ref is not None:
+        return Shipped(ref, None)
+    name = _name_of(fn)
+    if not signer.can_sign:
+        raise errors.CodeError(
+            f"function {name!r} lives in {_home(fn)}, so its code must travel, and code travels only signed. "
+            "Move it to a module that the workers load, or set EGREGORE_SECRET to one value on clients and workers."
+        )
+    # Never cached: a notebook may have redefined what the function refers to.
+    annotations = hints.hints_of(fn)
+    try:
+        content = cloudpickle.dumps((fn, annotations, _annotations_of_classes(annotations)))
+    except Exception as cause:
+        raise errors.CodeError(
+            f"function {name!r} cannot travel: {type(cause).__name__}: {cause}. "
+            "It, or what it refers to, holds something that stays in its process (a lock, an open file, a connection): "
+            "make that inside the function, or move the function to a module that the workers load."
+        ) from cause
+    blob = signer.sign(_PURPOSE, msgspec.msgpack.encode(_Package(_PYTHON, name, content)))
+    return Shipped(f"v:{hashlib.sha256(blob).hexdigest()}", blob)
+
+
+class Loader:
+    """Loads what `ship` shipped, and refuses the rest.
+
+    Args:
+        signer: opens what came by value.
+        modules: the modules and packages whose functions may be named; ``"*"`` for any.
+    """
+
+    def __init__(self, signer: signing.Signer, modules: tuple[str, ...]) -> None:
+        self._signer = signer
+        self._modules = modules
+        self._known: OrderedDict[str, Loaded] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def load_modules(self) -> None:
+        """Import every listed module.
+
+        Raises:
+            CodeError: one cannot be imported.
+        """
+        for module in self._modules:
+            if module != "*":
+                _import(module)
+
+    def load(self, ref: str, blob: bytes | None) -> Loaded:
+        """The function that ``ref`` names or ``blob`` holds; the most recent `CACHE_SIZE` are kept.
+
+        Raises:
+            CodeError: it is refused, or cannot be loaded; says why, and the cure.
+        """
+        with self._lock:
+            loaded = self._known.get(ref)
+            if loaded is None:
+                loaded = self._known[ref] = self._load(ref, blob)
+                if len(self._known) > CACHE_SIZE:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(ref)
+            return loaded
+
+    def _load(self, ref: str, blob: bytes | None) -> Loaded:
+        if match := _REFERENCE.fullmatch(ref):
+            return Loaded(self._imported(match[1], match[2]), None)
+        if match := _VALUE.fullmatch(ref):
+            return self._unpacked(match[1], blob)
+        raise errors.CodeError(f"{ref!r:.200} is not a reference to code; it is refused.")
+
+    def _imported(self, module: str, qualname: str) -> Callable[..., Any]:
+        if not self._allows(module):
+            raise errors.CodeError(
+                f"function {qualname!r} of module {module!r} is refused: this worker does not load that module. "
+                f"Start it with: egregore-dist worker -m {module}"
+            )
+        fn = _resolve(_import(module), qualname)
+        # what a module merely imported, such as os.system, is not its own
+        if not callable(fn) or _identity(fn) != (module, qualname):
+            raise errors.CodeError(
+                f"module {module!r} has no function {qualname!r} of its own. "
+                "Do client and worker have the same version of it? Deploy it again and restart the workers."
+            )
+        return fn  # type: ignore[no-any-return]
+
+    def _allows(self, module: str) -> bool:
+        return any(listed == "*" or module == listed or module.startswith(f"{listed}.") for listed in self._modules)
+
+    def _unpacked(self, digest: str, blob: bytes | None) -> Loaded:
+        if blob is None:
+            raise errors.CodeError(f"the code v:{digest} is missing: it expired, or was deleted. Submit the run again.")
+        if hashlib.sha256(blob).hexdigest() != digest:
+            raise errors.CodeError(f"the code v:{digest} is not what its name says: it was changed. It is refused.")
+        try:
+            package = _package(self._signer.open(_PURPOSE, blob))
+        except errors.CodeError as refusal:
+            raise errors.CodeError(f"function {_claimed_name(blob)} is refused: {refusal}") from None
+        if package.python != _PYTHON:
+            raise errors.CodeError(
+                f"function {package.name!r} was sent by Python {_dotted(package.python)}, this worker runs "
+                f"{_dotted(_PYTHON)}. Code that travels by value needs the same version; or move it to a module."
+            )
+        try:
+            fn, annotations, of_classes = cloudpickle.loads(package.content)
+            for kind, resolved in of_classes:
+                kind.__annotations__ = {**inspect.get_annotations(kind), **resolved}
+        except Exception as cause:
+            raise errors.CodeError(
+                f"function {package.name!r} cannot be loaded here: {type(cause).__name__}: {cause}. "
+                "Install what it imports on the workers."
+            ) from cause
+        return Loaded(fn, annotations)
+
+
+def _reference(fn: Callable[..., Any]) -> str | None:
+    """The reference that leads to ``fn`` in any process that can import its module, or None."""
+    module, qualname = _identity(fn)
+    ref = f"m:{module}:{qualname}"
+    if _REFERENCE.fullmatch(ref) is None or not _is_importable(module):
+        return None
+    found = _resolve(sys.modules[module], qualname)
+    # a method of a class is made anew each time it is looked up
+    return ref if found is fn or (inspect.ismethod(fn) and found == fn) else None
+
+
+def _is_importable(module: str) -> bool:
+    if module in ("__main__", "__mp_main__") or module not in sys.modules:
+        return False
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        # a module made by hand has no spec
+        return False
+
+
+def _resolve(module: object, qualname: str) -> Any:
+    """What ``qualname`` names in ``module``: through classes only, never from module to module."""
+    found: Any = module
+    for position, name in enumerate(qualname.split(".")):
+        if position and not isinstance(found, type):
+            return None
+        found = getattr(found, name, None)
+    # a node or a decision stands where its function was written
+    inner = getattr(found, "fn", None)
+    return inner if callable(inner) and not inspect.isroutine(found) else found
+
+
+def _identity(fn: Any) -> tuple[str, str]:
+    return str(getattr(fn, "__module__", None)), str(getattr(fn, "__qualname__", None))
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as cause:
+        raise errors.CodeError(
+            f"module {module!r} cannot be imported: {type(cause).__name__}: {cause}. "
+            "Install it where the worker runs, or start the worker in the folder that holds it."
+        ) from cause
+
+
+def _package(payload: bytes) -> _Package:
+    try:
+        return msgspec.msgpack.decode(payload, type=_Package)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise errors.CodeError("what was signed is not a function") from None
+
+
+def _claimed_name(blob: bytes) -> str:
+    """The name that a refused function gives itself."""
+    try:
+        return f"{_package(signing.unverified(blob) or b'').name!r:.128}"
+    except errors.CodeError:
+        return "of unknown name"
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
+
+
+def _home(fn: Callable[..., Any]) -> str:
+    module = getattr(fn, "__module__", None) or type(fn).__module__
+    if module in ("__main__", "__mp_main__"):
+        return "__main__ (a script or a notebook)"
+    return f"module {module!r} where no import finds it (a lambda, a closure, or redefined)"
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(str(part) for part in version)
+
+
+def _annotations_of_classes(annotations: dict[str, Any]) -> list[tuple[type, dict[str, Any]]]:
+    """Resolved annotations of the classes that travel by value: there, the names they use mean nothing."""
+    found: dict[type, dict[str, Any]] = {}
+    pending = list(annotations.values())
+    while pending:
+        hint = pending.pop()
+        pending.extend(getattr(hint, "__args__", ()))
+        if not isinstance(hint, type) or hint in found or _reference(hint) is not None:
+            continue
+        own = inspect.get_annotations(hint)
+        resolved = {name: kind for name, kind in leaves.hints_of(hint).items() if name in own}
+        found[hint] = resolved
+        pending.extend(resolved.values())
+        pending.extend(hint.__bases__)
+    return [(kind, resolved) for kind, resolved in found.items() if resolved]

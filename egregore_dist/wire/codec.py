@@ -1,0 +1,278 @@
+"""Values as MessagePack: encode, decode, and assembly of encoded parts without reading them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from egregore_dist import errors
+from egregore_dist.wire.annotations import convert
+
+__all__ = ["convert", "decode", "encode", "join_list", "join_mapping", "split"]
+
+BRANCH_ERROR = 1
+"""The code of the MessagePack extension that carries a `BranchError`."""
+
+READ_BACK = 2**20
+"""Encoded values up to this many bytes are read back at once, so that a key no reader can hash fails at its source."""
+
+_DEEPEST = 32
+_LIMIT = "EGREGORE_PAYLOAD_LIMIT"
+
+
+class _BranchErrorFields(msgspec.Struct, array_like=True):
+    branch: Any
+    kind: str
+    type: str
+    message: str
+    node: str | None
+    traceback: str | None
+    attempt: int
+
+
+def encode(value: Any, *, where: str, limit: int | None = None) -> bytes:
+    """The MessagePack of ``value``.
+
+    Args:
+        value: plain data, or what msgspec encodes (dataclasses, attrs, structs, dates, UUIDs, enums, sets ...), or
+            pydantic models, numpy scalars and `BranchError` values, anywhere inside each other. Of an attrs class,
+            attributes whose names begin with an underscore stay behind: msgspec takes them for private.
+        where: what the value is, for messages, such as ``"the value returned by node 'load'"``.
+        limit: the largest result, in bytes; None for no limit.
+
+    Raises:
+        EncodingError: something inside cannot be encoded; says what, where inside, and what to do.
+        PayloadTooLarge: the result is larger than ``limit``.
+    """
+    try:
+        raw = _encoder.encode(value)
+    except RecursionError:
+        raise errors.EncodingError(
+            f"{where} cannot be encoded: it is nested too deeply, or contains itself. "
+            "Flatten it, or refer to parts by id."
+        ) from None
+    except Exception as cause:
+        raise _explain(value, where, cause) from cause
+    if limit is not None and len(raw) > limit:
+        raise errors.PayloadTooLarge(
+            f"{where} takes {len(raw)} bytes encoded, the limit is {limit}. "
+            f"Return a reference (a path, a key, a URL) instead, or raise {_LIMIT} on clients and workers."
+        )
+    if len(raw) <= READ_BACK:
+        try:
+            _decoder.decode(raw)
+        except Exception as cause:
+            raise errors.EncodingError(
+                f"{where} could not be read back: {cause}. "
+                "As keys of a dict use text, numbers, bytes, or tuples of these."
+            ) from cause
+    return raw
+
+
+def decode(raw: bytes) -> Any:
+    """The plain value that ``raw`` holds; keys of mappings keep their types.
+
+    Raises:
+        EncodingError: ``raw`` is not well-formed MessagePack.
+    """
+    try:
+        return _decoder.decode(raw)
+    except Exception as cause:
+        raise _malformed(cause) from cause
+
+
+def join_list(raws: Sequence[bytes]) -> bytes:
+    """A list of encoded values, without decoding them."""
+    return _encoder.encode([msgspec.Raw(raw) for raw in raws])
+
+
+def join_mapping(pairs: Sequence[tuple[Any, bytes]]) -> bytes:
+    """A mapping of keys to encoded values, in order, without decoding them.
+
+    Raises:
+        EncodingError: two keys are equal, or a key cannot be encoded.
+    """
+    mapping = {key: msgspec.Raw(raw) for key, raw in pairs}
+    if len(mapping) != len(pairs):
+        raise errors.EncodingError("two entries of a mapping have one key: a result would be lost. Rename one of them.")
+    try:
+        return _encoder.encode(mapping)
+    except Exception as cause:
+        raise _explain(list(mapping), "the keys of a mapping", cause) from cause
+
+
+def split(raw: bytes) -> list[tuple[Any, bytes]]:
+    """The entries of an encoded list (keyed by index) or mapping, each still encoded.
+
+    Raises:
+        EncodingError: ``raw`` holds something else, or is malformed.
+    """
+    try:
+        parts = _splitter.decode(raw)
+    except msgspec.ValidationError:
+        came = type(decode(raw)).__name__
+        raise errors.EncodingError(
+            f"a list or a mapping is needed here, one branch per item, but {came} came. "
+            "Let the step before return a list or a dict."
+        ) from None
+    except Exception as cause:
+        raise _malformed(cause) from cause
+    entries = parts.items() if isinstance(parts, dict) else enumerate(parts)
+    return [(key, bytes(part)) for key, part in entries]
+
+
+def _encode_other(value: Any) -> Any:
+    """What to encode in place of ``value``, whose type msgspec does not know."""
+    if isinstance(value, errors.BranchError):
+        fields = _BranchErrorFields(
+            value.branch, value.kind, value.type, value.message, value.node, value.traceback, value.attempt
+        )
+        return msgspec.msgpack.Ext(BRANCH_ERROR, _encoder.encode(fields))
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    kind = type(value)
+    if callable(getattr(kind, "model_dump", None)) and hasattr(kind, "model_fields"):
+        return value.model_dump(round_trip=True)
+    package = kind.__module__.partition(".")[0]
+    if package == "numpy" and getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        return value.item()
+    if package in ("pydantic", "pydantic_core") and kind.__name__.endswith(("Url", "Dsn")):
+        return str(value)
+    raise NotImplementedError
+
+
+def _decode_extension(code: int, data: memoryview) -> Any:
+    if code != BRANCH_ERROR:
+        return msgspec.msgpack.Ext(code, bytes(data))
+    fields = _fields_decoder.decode(data)
+    branch = tuple(fields.branch) if isinstance(fields.branch, list) else fields.branch
+    return errors.BranchError(
+        branch,
+        kind=fields.kind,
+        type=fields.type,
+        message=fields.message,
+        node=fields.node,
+        traceback=fields.traceback,
+        attempt=fields.attempt,
+    )
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_other)
+_decoder = msgspec.msgpack.Decoder(ext_hook=_decode_extension)
+_fields_decoder = msgspec.msgpack.Decoder(_BranchErrorFields, ext_hook=_decode_extension)
+_splitter = msgspec.msgpack.Decoder(list[msgspec.Raw] | dict[Any, msgspec.Raw], ext_hook=_decode_extension)
+
+
+def _malformed(cause: Exception) -> errors.EncodingError:
+    return errors.EncodingError(
+        f"stored data is not well-formed MessagePack: {cause}. It was damaged, or written by something else."
+    )
+
+
+def _explain(value: Any, where: str, cause: Exception) -> errors.EncodingError:
+    """Names the innermost part of ``value`` that fails, its path and the cure."""
+    path, part, cause = _culprit(value, cause)
+    kind = type(part)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    place = f" at {path}" if path else ""
+    return errors.EncodingError(f"{where} cannot be encoded: {name}{place}. {_cure(part, cause)}")
+
+
+def _culprit(value: Any, cause: Exception) -> tuple[str, Any, Exception]:
+    path = ""
+    for _ in range(_DEEPEST):
+        for step, child in _children(value):
+            failure = _failure(child)
+            if failure is not None:
+                path, value, cause = path + step, child, failure
+                break
+        else:
+            break
+    return path, value, cause
+
+
+def _failure(value: Any) -> Exception | None:
+    try:
+        _encoder.encode(value)
+    except Exception as failure:
+        return failure
+    return None
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of a value, each with how to reach it."""
+    kind = type(value)
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield f"[{_brief(key)}]", child
+        for key in value:
+            yield f" (the key {_brief(key)})", key
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{index}]", child) for index, child in enumerate(value))
+    elif isinstance(value, (set, frozenset)):
+        yield from ((f" (the element {_brief(child)})", child) for child in value)
+    else:
+        for name in _field_names(kind):
+            if hasattr(value, name):
+                yield f".{name}", getattr(value, name)
+
+
+def _field_names(kind: type) -> list[str]:
+    if issubclass(kind, msgspec.Struct):
+        return list(kind.__struct_fields__)
+    if dataclasses.is_dataclass(kind):
+        return [field.name for field in dataclasses.fields(kind)]
+    if hasattr(kind, "__attrs_attrs__"):
+        return [attribute.name for attribute in kind.__attrs_attrs__]
+    return list(getattr(kind, "model_fields", ()))
+
+
+def _brief(key: Any) -> str:
+    try:
+        text = repr(key)
+    except Exception:
+        text = f"<{type(key).__name__}>"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _cure(value: Any, cause: Exception) -> str:
+    """What to do about ``value``, which cannot be encoded."""
+    package = type(value).__module__.partition(".")[0]
+    if isinstance(value, int):
+        return "Integers must lie within 64 bits; send larger ones as text: str(value)."
+    if isinstance(value, str):
+        return "The text has lone surrogates; send it as bytes: value.encode('utf-8', 'surrogateescape')."
+    if package == "numpy" and hasattr(value, "tolist"):
+        return "Return array.tolist(), or array.tobytes() with shape and dtype."
+    if package in ("pandas", "polars"):
+        return "Return frame.to_dict(), or write the frame to a file and return its path."
+    if isinstance(value, BaseException):
+        return "Raise the exception, or return str(exception)."
+    if inspect.isawaitable(value):
+        return "Await it before returning it."
+    if isinstance(value, type) or callable(value):
+        return "Code does not travel as data; return what it produces, or its name."
+    if hasattr(type(value), "__fspath__"):
+        return "Return str(path)."
+    if callable(getattr(value, "read", None)):
+        return "Read it and return the content, or return its path."
+    if hasattr(type(value), "keys") and hasattr(type(value), "__getitem__"):
+        return "Return dict(value)."
+    if hasattr(type(value), "__iter__"):
+        return "Return list(value)."
+    if _field_names(type(value)):
+        return f"{type(cause).__name__}: {cause}."
+    return "Return plain data instead: a dict, a dataclass, a msgspec.Struct or a pydantic model."
+
+
+def is_mapping(raw: bytes) -> bool:
+    """Whether ``raw`` holds a mapping, told from its first byte."""
+    return bool(raw) and (0x80 <= raw[0] <= 0x8F or raw[0] in (0xDE, 0xDF))

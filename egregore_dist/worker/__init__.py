@@ -1,0 +1,1 @@
+"""The worker: Celery's own, with a bootstep a concern."""

@@ -1,0 +1,57 @@
+"""What a worker's main process knows of its pool."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from egregore_dist.workflow.decision import Decision
+from egregore_dist.workflow.nodes import Node
+
+# A process that ended is named for this long, so that every janitor hears of it. Seconds.
+_NAMED_FOR = 60.0
+
+
+class Children:
+    """The processes of a pool, and those that ended lately."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._known: set[int] = set()
+        self._dead: dict[int, float] = {}
+
+    def dead(self) -> tuple[int, ...]:
+        """The processes that ended within the last minute."""
+        now, living = time.monotonic(), self._living()
+        self._dead.update(dict.fromkeys(self._known - living, now))
+        self._known = living
+        self._dead = {pid: at for pid, at in self._dead.items() if now - at < _NAMED_FOR and pid not in living}
+        return tuple(sorted(self._dead))
+
+    def _living(self) -> set[int]:
+        # Prefork only; other pools run their lanes in the worker's own process.
+        processes = getattr(getattr(self._pool, "_pool", None), "_pool", ())
+        return {process.pid for process in processes if hasattr(process, "pid") and process.is_alive()}
+
+
+def kind(pool: Any) -> str:
+    """The kind of a pool, as its option names it."""
+    return type(pool).__module__.rpartition(".")[2]
+
+
+def node_names(modules: Iterable[str]) -> tuple[str, ...]:
+    """Names of the nodes and decisions that loaded modules hold."""
+    found = {
+        value.name
+        for module in modules
+        for value in vars(sys.modules.get(module, object)).values()
+        if isinstance(value, Node | Decision) and value.name is not None
+    }
+    return tuple(sorted(found))
+
+
+def slots(pool: Any) -> int:
+    """How many lanes a pool runs at a time."""
+    return int(getattr(pool, "num_processes", 0) or getattr(pool, "limit", 0) or 1)

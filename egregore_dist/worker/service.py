@@ -1,0 +1,73 @@
+"""Start a worker: the app with its tasks and steps, or the same in an app of the user's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+
+from celery import Celery
+
+from egregore_dist import errors
+from egregore_dist.engine import app as apps
+from egregore_dist.engine import tasks
+from egregore_dist.engine.runtime import signer
+from egregore_dist.settings import Settings
+from egregore_dist.wire.code import Loader
+from egregore_dist.worker import steps
+
+POOLS = ("prefork", "threads")
+
+
+def install(app: Celery, settings: Settings | None = None) -> None:
+    """Load the tasks of this package into a Celery app, so that its workers serve workflows beside the app's own tasks.
+
+    What the tasks need is set on them, so the app's settings stay as they are. The app's result backend must be a Redis or
+    Valkey server, and its workers must consume ``settings.queue``.
+
+    Args:
+        app: the app.
+        settings: read from ``EGREGORE_*`` where absent; the app's own broker is taken where those name none.
+    """
+    if settings is None:
+        settings = Settings()
+        if settings.broker_url is None:
+            settings = Settings(broker_url=app.conf.broker_url)
+    Loader(signer(settings), settings.modules).load_modules()
+    tasks.register(app, settings)
+    steps.register(app, settings)
+
+
+def run(
+    settings: Settings,
+    *,
+    concurrency: int | None = None,
+    queues: Sequence[str] = (),
+    name: str | None = None,
+    pool: str = "prefork",
+    loglevel: str = "WARNING",
+) -> None:
+    """Run a worker in this process until it is told to stop.
+
+    Args:
+        concurrency: lanes at a time; by default the cores that this process may use.
+        queues: Celery queues to consume; by default ``settings.queue``.
+        name: the worker's name, unique in the cluster; by default made of the host's name and the process's id.
+        pool: ``prefork``, or ``threads`` where sync nodes cannot be stopped.
+
+    Raises:
+        errors.ConfigurationError: settings that cannot work.
+        errors.CodeError: a module that cannot be loaded.
+    """
+    if pool not in POOLS:
+        raise errors.ConfigurationError(
+            f"pool {pool!r} is not supported, choose one of {', '.join(POOLS)}: the others stand still while they work, "
+            "so that deadlines and heartbeats would not be kept"
+        )
+    app = apps.make_app(settings)
+    install(app, settings)
+    argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]
+    argv += [f"--concurrency={concurrency or 'auto'}", f"--queues={','.join(queues) or settings.queue}"]
+    name = name or f"egregore-{os.getpid()}"
+    argv.append(f"--hostname={name if '@' in name else f'{name}@{socket.gethostname()}'}")
+    app.worker_main(argv)

@@ -1,0 +1,154 @@
+"""Celery bootsteps: what a worker's main process does beside its pool, each on a thread of its own, so that neither a busy pool
+nor a ledger that does not answer holds up the other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from importlib import metadata
+from typing import Any
+
+import msgspec
+from celery import Celery, bootsteps
+
+from egregore_dist import errors
+from egregore_dist.engine import app as apps
+from egregore_dist.engine import publish
+from egregore_dist.ledger import Ledger
+from egregore_dist.resources import report
+from egregore_dist.settings import Settings
+from egregore_dist.worker import pool
+
+log = logging.getLogger(__name__)
+
+
+class _Periodic(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Calls ``tick`` every ``interval`` seconds, first of all before the worker takes its first message."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, parent: Any) -> None:
+        self.settings: Settings = parent.app.conf["egregore_settings"]
+        self.ledger = Ledger(
+            apps.ledger_url(self.settings), prefix=self.settings.prefix, retention=self.settings.retention, retries=1
+        )
+        self.begin(parent)
+        self._stopped.clear()
+        self._round(parent)
+        self._thread = threading.Thread(target=self._run, args=(parent,), name=type(self).__name__, daemon=True)
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+            self._thread = None
+            self.end(parent)
+            self.ledger.close()
+
+    terminate = stop
+
+    def interval(self) -> float:
+        raise NotImplementedError
+
+    def begin(self, parent: Any) -> None:
+        """Called once, before the first round."""
+
+    def tick(self, parent: Any) -> None:
+        raise NotImplementedError
+
+    def end(self, parent: Any) -> None:
+        """Called once, after the last round."""
+
+    def _run(self, parent: Any) -> None:
+        while not self._stopped.wait(self.interval()):
+            self._round(parent)
+
+    def _round(self, parent: Any) -> None:
+        try:
+            self.tick(parent)
+        except errors.BrokerUnavailable as error:
+            log.warning("%s: %s", type(self).__name__.lower(), error, extra={"action": "ledger_unreachable"})
+        except Exception:
+            # A round that fails must not end the rounds after it.
+            log.exception("%s: a round failed", type(self).__name__.lower(), extra={"action": "round_failed"})
+
+
+class Heartbeat(_Periodic):
+    """Publishes the worker's report; while it is fresh the worker counts as alive."""
+
+    name = "egregore-heartbeat"
+
+    def interval(self) -> float:
+        return self.settings.report_interval
+
+    def begin(self, parent: Any) -> None:
+        self._children = pool.Children(parent.pool)
+        self._nodes = pool.node_names(self.settings.modules)
+        self._version = metadata.version("egregore-dist")
+
+    def tick(self, parent: Any) -> None:
+        machine = report.measure()
+        said = report.Report(
+            worker=parent.hostname,
+            host=machine.host,
+            pid=os.getpid(),
+            cores=machine.cores,
+            memory_available=machine.memory_available,
+            memory_total=machine.memory_total,
+            slots=pool.slots(parent.pool),
+            pool=pool.kind(parent.pool),
+            queues=tuple(parent.app.amqp.queues.consume_from),
+            modules=self.settings.modules,
+            nodes=self._nodes,
+            time=time.time(),
+            version=self._version,
+            dead=self._children.dead(),
+        )
+        self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
+
+    def end(self, parent: Any) -> None:
+        try:
+            self.ledger.retire(parent.hostname)
+        except errors.BrokerUnavailable as error:
+            log.warning("heartbeat: not withdrawn: %s", error, extra={"action": "ledger_unreachable"})
+
+
+class Janitor(_Periodic):
+    """Enforces deadlines, takes leases back from the dead, and asks again for what a lost message asked for."""
+
+    name = "egregore-janitor"
+    requires = (Heartbeat,)
+
+    def interval(self) -> float:
+        return self.settings.sweep_interval
+
+    def begin(self, parent: Any) -> None:
+        self._rounds = 0
+
+    def tick(self, parent: Any) -> None:
+        due = self.ledger.due()
+        if due:
+            reports = {
+                name: msgspec.msgpack.decode(raw, type=report.Report) for name, raw in self.ledger.reports().items()
+            }
+            dead = [f"{name}/{pid}" for name, said in reports.items() for pid in said.dead]
+            for run, kind, block in due:
+                wanted = self.ledger.sweep(run, kind, block, alive=reports, dead=dead)
+                publish.messages(parent.app, run, wanted)
+        if self._rounds % 3600 == 0:
+            self.ledger.forget_expired()
+        self._rounds += 1
+
+
+def register(app: Celery, settings: Settings) -> None:
+    """Add the steps to the workers of an app."""
+    app.conf["egregore_settings"] = settings
+    app.steps["worker"].update((Heartbeat, Janitor))

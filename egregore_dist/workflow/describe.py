@@ -1,0 +1,197 @@
+"""From steps to a spec: a workflow as plain data, with its functions beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from egregore_dist.workflow import hints, spec
+from egregore_dist.workflow.decision import Decision
+from egregore_dist.workflow.nodes import Node
+from egregore_dist.workflow.parallel import Map, Parallel
+from egregore_dist.workflow.sequence import Sequence
+from egregore_dist.workflow.step import Step
+
+_NAME_LIMIT = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A workflow, ready to be stored and shipped.
+
+    Attributes:
+        spec: the workflow as data.
+        functions: its functions; a `NodeSpec` names one by its index.
+        heads: name and function of the nodes that get the run's input, each function once.
+    """
+
+    spec: spec.WorkflowSpec
+    functions: tuple[Callable[..., Any], ...]
+    heads: tuple[tuple[str, Callable[..., Any]], ...]
+
+
+class Value(msgspec.Struct, frozen=True):
+    """A result of one type: the annotation of the node that returns it, or ``Any``."""
+
+    annotation: Any
+
+
+class Fields(msgspec.Struct, frozen=True):
+    """A dict with known keys: the result of a parallel."""
+
+    fields: Mapping[str, ResultType]
+
+
+class Items(msgspec.Struct, frozen=True):
+    """A list or a dict of results of one type: the result of a map."""
+
+    item: ResultType
+
+
+ResultType = Value | Fields | Items
+
+
+def describe(step: Step) -> Described:
+    """Describe a workflow; what was found is remembered with the step.
+
+    Raises:
+        WorkflowError: a decision in it has no choices.
+    """
+    described: Described | None = vars(step).get("_described")
+    if described is None:
+        described = _describe(step.placed())
+        # Steps never change, so this is the one thing that may be added to one.
+        vars(step)["_described"] = described
+    return described
+
+
+def result_type(step: Step) -> ResultType:
+    """How the value of ``step`` may be typed."""
+    return _result_type(step, {})
+
+
+def _result_type(step: Step, known: dict[int, Value]) -> ResultType:
+    match step:
+        case Node():
+            # Thousands of branches may share one function, and annotations are slow to resolve.
+            if (value := known.get(id(step.fn))) is None:
+                annotation = hints.hints_of(step.fn).get("return", Any)
+                value = known[id(step.fn)] = Value(Any if isinstance(annotation, str) else annotation)
+            return value
+        case Sequence():
+            return _result_type(step.steps[-1], known)
+        case Parallel():
+            pairs = zip(step.keys, step.branches, strict=True)
+            return Fields({key: _result_type(branch, known) for key, branch in pairs})
+        case Map():
+            return Items(_result_type(step.body, known))
+        case _:
+            return Value(Any)
+
+
+def _describe(root: Step) -> Described:
+    compiler = _Compiler()
+    compiled = compiler.compile(root, root.kind)
+    name = compiled.name
+    if isinstance(root, Sequence) and root.name is None and isinstance(compiled, spec.SequenceSpec):
+        name = "-".join(step.name for step in compiled.steps)[:_NAME_LIMIT]
+    heads: dict[int, tuple[str, Callable[..., Any]]] = {}
+    for head_name, function in _heads(root):
+        heads.setdefault(id(function), (head_name, function))
+    return Described(
+        spec=spec.WorkflowSpec(name=name, root=compiled),
+        functions=tuple(compiler.functions),
+        heads=tuple(heads.values()),
+    )
+
+
+class _Compiler:
+    """Makes specs of steps, and collects their functions."""
+
+    def __init__(self) -> None:
+        self.functions: list[Callable[..., Any]] = []
+        self._indexes: dict[int, int] = {}
+
+    def compile(self, step: Step, name: str) -> spec.StepSpec:
+        """The spec of ``step``; ``name`` is for a step that has none of its own."""
+        match step:
+            case Node():
+                return self._node(step)
+            case Sequence():
+                return spec.SequenceSpec(name=step.name or name, steps=self._compile_all(step.steps))
+            case Parallel():
+                return self._parallel(step, name)
+            case Map():
+                return self._map(step, name)
+            case Decision():
+                return self._decision(step)
+        raise TypeError(f"no spec for {type(step).__name__}")
+
+    def _compile_all(self, steps: tuple[Step, ...]) -> tuple[spec.StepSpec, ...]:
+        return tuple([self.compile(step, f"{step.kind}_{position}") for position, step in enumerate(steps)])
+
+    def _node(self, node: Node[..., Any]) -> spec.NodeSpec:
+        options = node.options
+        return spec.NodeSpec(
+            name=node.name,
+            function=self._index(node.fn),
+            retries=options.retries,
+            timeout=options.timeout,
+            memory=options.memory,
+            cpus=options.cpus,
+            queue=options.queue,
+            is_async=node.is_async,
+        )
+
+    def _parallel(self, step: Parallel, name: str) -> spec.ParallelSpec:
+        limits = step.limits
+        return spec.ParallelSpec(
+            name=step.name or name,
+            branches=self._compile_all(step.branches),
+            keys=step.keys,
+            max_concurrent=limits.max_concurrent,
+            timeout=limits.timeout,
+            optimize=limits.optimize,
+            on_error=limits.on_error,
+        )
+
+    def _map(self, step: Map, name: str) -> spec.MapSpec:
+        limits = step.limits
+        return spec.MapSpec(
+            name=step.own_name or name,
+            body=self._compile_all((step.body,))[0],
+            max_concurrent=limits.max_concurrent,
+            timeout=limits.timeout,
+            optimize=limits.optimize,
+            on_error=limits.on_error,
+        )
+
+    def _decision(self, step: Decision[..., Any]) -> spec.DecisionSpec:
+        choices = step.choices or {}
+        return spec.DecisionSpec(
+            name=step.name,
+            node=spec.NodeSpec(name=step.name, function=self._index(step.fn), is_async=step.is_async),
+            keys=tuple(choices),
+            # An answer is the best name that a choice without one can have.
+            steps=tuple([self.compile(choice, answer) for answer, choice in choices.items()]),
+        )
+
+    def _index(self, function: Callable[..., Any]) -> int:
+        index = self._indexes.setdefault(id(function), len(self.functions))
+        if index == len(self.functions):
+            self.functions.append(function)
+        return index
+
+
+def _heads(step: Step) -> Iterator[tuple[str, Callable[..., Any]]]:
+    match step:
+        case Node() | Decision():
+            yield step.name, step.fn
+        case Sequence():
+            yield from _heads(step.steps[0])
+        case Parallel():
+            for branch in step.branches:
+                yield from _heads(branch)

@@ -1,0 +1,109 @@
+"""Annotations of functions: what they resolve to, and which values they accept."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
+
+import msgspec
+
+from egregore_dist.workflow import functions
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of ``function``, resolved; never raises.
+
+    A string that cannot be resolved, such as a name imported for type checkers only, stays as it was.
+    """
+    code = functions.underlying(function)
+    local = functions.closure(inspect.unwrap(code))
+    try:
+        return typing.get_type_hints(code, localns=local or None)
+    except Exception:  # a user's annotation can raise anything
+        return _one_by_one(code, local)
+
+
+def _one_by_one(code: Callable[..., Any], local: dict[str, Any]) -> dict[str, Any]:
+    scope = {**vars(builtins), **getattr(inspect.unwrap(code), "__globals__", {}), **local}
+    resolved = {}
+    for name, annotation in getattr(code, "__annotations__", {}).items():
+        probe = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            resolved[name] = typing.get_type_hints(probe, globalns=scope, localns=scope)[name]
+        except Exception:  # as above
+            resolved[name] = annotation if isinstance(annotation, str) else Any
+    return resolved
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation alone, without ``Annotated``, ``NewType`` and type aliases."""
+    annotation = _bare(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(member for part in get_args(annotation) for member in members(part))
+    return (annotation,)
+
+
+def literals(annotation: Any) -> tuple[Any, ...] | None:
+    """The values of a ``Literal``, or of a union of them; None for any other annotation."""
+    parts = members(annotation)
+    if not all(get_origin(part) is Literal for part in parts):
+        return None
+    return tuple(dict.fromkeys(value for part in parts for value in get_args(part)))
+
+
+def accepts_mapping(annotation: Any) -> bool:
+    """Whether some mapping satisfies ``annotation``, as it is or decoded into it."""
+    return any(_member_accepts_mapping(member) for member in members(annotation))
+
+
+def accepts_none(annotation: Any) -> bool:
+    """Whether ``None`` satisfies ``annotation``."""
+    return any(_member_accepts_none(member) for member in members(annotation))
+
+
+def _bare(annotation: Any) -> Any:
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        elif isinstance(annotation, NewType):
+            annotation = annotation.__supertype__
+        elif type(annotation).__name__ == "TypeAliasType":  # the ``type`` statement of Python 3.12
+            annotation = annotation.__value__
+        else:
+            return annotation
+
+
+def _member_accepts_mapping(member: Any) -> bool:
+    if member is None or get_origin(member) is Literal:
+        return False
+    if not _is_definite(member):
+        return True
+    cls = get_origin(member) or member
+    return (
+        typing.is_typeddict(cls)  # first: it refuses issubclass
+        or issubclass(dict, cls)
+        or issubclass(cls, Mapping | msgspec.Struct)
+        or is_dataclass(cls)
+        or hasattr(cls, "__attrs_attrs__")
+        or hasattr(cls, "model_validate")  # pydantic, without importing it
+    )
+
+
+def _member_accepts_none(member: Any) -> bool:
+    if get_origin(member) is Literal:
+        return None in get_args(member)
+    cls = get_origin(member) or member
+    return member is None or not _is_definite(member) or (not typing.is_typeddict(cls) and isinstance(None, cls))
+
+
+def _is_definite(member: Any) -> bool:
+    """Whether ``member`` says what a value must be: not a type variable, a protocol, or an unresolved name."""
+    if get_origin(member) is Literal:
+        return True
+    cls = get_origin(member) or member
+    return isinstance(cls, type) and cls is not Any and not getattr(cls, "_is_protocol", False)

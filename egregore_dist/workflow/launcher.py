@@ -1,0 +1,29 @@
+"""The way from a built workflow to the client that runs it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from egregore_dist.client.run import Run
+    from egregore_dist.workflow.step import Step
+
+
+class Launcher(Protocol):
+    """What runs steps: the client, in all but tests."""
+
+    def run(self, step: Step, data: Any, progress: bool | None) -> Any:
+        """Run ``step`` on ``data``, wait, and return its value."""
+
+    def submit(self, step: Step, data: Any, id: str | None) -> Run:
+        """Start a run of ``step`` on ``data`` and return at once."""
+
+    async def arun(self, step: Step, data: Any) -> Any:
+        """Run ``step`` on ``data`` without blocking the event loop, and return its value."""
+
+
+def current() -> Launcher:
+    """The client's launcher."""
+    # By name and on demand: building a workflow must not import Celery, and imports of the layers go one way.
+    return cast("Launcher", importlib.import_module("egregore_dist.client.launch").launcher)

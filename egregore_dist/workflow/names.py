@@ -1,0 +1,45 @@
+"""Names of nodes, steps and branches: what they may be made of."""
+
+from __future__ import annotations
+
+import re
+
+from egregore_dist import errors
+
+MAX_LENGTH = 128
+
+# Names end up in ledger keys, log lines and web pages, so nothing in them ever needs quoting.
+_VALID = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_LENGTH}}}")
+
+
+def checked(name: object, what: str) -> str:
+    """Return ``name`` if it is a valid name.
+
+    Args:
+        name: the candidate.
+        what: what is being named, for the error, such as ``"node"``.
+
+    Raises:
+        WorkflowError: it is not a string of 1 to 128 letters, digits, ``_``, ``.`` or ``-``.
+    """
+    if not isinstance(name, str):
+        raise errors.WorkflowError(
+            f"the name of a {what} must be a string, not {type(name).__name__}: {shortened(name)}"
+        )
+    if not _VALID.fullmatch(name):
+        raise errors.WorkflowError(
+            f"{shortened(name)} cannot name a {what}: "
+            f"use 1 to {MAX_LENGTH} of the letters A-Z and a-z, the digits, '_', '.' and '-'"
+        )
+    return name
+
+
+def optional(name: object, what: str) -> str | None:
+    """Like `checked`, and ``None`` stays ``None``."""
+    return None if name is None else checked(name, what)
+
+
+def shortened(value: object, limit: int = 80) -> str:
+    """The repr of ``value``, cut to ``limit`` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,163 @@
+"""Nodes: functions with a name and options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overload
+
+import msgspec
+
+from egregore_dist import errors
+from egregore_dist.workflow import checks, functions, names
+from egregore_dist.workflow.step import Step
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_UNITS = {"": 1}
+_UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate(["", "K", "M", "G", "T"])}
+_UNITS |= {f"{prefix}IB": 1024**power for power, prefix in enumerate(["K", "M", "G", "T"], start=1)}
+_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node asks of the cluster.
+
+    Attributes:
+        retries: how often it is tried again after a failure.
+        timeout: seconds for one attempt, or None.
+        memory: bytes that it needs, or None for what is learned.
+        cpus: cores that it needs, or None for one.
+        queue: the Celery queue whose workers run it, or None for the default.
+    """
+
+    retries: int = 0
+    timeout: float | None = None
+    memory: int | None = None
+    cpus: float | None = None
+    queue: str | None = None
+
+
+class Node(Step, Generic[P, R]):
+    """A user's function with a name and options; calling it runs the plain function, here.
+
+    Attributes:
+        fn: the function.
+        name: its name in results, errors and logs.
+        options: what it asks of the cluster.
+        is_async: whether it is an ``async def``.
+    """
+
+    kind: ClassVar[str] = "node"
+    name: str
+    fn: Callable[P, R]
+    options: Options
+    is_async: bool
+
+    def __init__(self, fn: Callable[P, R], name: str | None = None, options: Options | None = None) -> None:
+        function = functions.checked(fn, "node" if name is None else f"node {name!r}")
+        self._init(**functions.wrapper_attributes(function, type(self)))
+        self._init(
+            fn=function,
+            name=functions.own_name(function, "node") if name is None else names.checked(name, "node"),
+            options=options or Options(),
+            is_async=functions.is_async(function),
+        )
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the plain function, in this process."""
+        return self.fn(*args, **kwargs)
+
+    @property
+    def nesting(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return f"node({self.name!r})"
+
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
+        # A node that its module holds travels as a reference, like a function. Its parts would copy the function
+        # instead: pickle looks for the function under its name, and finds the node there.
+        return functions.global_name(self) or super().__reduce_ex__(protocol)
+
+
+class NodeDecorator(Protocol):
+    """Makes nodes of functions."""
+
+    def __call__(self, function: Callable[P, R], /) -> Node[P, R]:
+        """Make a node of ``function``."""
+
+
+@overload
+def node(name: Callable[P, R], /) -> Node[P, R]: ...
+
+
+@overload
+def node(
+    name: str | None = None,
+    *,
+    retries: int = 0,
+    timeout: float | None = None,
+    memory: int | str | None = None,
+    cpus: float | None = None,
+    queue: str | None = None,
+) -> NodeDecorator: ...
+
+
+def node(
+    name: Any = None,
+    *,
+    retries: int = 0,
+    timeout: float | None = None,
+    memory: int | str | None = None,
+    cpus: float | None = None,
+    queue: str | None = None,
+) -> Any:
+    """Make a node of a function: ``@node``, ``@node("name", ...)`` or ``node("name")(function)``.
+
+    Args:
+        name: the name of the node; by default that of the function.
+        retries: how often it is tried again after a failure.
+        timeout: seconds for one attempt.
+        memory: what it needs, in bytes or as a string such as ``"2GB"`` or ``"512MiB"``.
+        cpus: how many cores it needs.
+        queue: the Celery queue whose workers run it.
+
+    Raises:
+        WorkflowError: the name, an option or the function is not valid.
+    """
+    if name is not None and not isinstance(name, str):
+        if not callable(name):
+            raise errors.WorkflowError(
+                f"node() takes a name or a function, not {names.shortened(name)}: @node('a_name') or @node"
+            )
+        return Node(name)
+    if name is not None:
+        names.checked(name, "node")
+    where = "node" if name is None else f"node {name!r}"
+    options = Options(
+        retries=checks.whole_number(retries, f"{where}: retries", least=0),
+        timeout=None if timeout is None else checks.positive_number(timeout, f"{where}: timeout (seconds)"),
+        memory=None if memory is None else _bytes(memory, f"{where}: memory"),
+        cpus=None if cpus is None else checks.positive_number(cpus, f"{where}: cpus"),
+        queue=names.optional(queue, f"queue ({where})"),
+    )
+
+    def decorate(function: Callable[P, R], /) -> Node[P, R]:
+        return Node(function, name, options)
+
+    return decorate
+
+
+def _bytes(memory: object, where: str) -> int:
+    if not isinstance(memory, str):
+        return checks.whole_number(memory, f"{where} (bytes)", least=1)
+    match = _MEMORY.fullmatch(memory)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    amount = int(float(match[1]) * unit) if match and unit else 0
+    if amount < 1:
+        raise errors.WorkflowError(
+            f"{where}: {names.shortened(memory)} is no amount of memory; write '2GB' or '512MiB'"
+        )
+    return amount

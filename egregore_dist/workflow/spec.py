@@ -1,0 +1,110 @@
+"""A workflow as data: plain tagged structs, no code.
+
+A *path* is the way from the root of a spec to one of its steps: a tuple of child positions.
+Functions are named by their index in the workflow's table of functions, which travels beside the spec.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+VERSION = 1
+
+OnError = Literal["cancel", "collect"]
+Path = tuple[int, ...]
+
+
+class NodeSpec(msgspec.Struct, frozen=True, tag="node", omit_defaults=True):
+    """A user's function with a name and options. ``memory`` in bytes, ``timeout`` in seconds."""
+
+    name: str
+    function: int
+    retries: int = 0
+    timeout: float | None = None
+    memory: int | None = None
+    cpus: float | None = None
+    queue: str | None = None
+    is_async: bool = False
+
+
+class SequenceSpec(msgspec.Struct, frozen=True, tag="sequence", omit_defaults=True):
+    """Steps one after the other, each fed with the value of the one before."""
+
+    name: str
+    steps: tuple[StepSpec, ...]
+
+
+class ParallelSpec(msgspec.Struct, frozen=True, tag="parallel", omit_defaults=True):
+    """Branches that run at once on one input; ``keys`` are their names, in the same order."""
+
+    name: str
+    branches: tuple[StepSpec, ...]
+    keys: tuple[str, ...]
+    max_concurrent: int | None = None
+    timeout: float | None = None
+    optimize: bool = True
+    on_error: OnError = "cancel"
+
+
+class MapSpec(msgspec.Struct, frozen=True, tag="map", omit_defaults=True):
+    """One branch per item of the incoming list or mapping, each running ``body``."""
+
+    name: str
+    body: StepSpec
+    max_concurrent: int | None = None
+    timeout: float | None = None
+    optimize: bool = True
+    on_error: OnError = "cancel"
+
+
+class DecisionSpec(msgspec.Struct, frozen=True, tag="decision", omit_defaults=True):
+    """A function whose answer is a key of ``keys``; the step at the same place gets the decision's own input."""
+
+    name: str
+    node: NodeSpec
+    keys: tuple[str, ...]
+    steps: tuple[StepSpec, ...]
+
+
+StepSpec = NodeSpec | SequenceSpec | ParallelSpec | MapSpec | DecisionSpec
+BlockSpec = ParallelSpec | MapSpec
+
+
+class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A whole workflow, as it is stored with each of its runs."""
+
+    name: str
+    root: StepSpec
+    version: int = VERSION
+
+
+def children(step: StepSpec) -> tuple[StepSpec, ...]:
+    """The steps directly inside ``step``; a map has one, its body."""
+    match step:
+        case SequenceSpec() | DecisionSpec():
+            return step.steps
+        case ParallelSpec():
+            return step.branches
+        case MapSpec():
+            return (step.body,)
+        case NodeSpec():
+            return ()
+
+
+def step_at(root: StepSpec, path: Path) -> StepSpec:
+    """The step that ``path`` leads to."""
+    for position in path:
+        root = children(root)[position]
+    return root
+
+
+def encode(workflow: WorkflowSpec) -> bytes:
+    """The spec as MessagePack."""
+    return msgspec.msgpack.encode(workflow)
+
+
+def decode(raw: bytes) -> WorkflowSpec:
+    """The spec that ``raw`` holds. Raises `msgspec.ValidationError` where it holds none."""
+    return msgspec.msgpack.decode(raw, type=WorkflowSpec)

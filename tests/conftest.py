@@ -1,0 +1,32 @@
+"""What every test has: no settings from outside, and one profile for the property tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+# No deadline: the machine is shared, and slowness of one example says nothing.
+hypothesis.settings.register_profile("egregore", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("egregore")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_from_outside() -> Iterator[None]:
+    """Remove the developer's own ``EGREGORE_*`` variables, for fixtures of every scope."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("EGREGORE_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _settings_stay_in_their_test(_no_settings_from_outside: None) -> Iterator[None]:
+    """Take back the ``EGREGORE_*`` variables that the code under test has set."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("EGREGORE_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("EGREGORE_") and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)

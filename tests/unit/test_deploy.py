@@ -1,0 +1,301 @@
+"""What is shipped for deployment keeps its promises, as far as the files tell."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "worker" / "Dockerfile").read_text().replace("\\\n", " ")
+VALKEY = dict(
+    line.split(maxsplit=1)
+    for line in (ROOT / "deploy" / "valkey.conf").read_text().splitlines()
+    if line and not line.startswith("#")
+)
+
+
+def instructions(stage: int) -> list[tuple[str, str]]:
+    """The instructions of one stage of the image, as (name, arguments)."""
+    stages = re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)[1:]
+    lines = [line for line in stages[stage].splitlines() if line and not line.startswith("#")]
+    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in lines)]
+
+
+@pytest.fixture
+def unit() -> dict[str, str]:
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(ROOT / "deploy" / "systemd" / "egregore-worker.service")
+    return {**parser["Unit"], **parser["Service"]}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_is_confined(name: str) -> None:
+    """Each container has a read-only root, no capabilities, no new privileges, limits and a health check."""
+    service = SERVICES[name]
+    limits = service["deploy"]["resources"]["limits"]
+
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"memory", "pids", "cpus"} <= set(limits)
+    assert service["healthcheck"]["test"]
+    assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc"} & set(service)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_runs_as_root(name: str) -> None:
+    """Each container's user is a number other than 0, given by the compose file or by the image."""
+    user = SERVICES[name].get("user") or dict(instructions(1))["USER"]
+
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+
+
+def test_ports_are_on_loopback_only() -> None:
+    """Every published port is bound to 127.0.0.1."""
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+
+    assert ports == ["127.0.0.1:6379:6379"]
+
+
+def test_there_are_two_workers() -> None:
+    """The compose file starts two workers, after the server is healthy."""
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+    assert SERVICES["worker"]["depends_on"] == {"valkey": {"condition": "service_healthy"}}
+
+
+def test_the_password_is_a_file_that_is_not_in_the_repository() -> None:
+    """The password comes from a secret file that git and the image build ignore, never from the environment."""
+    assert COMPOSE["secrets"] == {"broker_password": {"file": "./secrets/broker_password"}}
+    for service in SERVICES.values():
+        assert service["secrets"] == ["broker_password"]
+        assert not [name for name in service.get("environment", {}) if name.endswith(("PASSWORD", "SECRET", "_URL"))]
+    ignored = subprocess.run(["git", "check-ignore", "-q", "secrets/broker_password"], cwd=ROOT, check=False)
+    assert ignored.returncode == 0
+    assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
+
+
+def test_the_password_is_in_no_argument() -> None:
+    """The server reads its password from a file; only shell builtins ever hold it."""
+    shell, options, script = SERVICES["valkey"]["command"]
+    lines = script.strip().splitlines()
+
+    assert (shell, options) == ("sh", "-euc")
+    assert lines[0] == "umask 077"
+    assert lines[-1] == "exec valkey-server /etc/valkey/valkey.conf"
+    assert [line.split()[0] for line in lines if "broker_password" in line] == ["printf"]
+    assert "requirepass" not in lines[-1]
+    assert "-a " not in SERVICES["valkey"]["healthcheck"]["test"][1]
+
+
+def test_the_shell_script_writes_what_the_server_includes(tmp_path: Path) -> None:
+    """The start script puts the password, readable by its owner only, where the configuration includes it."""
+    (tmp_path / "broker_password").write_text("s3cret\n")
+    script = "\n".join(SERVICES["valkey"]["command"][2].strip().splitlines()[:-1]).replace("$$", "$")
+    script = script.replace("/run/secrets", str(tmp_path)).replace("/run/valkey", str(tmp_path))
+    subprocess.run(["sh", "-euc", script], check=True)
+    written = tmp_path / Path(VALKEY["include"]).name
+
+    assert written.read_text() == 'requirepass "s3cret"\n'
+    assert written.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_server_keeps_what_it_acknowledged() -> None:
+    """The server of the compose file logs its writes, never evicts, and stays in protected mode."""
+    wanted = {
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": '""',
+        "maxmemory-policy": "noeviction",
+        "protected-mode": "yes",
+        "dir": "/data",
+    }
+
+    assert {name: VALKEY.get(name) for name in wanted} == wanted
+    assert "requirepass" not in VALKEY
+    assert "valkey-data:/data" in SERVICES["valkey"]["volumes"]
+
+
+def test_the_image_is_small_and_not_root() -> None:
+    """The last stage is slim, has no package installer, and ends as a user that is not root."""
+    final = instructions(1)
+    scripts = " ".join(rest for name, rest in final if name == "RUN")
+
+    assert [rest.split()[0] for name, rest in instructions(0) + final if name == "FROM"] == ["python:3.12-slim"] * 2
+    assert "pip uninstall" in scripts
+    assert not re.search(r"apt|pip install|gcc|build-essential", scripts)
+    assert dict(final)["USER"] == "10001:10001"
+    assert [name for name, _ in final].index("USER") > max(i for i, (name, _) in enumerate(final) if name == "RUN")
+
+
+def test_the_image_knows_its_health() -> None:
+    """The image has a health check and an entry point in exec form, and copies both files."""
+    final = dict(instructions(1))
+    copied = " ".join(rest for name, rest in instructions(1) if name == "COPY")
+
+    assert final["HEALTHCHECK"].endswith('CMD ["python", "/app/healthcheck.py"]')
+    assert SERVICES["worker"]["healthcheck"]["test"] == ["CMD", "python", "/app/healthcheck.py"]
+    assert final["ENTRYPOINT"] == '["python", "/app/entrypoint.py"]'
+    assert "worker/entrypoint.py worker/healthcheck.py /app/" in copied
+
+
+def test_what_the_image_copies_is_not_ignored() -> None:
+    """Everything that the image copies from the repository passes .dockerignore."""
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copies = [rest for stage in (0, 1) for name, rest in instructions(stage) if name == "COPY" and "--from" not in rest]
+
+    assert {source.split("/")[0] for copy in copies for source in copy.split()[:-1]} == allowed
+
+
+def test_worker_is_no_package() -> None:
+    """The folder worker/ cannot be imported, as it would shadow a user's module of that name."""
+    assert not (ROOT / "worker" / "__init__.py").exists()
+
+
+def test_the_unit_restarts_and_stops_gently(unit: dict[str, str]) -> None:
+    """The systemd unit always restarts, and gives running branches time before it kills."""
+    assert unit["Restart"] == "always"
+    assert unit["StartLimitIntervalSec"] == "0"
+    assert unit["KillMode"] == "mixed"
+    assert int(unit["TimeoutStopSec"]) >= 30
+
+
+def test_the_unit_is_hardened(unit: dict[str, str]) -> None:
+    """The systemd unit is confined, not root, and has its secrets from a file."""
+    hardened = {
+        "NoNewPrivileges": "yes",
+        "CapabilityBoundingSet": "",
+        "ProtectSystem": "strict",
+        "ProtectHome": "yes",
+        "PrivateTmp": "yes",
+        "PrivateDevices": "yes",
+        "ProtectKernelTunables": "yes",
+        "ProtectKernelModules": "yes",
+        "ProtectControlGroups": "yes",
+        "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
+        "RestrictSUIDSGID": "yes",
+        "SystemCallFilter": "@system-service",
+        "User": "egregore",
+        "EnvironmentFile": "/etc/egregore/worker.env",
+    }
+
+    assert {name: unit.get(name) for name in hardened} == hardened
+    assert "Environment" not in unit
+    assert "MemoryMax" in unit
+    assert "://" not in unit["ExecStart"]
+
+
+PROBE = """
+import json, os, sys
+sys.path.insert(0, sys.argv.pop(1))
+import entrypoint
+os.execve = lambda path, arguments, environ: print(json.dumps([arguments, dict(environ)]))
+entrypoint.main()
+"""
+
+
+def start(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the entry point with nothing but ``environ``; instead of becoming the worker it prints what it would be."""
+    command = [sys.executable, "-c", PROBE, str(ROOT / "worker"), *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def password(tmp_path: Path) -> Path:
+    file = tmp_path / "password"
+    file.touch(mode=0o400)
+    file.chmod(0o600)
+    file.write_text("p@ss/word\n")
+    return file
+
+
+def test_the_entry_point_makes_the_url(password: Path) -> None:
+    """The password goes, quoted, into the worker's environment and not into its arguments."""
+    done = start(
+        "--concurrency",
+        "4",
+        EGREGORE_BROKER_HOST="valkey",
+        EGREGORE_BROKER_PASSWORD_FILE=str(password),
+        EGREGORE_WORKER_NAME="w1",
+    )
+    arguments, environ = yaml.safe_load(done.stdout)
+
+    assert arguments[1:] == ["-m", "egregore_dist", "worker", "--name", "w1", "--concurrency", "4"]
+    assert environ["EGREGORE_BROKER_URL"] == "redis://:p%40ss%2Fword@valkey:6379/0"
+    assert environ["EGREGORE_WORKER_NAME"] == "w1"
+
+
+def test_a_given_url_is_kept() -> None:
+    """EGREGORE_BROKER_URL, when set, is used as it is; the name defaults to the host's."""
+    arguments, environ = yaml.safe_load(start(EGREGORE_BROKER_URL="rediss://:x@h:1/0").stdout)
+
+    assert environ["EGREGORE_BROKER_URL"] == "rediss://:x@h:1/0"
+    assert arguments[5] == environ["EGREGORE_WORKER_NAME"] != ""
+
+
+def test_tls_is_a_setting(password: Path) -> None:
+    """EGREGORE_BROKER_TLS=yes makes a rediss URL."""
+    done = start(
+        EGREGORE_BROKER_HOST="h",
+        EGREGORE_BROKER_PORT="6380",
+        EGREGORE_BROKER_TLS="yes",
+        EGREGORE_BROKER_PASSWORD_FILE=str(password),
+    )
+
+    assert yaml.safe_load(done.stdout)[1]["EGREGORE_BROKER_URL"].startswith("rediss://:p%40ss%2Fword@h:6380")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"EGREGORE_BROKER_HOST": ""}, "set EGREGORE_BROKER_URL, or EGREGORE_BROKER_HOST"),
+        ({"EGREGORE_BROKER_PORT": "http"}, "must be a number"),
+        ({"EGREGORE_BROKER_TLS": "true"}, "must be yes or no"),
+        ({"EGREGORE_BROKER_PASSWORD_FILE": ""}, "set EGREGORE_BROKER_PASSWORD_FILE"),
+        ({"EGREGORE_BROKER_PASSWORD_FILE": "/nowhere"}, "No such file"),
+        ({"EGREGORE_BROKER_PASSWORD_FILE": "/dev/null"}, "open to others"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(password: Path, change: dict[str, str], said: str) -> None:
+    """A container that cannot start says why in one line, without a traceback."""
+    environ = {"EGREGORE_BROKER_HOST": "h", "EGREGORE_BROKER_PASSWORD_FILE": str(password), **change}
+    done = start(**environ)
+
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "p@ss" not in done.stderr
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
+def test_an_open_password_file_is_refused(password: Path, mode: int) -> None:
+    """A password file that others can read or write is refused."""
+    password.chmod(mode)
+    done = start(EGREGORE_BROKER_HOST="h", EGREGORE_BROKER_PASSWORD_FILE=str(password))
+
+    assert done.returncode == 1
+    assert "open to others: make it 0440 or 0400" in done.stderr
+
+
+def test_the_health_check_is_one_clear_line(password: Path) -> None:
+    """Without a server the health check fails with one line that holds no password."""
+    command = [sys.executable, str(ROOT / "worker" / "healthcheck.py")]
+    environ = {
+        "EGREGORE_BROKER_HOST": "127.0.0.1",
+        "EGREGORE_BROKER_PORT": "1",
+        "EGREGORE_BROKER_PASSWORD_FILE": str(password),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr == "unhealthy: the ledger cannot be reached: ConnectionError\n"

@@ -1,0 +1,371 @@
+"""Values as MessagePack: what travels, what does not, and assembly without decoding."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import math
+import pathlib
+import threading
+import uuid
+from typing import Any, NamedTuple
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egregore_dist import errors
+from egregore_dist.wire import codec
+
+WHERE = "the value returned by node 'load'"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+    y: Any = 0
+
+
+class Order(msgspec.Struct):
+    id: int
+    lines: Any = ()
+
+
+class Model(pydantic.BaseModel):
+    name: str
+    extra: Any = None
+
+
+class Link(pydantic.BaseModel):
+    url: pydantic.HttpUrl
+
+
+class Pair(NamedTuple):
+    left: int
+    right: Any
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Whole(int):
+    pass
+
+
+class Real(float):
+    pass
+
+
+def journey(value: Any) -> Any:
+    return codec.decode(codec.encode(value, where=WHERE))
+
+
+keys = st.recursive(
+    st.none() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary() | st.booleans(),
+    lambda inner: st.tuples(inner, inner),
+    max_leaves=4,
+)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(keys, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(plain)
+def test_plain_data_comes_back_as_it_went(value: Any) -> None:
+    """Plain data, with any hashable plain keys, comes back equal."""
+    assert journey(value) == value
+
+
+@given(st.binary())
+def test_any_bytes_decode_or_are_refused(raw: bytes) -> None:
+    """Whatever bytes are stored, decoding gives a value or an EncodingError."""
+    try:
+        codec.decode(raw)
+    except errors.EncodingError as refusal:
+        assert "not well-formed" in str(refusal)
+
+
+@pytest.mark.parametrize("key", [1, -1, None, True, 1.5, "1", b"1", (1, "a"), (1, (2, None))])
+def test_keys_keep_their_types(key: Any) -> None:
+    """A key that is not text stays what it was."""
+    (back,) = journey({key: "value"})
+
+    assert (back, type(back)) == (key, type(key))
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        (Point(1, 2), {"x": 1, "y": 2}),
+        (Order(1, [2]), {"id": 1, "lines": [2]}),
+        (Model(name="a", extra={1, 1}), {"name": "a", "extra": [1]}),
+        (Link(url="https://example.com/a"), {"url": "https://example.com/a"}),
+        (Pair(1, "b"), [1, "b"]),
+        (Colour.RED, "red"),
+        ((1, 2), [1, 2]),
+        ({1}, [1]),
+        (frozenset({1}), [1]),
+        (b"\x00\xff", b"\x00\xff"),
+        (bytearray(b"a"), b"a"),
+        (memoryview(b"a"), b"a"),
+        (dt.date(2026, 1, 2), "2026-01-02"),
+        (dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC), dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC)),
+        (dt.datetime(2026, 1, 2, 3), "2026-01-02T03:00:00"),  # noqa: DTZ001  # naive on purpose
+        (dt.time(1, 2), "01:02:00"),
+        (dt.timedelta(minutes=1), "PT60S"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (decimal.Decimal("1.10"), "1.10"),
+        (Text("a"), "a"),
+        (Whole(1), 1),
+        (Real(1.5), 1.5),
+        (collections.OrderedDict(a=1), {"a": 1}),
+        (collections.defaultdict(list, a=[1]), {"a": [1]}),
+        ([Point(1, [Model(name="b")])], [{"x": 1, "y": [{"name": "b", "extra": None}]}]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_rich_values_travel_as_plain_ones(value: Any, seen: Any) -> None:
+    """What a rich value is on the wire, before any annotation asks for its type."""
+    assert journey(value) == seen
+
+
+def test_an_array_scalar_travels_as_its_item() -> None:
+    """A numpy scalar is recognised without numpy, and travels as the Python number it holds."""
+    scalar = type("int64", (), {"__module__": "numpy", "shape": (), "item": lambda self: 7})
+
+    assert journey({"n": scalar()}) == {"n": 7}
+
+
+def test_not_a_number_stays_not_a_number() -> None:
+    """NaN and the infinities travel."""
+    back = journey([math.nan, math.inf, -math.inf])
+
+    assert math.isnan(back[0])
+    assert back[1:] == [math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, -(2**63)])
+def test_the_largest_integers_travel(number: int) -> None:
+    """Integers of 64 bits travel, up to the last."""
+    assert journey(number) == number
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
+def test_larger_integers_are_refused(number: int) -> None:
+    """One beyond 64 bits is refused, with the way out."""
+    with pytest.raises(errors.EncodingError, match=r"int at \['n'\]\. Integers must lie within 64 bits.*str\(value\)"):
+        codec.encode({"n": number}, where=WHERE)
+
+
+class _Array:
+    """Looks like an array of numpy."""
+
+    def tolist(self) -> list[int]:
+        return []
+
+
+_Array.__module__ = "numpy"
+_Array.__qualname__ = "ndarray"
+
+
+@dataclasses.dataclass
+class Holder:
+    inside: Any
+
+
+@pytest.mark.parametrize(
+    ("value", "named", "cure"),
+    [
+        (_Array(), r"numpy\.ndarray", r"\.tolist\(\)"),
+        ((n for n in ()), "generator", r"list\(value\)"),
+        (range(3), "range", r"list\(value\)"),
+        (collections.deque(), r"collections\.deque", r"list\(value\)"),
+        ({}.keys(), "dict_keys", r"list\(value\)"),
+        (ValueError("x"), "ValueError", r"str\(exception\)"),
+        (len, "builtin_function_or_method", "Code does not travel"),
+        (Point, "type", "Code does not travel"),
+        (pathlib.Path("a"), "Path", r"str\(path\)"),
+        (threading.Lock(), "lock", "plain data"),
+        (1j, "complex", "plain data"),
+        (object(), "object", "plain data"),
+        ("\ud800", "str", "surrogates"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize(
+    ("wrap", "path"),
+    [
+        (lambda value: value, ""),
+        (lambda value: {"rows": [0, 1, 2, value]}, r" at \['rows'\]\[3\]"),
+        (lambda value: [Holder({7: (value,)})], r" at \[0\]\.inside\[7\]\[0\]"),
+        (lambda value: Model(name="a", extra=[value]), r" at \.extra\[0\]"),
+        (lambda value: Order(1, {"k": value}), r" at \.lines\['k'\]"),
+    ],
+    ids=["bare", "dict", "dataclass", "model", "struct"],
+)
+def test_what_cannot_travel_is_named(value: Any, named: str, cure: str, wrap: Any, path: str) -> None:
+    """The error says where the value came from, the type inside, its path and the cure."""
+    with pytest.raises(errors.EncodingError, match=rf"^{WHERE} cannot be encoded: .*{named}{path}\. .*{cure}"):
+        codec.encode(wrap(value), where=WHERE)
+
+
+def test_a_coroutine_is_named() -> None:
+    """A coroutine that was not awaited says so."""
+
+    async def forgotten() -> None: ...
+
+    coroutine = forgotten()
+    try:
+        with pytest.raises(errors.EncodingError, match=r"coroutine.*Await it"):
+            codec.encode(coroutine, where=WHERE)
+    finally:
+        coroutine.close()
+
+
+def test_a_value_inside_itself_is_refused() -> None:
+    """A cycle ends in an error, not in a crash."""
+    cycle: list[Any] = []
+    cycle.append(cycle)
+
+    with pytest.raises(
+        errors.EncodingError, match=r"load' cannot be encoded: it is nested too deeply, or contains itself"
+    ):
+        codec.encode(cycle, where=WHERE)
+
+
+def test_deep_nesting_is_refused_on_both_ways() -> None:
+    """Too deep a value is refused when it is encoded, and when it is decoded."""
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+
+    with pytest.raises(errors.EncodingError, match="nested too deeply"):
+        codec.encode(deep, where=WHERE)
+    with pytest.raises(errors.EncodingError, match="not well-formed"):
+        codec.decode(b"\x91" * 5000 + b"\x90")
+
+
+@pytest.mark.parametrize("key", [Point(1), (1, Point(1))])
+def test_a_key_that_no_reader_can_hash_is_refused_at_its_source(key: Any) -> None:
+    """A record as a key would come back as a mapping, which cannot be a key."""
+    with pytest.raises(errors.EncodingError, match=r"load' could not be read back.*keys"):
+        codec.encode({key: 1}, where=WHERE)
+
+
+def test_a_payload_at_its_limit_travels() -> None:
+    """The limit is inclusive."""
+    raw = codec.encode("x" * 100, where=WHERE)
+
+    assert codec.encode("x" * 100, where=WHERE, limit=len(raw)) == raw
+
+
+def test_a_payload_over_its_limit_is_refused() -> None:
+    """One byte more is refused, naming size, limit and setting."""
+    size = len(codec.encode("x" * 100, where=WHERE))
+
+    with pytest.raises(errors.PayloadTooLarge, match=rf"load' takes {size} bytes.*{size - 1}.*EGREGORE_PAYLOAD_LIMIT"):
+        codec.encode("x" * 100, where=WHERE, limit=size - 1)
+
+
+def failed(branch: Any = "b") -> errors.BranchError:
+    return errors.BranchError(
+        branch, kind="timeout", type="ValueError", message="no", node="n", traceback="Traceback", attempt=3
+    )
+
+
+@pytest.mark.parametrize("branch", ["b", 3, None, (1, "a")])
+def test_a_failed_branch_travels_as_itself(branch: Any) -> None:
+    """A BranchError comes back as one, anywhere inside a value, with all its attributes."""
+    back = journey({"good": 1, "bad": [failed(branch)]})["bad"][0]
+
+    assert type(back) is errors.BranchError
+    assert vars(back) == vars(failed(branch))
+    assert str(back) == str(failed(branch))
+
+
+def test_foreign_extensions_come_back_as_they_went() -> None:
+    """A MessagePack extension of somebody else is neither read nor lost."""
+    back = journey(msgspec.msgpack.Ext(5, b"theirs"))
+
+    assert (back.code, bytes(back.data)) == (5, b"theirs")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\xc1", b"\xc4\x05a", b"\x01\x01", b"\xd4\x01\x90", b"\x81\x80\x01", b"\xa1\xff"]
+)
+def test_malformed_data_is_refused(raw: bytes) -> None:
+    """Damaged data is one error of this package, whatever is wrong with it."""
+    with pytest.raises(errors.EncodingError, match="not well-formed"):
+        codec.decode(raw)
+
+
+@given(st.lists(plain, max_size=5))
+def test_a_joined_list_is_the_list(values: list[Any]) -> None:
+    """Joining encoded items gives the encoded list, and splitting gives the items back."""
+    raws = [codec.encode(value, where=WHERE) for value in values]
+    joined = codec.join_list(raws)
+
+    assert joined == codec.encode(values, where=WHERE)
+    assert codec.split(joined) == list(enumerate(raws))
+
+
+@given(st.dictionaries(keys, plain, max_size=5))
+def test_a_joined_mapping_is_the_mapping(values: dict[Any, Any]) -> None:
+    """Joining encoded entries gives the encoded mapping, in order, and splitting gives the entries back."""
+    pairs = [(key, codec.encode(value, where=WHERE)) for key, value in values.items()]
+    joined = codec.join_mapping(pairs)
+
+    assert joined == codec.encode(values, where=WHERE)
+    assert codec.split(joined) == pairs
+
+
+def test_two_entries_of_one_key_are_refused() -> None:
+    """A joined mapping never drops an entry in silence."""
+    with pytest.raises(errors.EncodingError, match="one key"):
+        codec.join_mapping([("a", b"\x01"), ("a", b"\x02")])
+
+
+def test_a_key_that_cannot_travel_is_named() -> None:
+    """A joined mapping says which key it cannot encode."""
+    with pytest.raises(errors.EncodingError, match="keys of a mapping cannot be encoded: object"):
+        codec.join_mapping([("a", b"\x01"), (object(), b"\x02")])
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 70000])
+def test_long_blocks_split(size: int) -> None:
+    """Every size of list and mapping header splits."""
+    raws = [b"\x01"] * size
+
+    assert len(codec.split(codec.join_list(raws))) == size
+    assert len(codec.split(codec.join_mapping(list(enumerate(raws))))) == size
+
+
+@pytest.mark.parametrize(
+    ("value", "came"), [(7, "int"), ("text", "str"), (None, "NoneType"), (failed(), "BranchError")]
+)
+def test_only_lists_and_mappings_split(value: Any, came: str) -> None:
+    """Anything else says what came instead."""
+    with pytest.raises(errors.EncodingError, match=rf"a list or a mapping is needed here.*but {came} came"):
+        codec.split(codec.encode(value, where=WHERE))
+
+
+def test_a_failed_branch_survives_a_join() -> None:
+    """An entry that failed stays a BranchError in the joined mapping."""
+    joined = codec.join_mapping([("a", codec.encode(1, where=WHERE)), ("b", codec.encode(failed(), where=WHERE))])
+
+    back = codec.decode(joined)
+
+    assert back["a"] == 1
+    assert vars(back["b"]) == vars(failed())

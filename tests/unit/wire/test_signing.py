@@ -1,0 +1,153 @@
+"""Signatures: right, wrong, absent, tampered with, rotated."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egregore_dist import errors
+from egregore_dist.wire import signing
+
+OLD = b"the old secret of tests"
+NEW = b"the new secret of tests"
+signer = signing.Signer([NEW])
+ENVELOPE = signer.sign("code", b"payload")
+
+
+@given(st.text(), st.binary())
+def test_what_was_signed_opens(purpose: str, payload: bytes) -> None:
+    """Whoever knows the secret opens what was signed with it."""
+    assert signing.Signer([NEW]).open(purpose, signer.sign(purpose, payload)) == payload
+
+
+@given(st.integers(0, len(ENVELOPE) - 1), st.integers(1, 255))
+def test_a_changed_byte_is_noticed(position: int, change: int) -> None:
+    """Whichever byte is changed, and to whatever, the envelope does not open."""
+    forged = bytearray(ENVELOPE)
+    forged[position] ^= change
+
+    with pytest.raises(errors.CodeError):
+        signer.open("code", bytes(forged))
+
+
+@given(st.binary(min_size=1, max_size=4))
+def test_an_added_byte_is_noticed(more: bytes) -> None:
+    """Nothing can be put before or behind an envelope."""
+    for forged in (ENVELOPE + more, more + ENVELOPE):
+        with pytest.raises(errors.CodeError):
+            signer.open("code", forged)
+
+
+def test_a_cut_envelope_is_malformed() -> None:
+    """Every prefix of an envelope is refused as malformed."""
+    for end in range(len(ENVELOPE)):
+        with pytest.raises(errors.CodeError, match="malformed"):
+            signer.open("code", ENVELOPE[:end])
+
+
+def test_a_second_form_of_an_envelope_is_refused() -> None:
+    """The same content in another encoding is not the same envelope."""
+    key, signature, payload = msgspec.msgpack.decode(ENVELOPE)
+    other = b"\x93" + b"\xd9\x08" + key.encode() + msgspec.msgpack.encode(signature) + msgspec.msgpack.encode(payload)
+
+    assert msgspec.msgpack.decode(other) == [key, signature, payload]
+    with pytest.raises(errors.CodeError, match="malformed"):
+        signer.open("code", other)
+
+
+def test_an_envelope_opens_for_its_purpose_alone() -> None:
+    """What was signed for one purpose cannot be used for another."""
+    with pytest.raises(errors.CodeError, match="signature of the command is wrong"):
+        signer.open("command", ENVELOPE)
+
+
+def test_another_secret_is_named_by_its_key() -> None:
+    """The error of a wrong secret says which key was used, which are known, and the cure."""
+    with pytest.raises(errors.CodeError, match="signed with another secret") as caught:
+        signing.Signer([OLD]).open("code", ENVELOPE)
+
+    assert msgspec.msgpack.decode(ENVELOPE)[0] in str(caught.value)
+    assert "Set EGREGORE_SECRET to the same value on clients and workers" in str(caught.value)
+
+
+def test_a_forged_key_id_does_not_help() -> None:
+    """An envelope that names a known key, but was signed with another, is refused."""
+    forged = signing.Signer([OLD]).sign("code", b"payload")
+    known = signer.sign("code", b"payload")
+    key, signature, payload = msgspec.msgpack.decode(known)
+    stolen = msgspec.msgpack.encode((key, msgspec.msgpack.decode(forged)[1], payload))
+
+    assert signature != msgspec.msgpack.decode(forged)[1]
+    with pytest.raises(errors.CodeError, match="wrong"):
+        signer.open("code", stolen)
+
+
+def test_an_absent_secret_neither_signs_nor_opens() -> None:
+    """Without a secret nothing is signed and nothing opened; both say what to set."""
+    nobody = signing.Signer.from_text(None)
+
+    assert not nobody.can_sign
+    with pytest.raises(errors.CodeError, match="no secret to sign code with.*EGREGORE_SECRET"):
+        nobody.sign("code", b"payload")
+    with pytest.raises(errors.CodeError, match="no secret here.*EGREGORE_SECRET"):
+        nobody.open("code", ENVELOPE)
+
+
+def test_secrets_rotate() -> None:
+    """While both secrets are known both open, and the first one signs; later the old one is refused."""
+    both = signing.Signer([NEW, OLD])
+    old = signing.Signer([OLD])
+
+    assert both.open("code", old.sign("code", b"p")) == b"p"
+    assert signer.open("code", both.sign("code", b"p")) == b"p"
+    with pytest.raises(errors.CodeError, match="another secret"):
+        signer.open("code", old.sign("code", b"p"))
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 15])
+def test_short_secrets_are_refused(text: str) -> None:
+    """A secret of fewer than 16 characters is a configuration error that shows how to make one."""
+    with pytest.raises(errors.ConfigurationError, match="shorter than 16 characters.*token_urlsafe"):
+        signing.Signer.from_text(text)
+    with pytest.raises(errors.ConfigurationError, match="shorter than 16"):
+        signing.Signer([NEW, text.encode()])
+
+
+def test_a_secret_of_sixteen_characters_is_enough() -> None:
+    """The limit is inclusive, and white space around the text does not count."""
+    assert (
+        signing.Signer.from_text("x" * 16 + "\n").open("code", signing.Signer([b"x" * 16]).sign("code", b"p")) == b"p"
+    )
+    with pytest.raises(errors.ConfigurationError):
+        signing.Signer.from_text("x" * 15 + " ")
+
+
+def test_characters_are_counted_not_bytes() -> None:
+    """Fifteen characters are too few, however many bytes they take."""
+    with pytest.raises(errors.ConfigurationError):
+        signing.Signer.from_text("é" * 15)
+
+
+def test_a_comma_in_a_secret_is_refused() -> None:
+    """A list of secrets given as one is a configuration error."""
+    with pytest.raises(errors.ConfigurationError, match="comma"):
+        signing.Signer.from_text("a" * 16 + "," + "b" * 16)
+
+
+def test_no_secret_is_shown() -> None:
+    """Neither repr, nor an error, nor an envelope shows a secret."""
+    with pytest.raises(errors.CodeError) as caught:
+        signing.Signer([OLD]).open("code", ENVELOPE)
+    shown = repr(signer) + str(signer) + str(caught.value) + repr(ENVELOPE)
+
+    assert "secret of tests" not in shown
+    assert repr(signing.Signer([])) == "Signer(keys=[])"
+
+
+@given(st.binary())
+def test_any_bytes_are_refused(raw: bytes) -> None:
+    """What is no envelope is a CodeError, whatever it is."""
+    with pytest.raises(errors.CodeError, match="malformed"):
+        signer.open("code", raw)

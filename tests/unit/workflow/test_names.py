@@ -1,0 +1,44 @@
+"""Names: what may be one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egregore_dist import errors
+from egregore_dist.workflow import names
+
+
+@pytest.mark.parametrize("name", ["a", "A-1_b.c", "9", "x" * 128])
+def test_valid(name: str) -> None:
+    """Letters, digits, dot, dash and underscore, up to 128 of them, are a name."""
+    assert name == names.checked(name, "node")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, "a b", "a/b", "é", "a\n", "a:b", "{a}", "node\x00"])
+def test_invalid(name: str) -> None:
+    """Anything else is refused, and the message says what was being named."""
+    with pytest.raises(errors.WorkflowError, match=r"cannot name a node: use 1 to 128"):
+        names.checked(name, "node")
+
+
+@pytest.mark.parametrize("name", [None, 3, b"a", ["a"]])
+def test_not_a_string(name: object) -> None:
+    """A name of another type is refused with that type."""
+    with pytest.raises(errors.WorkflowError, match=f"must be a string, not {type(name).__name__}"):
+        names.checked(name, "node")
+
+
+@given(st.text(max_size=140))
+def test_agrees_with_the_rule(text: str) -> None:
+    """A text is a name exactly when it matches the documented pattern."""
+    valid = re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", text) is not None
+    try:
+        names.checked(text, "node")
+    except errors.WorkflowError:
+        assert not valid
+    else:
+        assert valid

@@ -1,0 +1,87 @@
+"""The worker container's entry point: settings from the environment and from secret files, then the worker itself.
+
+Beside the ``EGREGORE_*`` settings it understands, instead of ``EGREGORE_BROKER_URL``:
+
+    EGREGORE_BROKER_HOST, EGREGORE_BROKER_PORT (6379), EGREGORE_BROKER_PASSWORD_FILE, EGREGORE_BROKER_TLS (yes or no)
+
+and ``EGREGORE_WORKER_NAME`` (the host's name). Arguments are passed on to ``egregore-dist worker``.
+The password reaches the worker in its environment, never in its arguments, which others can read.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+
+class Misconfigured(Exception):
+    """Raised when the environment cannot make a worker; the message says what to change."""
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The worker's environment: ``given``, completed with its name and the broker's URL.
+
+    Raises:
+        Misconfigured: the broker or its password is missing, or the password lies open.
+    """
+    completed = {**given, "EGREGORE_WORKER_NAME": given.get("EGREGORE_WORKER_NAME") or socket.gethostname()}
+    if not given.get("EGREGORE_BROKER_URL"):
+        completed["EGREGORE_BROKER_URL"] = _broker_url(given)
+    return completed
+
+
+def command(environ: Mapping[str, str], arguments: Sequence[str]) -> list[str]:
+    """The command that the container becomes."""
+    return [sys.executable, "-m", "egregore_dist", "worker", "--name", environ["EGREGORE_WORKER_NAME"], *arguments]
+
+
+def _broker_url(given: Mapping[str, str]) -> str:
+    host = given.get("EGREGORE_BROKER_HOST")
+    if not host:
+        raise Misconfigured("set EGREGORE_BROKER_URL, or EGREGORE_BROKER_HOST and EGREGORE_BROKER_PASSWORD_FILE")
+    port = given.get("EGREGORE_BROKER_PORT") or "6379"
+    if not (port.isascii() and port.isdigit()):
+        raise Misconfigured(f"EGREGORE_BROKER_PORT is {port!r}: it must be a number")
+    tls = given.get("EGREGORE_BROKER_TLS") or "no"
+    if tls not in ("yes", "no"):
+        raise Misconfigured(f"EGREGORE_BROKER_TLS is {tls!r}: it must be yes or no")
+    file = given.get("EGREGORE_BROKER_PASSWORD_FILE")
+    if not file:
+        raise Misconfigured("set EGREGORE_BROKER_PASSWORD_FILE to the file that holds the broker's password")
+    scheme = "rediss" if tls == "yes" else "redis"
+    return f"{scheme}://:{quote(_password(Path(file)), safe='')}@{host}:{port}/0"
+
+
+def _password(file: Path) -> str:
+    try:
+        with file.open() as reading:
+            mode = stat.S_IMODE(os.fstat(reading.fileno()).st_mode)
+            password = reading.read().strip()
+    except OSError as error:
+        raise Misconfigured(f"EGREGORE_BROKER_PASSWORD_FILE {file} cannot be read: {error.strerror}") from None
+    if mode & 0o007:
+        raise Misconfigured(
+            f"EGREGORE_BROKER_PASSWORD_FILE {file} has mode {mode:04o}, open to others: make it 0440 or 0400"
+        )
+    if not password:
+        raise Misconfigured(f"EGREGORE_BROKER_PASSWORD_FILE {file} is empty")
+    return password
+
+
+def main() -> None:
+    """Become the worker."""
+    try:
+        environ = environment(os.environ)
+    except Misconfigured as error:
+        sys.exit(f"egregore-dist: {error}")
+    arguments = command(environ, sys.argv[1:])
+    os.execve(arguments[0], arguments, environ)  # noqa: S606  # the container becomes the worker and gets its signals
+
+
+if __name__ == "__main__":
+    main()
