@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from egregore_dist import LocalCluster
+from tests.support.clusters import Clusters, brokers
+
 # No deadline: the machine is shared, and slowness of one example says nothing.
 hypothesis.settings.register_profile("egregore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("egregore")
@@ -30,3 +33,25 @@ def _settings_stay_in_their_test(_no_settings_from_outside: None) -> Iterator[No
     for name in [name for name in os.environ if name.startswith("EGREGORE_") and name not in before]:
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Clusters]:
+    """The shared clusters: for a test that needs a certain one."""
+    running = Clusters()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=brokers())
+def cluster(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[LocalCluster]:
+    """A running cluster of two workers, as what this process submits to; once for every broker that answers."""
+    with clusters.use(request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def local(clusters: Clusters) -> Iterator[LocalCluster]:
+    """The running cluster on the embedded server: for tests whose subject is not the broker. Do not kill its workers."""
+    with clusters.use("valkey") as running:
+        yield running

@@ -18,6 +18,7 @@ from egregore_dist import errors
 from egregore_dist.wire.leaves import (
     Converter,
     Mismatch,
+    all_of,
     at,
     hashable,
     hints_of,
@@ -49,6 +50,7 @@ _SETS: dict[Any, Callable[[Iterable[Any]], Any]] = {
 }
 _QUALIFIERS = frozenset({"ClassVar", "Final", "NotRequired", "ReadOnly", "Required"})
 _CACHE_SIZE = 4096
+_MANY = 16  # from so many items on, one call for all of them is tried first
 
 # By identity: unions that are equal may differ in the order of their members, and not every annotation can be hashed.
 # The annotation is held, so that its identity stays its own.
@@ -125,7 +127,7 @@ def _compile(hint: Any, within: tuple[Any, ...]) -> Converter | None:
     if kind in _SETS:
         return _set(hint, kind, _compile(args[0], within) if args else None)
     if kind in _LISTS:
-        return _list(hint, kind, _compile(args[0], within))
+        return _list(hint, kind, args[0], _compile(args[0], within))
     if kind in _MAPPINGS:
         return _mapping(hint, _compile(args[0], within), _compile(args[1], within))
     if is_typed_dict(kind):
@@ -168,10 +170,12 @@ def _is_rich(hint: Any, within: tuple[Any, ...]) -> bool:
     return leaf(hint, kind, _converter_of) is not None
 
 
-def _list(hint: Any, kind: Any, item: Converter | None) -> Converter:
+def _list(hint: Any, kind: Any, item_hint: Any, item: Converter | None) -> Converter:
     def build(value: Any) -> Any:
         if isinstance(value, errors.BranchError):
             return value
+        if isinstance(value, list) and len(value) >= _MANY and (built := all_of(value, item_hint)) is not None:
+            return built
         if isinstance(value, (list, tuple)):
             return _items(item, value)
         if isinstance(value, kind) and not isinstance(value, (str, bytes, Mapping)):

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import re
 import sys
 import threading
@@ -21,7 +22,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
 from egregore_dist import errors
-from egregore_dist.wire import leaves, signing
+from egregore_dist.wire import leaves, signing, structs
 from egregore_dist.workflow import hints
 
 CACHE_SIZE = 512
@@ -91,7 +92,7 @@ def ship(fn: Callable[..., Any], signer: signing.Signer) -> Shipped:
     # Never cached: a notebook may have redefined what the function refers to.
     annotations = hints.hints_of(fn)
     try:
-        content = cloudpickle.dumps((fn, annotations, _annotations_of_classes(annotations)))
+        content = _pickled((fn, annotations, _annotations_of_classes(annotations)))
     except Exception as cause:
         raise errors.CodeError(
             f"function {name!r} cannot travel: {type(cause).__name__}: {cause}. "
@@ -100,6 +101,19 @@ def ship(fn: Callable[..., Any], signer: signing.Signer) -> Shipped:
         ) from cause
     blob = signer.sign(_PURPOSE, msgspec.msgpack.encode(_Package(_PYTHON, name, content)))
     return Shipped(f"v:{hashlib.sha256(blob).hexdigest()}", blob)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        is_made = isinstance(obj, structs.StructMeta) and isinstance(reduced, tuple)
+        return structs.reduction(obj, reduced) if is_made else reduced
+
+
+def _pickled(value: Any) -> bytes:
+    with io.BytesIO() as file:
+        _Pickler(file).dump(value)
+        return file.getvalue()
 
 
 class Loader:

@@ -21,6 +21,7 @@ READ_BACK = 2**20
 """Encoded values up to this many bytes are read back at once, so that a key no reader can hash fails at its source."""
 
 _DEEPEST = 32
+_NUMPY_TIMES = ("datetime", "timedelta")  # their items may be bare numbers, without a unit
 _LIMIT = "EGREGORE_PAYLOAD_LIMIT"
 
 
@@ -142,8 +143,10 @@ def _encode_other(value: Any) -> Any:
     if callable(getattr(kind, "model_dump", None)) and hasattr(kind, "model_fields"):
         return value.model_dump(round_trip=True)
     package = kind.__module__.partition(".")[0]
-    if package == "numpy" and getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
-        return value.item()
+    if package == "numpy" and getattr(value, "shape", None) == () and not kind.__name__.startswith(_NUMPY_TIMES):
+        item = value.item()
+        if isinstance(item, (bool, int, float)):
+            return item
     if package in ("pydantic", "pydantic_core") and kind.__name__.endswith(("Url", "Dsn")):
         return str(value)
     raise NotImplementedError

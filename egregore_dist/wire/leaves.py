@@ -64,6 +64,17 @@ def leaf(hint: Any, kind: type, converter_of: ConverterOf) -> Converter | None:
     return None
 
 
+def all_of(values: list[Any], hint: Any) -> list[Any] | None:
+    """Each of ``values`` as ``hint``, a record or a scalar, in one call; None if they must be taken one by one."""
+    kind = typing.get_origin(hint) or hint
+    if not isinstance(kind, type) or not (kind in _SCALARS or (is_record(kind) and not is_model(kind))):
+        return None
+    try:
+        return msgspec.convert(values, list[hint], builtin_types=_BYTES, dec_hook=_decode_other)  # type: ignore[valid-type]
+    except Exception:  # one of them does not fit, or is a BranchError, or msgspec refuses the class
+        return None
+
+
 def is_record(kind: type) -> bool:
     """Whether ``kind`` is a dataclass, a msgspec struct or an attrs class."""
     return dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct) or hasattr(kind, "__attrs_attrs__")

@@ -8,7 +8,7 @@
 --
 -- The block's record: state, name, path, n, limit, running (slots in use, parked branches included), done, failed (the
 -- branch that failed first), late, tracks, next:<track> and stop:<track> (the untouched range),
--- queue:<track>, width:<track>, lanes:<track> (as planned), on_error, input, parent, branch, track (where it hangs), timeout, opened, deadline, ended,
+-- queue:<track>, width:<track>, lanes:<track> (as planned), count:<track>, on_error, input, parent, branch, track (where it hangs), timeout, opened, deadline, ended,
 -- at:<branch> (the child block it stands at), track:<branch> (where there are several), lost:<branch>
 -- (leases lost), hinted (hints sent in vain).
 
@@ -43,7 +43,8 @@ local at = 15
 for t = 0, tonumber(tracks) - 1 do
   local queue, its_width, lanes, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   at = at + 4
-  redis.call('HSET', B, 'queue:' .. t, queue, 'width:' .. t, its_width, 'lanes:' .. t, lanes)
+  redis.call('HSET', B, 'queue:' .. t, queue, 'width:' .. t, its_width, 'lanes:' .. t, lanes,
+    'count:' .. t, count)
   if tracks == '1' then
     redis.call('HSET', B, 'next:0', 0, 'stop:0', count)
   else

@@ -26,8 +26,8 @@ end
 
 local state, n, limit, on_error, parent, its_branch, its_track, deadline = unpack(redis.call('HMGET', B, 'state', 'n',
   'limit', 'on_error', 'parent', 'branch', 'track', 'deadline'))
-local queue, width, lanes, fresh, stop = unpack(redis.call('HMGET', B, 'queue:' .. track, 'width:' .. track,
-  'lanes:' .. track, 'next:' .. track, 'stop:' .. track))
+local queue, width, lanes, of_track, fresh, stop = unpack(redis.call('HMGET', B, 'queue:' .. track, 'width:' .. track,
+  'lanes:' .. track, 'count:' .. track, 'next:' .. track, 'stop:' .. track))
 width = tonumber(width)
 
 -- Lease the branch that a complete block hangs on to this lane, where it may run here; else ask for a collect.
@@ -136,7 +136,8 @@ local todo = stop - fresh + redis.call('LLEN', Q)
 local free = math.huge
 if limit > 0 then free = limit - (tonumber(redis.call('HGET', B, 'running')) - slots) end
 if todo > 0 and free > 0 then
-  local share, most = math.ceil(todo / lanes), math.min(want, width, free)
+  -- A lane of many takes its equal part at once; one of width 1 takes ever less, so that all end at about the same time.
+  local share, most = math.ceil(tonumber(of_track) / lanes), math.min(want, width, free)
   if width == 1 then share, most = math.ceil(todo / (2 * lanes)), want end
   local take = math.min(math.max(1, math.min(most, share)) - held, todo)
   local leases = {}

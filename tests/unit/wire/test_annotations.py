@@ -302,7 +302,7 @@ def test_aware_datetimes_keep_their_instant(value: dt.datetime) -> None:
         Callable[[Point], Point],
         type[Point],
         Annotated[int, "note"],
-        typing.Union[int, "Unresolved"],  # noqa: UP007  # | takes no string
+        Optional["Unresolved"],  # noqa: F821  # what the check reads as a name is text
         list[Any],
     ],
     ids=str,
@@ -382,11 +382,25 @@ def test_a_failed_branch_is_kept_among_rich_ones() -> None:
     """Under on_error="collect", one entry may be a BranchError where the annotation names a record."""
     bad = errors.BranchError("b", message="no")
 
-    for annotation in (dict[str, Point], dict[str, Point | None], dict[str, list[Point]], dict[str, set[int]]):
+    mappings: tuple[Any, ...] = (dict[str, Point], dict[str, Point | None], dict[str, list[Point]], dict[str, set[int]])
+    for annotation in mappings:
         assert codec.convert({"b": bad}, annotation, WHERE)["b"] is bad
     assert codec.convert([{"x": 1}, bad], list[Point], WHERE) == [Point(1), bad]
     for annotation in (Rich, tuple[int, Point], dict[str, Point], Pair, User, bytes, Colour, Either, dt.date):
         assert codec.convert(bad, annotation, WHERE) is bad
+
+
+def test_long_lists_convert_like_short_ones() -> None:
+    """Long lists are converted in one go, and errors, failed branches, instances and odd classes are as in short ones."""
+    long: list[Any] = [{"x": number} for number in range(100)]
+    bad = errors.BranchError("b")
+
+    assert codec.convert(long, list[Point], WHERE) == [Point(number) for number in range(100)]
+    assert codec.convert([*long, bad], list[Point], WHERE)[-1] is bad
+    assert codec.convert(["2026-01-02"] * 100, list[dt.date], WHERE) == [DAY] * 100
+    assert codec.convert([{"choice": [{"x": 1}]}] * 100, list[Either], WHERE) == [Either([Point(1)])] * 100
+    with pytest.raises(errors.BindingError, match=r"at \[100\]: expected Point, got int"):
+        codec.convert([*long, 3], list[Point], WHERE)
 
 
 def test_the_order_of_a_union_decides() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import msgspec
 import pytest
 from hypothesis import given
@@ -26,6 +26,11 @@ from egregore_dist.workflow import nodes
 
 SIGNER = signing.Signer([b"the secret of these tests"])
 NOBODY = signing.Signer([])
+
+
+class Whole:
+    def method(self) -> None: ...
+
 
 MODULE = """
 from os import system
@@ -187,7 +192,7 @@ def test_a_node_reached_by_a_function_travels(package: Any) -> None:
     beside = nodes.node("beside")(lambda x: x * 10)
 
     def f(x: int) -> int:
-        return package_bare(beside(x))
+        return int(package_bare(beside(x)))
 
     package_bare = package.bare
 
@@ -195,7 +200,7 @@ def test_a_node_reached_by_a_function_travels(package: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "fn", [lambda x: x, len.__call__, functools.partial(print)], ids=["lambda", "wrapper", "partial"]
+    "fn", [lambda x: x, Whole().method, functools.partial(print)], ids=["lambda", "method", "partial"]
 )
 def test_by_value_needs_a_secret(fn: Any) -> None:
     """Without a secret, what cannot be named is refused where it is shipped, with both ways out."""
@@ -267,7 +272,7 @@ def test_a_module_is_not_imported_before_it_is_allowed(package: Any) -> None:
         "m:shop.steps:größe",
         "m:shop.steps:plаin",  # noqa: RUF001  # Cyrillic
         "m:shop․steps:plain",  # noqa: RUF001  # a dot leader
-        "m:shop.steps:ｐlain",
+        "m:shop.steps:ｐlain",  # noqa: RUF001  # a full-width letter
         "m:shop.__main__:f",
         "m:__main__:f",
         "m:shop.steps:plain\n",
@@ -423,7 +428,7 @@ def test_an_unsigned_pickle_does_nothing(tmp_path: Path) -> None:
 
 
 def test_the_bomb_would_have_gone_off(tmp_path: Path) -> None:
-    """The pickle of the test before does write its file when our own secret signs it: the signature is what stops it."""
+    """The same pickle, signed with our own secret, does write its file: the signature is what stops it."""
     mark = tmp_path / "mark"
     package = msgspec.msgpack.encode((sys.version_info[:2], "bomb", cloudpickle.dumps(Bomb(mark))))
     blob = SIGNER.sign("code", package)

@@ -114,6 +114,8 @@ print(call("count", [{"lines": [line], "key": key}]), call("pair", [line, 7]), c
 print(loader.load(ref, blob).fn(5))
 """
 
+RESULTS = ["2", "7", "2", "3", "2026", "2027", "7"]
+
 
 def run(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
@@ -139,9 +141,7 @@ def test_a_script_ships_what_another_process_runs(tmp_path: Path) -> None:
     script = SCRIPT.replace("from egregore_dist.workflow.nodes", SHIP + "\nfrom egregore_dist.workflow.nodes", 1)
     run(tmp_path, write(tmp_path / "script.py", script), "shipped")
 
-    assert (
-        run(tmp_path, write(tmp_path / "worker.py", WORKER, CALLS), "shipped").split() == "2 7 2 3 2026 2027 7".split()
-    )
+    assert run(tmp_path, write(tmp_path / "worker.py", WORKER, CALLS), "shipped").split() == RESULTS
 
 
 def test_a_notebook_ships_what_another_process_runs(tmp_path: Path) -> None:
@@ -155,9 +155,7 @@ for cell in {cells!r}:
 """
     run(tmp_path, write(tmp_path / "kernel.py", kernel), "shipped")
 
-    assert (
-        run(tmp_path, write(tmp_path / "worker.py", WORKER, CALLS), "shipped").split() == "2 7 2 3 2026 2027 7".split()
-    )
+    assert run(tmp_path, write(tmp_path / "worker.py", WORKER, CALLS), "shipped").split() == RESULTS
 
 
 def test_a_redefined_cell_ships_what_it_is_now(tmp_path: Path) -> None:
@@ -192,6 +190,58 @@ send(make=make, check=check)
     calls = "made = call('make', 3)\nprint(loader.load(*shipped['check']).fn(made), call('check', made))"
 
     assert run(tmp_path, write(tmp_path / "worker.py", WORKER, calls), "shipped").split() == ["True", "True"]
+
+
+STRUCTS = """
+from __future__ import annotations
+import datetime as dt
+from typing import Annotated
+import msgspec
+
+class Base(msgspec.Struct, frozen=True, rename="camel", tag="base", forbid_unknown_fields=True, weakref=True):
+    made_on: dt.date
+    more_tags: list[str] = []
+    size: int = 3
+    def total(self): return self.size + len(self.more_tags)
+
+class Child(Base, kw_only=True, array_like=False, tag="child", dict=True):
+    day: dt.date
+    parent: Child | None = None
+    note: str = msgspec.field(default="n", name="remark")
+    extra: dict = msgspec.field(default_factory=lambda: {"k": 1})
+    def total(self): return super().total() + 100
+
+def use(value: Child):
+    assert type(value) is Child and type(value.parent) is Child and value.parent.parent is None
+    assert type(value.made_on) is dt.date and type(value.parent.day) is dt.date
+    assert value.extra == {"k": 1} and value.extra is not value.parent.extra
+    assert (value.note, value.parent.note, value.size) == ("x", "n", 3)
+    assert value == Child(value.made_on, day=value.day, parent=value.parent, note="x") and isinstance(value, Base)
+    return value.total()
+
+def refuse(value: Child):
+    try:
+        value.size = 4
+    except AttributeError:
+        return msgspec.json.encode(value).decode().replace(" ", "")
+send(use=use, refuse=refuse)
+"""
+
+
+def test_struct_classes_of_a_script_travel_whole(tmp_path: Path) -> None:
+    """Fields, defaults, options, names, tags, bases and methods of a struct class come along."""
+    parent = {"type": "child", "madeOn": "2026-01-01", "day": "2026-01-01"}
+    value = {**parent, "parent": parent, "remark": "x"}
+    header, body = STRUCTS.split("from __future__ import annotations", 1)
+    script = write(tmp_path / "script.py", "from __future__ import annotations", header, SHIP, body)
+    run(tmp_path, script, "shipped")
+    calls = f"print(call('use', {value}), call('refuse', {parent}))"
+
+    assert run(tmp_path, write(tmp_path / "worker.py", WORKER, calls), "shipped").split() == [
+        "103",
+        '{"type":"child","madeOn":"2026-01-01","moreTags":[],"size":3,"day":"2026-01-01","parent":null,"remark":"n",'
+        + '"extra":{"k":1}}',
+    ]
 
 
 @pytest.mark.parametrize("flags", [[], ["-m"]], ids=["script", "module"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime as dt
 import decimal
@@ -11,6 +12,7 @@ import math
 import pathlib
 import threading
 import uuid
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -91,10 +93,8 @@ def test_plain_data_comes_back_as_it_went(value: Any) -> None:
 @given(st.binary())
 def test_any_bytes_decode_or_are_refused(raw: bytes) -> None:
     """Whatever bytes are stored, decoding gives a value or an EncodingError."""
-    try:
+    with contextlib.suppress(errors.EncodingError):
         codec.decode(raw)
-    except errors.EncodingError as refusal:
-        assert "not well-formed" in str(refusal)
 
 
 @pytest.mark.parametrize("key", [1, -1, None, True, 1.5, "1", b"1", (1, "a"), (1, (2, None))])
@@ -110,7 +110,7 @@ def test_keys_keep_their_types(key: Any) -> None:
     [
         (Point(1, 2), {"x": 1, "y": 2}),
         (Order(1, [2]), {"id": 1, "lines": [2]}),
-        (Model(name="a", extra={1, 1}), {"name": "a", "extra": [1]}),
+        (Model(name="a", extra={1}), {"name": "a", "extra": [1]}),
         (Link(url="https://example.com/a"), {"url": "https://example.com/a"}),
         (Pair(1, "b"), [1, "b"]),
         (Colour.RED, "red"),
@@ -169,6 +169,10 @@ def test_larger_integers_are_refused(number: int) -> None:
         codec.encode({"n": number}, where=WHERE)
 
 
+def iter_of_nothing() -> Iterator[int]:
+    yield from ()
+
+
 class _Array:
     """Looks like an array of numpy."""
 
@@ -189,7 +193,7 @@ class Holder:
     ("value", "named", "cure"),
     [
         (_Array(), r"numpy\.ndarray", r"\.tolist\(\)"),
-        ((n for n in ()), "generator", r"list\(value\)"),
+        (iter_of_nothing(), "generator", r"list\(value\)"),
         (range(3), "range", r"list\(value\)"),
         (collections.deque(), r"collections\.deque", r"list\(value\)"),
         ({}.keys(), "dict_keys", r"list\(value\)"),

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import sys
 import types
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from egregore_dist import errors
 from egregore_dist.wire import codec, failure
+
+E = TypeVar("E", bound=Exception)
 
 
 class Custom(Exception):
@@ -25,10 +27,10 @@ def told(exc: BaseException, **options: Any) -> failure.Failure:
     return failure.Failure.of(exc, node="n", attempt=2, **options)
 
 
-def raised(exc: BaseException, cause: BaseException | None = None) -> BaseException:
+def raised(exc: E, cause: BaseException | None = None) -> E:
     try:
         raise exc from cause
-    except BaseException as caught:
+    except type(exc) as caught:
         return caught
 
 
@@ -171,8 +173,9 @@ def test_tracebacks_begin_with_the_users_code() -> None:
 
 def test_causes_are_told() -> None:
     """The chain of causes is part of the text, each without the worker's frames."""
+    empty: dict[str, int] = {}
     with pytest.raises(KeyError) as caught:
-        through("celery.app.trace", lambda: {}["k"])()
+        through("celery.app.trace", lambda: empty["k"])()
     found = told(raised(ValueError("outer"), cause=caught.value)).traceback
 
     assert found is not None
@@ -259,7 +262,7 @@ def test_every_builtin_is_rebuilt_or_told() -> None:
         "egregore_dist.errors.BranchError",
         "egregore_dist.errors.Mapping",
         "package.Custom",
-        "ＶalueError",
+        "ＶalueError",  # noqa: RUF001  # a full-width letter
         "",
     ],
 )

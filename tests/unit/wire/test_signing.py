@@ -89,9 +89,9 @@ def test_an_absent_secret_neither_signs_nor_opens() -> None:
     nobody = signing.Signer.from_text(None)
 
     assert not nobody.can_sign
-    with pytest.raises(errors.CodeError, match="no secret to sign code with.*EGREGORE_SECRET"):
+    with pytest.raises(errors.CodeError, match=r"no secret to sign code with.*EGREGORE_SECRET"):
         nobody.sign("code", b"payload")
-    with pytest.raises(errors.CodeError, match="no secret here.*EGREGORE_SECRET"):
+    with pytest.raises(errors.CodeError, match=r"no secret here.*EGREGORE_SECRET"):
         nobody.open("code", ENVELOPE)
 
 
@@ -109,7 +109,7 @@ def test_secrets_rotate() -> None:
 @pytest.mark.parametrize("text", ["", "short", "x" * 15])
 def test_short_secrets_are_refused(text: str) -> None:
     """A secret of fewer than 16 characters is a configuration error that shows how to make one."""
-    with pytest.raises(errors.ConfigurationError, match="shorter than 16 characters.*token_urlsafe"):
+    with pytest.raises(errors.ConfigurationError, match=r"shorter than 16 characters.*token_urlsafe"):
         signing.Signer.from_text(text)
     with pytest.raises(errors.ConfigurationError, match="shorter than 16"):
         signing.Signer([NEW, text.encode()])
