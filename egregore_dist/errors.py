@@ -154,7 +154,7 @@ class RunCancelled(RunFailed):
 
 
 class BranchError(EgregoreError):
-    """How a branch failed: the entry of that branch under ``on_error="collect"``, and in ``ParallelExecutionError.errors``.
+    """How a branch failed: its entry under ``on_error="collect"``, and in ``ParallelExecutionError.errors``.
 
     Attributes:
         branch: the name (or the key, or the index) of the branch.

@@ -18,10 +18,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EGREGORE_", frozen=True, extra="ignore")
 
     broker_url: SecretStr | None = Field(None, description="Celery's broker. Absent: an embedded server.")
-    ledger_url: SecretStr | None = Field(None, description="The ledger's Redis or Valkey. Absent: the broker, if it is one.")
+    ledger_url: SecretStr | None = Field(
+        None, description="The ledger's Redis or Valkey. Absent: the broker, if it is one."
+    )
     secret: SecretStr | None = Field(None, description="Signs code that travels by value (HMAC-SHA256).")
     secret_file: Path | None = Field(None, description="A file, readable by its owner only, that holds the secret.")
-    modules: Annotated[tuple[str, ...], NoDecode] = Field((), description="Modules a worker loads; '*' for any (embedded).")
+    modules: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Modules a worker loads; '*' for any (embedded)."
+    )
     queue: str = Field("egregore", description="The Celery queue of lanes that ask for no other.")
     prefix: str = Field("egd", description="What every ledger key starts with.")
     retention: float = Field(7 * 86400, gt=0, description="Seconds that a finished run is kept.")

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pydantic import SecretStr
 
@@ -128,7 +128,8 @@ class LocalCluster:
         self.workers: list[LocalWorker] = []
         self._wanted = workers
         self._data_dir = None if data_dir is None else Path(data_dir)
-        self._given = {"broker_url": broker_url, "ledger_url": ledger_url, "queue": queue, "prefix": prefix}
+        given = {"broker_url": broker_url, "ledger_url": ledger_url, "queue": queue, "prefix": prefix}
+        self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._before: Session | None = None
         self._session: Session | None = None
@@ -162,11 +163,11 @@ class LocalCluster:
             errors.ConfigurationError: no server is installed, or a worker did not start; it says why.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="egregore-", ignore_cleanup_errors=True)
-        given = {name: value for name, value in self._given.items() if value is not None}
+        given = dict(self._given)
         if "broker_url" not in given:
             self.server = Server.start(self._data_dir)
             given["broker_url"] = self.server.url
-        base = Settings(**given)  # type: ignore[arg-type]
+        base = Settings(**given)
         self.settings = base.model_copy(
             update={"secret": base.secret or SecretStr(secrets.token_urlsafe(32)), "modules": base.modules or ("*",)}
         )

@@ -7,18 +7,17 @@ import re
 import uuid
 from typing import Any
 
-import kombu.exceptions
 import msgspec
 
 from egregore_dist import errors
 from egregore_dist.client import session
 from egregore_dist.client.run import Run
 from egregore_dist.engine import compile as compiler
-from egregore_dist.engine import inside
+from egregore_dist.engine import inside, publish
 from egregore_dist.ledger import Work
 from egregore_dist.wire import codec
 from egregore_dist.wire.code import ship
-from egregore_dist.workflow import describe, spec
+from egregore_dist.workflow import describe
 from egregore_dist.workflow.binding import Parameters
 from egregore_dist.workflow.launcher import Launcher
 from egregore_dist.workflow.step import Step
@@ -50,19 +49,13 @@ class ClusterLauncher:
         queue = compiler.queue_of(described.spec.root, settings.queue)
         new = to.ledger.submit(
             run,
-            Work(described.spec.name, spec.encode(described.spec), msgspec.msgpack.encode([code.ref for code in shipped])),
+            Work(described.spec.name, described.encoded, msgspec.msgpack.encode([code.ref for code in shipped])),
             code={code.ref[2:]: code.blob for code in shipped if code.blob is not None},
             input=raw,
             queue=queue,
         )
         if new:
-            try:
-                compiler.advance(to.app, run, queue, name=described.spec.name).apply_async()
-            except kombu.exceptions.OperationalError as error:
-                # Accepted, and the janitor will start it: but who waits should know why nothing moves.
-                raise errors.BrokerUnavailable(
-                    f"run {run!r} is accepted, but the broker took no message ({error}): it starts when a worker sees it"
-                ) from error
+            publish.advance(to.app, run, queue, name=described.spec.name)
         return Run(run, of=to, result_type=describe.result_type(step))
 
     async def arun(self, step: Step, data: Any) -> Any:
@@ -75,8 +68,8 @@ def _refuse_inside(step: Step) -> None:
     node = inside.current.get()
     if node is not None:
         raise errors.NestedWaitError(
-            f"node {node!r} runs workflow {describe.describe(step).spec.name!r} and waits for it, and would hold the slot that it needs: put it into the "
-            "workflow of this node (`this >> those`), or call .submit() and do not wait"
+            f"node {node!r} runs workflow {describe.describe(step).spec.name!r} and waits for it, so it would hold the "
+            "slot that it needs: put it into the workflow of this node (`this >> those`), or .submit() and do not wait"
         )
 
 

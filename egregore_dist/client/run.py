@@ -12,7 +12,7 @@ from egregore_dist import errors
 from egregore_dist.client import session
 from egregore_dist.client.events import Event
 from egregore_dist.client.typed import typed
-from egregore_dist.engine import inside
+from egregore_dist.engine import inside, publish
 from egregore_dist.engine.outcome import Reader
 from egregore_dist.ledger import ENDED
 from egregore_dist.wire import codec
@@ -89,6 +89,17 @@ class Run:
         """
         return self._ledger.cancel(self.id)
 
+    def retry(self) -> str:
+        """Run again what did not end well, and keep the rest; for a run that failed or was cancelled. Returns its state.
+
+        A run that is going on, or has succeeded, stays as it is. Raises `RunNotFound`.
+        """
+        before, wanted = self._ledger.retry(self.id)
+        if before not in ("failed", "cancelled"):
+            return before
+        publish.messages(self._session.app, self.id, wanted)
+        return self.status
+
     def events(self, *, follow: bool = True) -> Iterator[Event]:
         """What happened and happens in the run, oldest first, until it ends.
 
@@ -143,8 +154,8 @@ class Run:
         node = inside.current.get()
         if node is not None:
             raise errors.NestedWaitError(
-                f"node {node!r} waits for run {self.id!r}, and would hold the slot that the run needs: put the steps into "
-                "the workflow of this node (`this >> those`), or submit the run and do not wait"
+                f"node {node!r} waits for run {self.id!r}, so it would hold the slot that the run needs: "
+                "put the steps into the workflow of this node (`this >> those`), or submit the run and do not wait"
             )
 
     @staticmethod

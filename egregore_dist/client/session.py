@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from typing import Any
 
 from celery import Celery
 
@@ -33,7 +33,6 @@ class Session:
 
 _lock = threading.RLock()
 _current: Session | None = None
-_start_embedded: Callable[[], Settings] | None = None
 
 
 def connect(broker_url: str | None = None, *, ledger_url: str | None = None, secret: str | None = None) -> Session:
@@ -48,8 +47,8 @@ def connect(broker_url: str | None = None, *, ledger_url: str | None = None, sec
         errors.ConfigurationError: settings that cannot work.
         errors.BrokerUnavailable: the ledger cannot be reached.
     """
-    given = {"broker_url": broker_url, "ledger_url": ledger_url, "secret": secret}
-    session = Session(Settings(**{name: value for name, value in given.items() if value is not None}))
+    wanted: dict[str, Any] = {"broker_url": broker_url, "ledger_url": ledger_url, "secret": secret}
+    session = Session(Settings(**{name: value for name, value in wanted.items() if value is not None}))
     session.ledger.ping()
     use(session)
     return session

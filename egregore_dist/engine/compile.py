@@ -118,7 +118,8 @@ def lane(
 ) -> Signature:
     """The message that asks a worker to serve a block; Celery's tools show it as ``lane <block> <run>``."""
     signature = app.signature(apps.LANE, args=(run, block, track), immutable=True)
-    return signature.set(queue=queue, expires=expires, shadow=f"lane {name or block} {run}")
+    signature.set(queue=queue, shadow=f"lane {name or block} {run}")
+    return signature if expires is None else signature.set(expires=expires)
 
 
 def collect(app: Celery, run: str, block: str, queue: str, *, name: str = "") -> Signature:

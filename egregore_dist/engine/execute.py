@@ -1,4 +1,4 @@
-"""Execute one node: bind, call, encode; with its retries and its timeout. Sync and async share everything but the call."""
+"""Execute one node: bind, call, encode; with its retries and its timeout. Sync and async share all but the call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NodeTimeout(TimeoutError):
 
 @dataclass(slots=True)
 class Job:
-    """One call of one node: ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own number."""
+    """One call of one node. ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own."""
 
     node: spec.NodeSpec
     callee: Callee

@@ -1,4 +1,4 @@
-"""Walk a workflow: what is to be done next, given where one stands. No I/O, and no difference between sync and async."""
+"""Walk a workflow: what is next, given where one stands. No I/O, and no difference between sync and async."""
 
 from __future__ import annotations
 

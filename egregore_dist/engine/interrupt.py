@@ -1,7 +1,7 @@
 """Stop a node that runs in this process: at a time, or when its block has ended elsewhere.
 
-Only the main thread of a process can be interrupted, so this is for prefork workers; elsewhere nothing is raised. It is a
-soft stop: the exception passes through ``finally`` blocks, and waits while C code holds the thread.
+Only the main thread of a process can be interrupted, so this is for prefork workers; elsewhere nothing is raised.
+It is a soft stop: the exception passes through ``finally`` blocks, and waits while C code holds the thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Interrupter:
 
     @contextlib.contextmanager
     def guard(self, seconds: float | None, has_ended: Callable[[], bool] | None) -> Iterator[None]:
-        """Raise `Interrupt` in the body after ``seconds``, or soon after ``has_ended()`` turns true (asked off the thread)."""
+        """Raise `Interrupt` in the body after ``seconds``, or soon after ``has_ended()``, asked off the thread, is true."""
         if not self._usable or threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -27,13 +27,14 @@ log = logging.getLogger(__name__)
 
 Execution = Generator[Job, Value, Done | Meet]
 
-# A lease that lasts under the first is doubled, so that tiny branches share a round trip; one that lasts over the second
-# is cut short, so that others get what is left of it. Seconds.
+# A lease that lasts under the first is doubled, so that tiny branches share a round trip; one that lasts over the
+# second is cut short, so that others get what is left of it. Seconds.
 SHORT, LONG = 0.010, 0.030
 MOST_LEASED = 1024
 
 # How often a lane of many asks whether its block has ended, in seconds.
 _ASK_EVERY = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -222,7 +223,8 @@ class Lane:
     def _commit(
         self, place: Place, *, want: int, held: int, commits: list[Commit], releases: list[int] | tuple[int, ...]
     ) -> Served:
-        served = self._ledger.serve(self._run,
+        served = self._ledger.serve(
+            self._run,
             place.record.id,
             place.track,
             self._token,

@@ -39,7 +39,7 @@ class Reader:
         return errors.RunFailed(f"run {self._run!r} failed, and the ledger does not say why", run_id=self._run)
 
     def complete(self, block: str) -> tuple[BlockRecord, list[tuple[Any, bytes]]]:
-        """A complete block: its record, and its branches' encoded values by name; a failed branch's is a `BranchError`."""
+        """A complete block: its record, and its branches' encoded values by name; of a failed one, a `BranchError`."""
         record = self._record(block)
         values = self._ledger.results(self._run, block)
         names = self.names(record)
@@ -97,7 +97,9 @@ class Reader:
             )
             return error, None
         if record.state == "cancelled" or not failures:
-            return errors.RunCancelled(f"block {record.name!r} of run {self._run!r} was cancelled", run_id=self._run), None
+            return errors.RunCancelled(
+                f"block {record.name!r} of run {self._run!r} was cancelled", run_id=self._run
+            ), None
         first = record.failed if record.failed in failures else min(failures)
         cause, leaf = self._cause(failures[first])
         failed = errors.ParallelExecutionError(
@@ -124,7 +126,9 @@ class Reader:
     def _record(self, block: str) -> BlockRecord:
         record = self._ledger.block(self._run, block)
         if record is None:
-            raise errors.RunNotFound(f"run {self._run!r} has no block {block!r} any more: the run was deleted or has expired")
+            raise errors.RunNotFound(
+                f"run {self._run!r} has no block {block!r} any more: the run was deleted or has expired"
+            )
         return record
 
 

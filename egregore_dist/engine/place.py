@@ -81,7 +81,9 @@ class Place:
             case spec.MapSpec():
                 n = len(codec.split(meet.value.raw))
                 if n > MOST_BRANCHES:
-                    raise errors.WorkflowError(f"map {meet.step.name!r} got {n} items; at most {MOST_BRANCHES} can be mapped")
+                    raise errors.WorkflowError(
+                        f"map {meet.step.name!r} got {n} items; at most {MOST_BRANCHES} can be mapped"
+                    )
                 return n
             case _:
                 return 1

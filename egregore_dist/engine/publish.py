@@ -6,42 +6,52 @@ import logging
 from collections.abc import Iterable
 
 import kombu.exceptions
+import redis.exceptions
 from celery import Celery
+from celery.canvas import Signature
 
 from egregore_dist.engine import compile as compiler
 from egregore_dist.ledger import Message, NewBlock
 
 log = logging.getLogger(__name__)
 
+# A chord also writes to its result backend.
+_UNREACHABLE = (
+    kombu.exceptions.OperationalError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    OSError,
+)
+
+
+def advance(app: Celery, run: str, queue: str, *, name: str) -> None:
+    """Publish the message that starts an accepted run."""
+    _publish(compiler.advance(app, run, queue, name=name), run)
+
 
 def block(app: Celery, run: str, opened: NewBlock, *, parent_queue: str, here: bool) -> None:
     """Publish a block's chord."""
     signature = compiler.compile_block(app, run, opened, parent_queue=parent_queue, here=here)
     if signature is not None:
-        try:
-            signature.apply_async()
-        except kombu.exceptions.OperationalError as error:
-            _late(run, opened.id, error)
+        _publish(signature, run)
 
 
 def messages(app: Celery, run: str, wanted: Iterable[Message]) -> None:
     """Publish the messages of a transition, each as a plain lane or collect."""
     for message in wanted:
         if message.kind == "lane":
-            signature = compiler.lane(app, run, message.block, message.track, message.queue)
+            _publish(compiler.lane(app, run, message.block, message.track, message.queue), run)
         else:
-            signature = compiler.collect(app, run, message.block, message.queue)
-        try:
-            signature.apply_async()
-        except kombu.exceptions.OperationalError as error:
-            _late(run, message.block, error)
+            _publish(compiler.collect(app, run, message.block, message.queue), run)
 
 
-def _late(run: str, of: str, error: Exception) -> None:
-    log.warning(
-        "run %s, block %s: the broker took no message (%s); the janitor asks again",
-        run,
-        of,
-        type(error).__name__,
-        extra={"action": "publish_failed", "run_id": run},
-    )
+def _publish(signature: Signature, run: str) -> None:
+    try:
+        signature.apply_async()
+    except _UNREACHABLE as error:
+        log.warning(
+            "run %s: the broker took no message (%s); a worker's janitor asks again",
+            run,
+            type(error).__name__,
+            extra={"action": "publish_failed", "run_id": run},
+        )

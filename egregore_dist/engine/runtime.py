@@ -29,7 +29,7 @@ from egregore_dist.workflow.binding import Parameters
 _SPECS_KEPT = 256
 _REPORTS_FRESH = 1.0
 
-# While the ledger is away, a lane keeps its leases and waits some ten minutes: its branches are not lost, nor run twice.
+# While the ledger is away, a lane keeps its leases and waits some ten minutes: its branches are not run twice.
 _PATIENCE = 600
 
 
@@ -99,7 +99,7 @@ class Runtime:
             decoded = msgspec.msgpack.decode(work.spec, type=spec.WorkflowSpec)
             if decoded.version != spec.VERSION:
                 raise errors.CodeError(
-                    f"run {run!r} has a workflow spec of version {decoded.version}, and this worker knows {spec.VERSION}: "
+                    f"run {run!r} has a spec of version {decoded.version}, and this worker knows {spec.VERSION}: "
                     "run clients and workers of one release"
                 )
             known = (decoded, {})
@@ -143,7 +143,11 @@ class Runtime:
 
 
 def signer(settings: Settings) -> Signer:
-    """The signer of a client or worker. Raises `errors.ConfigurationError` where the secret is too short or its file too open."""
+    """The signer of a client or worker.
+
+    Raises:
+        errors.ConfigurationError: the secret is too short, or its file cannot be read, or others can read it.
+    """
     if settings.secret is not None:
         return Signer.from_text(settings.secret.get_secret_value())
     if settings.secret_file is not None:

@@ -1,4 +1,4 @@
-"""The three Celery tasks. Their messages hold ids; each begins with a transition and tolerates that there is nothing to do."""
+"""The three Celery tasks. Messages hold ids; each task asks the ledger first, and there may be nothing to do."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def register(app: Celery, settings: Settings) -> Runtimes:
 
     @app.task(name=apps.ADVANCE, bind=True, **_OPTIONS)
     def advance(self: Task[..., None], run: str) -> None:
-        Lane(runtimes.get(), run, self.request.hostname).serve(ROOT, 0)
+        Lane(runtimes.get(), run, _worker(self)).serve(ROOT, 0)
 
     @app.task(name=apps.LANE, bind=True, **_OPTIONS)
     def lane(self: Task[..., None], run: str, block: str, track: int) -> None:
-        Lane(runtimes.get(), run, self.request.hostname).serve(block, track)
+        Lane(runtimes.get(), run, _worker(self)).serve(block, track)
 
     @app.task(name=apps.COLLECT, bind=True, **_OPTIONS)
     def collect(self: Task[..., None], run: str, block: str) -> None:
@@ -64,6 +64,10 @@ def register(app: Celery, settings: Settings) -> Runtimes:
         record = runtime.ledger.block(run, block)
         # Where the last lane collected in place, the parent's branch is leased or has ended, and this finds nothing.
         if record is not None and record.state == "ok" and record.parent is not None:
-            Lane(runtime, run, self.request.hostname).serve(record.parent, record.track)
+            Lane(runtime, run, _worker(self)).serve(record.parent, record.track)
 
     return runtimes
+
+
+def _worker(task: Task[..., None]) -> str:
+    return task.request.hostname or "eager"

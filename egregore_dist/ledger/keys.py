@@ -41,5 +41,5 @@ class Keys:
 
 
 def child(parent: str, branch: int, path: tuple[int, ...]) -> str:
-    """The id of the block at ``path`` that ``branch`` of ``parent`` meets: the same whoever opens it, and however often."""
+    """The id of the block at ``path`` that ``branch`` of ``parent`` meets: the same whoever opens it."""
     return f"{parent}.{branch}-{','.join(map(str, path))}"

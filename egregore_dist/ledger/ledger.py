@@ -42,8 +42,8 @@ class Ledger:
         retention: seconds that a finished run is kept.
         retries: how often a call is tried again, at most a second apart, while the server cannot be reached.
 
-    Every method raises `errors.BrokerUnavailable` where the server cannot be reached. It is safe to share between threads,
-    not between processes.
+    Every method raises `errors.BrokerUnavailable` where the server cannot be reached. It is safe to share between
+    threads, not between processes.
     """
 
     def __init__(self, url: str, *, prefix: str = "egd", retention: float = 7 * 86400, retries: int = 3) -> None:
@@ -162,6 +162,20 @@ class Ledger:
             raise _not_found(run)
         return state.decode()
 
+    def retry(self, run: str) -> tuple[str, list[Message]]:
+        """Run again what did not end well in a run that failed or was cancelled, and keep the rest.
+
+        Returns:
+            The state before, and the messages that start it; none where it neither failed nor was cancelled.
+
+        Raises:
+            errors.RunNotFound: there is no such run.
+        """
+        before, publish = self._transition("retry", run, [])
+        if not before:
+            raise _not_found(run)
+        return before.decode(), list(_messages(publish))
+
     def delete(self, run: str) -> bool:
         """Forget a run that has ended. Returns False where it has not, or does not exist."""
         return bool(self._transition("delete", run, []))
@@ -219,7 +233,9 @@ class Ledger:
         """Drop the runs that have expired from the list of runs."""
         with _reachable():
             seconds, _ = self.redis.time()
-            oldest = cast(list[bytes], self.redis.zrangebyscore(self.keys.runs, "-inf", (seconds - self._retention) * 1000))
+            oldest = cast(
+                list[bytes], self.redis.zrangebyscore(self.keys.runs, "-inf", (seconds - self._retention) * 1000)
+            )
             for name in oldest:
                 if not self.redis.exists(self.keys.run(name.decode())):
                     self.redis.zrem(self.keys.runs, name)
@@ -299,7 +315,9 @@ class Ledger:
     def events(self, run: str, after: str, seconds: float) -> list[tuple[str, dict[str, bytes]]]:
         """Events of a run after a cursor ("0" for all), waiting at most ``seconds`` for the first."""
         with _reachable():
-            found = self.redis.xread({self.keys.part(run, "events"): after}, count=1000, block=max(1, int(seconds * 1000)))
+            found = self.redis.xread(
+                {self.keys.part(run, "events"): after}, count=1000, block=max(1, int(seconds * 1000))
+            )
         streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or ()]
         return [
             (cursor.decode(), {name.decode(): value for name, value in fields.items()})
@@ -414,7 +432,8 @@ def _resumed(reply: Sequence[Any]) -> Resumed:
 
 def _messages(reply: Sequence[bytes]) -> tuple[Message, ...]:
     parts = [part.decode() for part in reply]
-    return tuple(Message(*parts[i : i + 2], int(parts[i + 2]), parts[i + 3]) for i in range(0, len(parts), 4))
+    starts = range(0, len(parts), 4)
+    return tuple(Message(parts[i], parts[i + 1], int(parts[i + 2]), parts[i + 3]) for i in starts)
 
 
 def _flat(entries: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
@@ -435,7 +454,9 @@ def _reachable() -> Iterator[None]:
     try:
         yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        raise errors.BrokerUnavailable(f"the ledger cannot be reached: {error}; is the server up, and the URL right?") from error
+        raise errors.BrokerUnavailable(
+            f"the ledger cannot be reached: {error}; is the server up, and the URL right?"
+        ) from error
 
 
 def unpack_positions(raw: bytes) -> list[int]:

@@ -30,7 +30,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A Celery message that a transition wants published. ``block`` is the one to serve, or the complete one to collect."""
+    """A Celery message that a transition wants published. ``block`` is to be served, or, complete, to be collected."""
 
     kind: str
     block: str
@@ -49,7 +49,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The ledger's answer to a lane. Unless ``state`` is "open", the block has ended and the lane has no business there.
+    """The ledger's answer to a lane. Unless ``state`` is "open" the block has ended, and the lane with it.
 
     ``resync``: the lane believed otherwise than the ledger, and ``leases`` is all that it holds.
     """
@@ -75,7 +75,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBlock:
-    """A block to open. ``timeout`` in seconds, 0 for none; ``limit`` 0 for none; ``input`` is bytes, or the block that has them."""
+    """A block to open. ``timeout`` in seconds; 0 is no timeout, and no limit. ``input`` may be the block that has it."""
 
     id: str
     name: str
@@ -178,7 +178,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """What a lane learns when it comes to a block. ``now`` is server milliseconds; ``work`` is None where it was not asked."""
+    """What a lane learns when it comes to a block. ``now`` is server milliseconds; ``work`` only if it was asked for."""
 
     record: BlockRecord
     served: Served

@@ -99,7 +99,10 @@ def _cgroup_cores() -> float | None:
 
 
 def _cgroup_memory() -> tuple[int | None, int]:
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         try:
             return int(_read(_CGROUP / limit)), int(_read(_CGROUP / used))
         except ValueError:

@@ -70,7 +70,7 @@ def all_of(values: list[Any], hint: Any) -> list[Any] | None:
     if not isinstance(kind, type) or not (kind in _SCALARS or (is_record(kind) and not is_model(kind))):
         return None
     try:
-        return msgspec.convert(values, list[hint], builtin_types=_BYTES, dec_hook=_decode_other)  # type: ignore[valid-type]
+        return msgspec.convert(values, list[hint], builtin_types=_BYTES, dec_hook=_decode_other)
     except Exception:  # one of them does not fit, or is a BranchError, or msgspec refuses the class
         return None
 

@@ -20,10 +20,10 @@ POOLS = ("prefork", "threads")
 
 
 def install(app: Celery, settings: Settings | None = None) -> None:
-    """Load the tasks of this package into a Celery app, so that its workers serve workflows beside the app's own tasks.
+    """Load this package's tasks into a Celery app: its workers then serve workflows beside the app's own tasks.
 
-    What the tasks need is set on them, so the app's settings stay as they are. The app's result backend must be a Redis or
-    Valkey server, and its workers must consume ``settings.queue``.
+    What the tasks need is set on them, so the app's settings stay as they are. The app's result backend must be a
+    Redis or Valkey server, and its workers must consume ``settings.queue``.
 
     Args:
         app: the app.
@@ -61,8 +61,8 @@ def run(
     """
     if pool not in POOLS:
         raise errors.ConfigurationError(
-            f"pool {pool!r} is not supported, choose one of {', '.join(POOLS)}: the others stand still while they work, "
-            "so that deadlines and heartbeats would not be kept"
+            f"pool {pool!r} is not supported, choose one of {', '.join(POOLS)}: "
+            "the others stand still while they work, so that deadlines and heartbeats would not be kept"
         )
     app = apps.make_app(settings)
     install(app, settings)

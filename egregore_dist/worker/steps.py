@@ -1,5 +1,7 @@
-"""Celery bootsteps: what a worker's main process does beside its pool, each on a thread of its own, so that neither a busy pool
-nor a ledger that does not answer holds up the other."""
+"""Celery bootsteps: what a worker's main process does beside its pool.
+
+Each has a thread of its own, so that neither a busy pool nor a ledger that does not answer holds up the other.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,10 @@ from egregore_dist.worker import pool
 log = logging.getLogger(__name__)
 
 
-class _Periodic(bootsteps.StartStopStep):  # type: ignore[misc]
+class _Periodic(bootsteps.StartStopStep):
     """Calls ``tick`` every ``interval`` seconds, first of all before the worker takes its first message."""
 
-    requires = ("celery.worker.components:Pool",)
+    requires: tuple[Any, ...] = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)

@@ -26,11 +26,13 @@ class Described:
         spec: the workflow as data.
         functions: its functions; a `NodeSpec` names one by its index.
         heads: name and function of the nodes that get the run's input, each function once.
+        encoded: the spec as it is stored with a run.
     """
 
     spec: spec.WorkflowSpec
     functions: tuple[Callable[..., Any], ...]
     heads: tuple[tuple[str, Callable[..., Any]], ...]
+    encoded: bytes
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -101,10 +103,12 @@ def _describe(root: Step) -> Described:
     heads: dict[int, tuple[str, Callable[..., Any]]] = {}
     for head_name, function in _heads(root):
         heads.setdefault(id(function), (head_name, function))
+    workflow = spec.WorkflowSpec(name=name, root=compiled)
     return Described(
-        spec=spec.WorkflowSpec(name=name, root=compiled),
+        spec=workflow,
         functions=tuple(compiler.functions),
         heads=tuple(heads.values()),
+        encoded=spec.encode(workflow),
     )
 
 

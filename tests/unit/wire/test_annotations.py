@@ -391,7 +391,7 @@ def test_a_failed_branch_is_kept_among_rich_ones() -> None:
 
 
 def test_long_lists_convert_like_short_ones() -> None:
-    """Long lists are converted in one go, and errors, failed branches, instances and odd classes are as in short ones."""
+    """Long lists are converted in one go; errors, failed branches and odd classes are as in short ones."""
     long: list[Any] = [{"x": number} for number in range(100)]
     bad = errors.BranchError("b")
 
