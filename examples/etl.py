@@ -1,4 +1,4 @@
-"""Extract, decide, transform in parallel, load into SQLite, and load only once, though the load node runs twice.
+"""Extract, decide, transform in parallel, and load into SQLite: only once, although the load runs twice.
 
 Dataclasses, dates and decimals travel as they are: a node gets what its annotations say.
 """
@@ -8,20 +8,20 @@ from __future__ import annotations
 import random
 import sqlite3
 import tempfile
-from collections import defaultdict
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from egregore_dist import Context, Sequence, decision, node, parallel
 
 
 @dataclass(frozen=True)
 class Order:
-    """One sale."""
+    """One sale, as the source has it."""
 
     at: datetime
     country: str
@@ -29,72 +29,107 @@ class Order:
     amount: Decimal
 
 
+@dataclass(frozen=True)
+class Row:
+    """One line of the report, as it is loaded."""
+
+    kind: str
+    name: str
+    revenue: Decimal
+
+
+def revenue(kind: str, orders: list[Order], key: Callable[[Order], str]) -> list[Row]:
+    """The sum of the orders for each key."""
+    found = sorted({key(order) for order in orders})
+    return [Row(kind, name, sum((o.amount for o in orders if key(o) == name), Decimal())) for name in found]
+
+
 @node("extract")
-def extract(orders: int, until: datetime) -> list[Order]:
-    """Read the source system; here, make it up."""
+def extract(count: int, until: datetime) -> list[Order]:
+    """Read the source; here, make it up."""
     chance = random.Random(7)
+    countries, products = ["DE", "FR", "JP"], ["chair", "lamp"]
     return [
         Order(
-            at=until - timedelta(hours=chance.randrange(72)),
-            country=chance.choice(["DE", "FR", "JP", "US"]),
-            product=chance.choice(["chair", "lamp", "table"]),
+            at=until - timedelta(hours=chance.randrange(48)),
+            country=chance.choice(countries),
+            product=chance.choice(products),
             amount=Decimal(chance.randrange(1_000, 50_000)) / 100,
         )
-        for _ in range(orders)
+        for _ in range(count)
     ]
 
 
 @decision("route")
-def route(orders: list[Order]) -> Literal["totals_only", "full_report"]:
+def route(orders: list[Order]) -> Literal["brief", "full"]:
     """A handful of orders needs no breakdown."""
-    return "full_report" if len(orders) > 100 else "totals_only"
+    return "full" if len(orders) > 100 else "brief"
 
 
 @node("by_day")
-def by_day(orders: list[Order]) -> dict[date, Decimal]:
-    """Revenue a day; keys keep their type on the way."""
-    revenue: defaultdict[date, Decimal] = defaultdict(Decimal)
-    for order in orders:
-        revenue[order.at.date()] += order.amount
-    return dict(sorted(revenue.items()))
+def by_day(orders: list[Order]) -> list[Row]:
+    return revenue("day", orders, lambda order: f"{order.at:%Y-%m-%d}")
 
 
 @node("by_country")
-def by_country(orders: list[Order]) -> dict[str, Decimal]:
-    """Revenue a country."""
-    revenue: defaultdict[str, Decimal] = defaultdict(Decimal)
-    for order in orders:
-        revenue[order.country] += order.amount
-    return dict(sorted(revenue.items()))
+def by_country(orders: list[Order]) -> list[Row]:
+    return revenue("country", orders, lambda order: order.country)
 
 
 @node("by_product")
-def by_product(orders: list[Order]) -> dict[str, Decimal]:
-    """Revenue a product."""
-    revenue: defaultdict[str, Decimal] = defaultdict(Decimal)
-    for order in orders:
-        revenue[order.product] += order.amount
-    return dict(sorted(revenue.items()))
+def by_product(orders: list[Order]) -> list[Row]:
+    return revenue("product", orders, lambda order: order.product)
 
 
-def build(database: Path) -> Sequence:
-    """The workflow that loads into ``database``."""
+@node("join_brief")
+def join_brief(by_day: list[Row]) -> list[Row]:
+    """The block gives {"by_day": ...}; a parameter of that name gets it."""
+    return by_day
+
+
+@node("join_full")
+def join_full(by_day: list[Row], breakdown: dict[str, list[Row]]) -> list[Row]:
+    """The nested block gives its dict under its own name."""
+    return by_day + breakdown["by_country"] + breakdown["by_product"]
+
+
+brief = Sequence(parallel(by_day), join_brief)
+full = Sequence(parallel(by_day, parallel(by_country, by_product, name="breakdown")), join_full)
+
+
+def build(database: str) -> Sequence:
+    """The workflow that loads into ``database``; the load is a closure over it."""
 
     @node("load", retries=2)
-    def load(report: dict[str, dict[str, dict[str, Decimal]]], context: Context) -> str:
-        # The key is the same for each attempt of this execution: what is written under it is written once.
-        with closing(sqlite3.connect(database)) as connection:
-            with connection:
-                connection.execute("CREATE TABLE IF NOT EXISTS loads (key TEXT PRIMARY KEY)")
-                connection.execute("CREATE TABLE IF NOT EXISTS revenue (kind TEXT, name TEXT, amount TEXT)")
-                new = connection.execute("INSERT OR IGNORE INTO loads VALUES (?)", [context.idempotency_key]).rowcount
-                if new:
-                    rows = [(kind, str(name), str(amount)) for kind, part in flat(report) for name, amount in part.items()]
-                    connection.executemany("INSERT INTO revenue VALUES (?, ?, ?)", rows)
+    def load(rows: list[Row], context: Context) -> dict[str, Any]:
+        # The key is the same for each attempt of this execution, so what is written under it is written once.
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS loads (key TEXT PRIMARY KEY)")
+            connection.execute("CREATE TABLE IF NOT EXISTS revenue (kind TEXT, name TEXT, amount TEXT)")
+            new = connection.execute("INSERT OR IGNORE INTO loads VALUES (?)", [context.idempotency_key]).rowcount
+            if new:
+                lines = [(row.kind, row.name, str(row.revenue)) for row in rows]
+                connection.executemany("INSERT INTO revenue VALUES (?, ?, ?)", lines)
         if context.attempt == 1:
-            raise ConnectionError("the connection broke after the commit")
-        return f"attempt {context.attempt}: {'loaded' if new else 'was loaded already, nothing written'}"
+            raise ConnectionError("made up: the answer to the commit was lost")
+        return {"attempt": context.attempt, "written_now": bool(new)}
 
-    totals_only = parallel(by_day, name="totals_only")
-    full_report = parallel(by_day, parallel(by_country, by_product, name="breakdown"), name="full_report")
-    return Sequence(extract, route.to(totals_only, full_report), load, name="etl")
+    return Sequence(extract, route.to(brief=brief, full=full), load, name="etl")
+
+
+def main() -> None:
+    """Run it for few orders and for many, and show what the database holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (20, 5_000):
+            database = str(Path(folder, f"{count}.db"))
+            loaded = build(database)({"count": count, "until": datetime(2026, 3, 2, tzinfo=UTC)})
+            with closing(sqlite3.connect(database)) as connection:
+                rows = connection.execute("SELECT kind, name, amount FROM revenue").fetchall()
+            print(f"{count} orders: {len(rows)} rows; attempt {loaded['attempt']} ended the load, ", end="")
+            print("and wrote them" if loaded["written_now"] else "and found them written by the one before")
+            for kind, name, amount in rows:
+                print(f"  {kind:<8} {name:<11} {Decimal(amount):>14,}")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ from egregore_dist.ledger import Ledger
 from egregore_dist.settings import Settings
 
 _START_TIMEOUT = 60.0
+_STOP_TIMEOUT = 10.0
 _POLL = 0.02
 
 
@@ -75,6 +76,11 @@ class LocalWorker:
         """Kill it and its pool at once (SIGKILL)."""
         if self._process is not None:
             self._process.kill()
+
+    def terminate(self) -> None:
+        """Ask it to stop once what runs has ended, without waiting."""
+        if self._process is not None:
+            self._process.terminate()
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stop it: what runs may end within ``timeout`` seconds, then it is killed."""
@@ -180,15 +186,35 @@ class LocalCluster:
             raise
 
     def stop(self) -> None:
-        """Stop the workers and the server; what runs may end within some seconds. Stopping twice does nothing."""
-        for worker in self.workers:
-            worker.stop()
+        """Stop the workers and the server. What runs may end within some seconds. Stopping twice does nothing."""
+        self._stop_workers()
         if self.server is not None:
             self.server.stop()
             self.server = None
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+
+    def _stop_workers(self) -> None:
+        living = [worker for worker in self.workers if worker.alive]
+        if not living:
+            return
+        ledger = Ledger(apps.ledger_url(self.settings), prefix=self.settings.prefix)
+        try:
+            # Celery takes seconds to stop in good order; where nothing runs there is nothing to keep in order.
+            if ledger.is_idle():
+                for worker in living:
+                    worker.kill()
+                    ledger.retire(worker.name)
+        except errors.BrokerUnavailable:
+            pass
+        finally:
+            ledger.close()
+        for worker in living:
+            worker.terminate()
+        deadline = time.monotonic() + _STOP_TIMEOUT
+        for worker in living:
+            worker.stop(max(0.0, deadline - time.monotonic()))
 
     def add_worker(self, *, wait: bool = True) -> LocalWorker:
         """Start one more worker, and wait until it serves."""

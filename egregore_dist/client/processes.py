@@ -119,19 +119,20 @@ class Process:
         return code
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End it gently: SIGTERM to the command alone, so that it can see to its own children; then `kill`.
-
-        Args:
-            timeout: seconds it has between the two.
-        """
+        """End it gently: `terminate`, and `kill` what is left after ``timeout`` seconds."""
         if os.getpid() != self._owner:
             return
         if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
+            self.terminate()
             with contextlib.suppress(TimeoutError):
                 self.wait(timeout)
         self.kill()
+
+    def terminate(self) -> None:
+        """Ask it to end, without waiting: SIGTERM to the command alone, so that it can see to its own children."""
+        if os.getpid() == self._owner and self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """End the command and its children at once, by SIGKILL to all of them, and wait until they are gone."""

@@ -23,7 +23,7 @@ from egregore_dist.workflow.context import Context
 
 # Wrong however often it is tried.
 _NOT_RETRIED = (errors.BindingError, errors.EncodingError, errors.PayloadTooLarge, errors.CodeError)
-_BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=10.0, jitter=0.1)
+_BACKOFF = tenacity.wait_exponential(multiplier=0.1, max=10.0) + tenacity.wait_random(0.0, 0.1)
 
 Guard = Callable[[float | None], AbstractContextManager[None]]
 

@@ -188,6 +188,11 @@ class Ledger:
             entries = cast(list[bytes], self.redis.zrangebyscore(self.keys.agenda, "-inf", now, start=0, num=limit))
         return [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
 
+    def is_idle(self) -> bool:
+        """Whether no run is going on: each of its open blocks has an entry in the agenda."""
+        with _reachable():
+            return not self.redis.exists(self.keys.agenda)
+
     def sweep(self, run: str, kind: str, block: str, *, alive: Iterable[str], dead: Iterable[str]) -> list[Message]:
         """Do what an entry of the agenda asks for.
 

@@ -5,6 +5,7 @@ Each has a thread of its own, so that neither a busy pool nor a ledger that does
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -47,15 +48,15 @@ class _Periodic(bootsteps.StartStopStep):
         self._thread = threading.Thread(target=self._run, args=(parent,), name=type(self).__name__, daemon=True)
         self._thread.start()
 
-    def stop(self, parent: Any) -> None:
+    def stop(self, _parent: Any) -> None:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
             self._thread = None
-            self.end(parent)
             self.ledger.close()
 
-    terminate = stop
+    def terminate(self, parent: Any) -> None:
+        self.stop(parent)
 
     def interval(self) -> float:
         raise NotImplementedError
@@ -65,9 +66,6 @@ class _Periodic(bootsteps.StartStopStep):
 
     def tick(self, parent: Any) -> None:
         raise NotImplementedError
-
-    def end(self, parent: Any) -> None:
-        """Called once, after the last round."""
 
     def _run(self, parent: Any) -> None:
         while not self._stopped.wait(self.interval()):
@@ -87,11 +85,16 @@ class Heartbeat(_Periodic):
     """Publishes the worker's report; while it is fresh the worker counts as alive."""
 
     name = "egregore-heartbeat"
+    _leaving = False
 
     def interval(self) -> float:
         return self.settings.report_interval
 
     def begin(self, parent: Any) -> None:
+        self._worker = parent.hostname
+        if not self._leaving:
+            self._leaving = True
+            atexit.register(self._leave, os.getpid())
         self._children = pool.Children(parent.pool)
         self._nodes = pool.node_names(self.settings.modules)
         self._version = metadata.version("egregore-dist")
@@ -116,9 +119,15 @@ class Heartbeat(_Periodic):
         )
         self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
 
-    def end(self, parent: Any) -> None:
+    def stop(self, _parent: Any) -> None:
+        """Go on: the pool is stopped after this step, and until it has, its lanes are alive."""
+
+    def _leave(self, pid: int) -> None:
+        if os.getpid() != pid:
+            return
+        self._stopped.set()
         try:
-            self.ledger.retire(parent.hostname)
+            self.ledger.retire(self._worker)
         except errors.BrokerUnavailable as error:
             log.warning("heartbeat: not withdrawn: %s", error, extra={"action": "ledger_unreachable"})
 

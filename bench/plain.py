@@ -1,0 +1,76 @@
+"""The other side: a plain Celery worker, and a chord waited for in the cheapest way there is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from celery import chord, group
+
+from bench import workloads
+from egregore_dist.client.processes import Process
+
+_ROOT = Path(__file__).parents[1]
+_POLL = 0.0005
+_START_TIMEOUT = 60.0
+
+
+class PlainCelery:
+    """A running worker of the plain app.
+
+    Args:
+        url: the server that is its broker and its result backend.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._results = redis.Redis.from_url(url)
+        workloads.plain.conf.update(broker_url=url, result_backend=url)
+        # The client subscribes to the result of every header task, and `get` reads them all: that takes thrice as long
+        # for a thousand. Without it, one key is polled.
+        workloads.plain.backend.on_task_call = lambda *_args, **_kwargs: None
+
+    def chord(self, count: int, *, timeout: float = 300.0) -> None:
+        """Run a chord of ``count`` trivial tasks, and wait for its callback's result."""
+        header = [workloads.plain_trivial.s(1) for _ in range(count)]
+        callback = chord(group(header, app=workloads.plain), app=workloads.plain)(workloads.plain_total.s())
+        key = workloads.plain.backend.get_key_for_task(callback.id)
+        limit = time.monotonic() + timeout
+        while (raw := self._results.get(key)) is None:
+            if time.monotonic() > limit:
+                raise TimeoutError(f"the chord of {count} tasks did not end within {timeout} s")
+            time.sleep(_POLL)
+        found = workloads.plain.backend.decode_result(raw)["result"]
+        if found != count:
+            raise RuntimeError(f"the chord of {count} tasks ended with {found!r}")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._results.close()
+        workloads.plain.close()
+
+
+@contextmanager
+def running(url: str, *, processes: int) -> Iterator[PlainCelery]:
+    """A plain worker with a pool of ``processes``, ready, until the body ends."""
+    with tempfile.TemporaryDirectory(prefix="egregore-bench-") as folder:
+        command = [sys.executable, "-m", "celery", "-A", "bench.workloads:plain", "worker", "--loglevel=WARNING"]
+        command += [f"--concurrency={processes}", f"--queues={workloads.PLAIN_QUEUE}", "--hostname=plain@localhost"]
+        command += ["--without-gossip", "--without-mingle"]
+        # The addresses hold the password, so they are not on the command line.
+        environment = {**os.environ, "CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
+        worker = Process.spawn(command, env=environment, log=Path(folder, "worker.log"), cwd=_ROOT)
+        try:
+            celery = PlainCelery(url)
+            try:
+                celery.chord(2 * processes, timeout=_START_TIMEOUT)
+                yield celery
+            finally:
+                celery.close()
+        finally:
+            worker.stop(10.0)

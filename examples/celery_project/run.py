@@ -1,0 +1,58 @@
+"""An ordinary task and a workflow, side by side on the ordinary worker of a Celery project.
+
+Only what a project has anyway is started here: a server, and ``celery -A proj.app worker -Q celery,egregore``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from egregore_dist import connect
+from egregore_dist.client.processes import Process
+from egregore_dist.client.server import Server
+
+PROJECT = Path(__file__).parent
+WORKER = [sys.executable, "-m", "celery", "-A", "proj.app", "worker", "-Q", "celery,egregore", "-c", "2"]
+
+
+def main() -> None:
+    """Start server and worker, use both kinds of work at once, and look at the worker with Celery's own tool."""
+    with tempfile.TemporaryDirectory() as folder, Server.start() as server:
+        os.environ |= {"PROJ_BROKER_URL": server.url, "EGREGORE_MODULES": "proj.app"}
+        worker = Process.spawn(WORKER, env=os.environ, log=Path(folder, "worker.log"), cwd=PROJECT)
+        try:
+            use_both(server.url)
+        except BaseException:
+            print(worker.log_tail(), file=sys.stderr)
+            raise
+        finally:
+            worker.stop(timeout=10)
+
+
+def use_both(url: str) -> None:
+    """What the project's own code does: it submits tasks as ever, and workflows beside them."""
+    from proj.app import app, billing, send_mail
+
+    session = connect(url)
+    run = billing.submit([1, 2, 3, 4], id="march")
+    mail = send_mail.delay("ada@example.org")
+    print("celery inspect active, while both are at work:")
+    seen: set[str] = set()
+    while run.status in ("pending", "running"):
+        for tasks in (app.control.inspect(limit=1).active() or {}).values():
+            for name in sorted({task["name"] for task in tasks} - seen):
+                seen.add(name)
+                print(f"  {name}")
+        time.sleep(0.1)
+    print(f"task:     {mail.get(timeout=60)}")
+    print(f"workflow: {run.result()}")
+    session.close()
+    app.close()
+
+
+if __name__ == "__main__":
+    main()
