@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,20 +41,21 @@ class Row:
 
 def revenue(kind: str, orders: list[Order], key: Callable[[Order], str]) -> list[Row]:
     """The sum of the orders for each key."""
-    found = sorted({key(order) for order in orders})
-    return [Row(kind, name, sum((o.amount for o in orders if key(o) == name), Decimal())) for name in found]
+    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for order in orders:
+        sums[key(order)] += order.amount
+    return [Row(kind, name, sums[name]) for name in sorted(sums)]
 
 
 @node("extract")
 def extract(count: int, until: datetime) -> list[Order]:
     """Read the source; here, make it up."""
     chance = random.Random(7)
-    countries, products = ["DE", "FR", "JP"], ["chair", "lamp"]
     return [
         Order(
             at=until - timedelta(hours=chance.randrange(48)),
-            country=chance.choice(countries),
-            product=chance.choice(products),
+            country=chance.choice(["DE", "FR", "JP"]),
+            product=chance.choice(["chair", "lamp"]),
             amount=Decimal(chance.randrange(1_000, 50_000)) / 100,
         )
         for _ in range(count)
@@ -81,20 +83,14 @@ def by_product(orders: list[Order]) -> list[Row]:
     return revenue("product", orders, lambda order: order.product)
 
 
-@node("join_brief")
-def join_brief(by_day: list[Row]) -> list[Row]:
-    """The block gives {"by_day": ...}; a parameter of that name gets it."""
-    return by_day
+@node("join")
+def join(by_day: list[Row], breakdown: dict[str, list[Row]] | None = None) -> list[Row]:
+    """A block gives the next step its results by name, and so do blocks inside it; parameters are found by name."""
+    return by_day + [row for rows in (breakdown or {}).values() for row in rows]
 
 
-@node("join_full")
-def join_full(by_day: list[Row], breakdown: dict[str, list[Row]]) -> list[Row]:
-    """The nested block gives its dict under its own name."""
-    return by_day + breakdown["by_country"] + breakdown["by_product"]
-
-
-brief = Sequence(parallel(by_day), join_brief)
-full = Sequence(parallel(by_day, parallel(by_country, by_product, name="breakdown")), join_full)
+brief = Sequence(parallel(by_day), join)
+full = Sequence(parallel(by_day, parallel(by_country, by_product, name="breakdown")), join)
 
 
 def build(database: str) -> Sequence:

@@ -8,6 +8,7 @@ from __future__ import annotations
 # %% A function that stands right here runs on the workers; nothing has to be installed or started first.
 import math
 import time
+from typing import Any
 
 from egregore_dist import Context, Sequence, node, parallel
 
@@ -31,18 +32,20 @@ print("here:", is_prime(97))
 square = node("square")(lambda number: number * number)
 
 
-def times(factor: int) -> object:
+def times(factor: int) -> Any:
     """A node made on the fly."""
     return node(f"times_{factor}")(lambda number: number * factor)
 
 
-print("named:", parallel(square, *[times(factor) for factor in (2, 3)])(12))  # type: ignore[arg-type]
+print("named:", parallel(square, *[times(factor) for factor in (2, 3)])(12))
 
 
 # %% A parameter annotated `Context` is told where it runs.
 @node("where")
 def where(number: int, context: Context) -> str:
-    return f"{context.node} of {context.workflow}, branch {context.branch} of {context.block}, attempt {context.attempt}"
+    return (
+        f"{context.node} of {context.workflow}, branch {context.branch} of {context.block}, attempt {context.attempt}"
+    )
 
 
 print("context:", Sequence(where.map(name="all"), name="tour")([10, 20])[1])

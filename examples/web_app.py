@@ -110,7 +110,9 @@ async def main() -> None:
             await asyncio.sleep(0.05)
         again = await client.post("/reports", json={"id": "report-1", "text": "a web app starts a run"})
         print(f"POST /reports again      {again.status_code} the same run: {again.json()['id']}")
-        print(f"GET  /analysis           200 {(await client.get('/analysis', params={'text': 'short and long'})).json()}")
+        print(
+            f"GET  /analysis           200 {(await client.get('/analysis', params={'text': 'short and long'})).json()}"
+        )
         unknown = await client.get("/reports/none")
         print(f"GET  /reports/none       {unknown.status_code} {unknown.json()['error']}")
     server.should_exit = True

@@ -1,32 +1,52 @@
-"""``egregore-dist``: every command."""
+"""``egregore-dist``: every command, each loaded when it is asked for."""
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
+from egregore_dist.cli import target
+from egregore_dist.cli.failing import Commands
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+#: The commands and what the list of them says, in its order. Each is in the module of its name.
+COMMANDS = {
+    "demo": "Survey Python's own library on local workers.",
+    "run": "Run a workflow of a module, and print its value.",
+    "runs": "Look at runs, and end them.",
+    "worker": "Run a worker until it is told to stop.",
+    "workers": "List the live workers.",
+    "doctor": "Check this machine and the cluster.",
+}
+
+
+class Lazy(Commands):
+    """Loads a command's module when the command is asked for, so that ``--help`` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of this name, or None."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"egregore_dist.cli.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="egregore-dist")
-def main() -> None:
-    """Python workflows on remote workers, through Celery."""
+@click.option("--debug", is_flag=True, envvar="EGREGORE_DEBUG", help="Show the traceback of an error.  [env: EGREGORE_DEBUG]")
+@target.options
+def main(debug: bool) -> None:
+    """Python workflows on remote workers, through Celery.
 
-
-@main.command()
-@click.option("-m", "--module", "modules", multiple=True, help="A module with nodes to load; may be given more than once.")
-@click.option("-c", "--concurrency", type=click.IntRange(1), help="Lanes at a time. [default: usable cores]")
-@click.option("-q", "--queues", default="", help="Celery queues to consume, separated by commas.")
-@click.option("-n", "--name", help="The worker's name, unique in the cluster.")
-@click.option("--pool", type=click.Choice(["prefork", "threads"]), default="prefork", show_default=True)
-@click.option("-l", "--loglevel", default="WARNING", show_default=True)
-def worker(
-    modules: tuple[str, ...], concurrency: int | None, queues: str, name: str | None, pool: str, loglevel: str
-) -> None:
-    """Run a worker until it is told to stop."""
-    from egregore_dist.settings import Settings
-    from egregore_dist.worker import service
-
-    settings = Settings()
-    if modules:
-        settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
-    names = [queue for queue in queues.split(",") if queue]
-    service.run(settings, concurrency=concurrency, queues=names, name=name, pool=pool, loglevel=loglevel)
+    Exit codes: 1 a run failed, or doctor found a problem; 2 a wrong command, setting or workflow; 3 broker or ledger not
+    reachable; 4 no such run; 5 not ended within --timeout; 130 Ctrl-C.
+    """

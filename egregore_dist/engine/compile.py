@@ -117,21 +117,24 @@ def lane(
     app: Celery, run: str, block: str, track: int, queue: str, *, name: str = "", expires: float | None = None
 ) -> Signature:
     """The message that asks a worker to serve a block; Celery's tools show it as ``lane <block> <run>``."""
-    signature = app.signature(apps.LANE, args=(run, block, track), immutable=True)
-    signature.set(queue=queue, shadow=f"lane {name or block} {run}")
+    signature = _message(app, apps.LANE, (run, block, track), queue, f"lane {name or block} {run}")
     return signature if expires is None else signature.set(expires=expires)
 
 
 def collect(app: Celery, run: str, block: str, queue: str, *, name: str = "") -> Signature:
     """The chord's callback: carry the run on after a complete block."""
-    return app.signature(apps.COLLECT, args=(run, block), immutable=True).set(
-        queue=queue, shadow=f"collect {name or block} {run}"
-    )
+    return _message(app, apps.COLLECT, (run, block), queue, f"collect {name or block} {run}")
 
 
 def advance(app: Celery, run: str, queue: str, *, name: str) -> Signature:
     """The message that starts a run."""
-    return app.signature(apps.ADVANCE, args=(run,), immutable=True).set(queue=queue, shadow=f"advance {name} {run}")
+    return _message(app, apps.ADVANCE, (run,), queue, f"advance {name} {run}")
+
+
+def _message(app: Celery, task: str, ids: tuple[str | int, ...], queue: str, shown: str) -> Signature:
+    # A client has no tasks registered, so that nobody listens for a result has to be said here.
+    signature = app.signature(task, args=ids, immutable=True)
+    return signature.set(queue=queue, shadow=shown, ignore_result=True)
 
 
 def queue_of(step: spec.StepSpec, default: str) -> str:

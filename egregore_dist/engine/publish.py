@@ -45,6 +45,15 @@ def messages(app: Celery, run: str, wanted: Iterable[Message]) -> None:
             _publish(compiler.collect(app, run, message.block, message.queue), run)
 
 
+def waiting(app: Celery, queue: str) -> int:
+    """How many messages wait on a queue; 0 where the broker does not say."""
+    try:
+        with app.connection_or_acquire() as connection:
+            return int(connection.default_channel.queue_declare(queue=queue, passive=True).message_count)
+    except (*_UNREACHABLE, kombu.exceptions.ChannelError):
+        return 0
+
+
 def _publish(signature: Signature, run: str) -> None:
     try:
         signature.apply_async()

@@ -193,15 +193,18 @@ class Ledger:
         with _reachable():
             return not self.redis.exists(self.keys.agenda)
 
-    def sweep(self, run: str, kind: str, block: str, *, alive: Iterable[str], dead: Iterable[str]) -> list[Message]:
+    def sweep(
+        self, run: str, kind: str, block: str, *, alive: Iterable[str], dead: Iterable[str], backed_up: str = ""
+    ) -> list[Message]:
         """Do what an entry of the agenda asks for.
 
         Args:
             alive: the names of the live workers.
             dead: processes that are gone though their worker lives, as ``<worker>/<pid>``.
+            backed_up: a queue where messages wait, or "".
         """
         names = list(alive)
-        args = [kind, block, ATTEMPTS, len(names), *names, *dead]
+        args = [kind, block, ATTEMPTS, backed_up, len(names), *names, *dead]
         publish = self._transition("sweep", run, args)
         if not publish and not self.exists(run):
             with _reachable():
@@ -314,8 +317,10 @@ class Ledger:
 
     def wait(self, run: str, seconds: float) -> bool:
         """Wait until a run has ended, at most ``seconds`` (rounded up to a millisecond). Returns whether it has."""
+        # Moving the one entry onto its own list leaves it there, so any number can wait.
+        end = self.keys.part(run, "end")
         with _reachable():
-            return bool(self.redis.xread({self.keys.part(run, "end"): "0"}, block=max(1, int(seconds * 1000))))
+            return bool(self.redis.blmove(end, end, max(0.001, seconds), "LEFT", "LEFT"))
 
     def events(self, run: str, after: str, seconds: float) -> list[tuple[str, dict[str, bytes]]]:
         """Events of a run after a cursor ("0" for all), waiting at most ``seconds`` for the first."""

@@ -151,8 +151,9 @@ class Janitor(_Periodic):
                 name: msgspec.msgpack.decode(raw, type=report.Report) for name, raw in self.ledger.reports().items()
             }
             dead = [f"{name}/{pid}" for name, said in reports.items() for pid in said.dead]
+            backed_up = self.settings.queue if publish.waiting(parent.app, self.settings.queue) else ""
             for run, kind, block in due:
-                wanted = self.ledger.sweep(run, kind, block, alive=reports, dead=dead)
+                wanted = self.ledger.sweep(run, kind, block, alive=reports, dead=dead, backed_up=backed_up)
                 publish.messages(parent.app, run, wanted)
         if self._rounds % 3600 == 0:
             self.ledger.forget_expired()

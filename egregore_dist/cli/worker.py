@@ -1,0 +1,28 @@
+"""``egregore-dist worker``."""
+
+from __future__ import annotations
+
+import click
+
+from egregore_dist.cli import target
+
+
+@click.command()
+@click.option("-m", "--module", "modules", multiple=True, help="A module with nodes to load; may be given more than once.")
+@click.option("-c", "--concurrency", type=click.IntRange(1), help="Lanes at a time. [default: usable cores]")
+@click.option("-q", "--queues", default="", help="Celery queues to consume, separated by commas.")
+@click.option("-n", "--name", help="The worker's name, unique in the cluster.")
+@click.option("--pool", type=click.Choice(["prefork", "threads"]), default="prefork", show_default=True)
+@click.option("-l", "--loglevel", default="WARNING", show_default=True)
+@target.options
+def worker(
+    modules: tuple[str, ...], concurrency: int | None, queues: str, name: str | None, pool: str, loglevel: str
+) -> None:
+    """Run a worker until it is told to stop."""
+    from egregore_dist.worker import service
+
+    settings = target.settings()
+    if modules:
+        settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
+    names = [queue for queue in queues.split(",") if queue]
+    service.run(settings, concurrency=concurrency, queues=names, name=name, pool=pool, loglevel=loglevel)

@@ -1,0 +1,63 @@
+"""``egregore-dist workers``: who is alive, and what they serve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from egregore_dist.cli import probe, show, target
+
+
+@click.command()
+@show.as_json
+@target.options
+def workers(wants_json: bool) -> None:
+    """List the live workers.
+
+    JSON keys: workers, a list of name, host, pid, slots, pool, cores, memory_available, memory_total (bytes), queues,
+    modules, nodes, version, reported (ISO 8601, UTC).
+    """
+    found = probe.workers(target.ledger())
+    if wants_json:
+        show.print_json({"workers": [as_json(worker) for worker in found]})
+        return
+    if not found:
+        click.echo("no worker is alive: start one with `egregore-dist worker -m MODULE`", err=True)
+        return
+    right = ("SLOTS", "CORES", "FREE MEMORY", "NODES", "SEEN")
+    table = show.table("WORKER", "SLOTS", "POOL", "CORES", "FREE MEMORY", "QUEUES", "MODULES", "NODES", "SEEN", right=right)
+    for worker in found:
+        said = worker.report
+        table.add_row(
+            show.text(said.worker),
+            str(said.slots),
+            show.text(said.pool),
+            f"{said.cores:g}",
+            f"{show.size(said.memory_available)} of {show.size(said.memory_total)}",
+            show.text(", ".join(said.queues)),
+            show.text(", ".join("any" if name == "*" else name for name in said.modules) or "-"),
+            str(len(said.nodes)),
+            f"{max(0.0, worker.age):.0f} s ago",
+        )
+    show.console().print(table)
+
+
+def as_json(worker: probe.Worker) -> dict[str, Any]:
+    """A worker as JSON."""
+    said = worker.report
+    return {
+        "name": said.worker,
+        "host": said.host,
+        "pid": said.pid,
+        "slots": said.slots,
+        "pool": said.pool,
+        "cores": said.cores,
+        "memory_available": said.memory_available,
+        "memory_total": said.memory_total,
+        "queues": said.queues,
+        "modules": said.modules,
+        "nodes": said.nodes,
+        "version": said.version,
+        "reported": show.moment(worker.reported),
+    }

@@ -1,0 +1,45 @@
+"""A ledger on each server that answers, and what a test wrote to it gone afterwards."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from egregore_dist.client.server import Server
+from egregore_dist.ledger import Ledger
+from tests.cluster.ledger.play import Play
+from tests.support.clusters import REDIS, answers
+
+# Chosen with HYPOTHESIS_PROFILE, see test_interleavings.py.
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=100, stateful_step_count=50)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=3000, stateful_step_count=80)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """The embedded server that the tests of the ledger share."""
+    with Server.start() as server:
+        yield server
+
+
+@pytest.fixture(params=["valkey", *(["redis"] if answers(REDIS) else [])])
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """An empty ledger; once for every server that answers."""
+    if request.param == "valkey":
+        url = request.getfixturevalue("valkey").url
+    else:
+        url = f"redis://{REDIS[0]}:{REDIS[1]}/0"
+    ledger = Ledger(url, prefix=f"egdtest-{uuid.uuid4().hex[:8]}", retention=60.0, retries=0)
+    yield ledger
+    for key in ledger.redis.scan_iter(match=f"{ledger.keys.prefix}*", count=1000):
+        ledger.redis.delete(key)
+    ledger.close()
+
+
+@pytest.fixture
+def play(ledger: Ledger) -> Play:
+    """A run that was just submitted."""
+    return Play.submit(ledger)

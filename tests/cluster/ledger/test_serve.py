@@ -1,0 +1,224 @@
+"""A lane commits what it holds, and is leased what it may have."""
+
+from __future__ import annotations
+
+import pytest
+
+from egregore_dist.ledger import Lease
+from egregore_dist.ledger.keys import ROOT
+from tests.cluster.ledger.play import Play, bad, numbers, ok, track
+
+
+def test_branches_are_leased_in_order(play: Play) -> None:
+    """Each call commits the branch before and leases the next."""
+    block, lane = play.block(3), play.lane()
+
+    assert play.serve(block, lane).leases == (Lease(0),)
+    assert play.serve(block, lane, ok(0)).leases == (Lease(1),)
+    assert play.serve(block, lane, ok(1)).leases == (Lease(2),)
+    assert play.ledger.results(play.run, block) == {0: b"0", 1: b"1"}
+    assert play.record(block).done == 2
+    assert play.ledger.running(play.run, block) == [2]
+
+
+def test_two_lanes_never_get_the_same_branch(play: Play) -> None:
+    """A leased branch is not offered to others."""
+    block = play.block(4)
+    leased = [numbers(play.serve(block, play.lane())) for _ in range(5)]
+
+    assert leased == [[0], [1], [2], [3], []]
+
+
+def test_a_second_commit_is_refused(play: Play) -> None:
+    """What a lane commits twice counts once, with the value that came first."""
+    block, lane = play.block(3), play.lane()
+    play.serve(block, lane)
+    play.serve(block, lane, ok(0))
+    again = play.serve(block, lane, [*bad(0)], held=1)
+
+    assert again.late == 1
+    assert play.record(block).done == 1
+    assert play.ledger.failures(play.run, block) == {}
+    assert play.record(block).state == "open"
+
+
+def test_a_foreign_commit_is_refused(play: Play) -> None:
+    """Only the lane that leases a branch can commit it."""
+    block, holder, other = play.block(2), play.lane(), play.lane()
+    play.serve(block, holder)
+    refused = play.serve(block, other, ok(0, 1))
+
+    assert refused.late == 2
+    assert numbers(refused) == [1]
+    assert play.record(block).done == 0
+    assert play.serve(block, holder, ok(0)).late == 0
+
+
+def test_a_late_commit_is_refused(play: Play) -> None:
+    """A lane whose lease was given to another cannot settle the branch any more."""
+    block, slow, quick = play.block(2), play.lane("gone@there"), play.lane()
+    play.serve(block, slow)
+    play.sweep("hint", block)
+    leased = play.serve(block, quick)
+    late = play.serve(block, slow, ok(0))
+
+    assert leased.leases == (Lease(0, attempt=2),)
+    assert late.late == 1
+    assert numbers(late) == [1]
+    assert play.serve(block, quick, ok(0)).late == 0
+    assert [event["count"] for event in play.events("branches.late")] == [b"1"]
+
+
+def test_the_limit_holds_across_lanes(play: Play) -> None:
+    """However many lanes come, no more run than the limit; a branch that ends makes room for one."""
+    block = play.block(6, limit=2)
+    lanes = [play.lane() for _ in range(4)]
+    first = [numbers(play.serve(block, lane)) for lane in lanes]
+    next_one = numbers(play.serve(block, lanes[0], ok(0)))
+
+    assert first == [[0], [1], [], []]
+    assert next_one == [2]
+    assert numbers(play.serve(block, lanes[2])) == []
+    assert play.record(block).running == 2
+
+
+@pytest.mark.parametrize(("width", "limit", "expected"), [(4, 6, [4, 2, 0]), (4, 3, [3, 0, 0]), (8, 100, [8, 8, 4])])
+def test_the_limit_holds_for_wide_lanes(play: Play, width: int, limit: int, expected: list[int]) -> None:
+    """Lanes that run many branches at a time share the limit."""
+    block = play.block(20, limit=limit, tracks=[track(20, width=width, lanes=1)])
+    leased = [len(play.serve(block, play.lane()).leases) for _ in range(3)]
+
+    assert leased == expected
+    assert play.record(block).running == sum(expected)
+
+
+def test_a_wide_lane_is_refilled_as_its_branches_end(play: Play) -> None:
+    """A lane of width 3 that commits one branch gets one."""
+    block, lane = play.block(9, tracks=[track(9, width=3, lanes=1)]), play.lane()
+
+    assert numbers(play.serve(block, lane)) == [0, 1, 2]
+    assert numbers(play.serve(block, lane, ok(1), held=2)) == [3]
+    assert numbers(play.serve(block, lane, held=3)) == []
+    assert numbers(play.serve(block, lane, ok(0, 2, 3))) == [4, 5, 6]
+
+
+def test_wide_lanes_take_equal_parts(play: Play) -> None:
+    """A lane as planned takes its part of the branches, even if it could hold all of them."""
+    block = play.block(10, tracks=[track(10, width=100, lanes=2)])
+
+    assert [len(play.serve(block, play.lane()).leases) for _ in range(2)] == [5, 5]
+
+
+def test_a_batch_is_a_fair_share_of_what_is_left(play: Play) -> None:
+    """A lane that wants many gets ever fewer of what is left, and one at the end."""
+    block, lane = play.block(64, tracks=[track(64, lanes=2)]), play.lane()
+    sizes = []
+    served = play.serve(block, lane, want=1000)
+    while served.leases:
+        sizes.append(len(served.leases))
+        served = play.serve(block, lane, ok(*numbers(served)), want=1000)
+
+    assert sum(sizes) == 64
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-1]) == (16, 1)
+
+
+def test_a_batch_takes_one_slot(play: Play) -> None:
+    """A lane of width 1 executes its batch one by one, so it counts once against the limit."""
+    block = play.block(64, limit=2, tracks=[track(64, lanes=2)])
+    play.serve(block, play.lane(), want=8)
+    play.serve(block, play.lane(), want=8)
+
+    assert play.record(block).running == 2
+    assert len(play.ledger.running(play.run, block)) == 16
+    assert play.serve(block, play.lane(), want=8).leases == ()
+
+
+def test_branches_given_back_are_leased_next(play: Play) -> None:
+    """What a lane releases goes to whoever comes next, still on its first attempt."""
+    block, lane = play.block(40, tracks=[track(40, lanes=2)]), play.lane()
+    held = numbers(play.serve(block, lane, want=4))
+    play.serve(block, lane, ok(held[0]), want=1, releases=held[1:])
+
+    assert held == [0, 1, 2, 3]
+    assert play.record(block).running == 1
+    other = play.serve(block, play.lane(), want=2)
+    assert len(other.leases) == 2
+    assert {lease.branch for lease in other.leases} | set(play.ledger.running(play.run, block)) <= {0, 1, 2, 3}
+    assert all(lease.attempt == 1 for lease in other.leases)
+
+
+def test_only_a_holder_gives_back(play: Play) -> None:
+    """A release by a lane that does not hold the branch changes nothing."""
+    block, lane, other = play.block(3), play.lane(), play.lane()
+    play.serve(block, lane)
+
+    assert numbers(play.serve(block, other, releases=[0, 2])) == [1]
+    assert play.ledger.running(play.run, block) == [0, 1]
+
+
+def test_a_complete_run_has_its_value(play: Play) -> None:
+    """The commit of the one branch of a run ends the run."""
+    lane = play.lane()
+    play.serve(ROOT, lane)
+    served = play.serve(ROOT, lane, ok(0))
+
+    assert (served.state, served.leases, served.resumed, served.messages) == ("ok", (), None, ())
+    assert play.state == "succeeded"
+    assert play.ledger.result(play.run) == b"0"
+    assert play.ledger.wait(play.run, 0.001)
+    assert play.ends() == 1
+
+
+def test_a_lane_comes_to_a_block_that_has_ended(play: Play) -> None:
+    """A message that was delivered late or twice finds nothing to do, and writes nothing."""
+    play.finish()
+    keys = play.keys()
+    served = play.serve(ROOT, play.lane())
+
+    assert (served.state, served.leases, served.messages) == ("ok", (), ())
+    assert play.serve("0.0-9", play.lane()).state == "gone"
+    assert play.keys() == keys
+
+
+def test_a_message_about_a_track_that_is_not_there_finds_nothing(play: Play) -> None:
+    """A malformed track number is answered like a block that is gone."""
+    served = play.serve(ROOT, play.lane(), track=7)
+
+    assert (served.state, served.leases) == ("gone", ())
+    assert play.state == "pending"
+
+
+def test_several_tracks_are_served_apart(play: Play) -> None:
+    """A lane gets only branches of its own track, in the order in which they are listed."""
+    tracks = [track(2, queue="q", of=[0, 3]), track(1, queue="gpu", of=[1]), track(1, width=4, of=[2])]
+    block = play.block(4, tracks=tracks)
+    record = play.record(block)
+    leased = [numbers(play.serve(block, play.lane(), track=number)) for number in range(3)]
+
+    assert record.queues == ("q", "gpu", "q")
+    assert record.widths == (1, 1, 4)
+    assert leased == [[0], [1], [2]]
+
+
+def test_many_branches_of_several_tracks(play: Play) -> None:
+    """A track lists thousands of branches, more than one command of the server takes at once."""
+    n = 6000
+    tracks = [track(n // 2, of=range(0, n, 2)), track(n // 2, queue="gpu", of=range(1, n, 2))]
+    block = play.block(n, tracks=tracks)
+    lane = play.lane()
+    first = play.serve(block, lane, track=1, want=1024)
+    second = play.serve(block, lane, ok(*numbers(first)), track=1, want=1024)
+
+    assert numbers(first) == list(range(1, 1500, 2))
+    assert numbers(second)[0] == 1501
+    assert play.record(block).done == 750
+
+
+def test_the_limit_holds_across_tracks(play: Play) -> None:
+    """The limit is the block's, not a track's."""
+    tracks = [track(2, of=[0, 1]), track(2, queue="gpu", of=[2, 3])]
+    block = play.block(4, limit=2, tracks=tracks)
+    leased = [numbers(play.serve(block, play.lane(), track=number)) for number in (0, 1, 0, 1)]
+
+    assert leased == [[0], [2], [], []]

@@ -1,0 +1,90 @@
+"""A run is accepted once."""
+
+from __future__ import annotations
+
+import pytest
+
+from egregore_dist import errors
+from egregore_dist.ledger import Ledger, Work
+from egregore_dist.ledger.keys import ROOT
+from tests.cluster.ledger.play import Play, numbers
+
+
+def test_a_run_is_accepted_once(ledger: Ledger) -> None:
+    """The same id again is answered with False, and changes nothing."""
+    first = Work("first", b"spec", b"functions")
+
+    assert ledger.submit("order-42", first, code={"d": b"code"}, input=b"one", queue="q")
+    assert not ledger.submit("order-42", Work("second", b"", b""), code={}, input=b"two", queue="q2")
+    assert ledger.work("order-42") == first
+    assert ledger.input("order-42", ROOT) == b"one"
+    assert ledger.code("order-42", "d") == b"code"
+    assert [run.id for run in ledger.runs()] == ["order-42"]
+
+
+def test_a_run_is_pending_until_it_is_served(play: Play) -> None:
+    """A run runs from its first lease on, by the server's clock."""
+    before = play.ledger.run(play.run)
+    served = play.serve(ROOT, play.lane())
+    after = play.ledger.run(play.run)
+
+    assert (before.state, before.started) == ("pending", None)
+    assert numbers(served) == [0]
+    assert after.state == "running"
+    assert after.started is not None
+    assert before.created <= after.started <= play.now() / 1000
+
+
+def test_the_newest_run_is_listed_first(ledger: Ledger) -> None:
+    """Runs are listed from the newest on."""
+    plays = [Play.submit(ledger) for _ in range(3)]
+    for age, play in enumerate(plays):
+        ledger.redis.zadd(ledger.keys.runs, {play.run: 1000 - age})
+
+    assert [run.id for run in ledger.runs()] == [play.run for play in plays]
+    assert [run.id for run in ledger.runs(limit=1, offset=1)] == [plays[1].run]
+
+
+def test_a_run_that_is_not_there_is_named(ledger: Ledger) -> None:
+    """Reading, cancelling or retrying a run that does not exist says which."""
+    with pytest.raises(errors.RunNotFound, match="nowhere"):
+        ledger.run("nowhere")
+    with pytest.raises(errors.RunNotFound, match="nowhere"):
+        ledger.cancel("nowhere")
+    with pytest.raises(errors.RunNotFound, match="nowhere"):
+        ledger.retry("nowhere")
+    with pytest.raises(errors.RunNotFound, match="nowhere"):
+        ledger.work("nowhere")
+    with pytest.raises(errors.RunNotFound, match="nowhere"):
+        ledger.input("nowhere", ROOT)
+
+
+def test_a_lane_that_comes_to_a_run_learns_all_it_needs(play: Play) -> None:
+    """Entering a block answers with its record, its first lease, the run's work and the server's time."""
+    entered = play.ledger.enter(play.run, ROOT, 0, play.lane(), work=True)
+
+    assert entered is not None
+    assert entered.record.id == ROOT
+    assert entered.record.queues == ("q",)
+    assert numbers(entered.served) == [0]
+    assert entered.work == Work("flow", b"spec", b"functions")
+    assert abs(entered.now - play.now()) < 5000
+
+
+def test_entering_what_is_not_there_finds_nothing(ledger: Ledger) -> None:
+    """A message about a run that is gone is answered with None and writes nothing."""
+    keys = set(ledger.redis.scan_iter(match=f"{ledger.keys.prefix}*"))
+
+    assert ledger.enter("nowhere", ROOT, 0, "w/1/x", work=True) is None
+    assert set(ledger.redis.scan_iter(match=f"{ledger.keys.prefix}*")) == keys
+
+
+def test_the_server_may_forget_the_scripts(play: Play) -> None:
+    """After the server lost its script cache, calls and pipelines send the script again."""
+    play.ledger.redis.script_flush()
+    entered = play.ledger.enter(play.run, ROOT, 0, play.lane(), work=False)
+    play.ledger.redis.script_flush()
+
+    assert entered is not None
+    assert numbers(entered.served) == [0]
+    assert play.ledger.cancel(play.run) == "cancelled"
