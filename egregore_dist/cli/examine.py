@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
 from egregore_dist import errors
-from egregore_dist.cli import show, target
+from egregore_dist.cli import show
 
 if TYPE_CHECKING:
     from egregore_dist.cli.probe import Server, Worker
@@ -25,7 +25,7 @@ OLDEST_REDIS = (6, 2)
 #: Seconds between two clocks from which on a person should know.
 SKEW = 2.0
 
-_CONNECT_TIMEOUT = 3.0
+_CONNECT_TIMEOUT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def broker(settings: Settings) -> Check:
         is_redis = address.startswith(("redis", "unix"))
         limits = {"socket_connect_timeout": _CONNECT_TIMEOUT, "socket_timeout": _CONNECT_TIMEOUT} if is_redis else {}
         with Connection(address, connect_timeout=_CONNECT_TIMEOUT, transport_options=limits) as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=_CONNECT_TIMEOUT)
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_TIMEOUT)
             return Check("broker", "ok", f"{connection.as_uri()} answers")
     except errors.ConfigurationError as error:
         return Check("broker", "problem", str(error), "see above")
@@ -167,7 +167,7 @@ def _secret(settings: Settings) -> Check:
     except (errors.ConfigurationError, errors.CodeError, ValueError) as error:
         return Check("secret", "problem", str(error), "set EGREGORE_SECRET or EGREGORE_SECRET_FILE anew")
     if signing.can_sign:
-        return Check("secret", "ok", "is set: code of scripts and notebooks can travel, where workers have the same one")
+        return Check("secret", "ok", "set: code of scripts and notebooks can travel, where workers have the same one")
     if settings.broker_url is None:
         return Check("secret", "ok", "not set; an embedded cluster makes its own")
     cure = "set EGREGORE_SECRET to one value on clients and workers, if you want that"

@@ -42,11 +42,13 @@ class Lazy(Commands):
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="egregore-dist")
-@click.option("--debug", is_flag=True, envvar="EGREGORE_DEBUG", help="Show the traceback of an error.  [env: EGREGORE_DEBUG]")
+@click.option(
+    "--debug", is_flag=True, envvar="EGREGORE_DEBUG", show_envvar=True, help="Show the traceback of an error."
+)
 @target.options
 def main(debug: bool) -> None:
     """Python workflows on remote workers, through Celery.
 
-    Exit codes: 1 a run failed, or doctor found a problem; 2 a wrong command, setting or workflow; 3 broker or ledger not
-    reachable; 4 no such run; 5 not ended within --timeout; 130 Ctrl-C.
+    Exit codes: 1 a run failed, or doctor found a problem; 2 a wrong command, setting or workflow; 3 broker or ledger
+    not reachable; 4 no such run; 5 not ended within --timeout; 130 Ctrl-C.
     """

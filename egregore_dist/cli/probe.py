@@ -63,9 +63,9 @@ OVERDUE = 10.0
 
 def server(ledger: Ledger) -> Server:
     """Ask the ledger's server. Raises what redis-py raises."""
-    info = cast(dict[str, Any], ledger.redis.info())
+    info: dict[str, Any] = ledger.redis.info()
     before, clock = time.time(), time.monotonic()
-    seconds, micros = cast(tuple[int, int], ledger.redis.time())
+    seconds, micros = ledger.redis.time()
     took = time.monotonic() - clock
     now = seconds + micros / 1e6
     is_valkey = "valkey_version" in info
@@ -77,14 +77,14 @@ def server(ledger: Ledger) -> Server:
         policy=str(info.get("maxmemory_policy", "noeviction")),
         round_trip=took,
         skew=before + took / 2 - now,
-        overdue=int(cast(int, ledger.redis.zcount(ledger.keys.agenda, "-inf", (now - OVERDUE) * 1000))),
+        overdue=int(ledger.redis.zcount(ledger.keys.agenda, "-inf", (now - OVERDUE) * 1000)),
     )
 
 
 def workers(ledger: Ledger) -> list[Worker]:
     """The live workers, by name. Raises `errors.BrokerUnavailable`."""
     reports = ledger.reports()
-    seconds, micros = cast(tuple[int, int], ledger.redis.time())
+    seconds, micros = ledger.redis.time()
     scores = dict(cast(list[tuple[bytes, float]], ledger.redis.zrange(ledger.keys.workers, 0, -1, withscores=True)))
     found = []
     for name, raw in sorted(reports.items()):

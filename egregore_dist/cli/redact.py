@@ -46,7 +46,7 @@ def _without_password(match: re.Match[str]) -> str:
 
 
 def _parts(secret: str) -> set[str]:
-    scheme, is_url, rest = secret.partition("://")
+    _, is_url, rest = secret.partition("://")
     if not is_url:
         return {secret}
     password = rest.rpartition("@")[0].partition(":")[2]

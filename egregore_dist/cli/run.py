@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("workflow", metavar="MODULE:WORKFLOW")
-@click.option("-i", "--input", "given", metavar="JSON|@FILE", default="null", help="The input; @- reads standard input.")
+@click.option("-i", "--input", "given", metavar="JSON|@FILE", default="null", help="The input; @- is standard input.")
 @click.option("--id", "run_id", help="The run's id; the same id again returns the same run. [default: a new one]")
 @click.option("--no-wait", is_flag=True, help="Print the run's id and end.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Wait no longer than this.")
@@ -126,7 +126,7 @@ def read_input(given: str) -> Any:
     try:
         return json.loads(given)
     except ValueError as error:
-        raise Quit(codes.USAGE, f"{where} is not JSON: {error}; a text needs quotes, as in --input '\"text\"'") from None
+        raise Quit(codes.USAGE, f"{where} is not JSON: {error}; text needs quotes, as in --input '\"text\"'") from None
 
 
 def _imported(module: str) -> Any:
@@ -162,4 +162,11 @@ def _summary(run: Run) -> dict[str, Any]:
 
     record = session.current().ledger.run(run.id)
     seconds = None if record.ended is None else record.ended - record.created
-    return {"id": record.id, "workflow": record.workflow, "state": record.state, "seconds": seconds, "value": None, "error": None}
+    return {
+        "id": record.id,
+        "workflow": record.workflow,
+        "state": record.state,
+        "seconds": seconds,
+        "value": None,
+        "error": None,
+    }

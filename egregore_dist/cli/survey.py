@@ -178,9 +178,9 @@ def add_up(package: str, parts: AbstractSequence[Figures]) -> Figures:
 def complexities(tree: ast.Module, module: str = "") -> list[Function]:
     """The cyclomatic complexity of each function in a module: 1, and 1 for each place where its way parts.
 
-    Those are ``if`` (``elif`` and the conditional expression too), ``for``, ``while``, ``except``, each ``for`` and ``if``
-    of a comprehension, each ``and`` or ``or``, and each ``case`` that does not match everything. A function inside
-    another counts by itself; a lambda belongs to the function around it; code outside of functions is left out.
+    Those are ``if`` (``elif`` and the conditional expression too), ``for``, ``while``, ``except``, each ``for`` and
+    ``if`` of a comprehension, each ``and`` or ``or``, and each ``case`` that does not match everything. A function
+    inside another counts by itself; a lambda belongs to the function around it; code outside of functions is left out.
     """
     names: list[str] = []
     counts: list[int] = []
@@ -229,7 +229,8 @@ _LEAVES = frozenset(
         *_OPERATORS,
         *ast.unaryop.__subclasses__(),
         *ast.cmpop.__subclasses__(),
-        *(ast.Name, ast.Constant, ast.Pass, ast.Break, ast.Continue, ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal),
+        *(ast.Name, ast.Constant, ast.Pass, ast.Break, ast.Continue),
+        *(ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal),
         *(type(None), bool, int, str),
     }
 )

@@ -38,7 +38,8 @@ class Given:
 
 def options(command: Command) -> Command:
     """Options that name the cluster: for the whole command line, or after a command."""
-    for name, what in (("--broker-url", "Celery's broker"), ("--ledger-url", "The ledger, where the broker is no Redis")):
+    urls = (("--ledger-url", "The ledger, where the broker is no Redis"), ("--broker-url", "Celery's broker"))
+    for name, what in urls:
         env = f"EGREGORE_{name[2:].upper().replace('-', '_')}"
         text = f"{what}.  [env: {env}, which other users of the machine cannot see]"
         command = click.option(name, metavar="URL", help=text, expose_value=False, callback=_take)(command)

@@ -8,7 +8,7 @@ from egregore_dist.cli import target
 
 
 @click.command()
-@click.option("-m", "--module", "modules", multiple=True, help="A module with nodes to load; may be given more than once.")
+@click.option("-m", "--module", "modules", multiple=True, help="A module with nodes to load; may be repeated.")
 @click.option("-c", "--concurrency", type=click.IntRange(1), help="Lanes at a time. [default: usable cores]")
 @click.option("-q", "--queues", default="", help="Celery queues to consume, separated by commas.")
 @click.option("-n", "--name", help="The worker's name, unique in the cluster.")

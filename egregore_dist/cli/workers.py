@@ -26,7 +26,8 @@ def workers(wants_json: bool) -> None:
         click.echo("no worker is alive: start one with `egregore-dist worker -m MODULE`", err=True)
         return
     right = ("SLOTS", "CORES", "FREE MEMORY", "NODES", "SEEN")
-    table = show.table("WORKER", "SLOTS", "POOL", "CORES", "FREE MEMORY", "QUEUES", "MODULES", "NODES", "SEEN", right=right)
+    columns = ("WORKER", "SLOTS", "POOL", "CORES", "FREE MEMORY", "QUEUES", "MODULES", "NODES", "SEEN")
+    table = show.table(*columns, right=right)
     for worker in found:
         said = worker.report
         table.add_row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from egregore_dist.ledger.ledger import unpack_positions
+from egregore_dist.ledger.replies import unpack_positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,9 +90,9 @@ class Run:
         return self._ledger.cancel(self.id)
 
     def retry(self) -> str:
-        """Run again what did not end well, and keep the rest; for a run that failed or was cancelled. Returns its state.
+        """Run again what did not end well, and keep the rest. Returns the run's state.
 
-        A run that is going on, or has succeeded, stays as it is. Raises `RunNotFound`.
+        Only a run that failed or was cancelled is changed. Raises `RunNotFound`.
         """
         before, wanted = self._ledger.retry(self.id)
         if before not in ("failed", "cancelled"):
@@ -120,14 +120,21 @@ class Run:
         return self._wait().__await__()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        iterator = self.events()
-        while (event := await asyncio.to_thread(next, iterator, None)) is not None:
-            yield event
+        cursor = "0"
+        async with self._ledger.watch() as watch:
+            while True:
+                ended = (await asyncio.to_thread(self._ledger.run, self.id)).state in ENDED
+                found = await watch.events(self.id, cursor, 0 if ended else _WAIT)
+                for cursor, fields in found:
+                    yield Event.of(cursor, fields)
+                if ended and not found:
+                    return
 
     async def _wait(self) -> Any:
         self._refuse_inside()
-        while not await asyncio.to_thread(self._ledger.wait, self.id, _WAIT):
-            await asyncio.to_thread(self._check, None, None)
+        async with self._ledger.watch() as watch:
+            while not await watch.wait(self.id, _WAIT):
+                await asyncio.to_thread(self._check, None, None)
         return await asyncio.to_thread(self._outcome)
 
     def _outcome(self) -> Any:

@@ -133,8 +133,8 @@ def advance(app: Celery, run: str, queue: str, *, name: str) -> Signature:
 
 def _message(app: Celery, task: str, ids: tuple[str | int, ...], queue: str, shown: str) -> Signature:
     # A client has no tasks registered, so that nobody listens for a result has to be said here.
-    signature = app.signature(task, args=ids, immutable=True)
-    return signature.set(queue=queue, shadow=shown, ignore_result=True)
+    options = {"queue": queue, "shadow": shown, "ignore_result": True}
+    return app.signature(task, args=ids, immutable=True, options=options)
 
 
 def queue_of(step: spec.StepSpec, default: str) -> str:

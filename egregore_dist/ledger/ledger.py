@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-import msgspec
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from egregore_dist import errors
-from egregore_dist.ledger import scripts
+from egregore_dist.ledger import replies, scripts
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
     BlockRecord,
@@ -21,16 +18,14 @@ from egregore_dist.ledger.records import (
     Lease,
     Message,
     NewBlock,
-    Resumed,
     RunRecord,
     Served,
     Work,
 )
+from egregore_dist.ledger.watch import CONNECTION, EVENTS_READ, Watch, reachable
 
 # Attempts of a branch whose process dies under it, before it ends as lost.
 ATTEMPTS = 3
-_SOCKET_TIMEOUT = 15.0
-_CONNECT_TIMEOUT = 5.0
 
 
 class Ledger:
@@ -47,13 +42,9 @@ class Ledger:
     """
 
     def __init__(self, url: str, *, prefix: str = "egd", retention: float = 7 * 86400, retries: int = 3) -> None:
-        self.redis = redis.Redis.from_url(
-            url,
-            socket_timeout=_SOCKET_TIMEOUT,
-            socket_connect_timeout=_CONNECT_TIMEOUT,
-            socket_keepalive=True,
-            retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.02), retries=retries),
-        )
+        backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
+        self.redis = redis.Redis.from_url(url, retry=Retry(backoff, retries=retries), **CONNECTION)
+        self._url = url
         self.keys = Keys(prefix)
         self._retention = retention
 
@@ -63,7 +54,7 @@ class Ledger:
 
     def ping(self) -> None:
         """See whether the server answers."""
-        with _reachable():
+        with reachable():
             self.redis.ping()
 
     # Transitions
@@ -91,10 +82,10 @@ class Ledger:
         pipe.time()
         pipe.hgetall(self.keys.block(run, "b", block))
         if work:
-            pipe.hmget(self.keys.run(run), _WORK_FIELDS)
-        keys, args = self._keys(run), _serve_args(block, track, token, 0, 0, (), ())
+            pipe.hmget(self.keys.run(run), replies.WORK_FIELDS)
+        keys, args = self._keys(run), replies.serve_args(block, track, token, 0, 0, (), ())
         pipe.evalsha(scripts.load("serve").sha, len(keys), *keys, *args)
-        with _reachable():
+        with reachable():
             found = pipe.execute(raise_on_error=False)
         *reads, served = found
         if isinstance(served, redis.exceptions.NoScriptError):
@@ -107,9 +98,9 @@ class Ledger:
             return None
         return Entered(
             record=BlockRecord.of(block, fields),
-            served=_served(served),
+            served=replies.served(served),
             now=seconds * 1000 + micros // 1000,
-            work=_work(run, rest[0]) if work else None,
+            work=replies.work(run, rest[0]) if work else None,
         )
 
     def serve(
@@ -132,8 +123,8 @@ class Ledger:
             held: branches that the lane believes it holds after these commits and releases; where the ledger knows
                 otherwise, it answers with all that the lane holds.
         """
-        args = _serve_args(block, track, token, want, held, commits, releases)
-        return _served(self._transition("serve", run, args))
+        args = replies.serve_args(block, track, token, want, held, commits, releases)
+        return replies.served(self._transition("serve", run, args))
 
     def open(self, run: str, parent: str, lease: Lease, track: int, token: str, block: NewBlock) -> int | None:
         """Open a block that a leased branch has met, and park the branch.
@@ -159,7 +150,7 @@ class Ledger:
         """
         state = cast(bytes, self._transition("cancel", run, []))
         if not state:
-            raise _not_found(run)
+            raise replies.not_found(run)
         return state.decode()
 
     def retry(self, run: str) -> tuple[str, list[Message]]:
@@ -173,8 +164,8 @@ class Ledger:
         """
         before, publish = self._transition("retry", run, [])
         if not before:
-            raise _not_found(run)
-        return before.decode(), list(_messages(publish))
+            raise replies.not_found(run)
+        return before.decode(), list(replies.messages(publish))
 
     def delete(self, run: str) -> bool:
         """Forget a run that has ended. Returns False where it has not, or does not exist."""
@@ -182,7 +173,7 @@ class Ledger:
 
     def due(self, limit: int = 100) -> list[tuple[str, str, str]]:
         """Entries of the agenda that are due: run, kind, block."""
-        with _reachable():
+        with reachable():
             seconds, micros = self.redis.time()
             now = seconds * 1000 + micros // 1000
             entries = cast(list[bytes], self.redis.zrangebyscore(self.keys.agenda, "-inf", now, start=0, num=limit))
@@ -190,7 +181,7 @@ class Ledger:
 
     def is_idle(self) -> bool:
         """Whether no run is going on: each of its open blocks has an entry in the agenda."""
-        with _reachable():
+        with reachable():
             return not self.redis.exists(self.keys.agenda)
 
     def sweep(
@@ -207,39 +198,39 @@ class Ledger:
         args = [kind, block, ATTEMPTS, backed_up, len(names), *names, *dead]
         publish = self._transition("sweep", run, args)
         if not publish and not self.exists(run):
-            with _reachable():
+            with reachable():
                 self.redis.zrem(self.keys.agenda, f"{run} {kind} {block}")
-        return list(_messages(publish))
+        return list(replies.messages(publish))
 
     # Reads
 
     def exists(self, run: str) -> bool:
         """Whether there is such a run."""
-        with _reachable():
+        with reachable():
             return bool(self.redis.exists(self.keys.run(run)))
 
     def run(self, run: str) -> RunRecord:
         """One run. Raises `errors.RunNotFound`."""
-        with _reachable():
-            fields = cast(list[bytes | None], self.redis.hmget(self.keys.run(run), _RUN_FIELDS))
+        with reachable():
+            fields = cast(list[bytes | None], self.redis.hmget(self.keys.run(run), replies.RUN_FIELDS))
         if fields[0] is None:
-            raise _not_found(run)
-        return _run_record(run, fields)
+            raise replies.not_found(run)
+        return replies.run_record(run, fields)
 
     def runs(self, limit: int = 50, offset: int = 0) -> list[RunRecord]:
         """The newest runs first; runs that have expired are left out."""
-        with _reachable():
+        with reachable():
             ids = cast(list[bytes], self.redis.zrevrange(self.keys.runs, offset, offset + limit - 1))
             pipe = self.redis.pipeline(transaction=False)
             for name in ids:
-                pipe.hmget(self.keys.run(name.decode()), _RUN_FIELDS)
+                pipe.hmget(self.keys.run(name.decode()), replies.RUN_FIELDS)
             found = pipe.execute()
         pairs = zip(ids, found, strict=True)
-        return [_run_record(name.decode(), fields) for name, fields in pairs if fields[0] is not None]
+        return [replies.run_record(name.decode(), fields) for name, fields in pairs if fields[0] is not None]
 
     def forget_expired(self) -> None:
         """Drop the runs that have expired from the list of runs."""
-        with _reachable():
+        with reachable():
             seconds, _ = self.redis.time()
             oldest = cast(
                 list[bytes], self.redis.zrangebyscore(self.keys.runs, "-inf", (seconds - self._retention) * 1000)
@@ -250,18 +241,18 @@ class Ledger:
 
     def work(self, run: str) -> Work:
         """The spec of a run. Raises `errors.RunNotFound`."""
-        with _reachable():
-            fields = cast(list[bytes | None], self.redis.hmget(self.keys.run(run), _WORK_FIELDS))
-        return _work(run, fields)
+        with reachable():
+            fields = cast(list[bytes | None], self.redis.hmget(self.keys.run(run), replies.WORK_FIELDS))
+        return replies.work(run, fields)
 
     def code(self, run: str, digest: str) -> bytes | None:
         """The signed code of a function that travels by value."""
-        with _reachable():
+        with reachable():
             return cast(bytes | None, self.redis.hget(self.keys.part(run, "code"), digest))
 
     def block(self, run: str, block: str) -> BlockRecord | None:
         """One block, or None."""
-        with _reachable():
+        with reachable():
             fields = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, "b", block)))
         return BlockRecord.of(block, fields) if fields else None
 
@@ -270,15 +261,15 @@ class Ledger:
         pipe = self.redis.pipeline(transaction=False)
         pipe.hgetall(self.keys.block(run, "b", block))
         pipe.time()
-        with _reachable():
+        with reachable():
             fields, (seconds, micros) = pipe.execute()
         if not fields:
-            raise _not_found(run)
+            raise replies.not_found(run)
         return BlockRecord.of(block, fields), seconds * 1000 + micros // 1000
 
     def blocks(self, run: str) -> list[BlockRecord]:
         """Every block of a run, parents first."""
-        with _reachable():
+        with reachable():
             names = sorted(
                 name.decode() for name in cast(set[bytes], self.redis.smembers(self.keys.part(run, "blocks")))
             )
@@ -290,10 +281,10 @@ class Ledger:
 
     def input(self, run: str, block: str) -> bytes:
         """The encoded input kept under a block. Raises `errors.RunNotFound`."""
-        with _reachable():
+        with reachable():
             raw = cast(bytes | None, self.redis.get(self.keys.block(run, "i", block)))
         if raw is None:
-            raise _not_found(run)
+            raise replies.not_found(run)
         return raw
 
     def results(self, run: str, block: str) -> dict[int, bytes]:
@@ -306,40 +297,36 @@ class Ledger:
 
     def running(self, run: str, block: str) -> list[int]:
         """The branches that are leased or parked; of a block that has ended, those that were."""
-        with _reachable():
+        with reachable():
             names = cast(list[bytes], self.redis.hkeys(self.keys.block(run, "l", block)))
         return sorted(int(name) for name in names if not name.startswith(b"@"))
 
     def result(self, run: str) -> bytes | None:
         """The encoded value of a run that has succeeded."""
-        with _reachable():
+        with reachable():
             return cast(bytes | None, self.redis.hget(self.keys.block(run, "r", ROOT), "0"))
 
     def wait(self, run: str, seconds: float) -> bool:
         """Wait until a run has ended, at most ``seconds`` (rounded up to a millisecond). Returns whether it has."""
-        # Moving the one entry onto its own list leaves it there, so any number can wait.
-        end = self.keys.part(run, "end")
-        with _reachable():
-            return bool(self.redis.blmove(end, end, max(0.001, seconds), "LEFT", "LEFT"))
+        with reachable():
+            return bool(self.redis.execute_command(*replies.wait_command(self.keys, run, seconds)))  # type: ignore[no-untyped-call]
 
     def events(self, run: str, after: str, seconds: float) -> list[tuple[str, dict[str, bytes]]]:
         """Events of a run after a cursor ("0" for all), waiting at most ``seconds`` for the first."""
-        with _reachable():
-            found = self.redis.xread(
-                {self.keys.part(run, "events"): after}, count=1000, block=max(1, int(seconds * 1000))
-            )
-        streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or ()]
-        return [
-            (cursor.decode(), {name.decode(): value for name, value in fields.items()})
-            for entries in streams
-            for cursor, fields in _flat(entries)
-        ]
+        streams: dict[Any, Any] = {self.keys.part(run, "events"): after}
+        with reachable():
+            found = self.redis.xread(streams, count=EVENTS_READ, block=max(1, int(seconds * 1000)))
+        return replies.stream(found)
+
+    def watch(self) -> Watch:
+        """The two waits above for an event loop: a connection of its own, so that waiting takes no thread."""
+        return Watch(self._url, self.keys)
 
     # Workers
 
     def report(self, worker: str, report: bytes, ttl: float) -> None:
         """Publish a worker's report; it counts as alive for ``ttl`` seconds."""
-        with _reachable():
+        with reachable():
             seconds, _ = self.redis.time()
             pipe = self.redis.pipeline(transaction=True)
             pipe.set(self.keys.worker(worker), report, px=int(ttl * 1000))
@@ -349,7 +336,7 @@ class Ledger:
 
     def retire(self, worker: str) -> None:
         """Withdraw a worker that stops."""
-        with _reachable():
+        with reachable():
             pipe = self.redis.pipeline(transaction=True)
             pipe.delete(self.keys.worker(worker))
             pipe.zrem(self.keys.workers, worker)
@@ -357,7 +344,7 @@ class Ledger:
 
     def reports(self) -> dict[str, bytes]:
         """The reports of the live workers, by worker."""
-        with _reachable():
+        with reachable():
             names = [name.decode() for name in cast(list[bytes], self.redis.zrange(self.keys.workers, 0, -1))]
             if not names:
                 return {}
@@ -365,7 +352,7 @@ class Ledger:
         return {name: report for name, report in zip(names, found, strict=True) if report is not None}
 
     def _branches(self, run: str, kind: str, block: str) -> dict[int, bytes]:
-        with _reachable():
+        with reachable():
             found = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, kind, block)))
         return {int(branch): found[branch] for branch in sorted(found, key=int)}
 
@@ -375,101 +362,8 @@ class Ledger:
     def _transition(self, name: str, run: str, args: Sequence[Any]) -> Any:
         script = scripts.load(name)
         keys = self._keys(run)
-        with _reachable():
+        with reachable():
             try:
                 return self.redis.evalsha(script.sha, len(keys), *keys, *args)
             except redis.exceptions.NoScriptError:
                 return self.redis.eval(script.text, len(keys), *keys, *args)
-
-
-_RUN_FIELDS = ["state", "workflow", "created", "started", "ended"]
-_WORK_FIELDS = ["workflow", "spec", "functions"]
-
-
-def _work(run: str, fields: Sequence[bytes | None]) -> Work:
-    workflow, spec, functions = fields
-    if workflow is None or spec is None or functions is None:
-        raise _not_found(run)
-    return Work(workflow.decode(), spec, functions)
-
-
-def _serve_args(
-    block: str,
-    track: int,
-    token: str,
-    want: int,
-    held: int,
-    commits: Sequence[Commit],
-    releases: Sequence[int],
-) -> list[Any]:
-    args: list[Any] = [block, track, token, want, held, len(commits), len(releases)]
-    for commit in commits:
-        args += (commit.branch, commit.kind, commit.payload)
-    args += releases
-    return args
-
-
-def _served(reply: Sequence[Any]) -> Served:
-    state, first, count, again, resumed, late, publish = reply
-    leases = [Lease(int(again[i]), int(again[i + 1]), again[i + 2].decode()) for i in range(0, len(again), 3)]
-    leases += [Lease(branch) for branch in range(first, first + count)]
-    return Served(
-        state=state.decode(),
-        leases=tuple(leases),
-        resumed=_resumed(resumed) if resumed else None,
-        late=late,
-        messages=_messages(publish),
-        resync=count < 0,
-    )
-
-
-def _run_record(run: str, fields: Sequence[bytes | None]) -> RunRecord:
-    state, workflow, created, started, ended = fields
-    return RunRecord(
-        id=run,
-        state=(state or b"").decode(),
-        workflow=(workflow or b"").decode(),
-        created=int(created or 0) / 1000,
-        started=int(started) / 1000 if started else None,
-        ended=int(ended) / 1000 if ended else None,
-    )
-
-
-def _resumed(reply: Sequence[Any]) -> Resumed:
-    parent, track, branch, attempt, after = reply
-    return Resumed(parent.decode(), int(track), Lease(int(branch), int(attempt), after.decode()))
-
-
-def _messages(reply: Sequence[bytes]) -> tuple[Message, ...]:
-    parts = [part.decode() for part in reply]
-    starts = range(0, len(parts), 4)
-    return tuple(Message(parts[i], parts[i + 1], int(parts[i + 2]), parts[i + 3]) for i in starts)
-
-
-def _flat(entries: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
-    # RESP3 replies nest the entries of a stream once more.
-    for entry in entries:
-        if entry and isinstance(entry[0], (list, tuple)):
-            yield from _flat(entry)
-        else:
-            yield entry
-
-
-def _not_found(run: str) -> errors.RunNotFound:
-    return errors.RunNotFound(f"no run {run!r}: it was never submitted here, or it has expired, or it was deleted")
-
-
-@contextmanager
-def _reachable() -> Iterator[None]:
-    try:
-        yield
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        raise errors.BrokerUnavailable(
-            f"the ledger cannot be reached: {error}; is the server up, and the URL right?"
-        ) from error
-
-
-def unpack_positions(raw: bytes) -> list[int]:
-    """Branch numbers as an event holds them."""
-    found = msgspec.msgpack.decode(raw)
-    return [] if found == {} else [int(position) for position in found]

@@ -75,7 +75,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBlock:
-    """A block to open. ``timeout`` in seconds; 0 is no timeout, and no limit. ``input`` may be the block that has it."""
+    """A block to open. ``timeout`` in seconds; 0 is none, for ``limit`` too. ``input`` may be the block that has it."""
 
     id: str
     name: str
@@ -178,7 +178,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """What a lane learns when it comes to a block. ``now`` is server milliseconds; ``work`` only if it was asked for."""
+    """What a lane learns when it comes to a block. ``now`` in server milliseconds; ``work`` only if asked for."""
 
     record: BlockRecord
     served: Served

@@ -646,7 +646,7 @@ def test_nodes_run_where_their_queue_is_consumed(slot: LocalCluster, gpu: Proces
     assert parallel(plain, there, Sequence(there, plain).alias("last"), Sequence(plain, there).alias("s"))(1) == {
         "here": main,
         "there": gpu.pid,
-        "last": main,
+        "last": gpu.pid,
         "s": gpu.pid,
     }
     assert deep.submit(1).result(timeout=30) == [gpu.pid]

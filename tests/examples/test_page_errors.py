@@ -31,16 +31,17 @@ def test_block_11_individual_branch_failures(capsys: pytest.CaptureFixture[str])
     except ParallelExecutionError as e:
         print(f"Parallel execution failed: {e}")
         # Error includes which branch failed
-        caught = e
 
     assert "result" not in locals()
     printed = capsys.readouterr().out
-    assert printed.startswith("Parallel execution failed: ")
-    assert "'failing_task'" in printed
-    assert "ValueError: Task failed!" in printed
-    assert caught.branch == "failing_task"
-    assert isinstance(caught.__cause__, ValueError)
-    assert "in failing_task" in (caught.remote_traceback or "")
+    assert printed.startswith("Parallel execution failed: branch 'failing_task' ")
+    assert printed.endswith("ValueError: Task failed!\n")
+
+    with pytest.raises(ParallelExecutionError) as caught:
+        parallel(safe_task, failing_task)(data)
+    assert caught.value.branch == "failing_task"
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert "in failing_task" in (caught.value.remote_traceback or "")
 
 
 def test_block_11_the_failing_branch_runs_once(local: LocalCluster, tmp_path: Path) -> None:

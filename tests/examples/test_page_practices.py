@@ -180,7 +180,10 @@ def test_block_20_resilient_nodes(local: LocalCluster) -> None:
     def unsafe_fetch(url: str) -> dict:
         return fetch(url)  # Crashes entire parallel block
 
-    assert parallel(safe_fetch, unsafe_fetch)({"url": "a"}) == {"safe_fetch": {"url": "a"}, "unsafe_fetch": {"url": "a"}}
+    assert parallel(safe_fetch, unsafe_fetch)({"url": "a"}) == {
+        "safe_fetch": {"url": "a"},
+        "unsafe_fetch": {"url": "a"},
+    }
     assert parallel(safe_fetch)({"url": "broken"}) == {"safe_fetch": {"error": "no route to broken"}}
     with pytest.raises(ParallelExecutionError) as caught:
         parallel(safe_fetch, unsafe_fetch)({"url": "broken"})

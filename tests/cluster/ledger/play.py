@@ -181,4 +181,4 @@ class Play:
 
     def ends(self) -> int:
         """How often the run has ended."""
-        return int(self.ledger.redis.xlen(self.ledger.keys.part(self.run, "end")))
+        return int(self.ledger.redis.llen(self.ledger.keys.part(self.run, "end")))

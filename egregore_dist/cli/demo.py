@@ -1,0 +1,136 @@
+"""``egregore-dist demo``: survey Python's own library in parallel, and show what took part."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from egregore_dist import errors
+from egregore_dist.cli import codes, show, target
+from egregore_dist.cli.failing import Quit
+from egregore_dist.cli.run import say, waiting_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+
+    from egregore_dist.cli.survey import Figures, Survey
+    from egregore_dist.client.events import Event
+
+_MODULE = "egregore_dist.cli.survey"
+
+NEXT = (
+    ("your own workflow", "egregore-dist run MODULE:WORKFLOW --input '{\"key\": 1}'"),
+    ("the code of this one", f"python -m pydoc {_MODULE}"),
+    ("a cluster that stays", "export EGREGORE_BROKER_URL=redis://host:6379/0; egregore-dist worker -m MODULE"),
+)
+
+
+@click.command()
+@click.option("--top", type=click.IntRange(1), default=15, show_default=True, help="Packages to show.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes to start. [default: 2, or 1 on one core]")
+@show.as_json
+@target.options
+def demo(top: int, workers: int | None, wants_json: bool) -> None:
+    """Measure every package of Python's standard library, in parallel: its size and how complex its functions are.
+
+    Runs on an embedded cluster, or on the configured one, where a worker must load egregore_dist.cli.survey.
+
+    JSON keys: run, python, seconds, cpu_seconds, total and packages (package, files, bytes, lines, functions,
+    complexity, worst: name and complexity, seconds of CPU), workers: a list of name, branches.
+    """
+    from egregore_dist.cli import survey
+
+    if workers is not None and not target.is_embedded():
+        raise Quit(codes.USAGE, "--workers starts an embedded cluster, but another one is configured: leave one out")
+    if not wants_json:
+        say("starting workers" if target.is_embedded() else "using the configured cluster")
+    with target.submitting(workers) as session:
+        if not session.ledger.reports():
+            raise errors.ConfigurationError(f"no worker is alive: start one with egregore-dist worker -m {_MODULE}")
+        started = time.perf_counter()
+        run = survey.workflow.submit()
+        with waiting_for(run):
+            found: Survey = run.result()
+        seconds = time.perf_counter() - started
+        shares = branches_of(run.events(follow=False))
+    if wants_json:
+        show.print_json(
+            {
+                "run": run.id,
+                "python": platform.python_version(),
+                "seconds": seconds,
+                "cpu_seconds": found.total.seconds,
+                "total": found.total,
+                "packages": found.packages[:top],
+                "workers": [{"name": name, "branches": count} for name, count in sorted(shares.items())],
+            }
+        )
+    else:
+        _print(found, seconds, shares, top)
+
+
+def branches_of(events: Iterable[Event]) -> Counter[str]:
+    """How many branches each worker has ended, those of nested blocks too; the run as a whole does not count."""
+    from egregore_dist.ledger.keys import ROOT
+
+    shares: Counter[str] = Counter()
+    for event in events:
+        if event.type == "branches.ended" and event.worker is not None and event.block != ROOT:
+            shares[event.worker] += len(event.branches) + len(event.failed)
+    return shares
+
+
+def _print(found: Survey, seconds: float, shares: Counter[str], top: int) -> None:
+    from rich.text import Text
+
+    console = show.console()
+    console.print()
+    console.print(Text(f"The standard library of Python {platform.python_version()}, the most complex first", "bold"))
+    console.print()
+    _print_packages(console, found, top)
+    total, branches = found.total, sum(shares.values())
+    console.print()
+    console.print(
+        Text.assemble(
+            (f"{branches} branches in {show.duration(seconds)}", "bold"),
+            f" ({show.duration(total.seconds)} of CPU time spent on parsing), on {len(shares)} workers:",
+        )
+    )
+    for name, count in sorted(shares.items()):
+        bar = "█" * max(1, round(30 * count / branches))
+        console.print(Text.assemble("  ", show.text(name), f"  {count:>5}  ", (bar, "cyan")))
+    console.print()
+    console.print(Text("Try next", "bold"))
+    for what, command in NEXT:
+        console.print(Text.assemble(f"  {what:<21} ", (command, "green")), soft_wrap=True)
+
+
+def _print_packages(console: Console, found: Survey, top: int) -> None:
+    numbers = ("#", "FILES", "LINES", "SIZE", "FUNCTIONS", "COMPLEXITY", "MEAN")
+    table = show.table("#", "PACKAGE", *numbers[1:], "MOST COMPLEX FUNCTION", right=numbers)
+    table.show_footer = False
+    shown = found.packages[:top]
+    for place, figures in enumerate(shown, start=1):
+        table.add_row(str(place), show.text(figures.package, "cyan"), *_cells(figures), end_section=place == len(shown))
+    label = f"all {len(found.packages)}"
+    table.add_row("", show.text(label, "bold"), *_cells(found.total))
+    console.print(table)
+
+
+def _cells(figures: Figures) -> tuple[Any, ...]:
+    worst = figures.worst
+    return (
+        f"{figures.files:,}",
+        f"{figures.lines:,}",
+        show.size(figures.bytes),
+        f"{figures.functions:,}",
+        f"{figures.complexity:,}",
+        f"{figures.complexity / figures.functions:.1f}" if figures.functions else "-",
+        show.text("-" if worst is None else f"{worst.name} ({worst.complexity})"),
+    )

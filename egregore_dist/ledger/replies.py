@@ -1,0 +1,117 @@
+"""Commands' arguments and replies, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from egregore_dist import errors
+from egregore_dist.ledger.keys import Keys
+from egregore_dist.ledger.records import Commit, Lease, Message, Resumed, RunRecord, Served, Work
+
+RUN_FIELDS = ["state", "workflow", "created", "started", "ended"]
+WORK_FIELDS = ["workflow", "spec", "functions"]
+
+
+def wait_command(keys: Keys, run: str, seconds: float) -> tuple[str | float, ...]:
+    """Wait for a run's end. Moving the one entry onto its own list leaves it there, so any number can wait."""
+    end = keys.part(run, "end")
+    return ("BLMOVE", end, end, "LEFT", "LEFT", max(0.001, seconds))
+
+
+def work(run: str, fields: Sequence[bytes | None]) -> Work:
+    """A run's work, from `WORK_FIELDS`."""
+    workflow, spec, functions = fields
+    if workflow is None or spec is None or functions is None:
+        raise not_found(run)
+    return Work(workflow.decode(), spec, functions)
+
+
+def serve_args(
+    block: str,
+    track: int,
+    token: str,
+    want: int,
+    held: int,
+    commits: Sequence[Commit],
+    releases: Sequence[int],
+) -> list[Any]:
+    """The arguments of ``serve.lua``."""
+    args: list[Any] = [block, track, token, want, held, len(commits), len(releases)]
+    for commit in commits:
+        args += (commit.branch, commit.kind, commit.payload)
+    args += releases
+    return args
+
+
+def served(reply: Sequence[Any]) -> Served:
+    """The reply of ``serve.lua``."""
+    state, first, count, again, following, late, publish = reply
+    leases = [Lease(int(again[i]), int(again[i + 1]), again[i + 2].decode()) for i in range(0, len(again), 3)]
+    leases += [Lease(branch) for branch in range(first, first + count)]
+    return Served(
+        state=state.decode(),
+        leases=tuple(leases),
+        resumed=resumed(following) if following else None,
+        late=late,
+        messages=messages(publish),
+        resync=count < 0,
+    )
+
+
+def run_record(run: str, fields: Sequence[bytes | None]) -> RunRecord:
+    """A run's record, from `RUN_FIELDS`."""
+    state, workflow, created, started, ended = fields
+    return RunRecord(
+        id=run,
+        state=(state or b"").decode(),
+        workflow=(workflow or b"").decode(),
+        created=int(created or 0) / 1000,
+        started=int(started) / 1000 if started else None,
+        ended=int(ended) / 1000 if ended else None,
+    )
+
+
+def resumed(reply: Sequence[Any]) -> Resumed:
+    """The branch of the parent that ``serve.lua`` leased to the lane."""
+    parent, track, branch, attempt, after = reply
+    return Resumed(parent.decode(), int(track), Lease(int(branch), int(attempt), after.decode()))
+
+
+def messages(reply: Sequence[bytes]) -> tuple[Message, ...]:
+    """The messages that a transition wants published."""
+    parts = [part.decode() for part in reply]
+    starts = range(0, len(parts), 4)
+    return tuple(Message(parts[i], parts[i + 1], int(parts[i + 2]), parts[i + 3]) for i in starts)
+
+
+def stream(reply: Any) -> list[tuple[str, dict[str, bytes]]]:
+    """The entries of one stream, as XREAD answers in either protocol."""
+    found = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
+    return [
+        (cursor.decode(), {name.decode(): value for name, value in fields.items()})
+        for entries in found
+        for cursor, fields in _flat(entries)
+    ]
+
+
+def _flat(entries: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+    # RESP3 replies nest the entries of a stream once more.
+    for entry in entries:
+        if entry and isinstance(entry[0], (list, tuple)):
+            yield from _flat(entry)
+        else:
+            yield entry
+
+
+def not_found(run: str) -> errors.RunNotFound:
+    """The error of a run that the ledger does not have."""
+    return errors.RunNotFound(f"no run {run!r}: it was never submitted here, or it has expired, or it was deleted")
+
+
+def unpack_positions(raw: bytes) -> list[int]:
+    """Branch numbers as an event holds them."""
+    found = msgspec.msgpack.decode(raw)
+    return [] if found == {} else [int(position) for position in found]

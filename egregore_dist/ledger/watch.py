@@ -1,0 +1,63 @@
+"""Connections to the ledger: how they are made, how their loss is told, and waiting in an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+from egregore_dist import errors
+from egregore_dist.ledger import replies
+from egregore_dist.ledger.keys import Keys
+
+CONNECTION: dict[str, Any] = {"socket_timeout": 15.0, "socket_connect_timeout": 5.0, "socket_keepalive": True}
+EVENTS_READ = 1000
+
+
+class Watch:
+    """Waits for one run without a thread; an async context manager.
+
+    Every method raises `errors.BrokerUnavailable` where the server cannot be reached.
+    """
+
+    def __init__(self, url: str, keys: Keys) -> None:
+        backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
+        self._redis = redis.asyncio.Redis.from_url(url, retry=Retry(backoff, retries=3), **CONNECTION)
+        self._keys = keys
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._redis.aclose()
+
+    async def wait(self, run: str, seconds: float) -> bool:
+        """As `Ledger.wait`."""
+        with reachable():
+            return bool(await self._redis.execute_command(*replies.wait_command(self._keys, run, seconds)))  # type: ignore[no-untyped-call]
+
+    async def events(self, run: str, after: str, seconds: float) -> list[tuple[str, dict[str, bytes]]]:
+        """As `Ledger.events`."""
+        streams: dict[Any, Any] = {self._keys.part(run, "events"): after}
+        with reachable():
+            found = await self._redis.xread(streams, count=EVENTS_READ, block=max(1, int(seconds * 1000)))
+        return replies.stream(found)
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Raise `errors.BrokerUnavailable` for what redis-py raises where the server cannot be reached."""
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise errors.BrokerUnavailable(
+            f"the ledger cannot be reached: {error}; is the server up, and the URL right?"
+        ) from error
