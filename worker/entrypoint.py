@@ -4,7 +4,7 @@ Beside the ``EGREGORE_*`` settings it understands, instead of ``EGREGORE_BROKER_
 
     EGREGORE_BROKER_HOST, EGREGORE_BROKER_PORT (6379), EGREGORE_BROKER_PASSWORD_FILE, EGREGORE_BROKER_TLS (yes or no)
 
-and ``EGREGORE_WORKER_NAME`` (the host's name). Arguments are passed on to ``egregore-dist worker``.
+and ``EGREGORE_WORKER_NAME`` (``worker``), which is completed to ``name@host``. Arguments are passed on to ``egregore-dist worker``.
 The password reaches the worker in its environment, never in its arguments, which others can read.
 """
 
@@ -29,7 +29,8 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     Raises:
         Misconfigured: the broker or its password is missing, or the password lies open.
     """
-    completed = {**given, "EGREGORE_WORKER_NAME": given.get("EGREGORE_WORKER_NAME") or socket.gethostname()}
+    name = given.get("EGREGORE_WORKER_NAME") or "worker"
+    completed = {**given, "EGREGORE_WORKER_NAME": name if "@" in name else f"{name}@{socket.gethostname()}"}
     if not given.get("EGREGORE_BROKER_URL"):
         completed["EGREGORE_BROKER_URL"] = _broker_url(given)
     return completed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -225,21 +226,21 @@ def test_the_entry_point_makes_the_url(password: Path) -> None:
         "4",
         EGREGORE_BROKER_HOST="valkey",
         EGREGORE_BROKER_PASSWORD_FILE=str(password),
-        EGREGORE_WORKER_NAME="w1",
+        EGREGORE_WORKER_NAME="w1@here",
     )
     arguments, environ = yaml.safe_load(done.stdout)
 
-    assert arguments[1:] == ["-m", "egregore_dist", "worker", "--name", "w1", "--concurrency", "4"]
+    assert arguments[1:] == ["-m", "egregore_dist", "worker", "--name", "w1@here", "--concurrency", "4"]
     assert environ["EGREGORE_BROKER_URL"] == "redis://:p%40ss%2Fword@valkey:6379/0"
-    assert environ["EGREGORE_WORKER_NAME"] == "w1"
+    assert environ["EGREGORE_WORKER_NAME"] == "w1@here"
 
 
 def test_a_given_url_is_kept() -> None:
-    """EGREGORE_BROKER_URL, when set, is used as it is; the name defaults to the host's."""
+    """EGREGORE_BROKER_URL, when set, is used as it is; the name is completed with the host's."""
     arguments, environ = yaml.safe_load(start(EGREGORE_BROKER_URL="rediss://:x@h:1/0").stdout)
 
     assert environ["EGREGORE_BROKER_URL"] == "rediss://:x@h:1/0"
-    assert arguments[5] == environ["EGREGORE_WORKER_NAME"] != ""
+    assert arguments[5] == environ["EGREGORE_WORKER_NAME"] == f"worker@{socket.gethostname()}"
 
 
 def test_tls_is_a_setting(password: Path) -> None:
