@@ -32,7 +32,7 @@ def main(quick: bool, all_sizes: bool, as_json: bool) -> None:
         plain.running(cluster.url.removesuffix("/0") + "/1", processes=PROCESSES) as celery,
     ):
         about = machine.describe(server)
-        bench = suite.Bench(celery=celery, server=server, quick=quick)
+        bench = suite.Bench(celery=celery, server=server, queue=cluster.settings.queue, quick=quick)
         measured = []
         with progress.status("measuring") as status:
             for figure in suite.everything(bench, MORE_SIZES if all_sizes else SIZES):

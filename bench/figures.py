@@ -61,7 +61,7 @@ def shown(value: float, unit: Unit) -> str:
     steps = {"s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")), "B": ((1e6, "MB"), (1e3, "kB"), (1.0, "B"))}[unit]
     scale, word = next(((scale, word) for scale, word in steps if abs(value) >= scale), steps[-1])
     scaled = value / scale
-    return f"{scaled:.3g} {word}" if abs(scaled) < 1000 else f"{scaled:.0f} {word}"
+    return f"{scaled:.3g} {word}" if abs(scaled) < 999.5 else f"{scaled:.0f} {word}"
 
 
 def table(figures: Iterable[Figure]) -> Table:

@@ -1,11 +1,13 @@
-"""Measure: several things in turn, so that what else the machine does meets them all alike; and medians of what came out."""
+"""Measure several things in turn, so that what else the machine does meets them all alike."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+_LEAST_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,12 @@ def ratio(ours: Sample, theirs: Sample) -> float:
     return ours.median / theirs.median
 
 
-def turns(names: Iterable[str], rounds: int) -> list[str]:
-    """The order in which things are measured: each once a round, and each round begins with the next one."""
+def turns(names: Iterable[str], rounds: int) -> Iterator[list[str]]:
+    """The order in which things are measured, round by round: each once, and each round begins with the next one."""
     listed = list(names)
-    order: list[str] = []
     for number in range(rounds):
         first = number % len(listed)
-        order += listed[first:] + listed[:first]
-    return order
+        yield listed[first:] + listed[:first]
 
 
 def alternate(
@@ -59,6 +59,8 @@ def alternate(
     rounds: int,
     *,
     warm: int = 1,
+    within: float = float("inf"),
+    settle: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Sample]:
     """Time several things in turn.
@@ -67,14 +69,21 @@ def alternate(
         cases: what to call, by name.
         rounds: how often each is timed.
         warm: how often each is called before that, untimed.
+        within: seconds after which no further round begins, once there were two: for a machine that is slow or busy.
+        settle: called before each timing, untimed: what one case leaves to be done is not the next one's.
         clock: seconds.
     """
     for case in cases.values():
         for _ in range(warm):
             case()
     taken: dict[str, list[float]] = {name: [] for name in cases}
-    for name in turns(cases, rounds):
-        started = clock()
-        cases[name]()
-        taken[name].append(clock() - started)
+    begun = clock()
+    for number, names in enumerate(turns(cases, rounds)):
+        if number >= _LEAST_ROUNDS and clock() - begun > within:
+            break
+        for name in names:
+            settle()
+            started = clock()
+            cases[name]()
+            taken[name].append(clock() - started)
     return {name: Sample.of(values) for name, values in taken.items()}

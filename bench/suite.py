@@ -28,6 +28,9 @@ _INPUT = 20_000_000
 _STRING = 100
 _READERS = 100
 _SLEEPERS = 500
+_SETTLE_TIMEOUT = 60.0
+# Seconds for the blocks of one size.
+_WITHIN = 40.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +40,26 @@ class Bench:
     Attributes:
         celery: the plain side.
         server: the server that both sides use.
+        queue: the queue of our worker.
         quick: measure less often.
     """
 
     celery: PlainCelery
     server: redis.Redis
+    queue: str
     quick: bool
 
     def rounds(self, most: int) -> int:
         """How often to measure what would be measured ``most`` times."""
         return max(2, most // 4) if self.quick else most
+
+    def settle(self) -> None:
+        """Wait until the queue is empty: lanes that came too late to find work are still messages."""
+        limit = time.monotonic() + _SETTLE_TIMEOUT
+        while self.server.llen(self.queue) or self.server.hlen("unacked"):
+            if time.monotonic() > limit:
+                raise TimeoutError(f"queue {self.queue!r} was not empty after {_SETTLE_TIMEOUT:.0f} s")
+            time.sleep(0.002)
 
     def stat(self, section: str, name: str) -> int:
         """A number that the server tells about itself."""
@@ -66,7 +79,8 @@ def overhead(bench: Bench, count: int) -> Iterator[Figure]:
     # One message a branch, as the chord: it is here to inform, and slow.
     if count <= 1000:
         cases["parallel, optimization_enabled=False"] = lambda: whole(1)
-    taken = alternate(cases, bench.rounds(40 if count <= 10 else 12 if count <= 100 else 5))
+    warm = 3 if count <= 10 else 1
+    taken = alternate(cases, bench.rounds(_rounds(count)), warm=warm, within=_WITHIN, settle=bench.settle)
     for name in ("parallel", "map"):
         yield Figure(
             name=f"N={count}: {name} / chord",
@@ -78,11 +92,12 @@ def overhead(bench: Bench, count: int) -> Iterator[Figure]:
         yield Figure(name=f"N={count}: {name}", sample=sample, unit="s")
 
 
-def submitting(_bench: Bench, count: int) -> Iterator[Figure]:
+def submitting(bench: Bench, count: int) -> Iterator[Figure]:
     """How long ``submit`` takes; the runs are waited for in between."""
     flow = workloads.branches(count)
     taken = []
-    for _ in range(1 + _bench.rounds(20 if count <= 1000 else 8)):
+    for _ in range(1 + bench.rounds(20 if count <= 1000 else 8)):
+        bench.settle()
         started = time.perf_counter()
         run = flow.submit(1)
         taken.append(time.perf_counter() - started)
@@ -123,7 +138,7 @@ def large_input(bench: Bench) -> Iterator[Figure]:
 def waiting(bench: Bench) -> Iterator[Figure]:
     """Async branches that wait, on one worker."""
     flow = workloads.sleepers(_SLEEPERS)
-    taken = alternate({"async": lambda: flow(1)}, bench.rounds(3))
+    taken = alternate({"async": lambda: flow(1)}, bench.rounds(3), settle=bench.settle)
     yield Figure(
         name=f"{_SLEEPERS} async branches of {workloads.SLEEP:.0f} s", sample=taken["async"], unit="s", target=ASYNC
     )
@@ -164,7 +179,13 @@ def everything(bench: Bench, sizes: Sequence[int]) -> Iterator[Figure]:
         yield from memory(bench, count)
 
 
+def _rounds(count: int) -> int:
+    # Enough of them that the whole takes a few minutes; the chord takes some milliseconds a task.
+    return 40 if count <= 10 else 12 if count <= 100 else 5 if count <= 1000 else 2
+
+
 def _settled(bench: Bench) -> int:
+    bench.settle()
     # Keys are freed in the background, and buffers shrink when they have been idle: the least of some moments.
     readings = []
     for _ in range(5):

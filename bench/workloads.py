@@ -1,4 +1,4 @@
-"""What is run: nodes and flows of egregore, and the tasks of a plain Celery app. Both sides' workers import this module."""
+"""What is run: flows of trivial nodes, and a plain Celery app. Both sides' workers import this module."""
 
 from __future__ import annotations
 

@@ -8,22 +8,19 @@ from __future__ import annotations
 import random
 import sqlite3
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from egregore_dist import Context, Sequence, decision, node, parallel
 
 
 @dataclass(frozen=True)
 class Order:
-    """One sale, as the source has it."""
-
     at: datetime
     country: str
     product: str
@@ -32,8 +29,6 @@ class Order:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report, as it is loaded."""
-
     kind: str
     name: str
     revenue: Decimal
@@ -41,9 +36,9 @@ class Row:
 
 def revenue(kind: str, orders: list[Order], key: Callable[[Order], str]) -> list[Row]:
     """The sum of the orders for each key."""
-    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+    sums: dict[str, Decimal] = {}
     for order in orders:
-        sums[key(order)] += order.amount
+        sums[key(order)] = sums.get(key(order), Decimal()) + order.amount
     return [Row(kind, name, sums[name]) for name in sorted(sums)]
 
 
@@ -51,20 +46,17 @@ def revenue(kind: str, orders: list[Order], key: Callable[[Order], str]) -> list
 def extract(count: int, until: datetime) -> list[Order]:
     """Read the source; here, make it up."""
     chance = random.Random(7)
-    return [
-        Order(
-            at=until - timedelta(hours=chance.randrange(48)),
-            country=chance.choice(["DE", "FR", "JP"]),
-            product=chance.choice(["chair", "lamp"]),
-            amount=Decimal(chance.randrange(1_000, 50_000)) / 100,
-        )
-        for _ in range(count)
-    ]
+
+    def order() -> Order:
+        at = until - timedelta(hours=chance.randrange(48))
+        amount = Decimal(chance.randrange(1_000, 50_000)) / 100
+        return Order(at, chance.choice(["DE", "FR", "JP"]), chance.choice(["chair", "lamp"]), amount)
+
+    return [order() for _ in range(count)]
 
 
 @decision("route")
 def route(orders: list[Order]) -> Literal["brief", "full"]:
-    """A handful of orders needs no breakdown."""
     return "full" if len(orders) > 100 else "brief"
 
 
@@ -97,18 +89,18 @@ def build(database: str) -> Sequence:
     """The workflow that loads into ``database``; the load is a closure over it."""
 
     @node("load", retries=2)
-    def load(rows: list[Row], context: Context) -> dict[str, Any]:
+    def load(rows: list[Row], context: Context) -> str:
         # The key is the same for each attempt of this execution, so what is written under it is written once.
         with closing(sqlite3.connect(database)) as connection, connection:
             connection.execute("CREATE TABLE IF NOT EXISTS loads (key TEXT PRIMARY KEY)")
             connection.execute("CREATE TABLE IF NOT EXISTS revenue (kind TEXT, name TEXT, amount TEXT)")
             new = connection.execute("INSERT OR IGNORE INTO loads VALUES (?)", [context.idempotency_key]).rowcount
             if new:
-                lines = [(row.kind, row.name, str(row.revenue)) for row in rows]
-                connection.executemany("INSERT INTO revenue VALUES (?, ?, ?)", lines)
+                for row in rows:
+                    connection.execute("INSERT INTO revenue VALUES (?, ?, ?)", [row.kind, row.name, str(row.revenue)])
         if context.attempt == 1:
             raise ConnectionError("made up: the answer to the commit was lost")
-        return {"attempt": context.attempt, "written_now": bool(new)}
+        return f"attempt {context.attempt} {'wrote them' if new else 'found them written by the one before'}"
 
     return Sequence(extract, route.to(brief=brief, full=full), load, name="etl")
 
@@ -121,8 +113,7 @@ def main() -> None:
             loaded = build(database)({"count": count, "until": datetime(2026, 3, 2, tzinfo=UTC)})
             with closing(sqlite3.connect(database)) as connection:
                 rows = connection.execute("SELECT kind, name, amount FROM revenue").fetchall()
-            print(f"{count} orders: {len(rows)} rows; attempt {loaded['attempt']} ended the load, ", end="")
-            print("and wrote them" if loaded["written_now"] else "and found them written by the one before")
+            print(f"{count} orders: {len(rows)} rows; {loaded}")
             for kind, name, amount in rows:
                 print(f"  {kind:<8} {name:<11} {Decimal(amount):>14,}")
 

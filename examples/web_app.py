@@ -85,11 +85,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(cluster.__exit__, None, None, None)
 
 
-routes = [
-    Route("/reports", submit, methods=["POST"]),
-    Route("/reports/{id}", show),
-    Route("/analysis", analyse),
-]
+routes = [Route("/reports", submit, methods=["POST"]), Route("/reports/{id}", show), Route("/analysis", analyse)]
 app = Starlette(routes=routes, lifespan=lifespan)
 
 

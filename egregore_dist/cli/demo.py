@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
     from egregore_dist.client.events import Event
 
 _MODULE = "egregore_dist.cli.survey"
+# Columns of a terminal from which on every figure has its place.
+_WIDE = 120
+# Columns that the table takes beside the last one: what is left is for the name of a function.
+_OTHERS, _OTHERS_WIDE = 48, 85
 
 NEXT = (
-    ("your own workflow", "egregore-dist run MODULE:WORKFLOW --input '{\"key\": 1}'"),
-    ("the code of this one", f"python -m pydoc {_MODULE}"),
+    ("a workflow of yours", "egregore-dist run MODULE:WORKFLOW --input '{\"key\": 1}'"),
     ("a cluster that stays", "export EGREGORE_BROKER_URL=redis://host:6379/0; egregore-dist worker -m MODULE"),
+    ("the code of this one", "{survey}"),
 )
 
 
@@ -54,8 +59,8 @@ def demo(top: int, workers: int | None, wants_json: bool) -> None:
         if not session.ledger.reports():
             raise errors.ConfigurationError(f"no worker is alive: start one with egregore-dist worker -m {_MODULE}")
         started = time.perf_counter()
-        run = survey.workflow.submit()
-        with waiting_for(run):
+        with waiting_for(run_id := uuid.uuid4().hex):
+            run = survey.workflow.submit(id=run_id)
             found: Survey = run.result()
         seconds = time.perf_counter() - started
         shares = branches_of(run.events(follow=False))
@@ -89,6 +94,8 @@ def branches_of(events: Iterable[Event]) -> Counter[str]:
 def _print(found: Survey, seconds: float, shares: Counter[str], top: int) -> None:
     from rich.text import Text
 
+    from egregore_dist.cli import survey
+
     console = show.console()
     console.print()
     console.print(Text(f"The standard library of Python {platform.python_version()}, the most complex first", "bold"))
@@ -99,7 +106,7 @@ def _print(found: Survey, seconds: float, shares: Counter[str], top: int) -> Non
     console.print(
         Text.assemble(
             (f"{branches} branches in {show.duration(seconds)}", "bold"),
-            f" ({show.duration(total.seconds)} of CPU time spent on parsing), on {len(shares)} workers:",
+            f" ({show.duration(total.seconds)} of CPU time in the nodes), by worker:",
         )
     )
     for name, count in sorted(shares.items()):
@@ -108,29 +115,38 @@ def _print(found: Survey, seconds: float, shares: Counter[str], top: int) -> Non
     console.print()
     console.print(Text("Try next", "bold"))
     for what, command in NEXT:
-        console.print(Text.assemble(f"  {what:<21} ", (command, "green")), soft_wrap=True)
+        said = command.replace("{survey}", survey.__file__)
+        console.print(Text.assemble(f"  {what:<21} ", (said, "green")), soft_wrap=True)
 
 
 def _print_packages(console: Console, found: Survey, top: int) -> None:
-    numbers = ("#", "FILES", "LINES", "SIZE", "FUNCTIONS", "COMPLEXITY", "MEAN")
+    wide = console.width >= _WIDE
+    numbers: tuple[str, ...] = ("#", "LINES", "COMPLEXITY")
+    if wide:
+        numbers = ("#", "FILES", "LINES", "SIZE", "FUNCTIONS", "COMPLEXITY", "MEAN")
+    room = console.width - (_OTHERS_WIDE if wide else _OTHERS)
     table = show.table("#", "PACKAGE", *numbers[1:], "MOST COMPLEX FUNCTION", right=numbers)
-    table.show_footer = False
+    table.columns[1].no_wrap = True
     shown = found.packages[:top]
     for place, figures in enumerate(shown, start=1):
-        table.add_row(str(place), show.text(figures.package, "cyan"), *_cells(figures), end_section=place == len(shown))
-    label = f"all {len(found.packages)}"
-    table.add_row("", show.text(label, "bold"), *_cells(found.total))
+        cells = _cells(figures, numbers, room)
+        table.add_row(str(place), show.text(figures.package, "cyan"), *cells, end_section=place == len(shown))
+    table.add_row("", show.text(f"all {len(found.packages)}", "bold"), *_cells(found.total, numbers, room))
     console.print(table)
 
 
-def _cells(figures: Figures) -> tuple[Any, ...]:
-    worst = figures.worst
-    return (
-        f"{figures.files:,}",
-        f"{figures.lines:,}",
-        show.size(figures.bytes),
-        f"{figures.functions:,}",
-        f"{figures.complexity:,}",
-        f"{figures.complexity / figures.functions:.1f}" if figures.functions else "-",
-        show.text("-" if worst is None else f"{worst.name} ({worst.complexity})"),
-    )
+def _cells(figures: Figures, numbers: tuple[str, ...], room: int) -> tuple[Any, ...]:
+    cells = {
+        "FILES": f"{figures.files:,}",
+        "LINES": f"{figures.lines:,}",
+        "SIZE": show.size(figures.bytes),
+        "FUNCTIONS": f"{figures.functions:,}",
+        "COMPLEXITY": f"{figures.complexity:,}",
+        "MEAN": f"{figures.complexity / figures.functions:.1f}" if figures.functions else "-",
+    }
+    worst = "-"
+    if figures.worst is not None:
+        # The package stands in front already.
+        worst = f"{figures.worst.name.removeprefix(f'{figures.package}.')} ({figures.worst.complexity})"
+        worst = worst if len(worst) <= room else f"…{worst[1 - max(room, 2) :]}"
+    return *(cells[name] for name in numbers[1:]), show.text(worst)

@@ -58,7 +58,7 @@ def _cluster(settings: Settings) -> tuple[list[Check], list[probe.Worker]]:
     from egregore_dist.ledger import Ledger
 
     try:
-        ledger = target.make(lambda wanted: Ledger(apps.ledger_url(wanted), prefix=wanted.prefix, retries=1), settings)
+        ledger = target.readable(lambda: Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=1))
         server, alive = probe.server(ledger), probe.workers(ledger)
     except (errors.EgregoreError, RedisError) as error:
         cure = "see that the server is up, and that EGREGORE_LEDGER_URL (else EGREGORE_BROKER_URL) names it"

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,16 +47,16 @@ def run(workflow: str, given: str, run_id: str | None, no_wait: bool, timeout: f
     with target.submitting() as session:
         if not session.ledger.reports():
             say("no worker is alive: the run waits until one starts (egregore-dist worker -m MODULE)")
-        handle = step.submit(data, id=run_id)
-        if no_wait:
-            if wants_json:
-                show.print_json(_summary(handle))
-            else:
-                click.echo(handle.id)
-            return
-        if not target.is_embedded():
-            say(f"run {handle.id}: look at it with `egregore-dist runs show {handle.id}`")
-        with waiting_for(handle):
+        with waiting_for(run_id := run_id or uuid.uuid4().hex):
+            handle = step.submit(data, id=run_id)
+            if no_wait:
+                if wants_json:
+                    show.print_json(_summary(handle))
+                else:
+                    click.echo(handle.id)
+                return
+            if not target.is_embedded():
+                say(f"run {handle.id}: look at it with `egregore-dist runs show {handle.id}`")
             value, failed = _wait(handle, timeout)
         if wants_json:
             show.print_json(_summary(handle) | {"value": value, "error": failed and show.failure(failed)})
@@ -71,14 +72,14 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def waiting_for(run: Run) -> Iterator[None]:
-    """What Ctrl-C means while the body waits for a run: on an embedded cluster its end, on another nothing to it."""
+def waiting_for(run: str) -> Iterator[None]:
+    """What Ctrl-C means while the body submits a run of this id and waits for it: on an embedded cluster the run's end."""
     # The client's own advice would be said twice, and would be wrong for an embedded cluster.
     logging.getLogger("egregore_dist.client.run").setLevel(logging.ERROR)
     try:
         yield
     except KeyboardInterrupt:
-        raise Quit(codes.INTERRUPTED, _left(run, "stopped waiting")) from None
+        raise Quit(codes.INTERRUPTED, _left(run, "interrupted")) from None
 
 
 def load(name: str) -> Step:
@@ -147,14 +148,19 @@ def _wait(run: Run, timeout: float | None) -> tuple[Any, errors.RunFailed | None
     except errors.RunFailed as failed:
         return None, failed
     except TimeoutError:
-        raise Quit(codes.TIMEOUT, _left(run, f"not ended within {timeout:g} s")) from None
+        raise Quit(codes.TIMEOUT, _left(run.id, f"not ended within {timeout:g} s")) from None
 
 
-def _left(run: Run, why: str) -> str:
+def _left(run: str, why: str) -> str:
+    from egregore_dist.client import session
+
+    ledger = session.current().ledger
+    if not ledger.exists(run):
+        return f"{why} before the run was submitted"
     if not target.is_embedded():
-        return f"{why}; run {run.id} goes on. Look at it with: egregore-dist runs show {run.id}"
-    run.cancel()  # so that the workers can end at once
-    return f"{why}; run {run.id} ends here, with the embedded cluster of this command"
+        return f"{why}; run {run} goes on. Look at it with: egregore-dist runs show {run}"
+    ledger.cancel(run)  # so that the workers can end at once
+    return f"{why}; run {run} ends here, with the embedded cluster of this command"
 
 
 def _summary(run: Run) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -51,15 +53,16 @@ def settings() -> Settings:
     from egregore_dist.settings import Settings
 
     given = click.get_current_context().find_root().ensure_object(Given)
-    # An empty variable is one that somebody wanted to unset.
     wanted = {"broker_url": given.broker_url, "ledger_url": given.ledger_url}
     found = Settings(**{name: value for name, value in wanted.items() if value is not None})  # type: ignore[arg-type]
-    empty = {
-        name: None
-        for name in ("broker_url", "ledger_url")
-        if (value := getattr(found, name)) is not None and not value.get_secret_value()
-    }
-    return found.model_copy(update=empty) if empty else found
+    for name in wanted:
+        url = getattr(found, name)
+        if url is not None and not url.get_secret_value():
+            # An empty variable is one that somebody wanted to unset.
+            found = found.model_copy(update={name: None})
+        elif url is not None:
+            readable(partial(_port, url.get_secret_value()))
+    return found
 
 
 def ledger() -> Ledger:
@@ -92,11 +95,11 @@ def submitting(workers: int | None = None) -> Iterator[Session]:
     try:
         if chosen.broker_url is not None or chosen.ledger_url is not None:
             opened = _opened(chosen)
-            sessions.use(opened)
+            current = sessions.use(opened)
             try:
                 yield opened
             finally:
-                sessions.use(None)
+                sessions.use(current)
                 opened.close()
         else:
             from egregore_dist.client.cluster import LocalCluster
@@ -126,7 +129,7 @@ def _configured() -> Settings:
 def _opened(chosen: Settings) -> Session:
     from egregore_dist.client.session import Session
 
-    opened = make(Session, chosen)
+    opened = readable(partial(Session, chosen))
     opened.ledger.ping()
     return opened
 
@@ -134,19 +137,19 @@ def _opened(chosen: Settings) -> Session:
 Made = TypeVar("Made")
 
 
-def make(kind: Callable[[Settings], Made], chosen: Settings) -> Made:
-    """Make what connects to the URLs of the settings. Raises `errors.ConfigurationError` where one cannot be read."""
+def readable(make: Callable[[], Made]) -> Made:
+    """What ``make`` returns. Raises `errors.ConfigurationError` where it cannot read a URL of the settings."""
     from egregore_dist import errors
 
     try:
-        return kind(chosen)
+        return make()
     except errors.EgregoreError:
         raise
     except (ValueError, KeyError):
         # Its text may hold a part of a password that was not escaped.
         raise errors.ConfigurationError(
-            "the broker's or the ledger's URL cannot be read: give scheme://user:password@host:port/0, with special "
-            "characters of the password percent-encoded"
+            "the URL of the broker or of the ledger cannot be read: the port is a number, and special characters of a "
+            "password are percent-encoded, as in redis://host:6379/0"
         ) from None
 
 
@@ -154,6 +157,10 @@ def _take(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
     if value is not None:
         redact.remember(value)
         setattr(ctx.find_root().ensure_object(Given), parameter.name or "", value)
+
+
+def _port(url: str) -> int | None:
+    return urlsplit(url).port
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

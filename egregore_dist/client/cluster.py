@@ -70,7 +70,10 @@ class LocalWorker:
             "--loglevel",
             self._cluster.loglevel,
         ]
-        self._process = Process.spawn(arguments, env=self._cluster.worker_environment(), log=self.log)
+        # A worker that is killed cannot remove its pool's temporary directory: it goes with the cluster's own.
+        folder = self.log.parent
+        environment = {**self._cluster.worker_environment(), "TMPDIR": str(folder)}
+        self._process = Process.spawn(arguments, env=environment, log=self.log, remove=folder)
 
     def kill(self) -> None:
         """Kill it and its pool at once (SIGKILL)."""

@@ -145,7 +145,9 @@ def shown(ledger: Ledger, run: str, progress: bool | None) -> Iterator[Updater]:
         TimeElapsedColumn(),
         TimeRemainingColumn(elapsed_when_finished=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    # Where nothing can be taken back, only the last state is shown.
+    with Progress(*columns, console=console, transient=console.is_terminal) as bars:
         updater = Bars(ledger, run, bars)
         yield updater
         updater()

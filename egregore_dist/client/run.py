@@ -66,11 +66,11 @@ class Run:
             RunNotFound: there is no such run.
             NestedWaitError: called inside a node.
         """
-        from egregore_dist.client.progress import shown
-
         self._refuse_inside()
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
+            from egregore_dist.client.progress import shown
+
             with shown(self._ledger, self.id, progress) as update:
                 while not self._ledger.wait(self.id, self._next_wait(deadline, update.interval)):
                     update()

@@ -137,6 +137,7 @@ class Lane:
 
     def _execute(self, place: Place, lease: Lease) -> Commit | Opened | None:
         node: str | None = None
+        job: Job | None = None
         try:
             execution = place.execute(lease)
             job, end = _first(execution)
@@ -149,7 +150,7 @@ class Lane:
         except Interrupt:
             return None
         except BaseException as error:
-            return _failed(lease, error, node)
+            return _failed(lease, error, node, job)
 
     def _open(self, place: Place, lease: Lease, meet: Meet) -> Opened | None:
         assert self._load is not None
@@ -201,6 +202,7 @@ class Lane:
 
     async def _aexecute(self, place: Place, lease: Lease) -> Commit:
         node: str | None = None
+        job: Job | None = None
         try:
             execution = place.execute(lease)
             job, end = _first(execution)
@@ -214,9 +216,9 @@ class Lane:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return _failed(lease, error, node)
+            return _failed(lease, error, node, job)
         except BaseException as error:
-            return _failed(lease, error, node)
+            return _failed(lease, error, node, job)
 
     # What both do
 
@@ -249,7 +251,7 @@ class Lane:
             publish.messages(self._runtime.app, self._run, served.messages)
 
     def _refuse(self, record: BlockRecord, track: int, leases: list[Lease], error: Exception) -> None:
-        commits = [_failed(lease, error, None) for lease in leases]
+        commits = [_failed(lease, error, None, None) for lease in leases]
         self._ledger.serve(self._run, record.id, track, self._token, want=1, commits=commits)
 
     def _runner(self) -> asyncio.Runner:
@@ -274,8 +276,8 @@ def _step(advance: Callable[[], Job]) -> tuple[Job | None, Done | Meet | None]:
         return None, stop.value
 
 
-def _failed(lease: Lease, error: BaseException, node: str | None) -> Commit:
-    found = Failure.of(error, node=node, attempt=lease.attempt)
+def _failed(lease: Lease, error: BaseException, node: str | None, job: Job | None) -> Commit:
+    found = Failure.of(error, node=node, attempt=job.attempts if job is not None else lease.attempt)
     if isinstance(error, NodeTimeout):
         found = msgspec.structs.replace(found, kind="timeout", type=TimeoutError.__name__)
     return Commit(lease.branch, "error", failure.encode(found))

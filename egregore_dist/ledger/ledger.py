@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -26,6 +27,9 @@ from egregore_dist.ledger.watch import CONNECTION, EVENTS_READ, Watch, reachable
 
 # Attempts of a branch whose process dies under it, before it ends as lost.
 ATTEMPTS = 3
+
+# Seconds; a longer timeout is as good as this one, and its milliseconds stay whole numbers in the scripts.
+_LONGEST_TIMEOUT = 100 * 365 * 86400
 
 
 class Ledger:
@@ -134,7 +138,7 @@ class Ledger:
         """
         inline = isinstance(block.input, bytes)
         args: list[Any] = [parent, lease.branch, token, block.id, track]
-        args += [block.n, block.limit, int(block.timeout * 1000), block.on_error, block.name]
+        args += [block.n, block.limit, _milliseconds(block.timeout), block.on_error, block.name]
         args += [",".join(map(str, block.path)), "" if inline else block.input, block.input if inline else b""]
         args += [len(block.tracks)]
         for kind in block.tracks:
@@ -171,13 +175,14 @@ class Ledger:
         """Forget a run that has ended. Returns False where it has not, or does not exist."""
         return bool(self._transition("delete", run, []))
 
-    def due(self, limit: int = 100) -> list[tuple[str, str, str]]:
-        """Entries of the agenda that are due: run, kind, block."""
+    def due(self, limit: int = 1000) -> list[tuple[str, str, str]]:
+        """Entries of the agenda that are due: run, kind, block; deadlines first."""
         with reachable():
             seconds, micros = self.redis.time()
             now = seconds * 1000 + micros // 1000
             entries = cast(list[bytes], self.redis.zrangebyscore(self.keys.agenda, "-inf", now, start=0, num=limit))
-        return [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
+        found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
+        return sorted(found, key=lambda entry: entry[1] != "deadline")
 
     def is_idle(self) -> bool:
         """Whether no run is going on: each of its open blocks has an entry in the agenda."""
@@ -367,3 +372,8 @@ class Ledger:
                 return self.redis.evalsha(script.sha, len(keys), *keys, *args)
             except redis.exceptions.NoScriptError:
                 return self.redis.eval(script.text, len(keys), *keys, *args)
+
+
+def _milliseconds(timeout: float) -> int:
+    # 0 is no timeout, so one that is shorter than a millisecond is a millisecond.
+    return math.ceil(min(timeout, _LONGEST_TIMEOUT) * 1000)

@@ -19,7 +19,7 @@ from egregore_dist.worker import steps
 POOLS = ("prefork", "threads")
 
 
-def install(app: Celery, settings: Settings | None = None) -> None:
+def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None = None) -> None:
     """Load this package's tasks into a Celery app: its workers then serve workflows beside the app's own tasks.
 
     What the tasks need is set on them, so the app's settings stay as they are. The app's result backend must be a
@@ -27,12 +27,14 @@ def install(app: Celery, settings: Settings | None = None) -> None:
 
     Args:
         app: the app.
+        modules: modules with nodes to load, beside those of ``EGREGORE_MODULES``; nodes of others are refused.
         settings: read from ``EGREGORE_*`` where absent; the app's own broker is taken where those name none.
     """
     if settings is None:
         settings = Settings()
         if settings.broker_url is None:
             settings = Settings(broker_url=app.conf.broker_url)
+    settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
     Loader(signer(settings), settings.modules).load_modules()
     tasks.register(app, settings)
     steps.register(app, settings)
@@ -65,7 +67,7 @@ def run(
             "the others stand still while they work, so that deadlines and heartbeats would not be kept"
         )
     app = apps.make_app(settings)
-    install(app, settings)
+    install(app, settings=settings)
     argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]
     argv += [f"--concurrency={concurrency or 'auto'}", f"--queues={','.join(queues) or settings.queue}"]
     name = name or f"egregore-{os.getpid()}"

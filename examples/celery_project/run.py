@@ -22,7 +22,7 @@ WORKER = [sys.executable, "-m", "celery", "-A", "proj.app", "worker", "-Q", "cel
 def main() -> None:
     """Start server and worker, use both kinds of work at once, and look at the worker with Celery's own tool."""
     with tempfile.TemporaryDirectory() as folder, Server.start() as server:
-        os.environ |= {"PROJ_BROKER_URL": server.url, "EGREGORE_MODULES": "proj.app"}
+        os.environ |= {"PROJ_BROKER_URL": server.url}
         worker = Process.spawn(WORKER, env=os.environ, log=Path(folder, "worker.log"), cwd=PROJECT)
         try:
             use_both(server.url)

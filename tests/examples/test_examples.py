@@ -36,11 +36,10 @@ def folder(tmp_path: Path) -> Path:
 
 def run(example: str, folder: Path) -> str:
     """Run an example, check that it ended well and left nothing behind, and return what it printed."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"TMPDIR": str(folder)}
     program = subprocess.run(
         [sys.executable, str(EXAMPLES / example)],
         cwd=folder,
-        env=environment,
+        env=os.environ | {"TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -54,11 +53,12 @@ def run(example: str, folder: Path) -> str:
 
 
 def left_running(folder: Path) -> list[psutil.Process]:
-    """The processes of an example: those that have its folder for temporary files."""
+    """The processes of an example: those that have its folder, or one in it, for temporary files."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("TMPDIR") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            where = process.environ().get("TMPDIR", "")
+            if where.startswith(str(folder)) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue
@@ -89,7 +89,7 @@ def test_etl(folder: Path) -> None:
     few, many = printed.split("5000 orders: ")
 
     for part in (few, many):
-        assert "attempt 2 ended the load, and found them written by the one before" in part
+        assert "attempt 2 found them written by the one before" in part
     assert "country" not in few
     assert {line.split()[0] for line in many.splitlines()[1:]} == {"day", "country", "product"}
     sums = {kind: sum(amounts(many, kind)) for kind in ("day", "country", "product")}

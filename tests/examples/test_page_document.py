@@ -1,4 +1,4 @@
-"""The page itself, ``docs/parallel-execution.md``: its code is Python, its imports exist, and the tests run that code."""
+"""The page itself, ``docs/parallel-execution.md``: it is Python, its imports exist, and the tests run its code."""
 
 from __future__ import annotations
 

@@ -113,7 +113,8 @@ def _leases(block: Any, data: int) -> list[int]:
 def test_block_09_resource_allocation(local: LocalCluster) -> None:
     """The plan of a block is the page's formula over what the workers report, and its branches keep to it."""
     reports = [msgspec.msgpack.decode(raw, type=Report) for raw in session.current().ledger.reports().values()]
-    branch_count, max_concurrent = 20, None
+    branch_count = 20
+    max_concurrent: int | None = None
     available_cpu_cores = sum(report.slots for report in reports)
     available_memory = 0.70 * max(report.memory_available for report in reports)
     estimated_memory_per_node = 50 * 2**20

@@ -12,7 +12,10 @@
 --   K:b:<block>   hash    the block's record, see open.lua
 --   K:i:<block>   string  its input, once; a block whose input is an ancestor's refers to that one
 --   K:q:<block>:<track>   list   branches to lease before the untouched ones: given back, resumed, or listed one by one
---   K:l:<block>   hash    <branch> -> token of the lane that leases it, or "*": parked;  "@<token>" -> "<held>:<width>"
+--   K:l:<block>   hash    <branch> -> token of the lane that leases it, or "*": parked;
+--                         "@<token>" -> "<held>:<width>:<track>"
+--   K:m:<block>   hash    marks: at:<branch> (the child block it stands at), track:<branch> (where there are several),
+--                         lost:<branch> (leases lost)
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
 --
@@ -22,7 +25,7 @@
 local K, AGENDA, RUNS = KEYS[1], KEYS[2], KEYS[3]
 local RUN = string.match(K, '{(.*)}')
 local ROOT, PARKED = '0', '*'
-local HINT_AFTER, HINT_AT_MOST, EVENTS_KEPT = 2000, 60000, 10000
+local HINT_AFTER, HINT_AT_MOST, LANES_AT_MOST, EVENTS_KEPT = 2000, 60000, 100, 10000
 
 local clock = redis.call('TIME')
 local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -38,6 +41,22 @@ end
 
 local function ask_lane(block, track) ask('lane', block, track, redis.call('HGET', key('b', block), 'queue:' .. track)) end
 
+-- The branches of a track that nobody leases.
+local function waiting(block, track)
+  local fresh, stop = unpack(redis.call('HMGET', key('b', block), 'next:' .. track, 'stop:' .. track))
+  return tonumber(stop or 0) - tonumber(fresh or 0) + redis.call('LLEN', key('q', block) .. ':' .. track)
+end
+
+-- Lanes for slots that have come free: those that found no room have left.
+local function ask_for_slots(block, slots)
+  if slots <= 0 then return end
+  for track = 0, tonumber(redis.call('HGET', key('b', block), 'tracks')) - 1 do
+    local lanes = math.min(slots, waiting(block, track))
+    for _ = 1, lanes do ask_lane(block, track) end
+    slots = slots - lanes
+  end
+end
+
 -- A collect goes to the queue where the parent's branch may run.
 local function ask_collect(block)
   local parent, track = unpack(redis.call('HMGET', key('b', block), 'parent', 'track'))
@@ -50,6 +69,9 @@ end
 
 local function schedule(kind, block, at) redis.call('ZADD', AGENDA, at, RUN .. ' ' .. kind .. ' ' .. block) end
 
+-- An entry of an open block, brought forward; never put off, however often this is called.
+local function hint_soon(block) redis.call('ZADD', AGENDA, 'LT', NOW + HINT_AFTER, RUN .. ' hint ' .. block) end
+
 local function unschedule(block) redis.call('ZREM', AGENDA, RUN .. ' deadline ' .. block, RUN .. ' hint ' .. block) end
 
 local function held_by(block, token)
@@ -58,10 +80,10 @@ local function held_by(block, token)
 end
 
 -- Slots that a lane takes of the block's limit: it runs at most `width` of the branches that it holds.
-local function hold(block, token, before, held, width)
+local function hold(block, token, track, before, held, width)
   local leases = key('l', block)
   if held > 0 then
-    redis.call('HSET', leases, '@' .. token, held .. ':' .. width)
+    redis.call('HSET', leases, '@' .. token, held .. ':' .. width .. ':' .. track)
   else
     redis.call('HDEL', leases, '@' .. token)
   end
@@ -69,14 +91,13 @@ local function hold(block, token, before, held, width)
   if change ~= 0 then redis.call('HINCRBY', key('b', block), 'running', change) end
 end
 
-local KINDS_OF_KEYS = { 'b', 'i', 'l', 'r', 'e' }
+local KINDS_OF_KEYS = { 'b', 'i', 'l', 'm', 'r', 'e' }
 
 local function every_key(act)
   for _, block in ipairs(redis.call('SMEMBERS', K .. ':blocks')) do
+    local tracks = tonumber(redis.call('HGET', key('b', block), 'tracks') or 1)
+    for track = 0, tracks - 1 do act(key('q', block) .. ':' .. track) end
     for _, kind in ipairs(KINDS_OF_KEYS) do act(key(kind, block)) end
-    for track = 0, tonumber(redis.call('HGET', key('b', block), 'tracks') or 1) - 1 do
-      act(key('q', block) .. ':' .. track)
-    end
   end
   for _, suffix in ipairs({ ':code', ':blocks', ':open', ':end', ':events', '' }) do act(K .. suffix) end
 end
@@ -96,11 +117,20 @@ local function close(block, state)
   event('block.ended', 'block', block, 'state', state)
 end
 
+-- Every open child has a parked branch, so this costs what is below the block, not what the run has.
 local function close_descendants(block)
-  local stem = block .. '.'
-  for _, other in ipairs(redis.call('SMEMBERS', K .. ':open')) do
-    if string.sub(other, 1, #stem) == stem then close(other, 'cancelled') end
+  local leases = redis.call('HGETALL', key('l', block))
+  for i = 1, #leases, 2 do
+    if leases[i + 1] == PARKED then
+      local child = redis.call('HGET', key('m', block), 'at:' .. leases[i])
+      close(child, 'cancelled')
+      close_descendants(child)
+    end
   end
+end
+
+local function failed_with(block, branch)
+  event('branches.ended', 'block', block, 'ok', cmsgpack.pack({}), 'error', cmsgpack.pack({ tonumber(branch) }))
 end
 
 local RUN_STATE = { ok = 'succeeded', error = 'failed', timeout = 'failed', cancelled = 'cancelled' }
@@ -117,7 +147,7 @@ local function complete(block)
   redis.call('HDEL', key('l', parent), branch)
   redis.call('HINCRBY', key('b', parent), 'running', -1)
   redis.call('LPUSH', key('q', parent) .. ':' .. track, branch)
-  schedule('hint', parent, NOW + HINT_AFTER)
+  hint_soon(parent)
   return block
 end
 
@@ -127,13 +157,17 @@ local function fail(block, state)
     close(block, state)
     close_descendants(block)
     if block == ROOT then return end_run(RUN_STATE[state]) end
-    local parent, branch, track = unpack(redis.call('HMGET', key('b', block), 'parent', 'branch', 'track'))
+    local parent, branch = unpack(redis.call('HMGET', key('b', block), 'parent', 'branch'))
     redis.call('HSET', key('e', parent), branch, cmsgpack.pack({ block = block }))
     redis.call('HDEL', key('l', parent), branch)
     redis.call('HINCRBY', key('b', parent), 'running', -1)
+    failed_with(parent, branch)
     local on_error, n = unpack(redis.call('HMGET', key('b', parent), 'on_error', 'n'))
     if on_error == 'collect' then
-      if redis.call('HINCRBY', key('b', parent), 'done', 1) < tonumber(n) then return ask_lane(parent, track) end
+      if redis.call('HINCRBY', key('b', parent), 'done', 1) < tonumber(n) then
+        hint_soon(parent)
+        return ask_for_slots(parent, 1)
+      end
       if complete(parent) then ask_collect(parent) end
       return
     end

@@ -7,10 +7,11 @@
 -- Returns { "open" | "gone", deadline in server ms or 0 }; "gone" : the lane does not hold the branch any more.
 --
 -- The block's record: state, name, path, n, limit, running (slots in use, parked branches included), done, failed (the
--- branch that failed first), late, tracks, next:<track> and stop:<track> (the untouched range),
--- queue:<track>, width:<track>, lanes:<track> (as planned), count:<track>, on_error, input, parent, branch, track (where it hangs), timeout, opened, deadline, ended,
--- at:<branch> (the child block it stands at), track:<branch> (where there are several), lost:<branch>
--- (leases lost), hinted (hints sent in vain).
+-- branch that failed first), late, tracks, next:<track> and stop:<track> (the untouched range), queue:<track>,
+-- width:<track>, lanes:<track> (as planned), count:<track>, on_error, input, parent, branch, track (where it hangs),
+-- opener (the lane that met it), timeout, opened, deadline, ended,
+-- hinted (how often lanes were asked for again), ask_after (when they may be the next time).
+-- Its size does not grow with the branches: each lane that comes reads all of it. What grows is in the marks.
 
 local parent, branch, token, block, track = unpack(ARGV, 1, 5)
 local n, limit, timeout, on_error, name, path = unpack(ARGV, 6, 11)
@@ -25,10 +26,10 @@ end
 if holder ~= token then return { 'gone', 0 } end
 
 local held, width = held_by(parent, token)
-hold(parent, token, math.min(held, width), held - 1, width)
+hold(parent, token, track, math.min(held, width), held - 1, width)
 redis.call('HSET', L, branch, PARKED)
 redis.call('HINCRBY', P, 'running', 1)
-redis.call('HSET', P, 'at:' .. branch, block)
+redis.call('HSET', key('m', parent), 'at:' .. branch, block)
 
 if input == '' then
   input = block
@@ -51,7 +52,7 @@ for t = 0, tonumber(tracks) - 1 do
     for i = at, at + count - 1, 1000 do
       redis.call('RPUSH', key('q', block) .. ':' .. t, unpack(ARGV, i, math.min(i + 999, at + count - 1)))
     end
-    for i = at, at + count - 1 do redis.call('HSET', B, 'track:' .. ARGV[i], t) end
+    for i = at, at + count - 1 do redis.call('HSET', key('m', block), 'track:' .. ARGV[i], t) end
     at = at + count
   end
 end

@@ -20,7 +20,7 @@ local B, L, R, E = key('b', block), key('l', block), key('r', block), key('e', b
 local Q = key('q', block) .. ':' .. track
 
 local function attempt_of(of, branch)
-  local lost, after = unpack(redis.call('HMGET', key('b', of), 'lost:' .. branch, 'at:' .. branch))
+  local lost, after = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch, 'at:' .. branch))
   return tonumber(lost or 0) + 1, after or ''
 end
 
@@ -41,7 +41,7 @@ local function carry_on(complete_block)
   redis.call('LREM', key('q', parent) .. ':' .. parent_track, 1, branch)
   redis.call('HSET', key('l', parent), branch, token)
   local held, its_width = held_by(parent, token)
-  hold(parent, token, math.min(held, its_width), held + 1, its_width)
+  hold(parent, token, parent_track, math.min(held, its_width), held + 1, its_width)
   local attempt, after = attempt_of(parent, branch)
   return { parent, parent_track, branch, attempt, after }
 end
@@ -55,6 +55,9 @@ if state ~= 'open' then
   end
   return { state or 'gone', 0, 0, {}, resumed, commits, publish }
 end
+
+-- Only a message that was tampered with names a track that the block does not have.
+if not width then return { 'gone', 0, 0, {}, {}, commits, publish } end
 
 if deadline and tonumber(deadline) <= NOW then
   fail(block, 'timeout')
@@ -108,12 +111,12 @@ if done > 0 then
 end
 
 if failed then
-  hold(block, token, slots, held, width)
+  hold(block, token, track, slots, held, width)
   fail(block, 'error')
   return { 'error', 0, 0, {}, {}, late, publish }
 end
 if done > 0 and redis.call('HINCRBY', B, 'done', done) == tonumber(n) then
-  hold(block, token, slots, held, width)
+  hold(block, token, track, slots, held, width)
   return { 'ok', 0, 0, {}, carry_on(complete(block)), late, publish }
 end
 
@@ -127,12 +130,12 @@ if held ~= believed then
       again[#again + 1], again[#again + 2], again[#again + 3] = all[i], attempt, after
     end
   end
-  hold(block, token, slots, held, width)
+  hold(block, token, track, slots, held, width)
   return { 'open', 0, -1, again, {}, late, publish }
 end
 
 limit, lanes, fresh, stop = tonumber(limit), tonumber(lanes), tonumber(fresh or 0), tonumber(stop or 0)
-local todo = stop - fresh + redis.call('LLEN', Q)
+local todo = waiting(block, track)
 local free = math.huge
 if limit > 0 then free = limit - (tonumber(redis.call('HGET', B, 'running')) - slots) end
 if todo > 0 and free > 0 then
@@ -163,5 +166,8 @@ if todo > 0 and free > 0 then
     event('branches.started', 'block', block, 'branches', cmsgpack.pack(branches), 'lane', token)
   end
 end
-hold(block, token, slots, held, width)
+hold(block, token, track, slots, held, width)
+-- A lane that came is looked after from now on.
+if slots == 0 and held > 0 then hint_soon(block) end
+if limit > 0 then ask_for_slots(block, slots - math.min(held, width)) end
 return { 'open', first, count, again, {}, late, publish }

@@ -46,5 +46,5 @@ def book(invoices: list[dict[str, float]]) -> str:
 
 billing = Sequence(open_orders, write_invoice.map(name="invoices"), book, name="billing")
 
-# The one line more. The app's own settings stay as they are. EGREGORE_MODULES=proj.app says whose nodes may be run.
-install(app)
+# The one line more. The app's own settings stay as they are. A worker runs only the nodes of modules that it is told.
+install(app, modules=[__name__])

@@ -128,20 +128,28 @@ class Play:
     # Moves of janitors
 
     def make_due(self, kind: str, block: str) -> None:
-        """Move an entry of the agenda, and a block's deadline with it, into the past."""
+        """Move an entry of the agenda into the past, and with it what it waits for: as if time had gone by."""
         ledger = self.ledger
         entry = f"{self.run} {kind} {block}"
         assert ledger.redis.zscore(ledger.keys.agenda, entry) is not None, f"no such entry: {entry}"
         ledger.redis.zadd(ledger.keys.agenda, {entry: 1})
         if kind == "deadline":
             ledger.redis.hset(ledger.keys.block(self.run, "b", block), "deadline", 1)
+        else:
+            ledger.redis.hdel(ledger.keys.block(self.run, "b", block), "ask_after")
 
     def sweep(
-        self, kind: str, block: str, *, alive: Iterable[str] = (WORKER,), dead: Iterable[str] = ()
+        self,
+        kind: str,
+        block: str,
+        *,
+        alive: Iterable[str] = (WORKER,),
+        dead: Iterable[str] = (),
+        backed_up: str = "",
     ) -> list[Message]:
         """Make an entry due and do what it asks for."""
         self.make_due(kind, block)
-        return self.ledger.sweep(self.run, kind, block, alive=alive, dead=dead)
+        return self.ledger.sweep(self.run, kind, block, alive=alive, dead=dead, backed_up=backed_up)
 
     # Looks
 

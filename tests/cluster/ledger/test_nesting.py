@@ -267,7 +267,10 @@ def test_the_last_child_of_a_block_that_collects_may_fail(play: Play) -> None:
 
 def test_reading_a_block_costs_the_same_however_many_children_it_met(play: Play) -> None:
     """A block's record does not grow with its branches, since every lane that comes to it reads all of it."""
-    block, lane = play.block(40, tracks=[track(20, of=range(20)), track(20, queue="gpu", of=range(20, 40))]), play.lane()
+    block, lane = (
+        play.block(40, tracks=[track(20, of=range(20)), track(20, queue="gpu", of=range(20, 40))]),
+        play.lane(),
+    )
     size = play.ledger.redis.hlen(play.ledger.keys.block(play.run, "b", block))
     for branch in range(20):
         play.serve(block, lane)

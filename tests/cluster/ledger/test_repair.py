@@ -251,15 +251,24 @@ def test_two_janitors_ask_once(play: Play) -> None:
     assert (asked, again) == ([LANE], [])
 
 
-def test_a_block_that_nobody_serves_is_probed_with_one_lane(play: Play) -> None:
-    """Its lanes may only be queued, so one is asked for; once that one came, those that are missing are."""
+def test_as_many_lanes_are_asked_for_as_are_missing(play: Play) -> None:
+    """Those that serve the block already are not asked for."""
     block = play.block(50, tracks=[track(50, lanes=5)])
-    probe = play.sweep("hint", block)
+    first = play.sweep("hint", block)
     play.serve(block, play.lane())
     rest = play.sweep("hint", block)
 
-    assert probe == [Message("lane", block, 0, QUEUE)]
+    assert first == [Message("lane", block, 0, QUEUE)] * 5
     assert rest == [Message("lane", block, 0, QUEUE)] * 4
+
+
+def test_a_queue_where_messages_wait_is_asked_patiently(play: Play) -> None:
+    """The lanes of a block are most likely among those messages, so one more is asked for only after some rounds."""
+    block = play.block(50, tracks=[track(50, lanes=5)])
+    asked = [len(play.sweep("hint", block, backed_up=QUEUE)) for _ in range(6)]
+
+    assert asked == [0, 0, 0, 0, 1, 1]
+    assert len(play.sweep("hint", block, backed_up="another")) == 5
 
 
 def test_a_hint_asks_for_a_bounded_number_of_lanes(play: Play) -> None:
@@ -277,7 +286,7 @@ def test_each_track_is_asked_for(play: Play) -> None:
     for _ in range(2):
         play.serve(block, play.lane(), track=0)
 
-    assert play.sweep("hint", block) == [Message("lane", block, 1, "gpu")]
+    assert play.sweep("hint", block) == [Message("lane", block, 1, "gpu")] * 2
 
 
 def test_nothing_is_asked_for_where_the_limit_is_reached(play: Play) -> None:

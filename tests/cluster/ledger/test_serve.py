@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egregore_dist.ledger import Lease
+from egregore_dist.ledger import Lease, Message
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import Play, bad, numbers, ok, track
 
@@ -222,3 +222,41 @@ def test_the_limit_holds_across_tracks(play: Play) -> None:
     leased = [numbers(play.serve(block, play.lane(), track=number)) for number in (0, 1, 0, 1)]
 
     assert leased == [[0], [2], [], []]
+
+
+def test_a_slot_that_a_track_does_not_need_goes_to_another(play: Play) -> None:
+    """Lanes that found no room have left, so the one that gives a slot up asks for a lane where branches wait."""
+    tracks = [track(1, of=[0]), track(2, queue="gpu", of=[1, 2])]
+    block, lane = play.block(3, limit=1, tracks=tracks), play.lane()
+    play.serve(block, lane)
+    assert play.serve(block, play.lane(), track=1).leases == ()
+    last = play.serve(block, lane, ok(0))
+
+    assert last.leases == ()
+    assert last.messages == (Message("lane", block, 1, "gpu"),)
+    assert play.serve(block, play.lane(), track=0).messages == ()
+
+
+def test_a_wide_lane_gives_up_its_slots_one_by_one(play: Play) -> None:
+    """Each branch that ends makes room for another track, while the rest of the lane goes on."""
+    tracks = [track(3, width=3, lanes=1, of=[0, 1, 2]), track(2, queue="gpu", of=[3, 4])]
+    block, lane = play.block(5, limit=3, tracks=tracks), play.lane()
+    play.serve(block, lane)
+
+    assert play.serve(block, lane, ok(1), held=2).messages == (Message("lane", block, 1, "gpu"),)
+    assert numbers(play.serve(block, play.lane(), track=1)) == [3]
+    assert play.record(block).running == 3
+
+
+def test_a_slot_that_is_needed_asks_for_nobody(play: Play) -> None:
+    """A lane that goes on, or whose block has no limit, publishes nothing."""
+    tracks = [track(2, of=[0, 1]), track(2, queue="gpu", of=[2, 3])]
+    limited, lane = play.block(4, limit=1, tracks=tracks), play.lane()
+    play.serve(limited, lane)
+    assert play.serve(limited, lane, ok(0)).messages == ()
+
+    other = Play.submit(play.ledger)
+    free = other.block(4, tracks=tracks)
+    other.serve(free, lane, want=4)
+    other.serve(free, lane, ok(0))
+    assert other.serve(free, lane, ok(1)).messages == ()

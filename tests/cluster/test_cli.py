@@ -1,0 +1,276 @@
+"""The command line as a process of its own, against real workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from egregore_dist import LocalCluster, Run
+from egregore_dist.cli import codes, main
+from egregore_dist.client import session
+from tests.support.waiting import until
+
+ROOT = Path(__file__).parents[2]
+FLOWS = "tests.support.cli_flows"
+COMMAND = [sys.executable, "-m", "egregore_dist"]
+
+
+def environment(cluster: LocalCluster) -> dict[str, str]:
+    """What a user of this cluster has set."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith("EGREGORE_")}
+    settings = cluster.settings
+    assert settings.secret is not None
+    return found | {
+        "EGREGORE_BROKER_URL": cluster.url,
+        "EGREGORE_SECRET": settings.secret.get_secret_value(),
+        "EGREGORE_QUEUE": settings.queue,
+        "EGREGORE_PREFIX": settings.prefix,
+    }
+
+
+def call(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=ROOT, env=dict(env), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def ask(*arguments: str, env: Mapping[str, str]) -> Result:
+    """The same in this process: quicker."""
+    return CliRunner(env=dict(env)).invoke(main, arguments)
+
+
+def read(*arguments: str, env: Mapping[str, str]) -> Any:
+    """What a command prints as JSON."""
+    done = ask(*arguments, "--json", env=env)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def one_line(done: subprocess.CompletedProcess[str] | Result) -> str:
+    """The last line of standard error, seen to be no traceback."""
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_run_prints_the_value(local: LocalCluster) -> None:
+    """``run`` prints the value alone on standard output, and where to look at the run beside it."""
+    name = uuid.uuid4().hex
+
+    done = call("run", f"{FLOWS}:flow", "--input", "[1, 2, 3]", "--id", name, env=environment(local))
+
+    assert (done.returncode, json.loads(done.stdout)) == (0, 12)
+    assert f"runs show {name}" in done.stderr
+
+
+def test_run_reads_its_input_from_a_file(local: LocalCluster, tmp_path: Path) -> None:
+    """``--input @FILE`` reads a file; with ``--json`` the run is told beside its value."""
+    file = tmp_path / "input.json"
+    file.write_text("[4]")
+
+    said = read("run", f"{FLOWS}:flow", "--input", f"@{file}", env=environment(local))
+
+    assert said.keys() == {"id", "workflow", "state", "seconds", "value", "error"}
+    assert (said["workflow"], said["state"], said["value"], said["error"]) == ("doubles", "succeeded", 8, None)
+
+
+def test_a_run_that_fails(local: LocalCluster) -> None:
+    """A failed run ends with 1, one line on standard error, and its error in the JSON."""
+    done = call("run", f"{FLOWS}:bad", "--input", "3", "--json", env=environment(local))
+
+    said = json.loads(done.stdout)
+    assert done.returncode == codes.FAILED
+    assert one_line(done).endswith("ValueError: first line")
+    assert said["state"] == "failed"
+    assert said["error"].keys() == {"kind", "message", "block", "branch", "node", "traceback"}
+    assert (said["error"]["block"], said["error"]["branch"]) == ("pair", "failing")
+    assert "raise ValueError" in said["error"]["traceback"]
+
+
+def test_debug_shows_the_traceback(local: LocalCluster) -> None:
+    """``--debug`` shows the traceback, that of the worker too."""
+    done = ask("--debug", "run", f"{FLOWS}:bad", "--input", "3", env=environment(local))
+
+    assert done.exit_code == codes.FAILED
+    assert "On the worker:" in done.stderr
+    assert "Traceback (most recent call last)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nothing",), "write MODULE:WORKFLOW"),
+        (("no_such_module:flow",), "no module 'no_such_module'"),
+        ((f"{FLOWS}:absent",), "it has bad, double"),
+        ((f"{FLOWS}:NUMBER",), "is no workflow but int"),
+        (("flows.py:flow",), "flows:flow"),
+        ((f"{FLOWS}:flow", "--input", "{"), "not JSON"),
+        ((f"{FLOWS}:flow", "--input", "@/no/such/file"), "No such file"),
+        ((f"{FLOWS}:flow", "--id", "a b"), "run id 'a b'"),
+    ],
+)
+def test_wrong_use_of_run(local: LocalCluster, arguments: tuple[str, ...], says: str) -> None:
+    """What a user got wrong ends with 2 and a line that says what to do."""
+    done = ask("run", *arguments, env=environment(local))
+
+    assert (done.exit_code, done.stdout) == (codes.USAGE, "")
+    assert says in one_line(done)
+
+
+def test_no_wait_and_timeout_leave_the_run_going(local: LocalCluster, tmp_path: Path) -> None:
+    """``--no-wait`` prints the id and ends; ``--timeout`` ends with 5, and the run goes on."""
+    gate, name = tmp_path / "gate", uuid.uuid4().hex
+    submit = ("run", f"{FLOWS}:gated", "--input", json.dumps(str(gate)), "--id", name)
+
+    first = ask(*submit, "--no-wait", env=environment(local))
+    second = ask(*submit, "--timeout", "0.2", env=environment(local))
+    gate.touch()
+
+    assert (first.exit_code, first.stdout.strip()) == (0, name)
+    assert second.exit_code == codes.TIMEOUT
+    assert f"run {name} goes on" in one_line(second)
+    assert Run(name).result(timeout=30) == {"gate": "open"}
+
+
+def test_an_interrupt_leaves_the_run_going(local: LocalCluster, tmp_path: Path) -> None:
+    """Ctrl-C ends the waiting with 130 and names the run, which goes on."""
+    gate, name = tmp_path / "gate", uuid.uuid4().hex
+    arguments = [*COMMAND, "run", f"{FLOWS}:gated", "--input", json.dumps(str(gate)), "--id", name]
+    ledger = session.current().ledger
+
+    with subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(local), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        until(lambda: ledger.exists(name) and ledger.run(name).state == "running", what="the run")
+        waiting.send_signal(signal.SIGINT)
+        out, err = waiting.communicate(timeout=30)
+    after = Run(name).status
+    gate.touch()
+
+    assert (waiting.returncode, out, after) == (codes.INTERRUPTED, "", "running")
+    assert f"run {name} goes on" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert Run(name).result(timeout=30) == {"gate": "open"}
+
+
+def test_looking_at_runs(local: LocalCluster, tmp_path: Path) -> None:
+    """``runs list``, ``show`` and ``cancel`` tell and end a run; what they print as JSON has the documented keys."""
+    gate, going, failed = tmp_path / "gate", uuid.uuid4().hex, uuid.uuid4().hex
+    env, times = environment(local), {"id", "workflow", "state", "created", "started", "ended", "seconds"}
+    ledger = session.current().ledger
+    ask("run", f"{FLOWS}:bad", "--input", "3", "--id", failed, env=env)
+    ask("run", f"{FLOWS}:gated", "--input", json.dumps(str(gate)), "--id", going, "--no-wait", env=env)
+    until(lambda: any(block.running for block in ledger.blocks(going)[1:]), what="the branch")
+
+    newest = read("runs", "list", "--limit", "2", env=env)["runs"]
+    of_state = read("runs", "list", "--state", "failed", "--limit", "500", env=env)["runs"]
+    shown = read("runs", "show", going, env=env)
+    error = read("runs", "show", failed, env=env)["error"]
+    text = ask("runs", "show", failed, env=env).stdout
+    cancelled = ask("runs", "cancel", going, env=env)
+
+    assert [run["id"] for run in newest] == [going, failed]
+    assert newest[0].keys() == times
+    assert failed in {run["id"] for run in of_state}
+    assert {run["state"] for run in of_state} == {"failed"}
+    assert shown.keys() == times | {"blocks", "error", "value"}
+    (block,) = shown["blocks"]
+    assert (block["name"], block["state"], block["branches"], block["done"]) == ("gated", "open", 1, 0)
+    assert block["running"] == ["gate"]
+    assert error["branch"] == "failing"
+    assert "branch 'failing' of block 'pair' failed" in text
+    assert cancelled.stdout == f"run {going}: cancelled\n"
+    assert Run(going).status == "cancelled"
+
+
+def test_show_with_the_value(local: LocalCluster) -> None:
+    """``runs show --value`` prints the value of a run too."""
+    name = uuid.uuid4().hex
+    env = environment(local)
+    ask("run", f"{FLOWS}:flow", "--input", "[5]", "--id", name, env=env)
+
+    assert read("runs", "show", name, "--value", env=env)["value"] == 10
+
+
+@pytest.mark.parametrize("verb", ["show", "cancel"])
+def test_a_run_that_is_not_there(local: LocalCluster, verb: str) -> None:
+    """A run that is not there ends with 4."""
+    done = ask("runs", verb, "absent", env=environment(local))
+
+    assert done.exit_code == codes.NOT_FOUND
+    assert "no run 'absent'" in one_line(done)
+
+
+def test_workers(local: LocalCluster) -> None:
+    """``workers`` lists the live workers with what they serve."""
+    found = read("workers", env=environment(local))["workers"]
+    text = ask("workers", env=environment(local)).stdout
+
+    assert {worker["name"] for worker in found} >= {worker.name for worker in local.workers}
+    assert found[0].keys() == {
+        *("name", "host", "pid", "slots", "pool", "cores", "memory_available", "memory_total"),
+        *("queues", "modules", "nodes", "version", "reported"),
+    }
+    assert local.workers[0].name in text
+
+
+def test_doctor_finds_nothing_wrong(local: LocalCluster) -> None:
+    """A good cluster has no problem, and its password is not shown."""
+    done = ask("doctor", env=environment(local))
+    said = read("doctor", env=environment(local))
+
+    assert done.exit_code == 0, done.stdout
+    assert said.keys() == {"ok", "configured", "checks", "workers"}
+    assert (said["ok"], said["configured"]) == (True, True)
+    assert {check["name"] for check in said["checks"]} >= {
+        *("python", "versions", "embedded server", "secret", "broker", "ledger", "persistence", "memory", "clock"),
+        *("agenda", "workers", "queues", "modules"),
+    }
+    password = re.search(r":([^:@]+)@", local.url)
+    assert password is not None
+    assert password[1] not in done.stdout + done.stderr + json.dumps(said)
+
+
+def test_run_starts_a_cluster_where_none_is_configured(tmp_path: Path) -> None:
+    """Without a configured cluster ``run`` starts one, and leaves nothing of it behind."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EGREGORE_")}
+
+    done = call("run", f"{FLOWS}:flow", "--input", "[1]", env={**env, "TMPDIR": str(tmp_path)})
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+UNREACHABLE = ("redis://:canary-9f3@127.0.0.1:1/0", "amqp://me:canary-9f3@127.0.0.1:1//")
+BROKEN = ("redis://:canary-9f3/more@127.0.0.1:1/0", "nonsense://me:canary-9f3@host")
+
+
+@pytest.mark.parametrize("command", ["runs list", "doctor", f"run {FLOWS}:flow"])
+@pytest.mark.parametrize("url", UNREACHABLE + BROKEN)
+def test_no_password_is_shown(url: str, command: str) -> None:
+    """Whatever is wrong with a URL, the output holds no password, not even that of ``--debug``."""
+    done = ask("--debug", "--broker-url", url, *command.split(), env={})
+
+    assert done.exit_code in (codes.FAILED, codes.USAGE, codes.UNREACHABLE), done.stderr
+    assert "canary-9f3" not in done.stdout + done.stderr
+
+
+def test_a_worker_shows_no_password() -> None:
+    """A worker whose broker has a URL that cannot be read ends with a line that does not repeat it."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EGREGORE_")}
+
+    done = call("--debug", "--broker-url", BROKEN[0], "worker", env=env)
+
+    assert done.returncode == codes.USAGE
+    assert "canary-9f3" not in done.stdout + done.stderr

@@ -1,0 +1,553 @@
+"""Submitting and waiting on real workers: from scripts, threads, event loops, other processes, and nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from egregore_dist import Context, LocalCluster, Run, RunFailed, Sequence, errors, node, parallel
+from egregore_dist.client import session
+from egregore_dist.client.run import log
+from tests.support.waiting import until
+
+
+@node
+def double(value: int) -> int:
+    return 2 * value
+
+
+@node
+async def triple(value: int) -> int:
+    await asyncio.sleep(0)
+    return 3 * value
+
+
+@node
+def gated(gate: str) -> str:
+    """Ends when a file appears."""
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return "through"
+
+
+@node
+def noted(path: str, context: Context) -> str:
+    """Leaves a line for each call."""
+    with Path(path).open("a") as file:
+        file.write(f"{context.run}\n")
+    return context.run
+
+
+both = parallel(double, triple)
+
+
+def python(program: str, cluster: LocalCluster, *arguments: str) -> subprocess.Popen[str]:
+    """Another process that submits to the same cluster."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        env=cluster.worker_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    return out
+
+
+# Ways to wait
+
+
+def test_every_way_to_run_gives_the_value(cluster: LocalCluster) -> None:
+    """Calling, ``run``, ``submit`` with ``result``, ``await`` and ``arun`` give the same value."""
+    value = {"double": 2, "triple": 3}
+
+    async def awaits() -> tuple[Any, Any]:
+        return await both.submit(1), await both.arun(1)
+
+    assert both(1) == both.run(1) == both.submit(1).result() == value
+    assert asyncio.run(awaits()) == (value, value)
+
+
+def test_twenty_threads_at_once(cluster: LocalCluster) -> None:
+    """Runs that threads submit at once do not mix."""
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(both, range(20)))
+
+    assert found == [{"double": 2 * i, "triple": 3 * i} for i in range(20)]
+
+
+def test_threads_share_the_first_connection(local: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that use the package for the first time at once get one session."""
+    for name, value in local.worker_environment().items():
+        if name.startswith("EGREGORE_"):
+            monkeypatch.setenv(name, value)
+    before = session.use(None)
+    barrier = threading.Barrier(8)
+
+    def connects(_: int) -> int:
+        barrier.wait()
+        return id(session.current())
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(connects, range(8)))) == 1
+    finally:
+        made = session.use(before)
+        assert made is not None
+        made.close()
+
+
+def test_an_event_loop_goes_on_while_runs_are_awaited(local: LocalCluster, tmp_path: Path) -> None:
+    """Awaiting a run does not hold the loop, and many are awaited at once."""
+    gate = tmp_path / "gate"
+
+    async def main() -> tuple[list[Any], int]:
+        waiting = [asyncio.ensure_future(gated.arun(str(gate))) for _ in range(2)]
+        ticks = 0
+        while ticks < 20:
+            await asyncio.sleep(0.01)
+            ticks += 1
+        gate.touch()
+        return await asyncio.gather(*waiting, double.arun(4)), ticks
+
+    assert asyncio.run(main()) == (["through", "through", 8], 20)
+
+
+def test_a_coroutine_may_call_a_workflow(local: LocalCluster) -> None:
+    """A sync call works inside a running event loop too; it holds the loop while it waits."""
+
+    async def main() -> Any:
+        return both(2)
+
+    assert asyncio.run(main()) == {"double": 4, "triple": 6}
+
+
+def test_a_failed_run_raises_in_every_way(local: LocalCluster) -> None:
+    """A failed run raises the same error from ``result``, ``await`` and ``arun``."""
+
+    @node("breaks")
+    def breaks(value: int) -> None:
+        raise KeyError(value)
+
+    async def awaits(run: Run) -> None:
+        await run
+
+    run = breaks.submit(1)
+    for wait in (run.result, lambda: asyncio.run(awaits(run)), lambda: asyncio.run(breaks.arun(1))):
+        with pytest.raises(RunFailed, match="node 'breaks'") as caught:
+            wait()
+        assert isinstance(caught.value.__cause__, KeyError)
+    assert run.status == "failed"
+
+
+def test_waiting_can_end_before_the_run(local: LocalCluster, tmp_path: Path) -> None:
+    """``result(timeout=...)`` raises `TimeoutError`, and the run goes on."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    with pytest.raises(TimeoutError, match=run.id):
+        run.result(timeout=0.2)
+    gate.touch()
+
+    assert run.result(timeout=10) == "through"
+
+
+# Ids
+
+
+def test_another_process_finds_a_run_by_its_id(cluster: LocalCluster) -> None:
+    """A process that knows only the id gets status, value and events; here as there."""
+    run = Sequence(double, both).submit(1)
+    program = """
+        import sys
+        from egregore_dist import Run
+        run = Run(sys.argv[1])
+        print(run.result(), run.status, next(iter(run.events())).type)
+    """
+
+    assert output(python(program, cluster, run.id)) == "{'double': 4, 'triple': 6} succeeded run.submitted\n"
+
+
+def test_an_id_is_used_once(local: LocalCluster, tmp_path: Path) -> None:
+    """The same id again is the same run: it is not run again, whatever it is given."""
+    path = tmp_path / "calls"
+    first = noted.submit(str(path), id="order-42")
+    second = noted.submit(str(path), id="order-42")
+    first.result(timeout=10)
+    third = double.submit(5, id="order-42")
+
+    assert (first.id, second.result(), third.result()) == ("order-42",) * 3
+    assert path.read_text().splitlines() == ["order-42"]
+
+
+def test_two_processes_submit_one_id_at_once(local: LocalCluster, tmp_path: Path) -> None:
+    """Of two submissions of one id at the same time one counts, and both get its value."""
+    program = """
+        import sys, time
+        from pathlib import Path
+        from tests.cluster.test_client import noted
+        from egregore_dist.client import session
+        session.current().ledger.ping()
+        Path(sys.argv[1], sys.argv[2]).touch()
+        while len(list(Path(sys.argv[1]).glob("ready*"))) < 2:
+            time.sleep(0.001)
+        print(noted.submit(f"{sys.argv[1]}/calls", id="contended").result(timeout=10))
+    """
+    processes = [python(program, local, str(tmp_path), f"ready{i}") for i in range(2)]
+
+    assert [output(process) for process in processes] == ["contended\n"] * 2
+    assert (tmp_path / "calls").read_text().splitlines() == ["contended"]
+
+
+def test_an_id_must_be_plain(local: LocalCluster) -> None:
+    """An id that could not be typed or kept is refused."""
+    for wrong in ("", "a b", "a/b", "x" * 129, "ä", "{a}", "a\n"):
+        with pytest.raises(errors.WorkflowError, match="run id"):
+            double.submit(1, id=wrong)
+
+
+def test_a_run_that_does_not_exist(local: LocalCluster) -> None:
+    """Whatever is asked of an unknown id, the answer is `RunNotFound`, which names it."""
+    run = Run("nowhere")
+
+    async def awaits() -> None:
+        await run
+
+    asks = (lambda: run.status, run.result, run.cancel, lambda: list(run.events()), lambda: asyncio.run(awaits()))
+    for ask in asks:
+        with pytest.raises(errors.RunNotFound, match="'nowhere'"):
+            ask()
+
+
+def test_a_run_is_cancelled(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Cancelling ends a run at once, and whoever waits hears of it; cancelling again changes nothing."""
+    run = parallel(gated, gated.alias("again"), double.alias("later"), max_concurrent=2).submit(str(tmp_path / "never"))
+    until(lambda: run.status == "running", what="the run")
+
+    assert (run.cancel(), run.cancel(), run.status) == ("cancelled",) * 3
+    with pytest.raises(errors.RunCancelled, match=run.id):
+        run.result()
+    assert both.submit(1).result(timeout=10) == {"double": 2, "triple": 3}
+
+
+def test_cancelling_what_has_ended_changes_nothing(local: LocalCluster) -> None:
+    """A run that has succeeded stays so."""
+    run = double.submit(1)
+    run.result()
+
+    assert (run.cancel(), run.result()) == ("succeeded", 2)
+
+
+# Events
+
+
+def test_events_tell_the_run(cluster: LocalCluster) -> None:
+    """Events come in order from submission to end, and every branch starts and ends once."""
+    run = Sequence(double, both).submit(1)
+    events = list(run.events())
+    kinds = [event.type for event in events]
+    block = next(event.block for event in events if event.type == "block.opened")
+    started = [branch for e in events if e.block == block and e.type == "branches.started" for branch in e.branches]
+    ended = [branch for e in events if e.block == block and e.type == "branches.ended" for branch in e.branches]
+
+    assert (kinds[0], kinds[-1]) == ("run.submitted", "run.ended")
+    assert events[-1].detail["state"] == "succeeded"
+    assert (sorted(started), sorted(ended)) == ([0, 1], [0, 1])
+    assert {e.worker for e in events if e.type == "branches.started"} <= {worker.name for worker in cluster.workers}
+    assert [event.time for event in events] == sorted(event.time for event in events)
+
+
+def test_events_can_be_iterated_asynchronously(local: LocalCluster) -> None:
+    """``async for`` gives the same events, while the run goes on."""
+    run = both.submit(1)
+
+    async def main() -> list[str]:
+        return [event.cursor async for event in run]
+
+    assert asyncio.run(main()) == [event.cursor for event in run.events()]
+
+
+def test_events_need_not_be_followed(local: LocalCluster, tmp_path: Path) -> None:
+    """``events(follow=False)`` stops at what is known of a run that goes on."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    until(lambda: run.status == "running", what="the run")
+    known = [event.type for event in run.events(follow=False)]
+    gate.touch()
+    run.result(timeout=10)
+
+    assert known[:2] == ["run.submitted", "run.started"]
+    assert "run.ended" not in known
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_leaves_the_run_going(local: LocalCluster, tmp_path: Path) -> None:
+    """Ctrl-C ends the waiting only; the message names the run and the command that finds it."""
+    program = """
+        import sys
+        from tests.cluster.test_client import both, gated
+        both(1)
+        run = gated.submit(sys.argv[1], id="interrupted")
+        print("submitted", flush=True)
+        run.result()
+    """
+    waiting = python(program, local, str(tmp_path / "gate"))
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == "submitted\n"
+    until(lambda: _status("interrupted") == "running", what="the run")
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=10)
+    assert waiting.returncode != 0
+    assert "egregore-dist runs show interrupted" in err
+    assert Run("interrupted").status == "running"
+    (tmp_path / "gate").touch()
+
+    assert Run("interrupted").result(timeout=10) == "through"
+
+
+def test_ctrl_c_in_a_call_says_the_same(
+    local: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``flow(data)`` and ``await run`` say how to find the run too."""
+    caplog.set_level(logging.WARNING, logger=log.name)
+
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    ledger = session.current().ledger
+    monkeypatch.setattr(ledger, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        both(1)
+
+    assert re.search(r"run (\w+) goes on.*runs show \1", caplog.text)
+
+
+def _status(run: str) -> str:
+    try:
+        return Run(run).status
+    except errors.RunNotFound:
+        return ""
+
+
+# Inside nodes
+
+
+@node
+def waits_inside(how: str) -> Any:
+    run = Run("some-run")
+    ways: dict[str, Any] = {
+        "call": lambda: both(1),
+        "run": lambda: both.run(1),
+        "arun": lambda: asyncio.run(both.arun(1)),
+        "result": run.result,
+        "await": lambda: asyncio.run(run._wait()),
+        "deeper": lambda: deeper(),
+    }
+    return ways[how]()
+
+
+@node
+async def awaits_inside(how: str) -> Any:
+    run = Run("some-run")
+    if how == "thread":
+        return await asyncio.to_thread(run.result)
+    return await (run if how == "await" else both.arun(1))
+
+
+def deeper() -> Any:
+    return double.run(1)
+
+
+@node
+def submits_inside(value: int, context: Context) -> str:
+    return both.submit(value, id=f"{context.run}-{context.branch}").id
+
+
+def test_waiting_inside_a_node_is_refused(local: LocalCluster) -> None:
+    """Whichever way a node waits for a run, it fails with an error that says to nest it instead."""
+    sync = waits_inside.map(on_error="collect").run(["call", "run", "arun", "result", "await", "deeper"])
+    of_async = awaits_inside.map(on_error="collect").run(["await", "arun", "thread"])
+
+    for error in (*sync, *of_async):
+        assert error.type == "egregore_dist.errors.NestedWaitError"
+        assert "this >> those" in error.message
+        assert error.node in error.message
+
+
+def test_submitting_inside_a_node_works(local: LocalCluster) -> None:
+    """A node may submit a workflow and not wait for it."""
+    ids = submits_inside.map().submit([1, 2], id="parent").result(timeout=20)
+
+    assert ids == ["parent-0", "parent-1"]
+    assert [Run(id).result(timeout=10) for id in ids] == [{"double": 2, "triple": 3}, {"double": 4, "triple": 6}]
+
+
+def test_a_client_is_not_inside_a_node(local: LocalCluster) -> None:
+    """Calling a node's function in the client is an ordinary call, which may run workflows."""
+
+    @node("outer")
+    def outer(value: int) -> Any:
+        return both(value)
+
+    assert outer(1) == {"double": 2, "triple": 3}
+
+
+# Progress
+
+
+def test_progress_is_shown_on_request(local: LocalCluster, capfd: pytest.CaptureFixture[str]) -> None:
+    """``progress=True`` draws a bar a block on standard error, whether or not that is a terminal."""
+    run = parallel(double, triple, name="shown_block").submit(1)
+
+    assert run.result(progress=True) == {"double": 2, "triple": 3}
+    out, err = capfd.readouterr()
+    assert "shown_block" in err
+    assert "2/2" in err
+    assert out == ""
+
+
+def test_progress_is_off_elsewhere(local: LocalCluster, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where standard error is no terminal, nothing is drawn unless asked for."""
+    both(1)
+    both.run(1, progress=False)
+
+    assert capfd.readouterr() == ("", "")
+
+
+# Forks
+
+
+def in_child(act: Any) -> int:
+    """Do something in a forked child; its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def check_both() -> None:
+    assert both.submit(3).result(timeout=10) == {"double": 6, "triple": 9}
+
+
+def doubled(value: int) -> int:
+    return int(both(value)["double"])
+
+
+def test_a_forked_child_may_use_the_package(local: LocalCluster) -> None:
+    """After a fork, child and parent both submit and wait: no connection is shared."""
+    check_both()
+    assert in_child(check_both) == 0
+    check_both()
+
+
+def test_a_handle_survives_a_fork(local: LocalCluster, tmp_path: Path) -> None:
+    """A run that the parent submitted can be waited for in the child and in the parent."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+
+    def check() -> None:
+        gate.touch()
+        assert run.result(timeout=10) == "through"
+
+    assert in_child(check) == 0
+    assert run.result(timeout=10) == "through"
+
+
+def test_forked_pools_may_use_the_package(local: LocalCluster) -> None:
+    """Processes of a `multiprocessing` pool submit on their own."""
+    check_both()
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        assert pool.map(doubled, range(6)) == [2 * i for i in range(6)]
+
+
+# The embedded cluster
+
+SCRIPT = """
+import os, sys
+from egregore_dist import node, parallel
+
+@node("square")
+def square(value: int) -> int:
+    return value ** 2
+
+@node("worker")
+def worker(value: int) -> int:
+    return os.getpid()
+
+result = parallel(square, worker)(7)
+assert result["worker"] != os.getpid()
+print(result["square"], flush=True)
+if sys.argv[1] == "raises":
+    raise RuntimeError("the script broke")
+if sys.argv[1] == "exits":
+    sys.exit(5)
+if sys.argv[1] == "waits":
+    sys.stdin.read()
+"""
+
+
+def ours(folder: Path) -> list[int]:
+    """The processes that belong to a script, known by the folder for temporary files in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            is_ours = any(str(folder) in value for value in process.environ().values())
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("returns", 0), ("raises", 1), ("exits", 5), ("SIGKILL", -9), ("SIGTERM", -15), ("SIGINT", -2)],
+)
+def test_a_script_just_works_and_leaves_nothing(tmp_path: Path, ending: str, code: int) -> None:
+    """With nothing configured a script runs on workers of its own; however it ends, no process and no file stays."""
+    script, folder = tmp_path / "script.py", tmp_path / "tmp"
+    script.write_text(SCRIPT)
+    folder.mkdir()
+    number = getattr(signal, ending, None)
+    program = subprocess.Popen(
+        [sys.executable, str(script), "waits" if number else ending],
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.getcwd()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    line = program.stdout.readline()
+    if number:
+        assert len(ours(folder)) > 3
+        program.send_signal(number)
+    _, err = program.communicate(timeout=30)
+
+    assert (line, program.returncode) == ("49\n", code), err
+    until(lambda: not ours(folder), seconds=15, what="the end of every process")
+    until(lambda: not list(folder.iterdir()), seconds=5, what="an empty folder")

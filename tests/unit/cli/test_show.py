@@ -1,0 +1,83 @@
+"""How values look."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from egregore_dist import errors
+from egregore_dist.cli import show
+
+
+@dataclass
+class Point:
+    """A value of a user's own type."""
+
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ([1, "a", 2.5], [1, "a", 2.5]),
+        ((1, (2,)), [1, [2]]),
+        ({1: "a", ("k", 2): "b"}, {"1": "a", "['k', 2]": "b"}),
+        (Point(1), {"x": 1}),
+        ({"at": datetime(2026, 1, 2, tzinfo=UTC)}, {"at": "2026-01-02T00:00:00Z"}),
+        (Decimal("1.50"), "1.50"),
+        (b"ab", "YWI="),
+        (3j, "3j"),
+    ],
+)
+def test_values_as_json(value: object, expected: object, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every value has a form in JSON, if only its ``repr``."""
+    show.print_json(value)
+
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_a_collected_error_as_json() -> None:
+    """A branch's error is an object that says so."""
+    found = show.plain({"a": errors.BranchError("a", type="ValueError", message="m", node="n")})
+
+    assert found["a"]["error"] == {
+        "branch": "a",
+        "kind": "error",
+        "type": "ValueError",
+        "message": "m",
+        "node": "n",
+        "attempt": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.0123, "12 ms"), (1.26, "1.3 s"), (99.9, "99.9 s"), (150, "2 min 30 s"), (7260, "2 h 01 min")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    """Durations are said as people say them."""
+    assert show.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (14_362_124, "14 MB"), (2.5e12, "2.5 TB")]
+)
+def test_sizes(count: float, text: str) -> None:
+    """Sizes are in decimal units."""
+    assert show.size(count) == text
+
+
+def test_moments_are_iso() -> None:
+    """Times in JSON are ISO 8601 in UTC."""
+    assert show.moment(0.25) == "1970-01-01T00:00:00.250+00:00"
+    assert show.moment(None) is None
+
+
+def test_names_are_shown_not_obeyed() -> None:
+    """A name with markup or an escape sequence is shown as it is."""
+    assert show.text("[red]\x1b[2J").plain == "[red]\\x1b[2J"
