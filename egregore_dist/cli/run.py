@@ -73,13 +73,19 @@ def say(line: str) -> None:
 
 @contextmanager
 def waiting_for(run: str) -> Iterator[None]:
-    """What Ctrl-C means while the body submits a run of this id and waits for it: on an embedded cluster the run's end."""
+    """What Ctrl-C and SIGTERM mean while the body submits a run and waits: on an embedded cluster its end."""
     # The client's own advice would be said twice, and would be wrong for an embedded cluster.
-    logging.getLogger("egregore_dist.client.run").setLevel(logging.ERROR)
+    log = logging.getLogger("egregore_dist.client.run")
+    before = log.level
+    log.setLevel(logging.ERROR)
     try:
         yield
     except KeyboardInterrupt:
         raise Quit(codes.INTERRUPTED, _left(run, "interrupted")) from None
+    except SystemExit as error:
+        raise Quit(codes.TERMINATED, _left(run, "terminated")) from error
+    finally:
+        log.setLevel(before)
 
 
 def load(name: str) -> Step:

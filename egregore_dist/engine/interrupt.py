@@ -1,18 +1,22 @@
-"""Stop a node that runs in this process: at a time, or when its block has ended elsewhere.
+"""Attend to a node that runs in this process: stop it at a time, or when its block has ended elsewhere.
 
-Only the main thread of a process can be interrupted, so this is for prefork workers; elsewhere nothing is raised.
-It is a soft stop: the exception passes through ``finally`` blocks, and waits while C code holds the thread.
+Only the main thread of a process can be interrupted, so this is for prefork workers; elsewhere nothing is done. It is a
+soft stop: the exception passes through ``finally`` blocks, and waits while C code holds the thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_WATCH_EVERY = 0.5
+log = logging.getLogger(__name__)
+
+_ATTEND_EVERY = 0.5
 
 
 class Interrupt(BaseException):
@@ -20,60 +24,70 @@ class Interrupt(BaseException):
 
 
 class Interrupter:
-    """Guards the main thread of one process."""
+    """Guards the main thread of one process.
+
+    Attributes:
+        usable: whether the thread that made it, the one that executes lanes, can be interrupted.
+    """
 
     def __init__(self) -> None:
-        self._guarded: Callable[[], bool] | None = None
+        self.usable = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+        self._attend: Callable[[], bool] | None = None
         self._fired = False
-        self._watching = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._usable = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
-        if self._usable:
+        if self.usable:
             signal.signal(signal.SIGALRM, self._on_alarm)
 
     @contextlib.contextmanager
-    def guard(self, seconds: float | None, has_ended: Callable[[], bool] | None) -> Iterator[None]:
-        """Raise `Interrupt` in the body after ``seconds``, or soon after ``has_ended()``, asked off the thread, is true."""
-        if not self._usable or threading.current_thread() is not threading.main_thread():
+    def guard(self, seconds: float | None, attend: Callable[[], bool] | None) -> Iterator[None]:
+        """Raise `Interrupt` in the body after ``seconds``, or once ``attend`` says so.
+
+        Args:
+            attend: called off the thread, every half second of a body that takes longer; true stops the body.
+        """
+        if not self.usable:
             yield
             return
-        if has_ended is not None:
-            self._start_watching()
+        if attend is not None:
+            self._start_attending()
         self._fired = False
-        self._guarded = has_ended or _never
+        self._attend = attend or _never
         try:
             if seconds is not None:
                 signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
             yield
         finally:
-            self._guarded = None
+            self._attend = None
             if seconds is not None:
                 signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
-        if self._guarded is not None and not self._fired:
+        if self._attend is not None and not self._fired:
             self._fired = True
             raise Interrupt
 
-    def _start_watching(self) -> None:
+    def _start_attending(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="egregore-interrupt", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="egregore-attend", daemon=True)
             self._thread.start()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         main = threading.main_thread().ident
         assert main is not None
         before = None
         while True:
-            with self._watching:
-                self._watching.wait(_WATCH_EVERY)
-            guarded = self._guarded
-            # A node that is younger than one round is not worth a question.
-            if guarded is not None and guarded is before and guarded is not _never:
-                with contextlib.suppress(Exception):
-                    if guarded() and self._guarded is guarded:
+            time.sleep(_ATTEND_EVERY)
+            attend = self._attend
+            # A body that is younger than one round is left alone.
+            if attend is not None and attend is before:
+                try:
+                    stops = attend()
+                except Exception as error:
+                    log.warning("a long node was not attended to: %s", error, extra={"action": "attend_failed"})
+                else:
+                    if stops and self._attend is attend:
                         signal.pthread_kill(main, signal.SIGALRM)
-            before = guarded
+            before = attend
 
 
 def _never() -> bool:

@@ -8,12 +8,14 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
 
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import publish
+from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Job, NodeTimeout, acall, call
 from egregore_dist.engine.interpret import Done, Meet, Value
 from egregore_dist.engine.interrupt import Interrupt
@@ -108,25 +110,26 @@ class Lane:
 
     def _serve_narrow(self, place: Place, leases: list[Lease]) -> Next | None:
         want = 1
+        batch = Batch(lambda commits, releases: self._commit(place, want=1, held=1, commits=commits, releases=releases))
         while leases:
             started = time.monotonic()
-            commits: list[Commit] = []
-            releases: list[int] = []
             opened: Opened | None = None
-            for number, lease in enumerate(leases, start=1):
-                end = self._execute(place, lease)
+            batch.take(leases)
+            while (lease := batch.next()) is not None:
+                end = self._execute(place, lease, batch)
                 if isinstance(end, Commit):
-                    commits.append(end)
+                    batch.add(end)
                 elif isinstance(end, Opened):
                     opened = end
                 fails = isinstance(end, Commit) and end.kind == "error" and place.record.on_error == "cancel"
                 if end is None or fails or time.monotonic() - started > LONG:
-                    releases = [lease.branch for lease in leases[number:]]
                     break
+            commits, releases = batch.rest()
             if opened is not None and place.record.n == 1:
                 # The only branch is parked, so there is nothing left to serve here.
                 return Next(opened.block, 0) if opened.here else None
-            if place.shape.batched:
+            # Only where a long node is attended to may others be leased with it.
+            if place.shape.batched and self._runtime.interrupter.usable:
                 lasted = time.monotonic() - started
                 want = min(2 * want, MOST_LEASED) if lasted < SHORT else max(1, want // 2) if lasted > LONG else want
             served = self._commit(place, want=want, held=0, commits=commits, releases=releases)
@@ -135,7 +138,7 @@ class Lane:
             leases = list(served.leases)
         return None
 
-    def _execute(self, place: Place, lease: Lease) -> Commit | Opened | None:
+    def _execute(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
         node: str | None = None
         job: Job | None = None
         try:
@@ -143,7 +146,7 @@ class Lane:
             job, end = _first(execution)
             while job is not None:
                 node = job.node.name
-                value = call(job, self._runner, lambda seconds: self._runtime.guard(seconds, place))
+                value = call(job, self._runner, lambda seconds: self._guard(seconds, place, batch))
                 job, end = _then(execution, value)
             assert end is not None
             return Commit(lease.branch, "ok", end.value.raw) if isinstance(end, Done) else self._open(place, lease, end)
@@ -151,6 +154,18 @@ class Lane:
             return None
         except BaseException as error:
             return _failed(lease, error, node, job)
+
+    def _guard(self, seconds: float | None, place: Place, batch: Batch) -> AbstractContextManager[None]:
+        left = place.left()
+        if left is not None:
+            seconds = left if seconds is None else min(seconds, left)
+
+        def attend() -> bool:
+            # This node takes long: others shall not wait for it, and its block may have ended meanwhile.
+            batch.share()
+            return place.has_ended()
+
+        return self._runtime.interrupter.guard(seconds, attend)
 
     def _open(self, place: Place, lease: Lease, meet: Meet) -> Opened | None:
         assert self._load is not None

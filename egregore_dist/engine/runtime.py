@@ -7,9 +7,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from celery import Celery
@@ -31,16 +30,6 @@ _REPORTS_FRESH = 1.0
 
 # While the ledger is away, a lane keeps its leases and waits some ten minutes: its branches are not run twice.
 _PATIENCE = 600
-
-
-class Guarded(Protocol):
-    """What a node is stopped with: the block that it runs in."""
-
-    def left(self) -> float | None:
-        """Seconds until its deadline, or None."""
-
-    def has_ended(self) -> bool:
-        """Whether it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +69,7 @@ class Runtime:
         self.ledger = Ledger(
             apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention, retries=_PATIENCE
         )
-        self._interrupter = Interrupter()
+        self.interrupter = Interrupter()
         self.loader = Loader(signer(settings), settings.modules)
         self._specs: OrderedDict[bytes, tuple[spec.WorkflowSpec, dict[spec.Path, Shape]]] = OrderedDict()
         self._callees: OrderedDict[str, Callee] = OrderedDict()
@@ -119,13 +108,6 @@ class Runtime:
             known = Callee(loaded.fn, Parameters.of(loaded.fn, loaded.hints))
             self._keep(self._callees, ref, known, 4 * _SPECS_KEPT)
         return known
-
-    def guard(self, seconds: float | None, place: Guarded) -> AbstractContextManager[None]:
-        """Interrupt the body after ``seconds``, at its block's deadline, or when its block has ended elsewhere."""
-        left = place.left()
-        if left is not None:
-            seconds = left if seconds is None else min(seconds, left)
-        return self._interrupter.guard(seconds, place.has_ended)
 
     def reports(self) -> tuple[Report, ...]:
         """What the live workers said lately, at most a second old."""

@@ -252,6 +252,32 @@ def test_run_starts_a_cluster_where_none_is_configured(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (signal.SIGINT, codes.INTERRUPTED, "ends here, with the embedded cluster"),
+        (signal.SIGTERM, codes.TERMINATED, "ends here, with the embedded cluster"),
+    ],
+)
+def test_a_signal_ends_an_embedded_cluster(number: int, code: int, says: str, tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM end a run on an embedded cluster, say so, and leave nothing of the cluster behind."""
+    gate, temporary = tmp_path / "gate", tmp_path / "temporary"
+    temporary.mkdir()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EGREGORE_")}
+    arguments = [*COMMAND, "run", f"{FLOWS}:gated", "--input", json.dumps(str(gate))]
+
+    with subprocess.Popen(
+        arguments, cwd=ROOT, env={**env, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        until(Path(f"{gate}.reached").exists, what="the branch")
+        waiting.send_signal(number)
+        _, err = waiting.communicate(timeout=60)
+
+    assert (waiting.returncode, list(temporary.iterdir())) == (code, [])
+    assert says in err
+    assert "Traceback" not in err
+
+
 UNREACHABLE = ("redis://:canary-9f3@127.0.0.1:1/0", "amqp://me:canary-9f3@127.0.0.1:1//")
 BROKEN = ("redis://:canary-9f3/more@127.0.0.1:1/0", "nonsense://me:canary-9f3@host")
 

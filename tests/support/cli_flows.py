@@ -28,6 +28,7 @@ def failing(x: int) -> int:
 
 @node
 def gate(path: str) -> str:
+    Path(f"{path}.reached").touch()
     until(Path(path).exists, what="the gate")
     return "open"
 

@@ -166,6 +166,8 @@ if todo > 0 and free > 0 then
     event('branches.started', 'block', block, 'branches', cmsgpack.pack(branches), 'lane', token)
   end
 end
+-- Given back while the lane is still at one of them: another lane has to come for the rest.
+if releases > 0 and held > 0 and width == 1 then ask_lane(block, track) end
 hold(block, token, track, slots, held, width)
 -- A lane that came is looked after from now on.
 if slots == 0 and held > 0 then hint_soon(block) end

@@ -1,0 +1,527 @@
+"""Any interleaving of lanes, janitors, deaths, lost replies, deadlines and cancels, against a small model.
+
+``HYPOTHESIS_PROFILE=thorough`` runs many more, and longer, interleavings.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+from hypothesis import settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from egregore_dist.ledger import Commit, Ledger, Message, Served, Track
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger.ledger import ATTEMPTS
+from tests.cluster.ledger.play import Play, track
+
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
+
+STEADY = "steady@here"
+QUEUES = ("q", "gpu")
+DEEPEST = 3
+MOST_BLOCKS = 25
+
+
+@dataclass
+class Block:
+    """What the model knows of one block. A branch is in one of: ended, parked, leased (by token), or waits."""
+
+    id: str
+    parent: str | None
+    branch: int
+    n: int
+    limit: int
+    on_error: str
+    tracks: tuple[Track, ...]
+    track_of: dict[int, int]
+    has_deadline: bool = False
+    state: str = "open"
+    ended: dict[int, str] = field(default_factory=dict)
+    parked: dict[int, str] = field(default_factory=dict)
+    leased: dict[int, str] = field(default_factory=dict)
+    after: dict[int, str] = field(default_factory=dict)
+    lost: dict[int, int] = field(default_factory=dict)
+    resumed: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        return self.id.count(".")
+
+    @property
+    def waiting(self) -> set[int]:
+        return set(range(self.n)) - set(self.ended) - set(self.parked) - set(self.leased)
+
+
+@dataclass
+class Lane:
+    """A lane as its process sees itself: what it believes that it holds of one track of one block."""
+
+    token: str
+    worker: str
+    block: str
+    track: int
+    holds: set[int] = field(default_factory=set)
+
+
+class Interleavings(RuleBasedStateMachine):
+    """One run, up to its end and after it."""
+
+    ledger: Ledger  # set by the test
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.play = Play.submit(self.ledger)
+        root = Block(
+            ROOT, None, 0, 1, 0, "cancel", (track(1, lanes=1),), {0: 0}
+        )
+        self.blocks = {ROOT: root}
+        self.run_state = "pending"
+        self.lanes: list[Lane] = []
+        self.messages: list[Message] = []
+        self.workers = [STEADY, "w1@there", "w2@there"]
+        self.dead: set[str] = set()
+        self.paths = 0
+        self.ends = 0
+
+    # The model: small, and nothing of it shared with the scripts
+
+    def close(self, block: Block, state: str) -> None:
+        block.state = state
+        for child in block.parked.values():
+            self.close(self.blocks[child], "cancelled")
+
+    def end_run(self, state: str) -> None:
+        self.run_state = state
+        self.ends += 1
+
+    def complete(self, block: Block) -> None:
+        block.state = "ok"
+        if block.parent is None:
+            return self.end_run("succeeded")
+        parent = self.blocks[block.parent]
+        assert parent.parked.pop(block.branch) == block.id
+        parent.after[block.branch] = block.id
+        return None
+
+    def fail(self, block: Block, state: str) -> None:
+        self.close(block, state)
+        if block.parent is None:
+            return self.end_run("cancelled" if state == "cancelled" else "failed")
+        parent = self.blocks[block.parent]
+        del parent.parked[block.branch]
+        return self.end_branch(parent, block.branch, "error")
+
+    def end_branch(self, block: Block, branch: int, kind: str) -> None:
+        block.ended[branch] = kind
+        if kind == "error" and block.on_error == "cancel":
+            self.fail(block, "error")
+        elif len(block.ended) == block.n:
+            self.complete(block)
+
+    def expected_commits(self, block: Block, token: str, commits: list[Commit]) -> int:
+        """Take the commits that count; how many do not."""
+        if block.state != "open":
+            return len(commits)
+        late = 0
+        failed = False
+        for commit in commits:
+            if block.leased.get(commit.branch) != token:
+                late += 1
+                continue
+            del block.leased[commit.branch]
+            block.ended[commit.branch] = commit.kind
+            failed = failed or (commit.kind == "error" and block.on_error == "cancel")
+        if failed:
+            self.fail(block, "error")
+        elif late < len(commits) and len(block.ended) == block.n:
+            self.complete(block)
+        return late
+
+    # What the server has
+
+    def leases(self, block: str) -> dict[int, str]:
+        raw = self.ledger.redis.hgetall(self.ledger.keys.block(self.play.run, "l", block))
+        found = cast(dict[bytes, bytes], raw)
+        return {int(name): holder.decode() for name, holder in found.items() if not name.startswith(b"@")}
+
+    def learn_leases(self, block: Block, token: str, served: Served | None) -> None:
+        """Take over what the server leased to a lane, which must have been free to lease; the answer must say so."""
+        found = {branch for branch, holder in self.leases(block.id).items() if holder == token}
+        before = {branch for branch, holder in block.leased.items() if holder == token}
+        new = found - before
+        assert before <= found
+        assert new <= block.waiting, f"leased {new}, but only {block.waiting} waited"
+        for branch in new:
+            block.leased[branch] = token
+        if served is None:
+            return
+        told = {lease.branch for lease in served.leases}
+        assert len(served.leases) == len(told)
+        assert told == (found if served.resync else new)
+        for lease in served.leases:
+            assert lease.attempt == block.lost.get(lease.branch, 0) + 1
+            assert lease.after == block.after.get(lease.branch, "")
+
+    # Moves
+
+    def call(
+        self, lane: Lane, commits: list[Commit], releases: list[int], want: int, lose: bool
+    ) -> None:
+        """One call of a lane; with ``lose`` its answer is lost, and it calls again with the same words."""
+        block = self.blocks[lane.block]
+        believed = lane.holds - {commit.branch for commit in commits} - set(releases)
+        for again in (False, True) if lose else (False,):
+            was_open = block.state == "open"
+            if was_open and self.run_state == "pending":
+                self.run_state = "running"
+            late = self.expected_commits(block, lane.token, commits)
+            if block.state == "open":
+                for branch in releases:
+                    if block.leased.get(branch) == lane.token:
+                        del block.leased[branch]
+            served = self.play.serve(
+                lane.block, lane.token, commits, track=lane.track, want=want, held=len(believed), releases=releases
+            )
+            lost = lose and not again
+            assert served.state == block.state
+            assert served.late == late
+            if served.state == "open":
+                self.learn_leases(block, lane.token, None if lost else served)
+            else:
+                assert served.leases == ()
+            self.learn_resumed(block, lane, served, first=was_open)
+            if not lost:
+                self.messages += served.messages
+        lane.holds = believed
+        if served.state != "open":
+            lane.holds = set()
+            if served.resumed is not None:
+                lane.block, lane.track = served.resumed.block, served.resumed.track
+                lane.holds = {served.resumed.lease.branch}
+                return
+        elif served.resync:
+            lane.holds = {lease.branch for lease in served.leases}
+        else:
+            lane.holds |= {lease.branch for lease in served.leases}
+        if not lane.holds:
+            self.lanes.remove(lane)
+
+    def learn_resumed(self, block: Block, lane: Lane, served: Served, *, first: bool) -> None:
+        if served.resumed is None:
+            return
+        assert block.state == "ok"
+        assert block.parent is not None
+        parent = self.blocks[block.parent]
+        lease = served.resumed.lease
+        assert (served.resumed.block, lease.branch, lease.after) == (parent.id, block.branch, block.id)
+        assert lease.attempt == parent.lost.get(block.branch, 0) + 1
+        if first:
+            assert block.branch in parent.waiting
+            assert self.leases(parent.id)[block.branch] == lane.token
+            parent.leased[block.branch] = lane.token
+        else:
+            assert parent.leased[block.branch] == lane.token
+
+    def new_lane(self, worker: str, block: str, track: int, lose: bool) -> None:
+        # Each lane of its own process, so that one can die alone.
+        lane = Lane(self.play.lane(worker, self.paths), worker, block, track)
+        self.paths += 1
+        self.lanes.append(lane)
+        self.call(lane, [], [], 0, lose)
+
+    @rule(data=strategies.data(), lose=strategies.booleans())
+    def arrive(self, data: strategies.DataObject, lose: bool) -> None:
+        """A lane comes to any block: by a message, by one delivered twice, late, or that was meant for another time."""
+        block = data.draw(strategies.sampled_from(sorted(self.blocks)))
+        number = data.draw(strategies.integers(0, len(self.blocks[block].tracks) - 1))
+        self.new_lane(data.draw(strategies.sampled_from(self.workers)), block, number, lose)
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=strategies.data(), want=strategies.integers(0, 6), lose=strategies.booleans())
+    def serve(self, data: strategies.DataObject, want: int, lose: bool) -> None:
+        """A lane commits some of what it holds, gives some back, and asks for more."""
+        lane = data.draw(strategies.sampled_from(self.lanes))
+        wide = self.blocks[lane.block].tracks[lane.track].width > 1
+        commits, releases = [], []
+        for branch in sorted(lane.holds):
+            kinds = ["ok", "ok", "error"] + (["keep"] if wide else ["release"])
+            kind = data.draw(strategies.sampled_from(kinds))
+            if kind in ("ok", "error"):
+                commits.append(Commit(branch, "ok" if kind == "ok" else "error", b"\x80"))
+            elif kind == "release":
+                releases.append(branch)
+        self.call(lane, commits, releases, want, lose)
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=strategies.data(), lose=strategies.booleans())
+    def open(self, data: strategies.DataObject, lose: bool) -> None:
+        """A branch meets a block; its lane may see a time-out and ask again."""
+        lane = data.draw(strategies.sampled_from(self.lanes))
+        parent = self.blocks[lane.block]
+        narrow = parent.tracks[lane.track].width == 1
+        if not narrow or parent.depth >= DEEPEST or len(self.blocks) >= MOST_BLOCKS:
+            return
+        branch = data.draw(strategies.sampled_from(sorted(lane.holds)))
+        n = data.draw(strategies.integers(1, 6))
+        limit = data.draw(strategies.integers(0, 3))
+        on_error = data.draw(strategies.sampled_from(["cancel", "collect"]))
+        timeout = data.draw(strategies.sampled_from([0.0, 3600.0]))
+        tracks, track_of = self.draw_tracks(data, n)
+        self.paths += 1
+        path = (self.paths,)
+        fits = parent.state == "open" and parent.leased.get(branch) == lane.token
+        for _ in range(2 if lose else 1):
+            deadline = self.play.open(
+                parent.id, branch, lane.token, n, track_of_branch=lane.track, path=path, limit=limit,
+                timeout=timeout, on_error=on_error, tracks=tracks,
+            )  # fmt: skip
+            assert (deadline is not None) == fits
+        lane.holds.discard(branch)
+        if fits:
+            child = f"{parent.id}.{branch}-{path[0]}"
+            self.blocks[child] = Block(
+                child, parent.id, branch, n, limit, on_error, tracks, track_of, has_deadline=timeout > 0
+            )
+            del parent.leased[branch]
+            parent.parked[branch] = child
+        self.call(lane, [], sorted(lane.holds) if narrow else [], 1, lose=False)
+
+    @staticmethod
+    def draw_tracks(data: strategies.DataObject, n: int) -> tuple[tuple[Track, ...], dict[int, int]]:
+        widths, lanes = strategies.sampled_from([1, 1, 3]), strategies.integers(1, 3)
+        count = min(n, data.draw(strategies.sampled_from([1, 1, 2])))
+        members = [list(range(n))[number::count] for number in range(count)]
+        tracks = tuple(
+            track(
+                len(mine),
+                queue=data.draw(strategies.sampled_from(QUEUES)),
+                width=data.draw(widths),
+                lanes=data.draw(lanes),
+                of=mine if count > 1 else None,
+            )
+            for mine in members
+        )
+        return tracks, {branch: number for number, mine in enumerate(members) for branch in mine}
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=strategies.data())
+    def foreign(self, data: strategies.DataObject) -> None:
+        """What a lane of another time commits is refused, whoever holds the branch."""
+        lane = data.draw(strategies.sampled_from(self.lanes))
+        stranger = Lane(self.play.lane("stranger@there", 0), "stranger@there", lane.block, lane.track)
+        before = dict(self.blocks[lane.block].leased)
+        held = sorted(lane.holds)
+        block = self.blocks[lane.block]
+        if block.state == "open" and self.run_state == "pending":
+            self.run_state = "running"
+        # Believing that it holds more than it does, it is leased nothing.
+        served = self.play.serve(
+            lane.block, stranger.token, [Commit(branch, "ok", b"stolen") for branch in held],
+            track=lane.track, held=1, releases=held,
+        )  # fmt: skip
+        assert served.late == len(held)
+        assert served.leases == ()
+        assert self.blocks[lane.block].leased == before
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=strategies.data())
+    def kill_process(self, data: strategies.DataObject) -> None:
+        """The process of a lane dies; its worker says so."""
+        lane = data.draw(strategies.sampled_from(self.lanes))
+        self.dead.add(lane.token.rpartition("/")[0])
+        self.lanes.remove(lane)
+
+    @precondition(lambda self: len(self.workers) > 1)
+    @rule(data=strategies.data())
+    def kill_worker(self, data: strategies.DataObject) -> None:
+        """A worker dies with its lanes, and another takes its place."""
+        worker = data.draw(strategies.sampled_from(self.workers[1:]))
+        self.workers.remove(worker)
+        self.workers.append(f"w{uuid.uuid4().hex[:4]}@there")
+        self.lanes = [lane for lane in self.lanes if lane.worker != worker]
+
+    @precondition(lambda self: len(self.workers) > 1)
+    @rule(data=strategies.data())
+    def presume_dead(self, data: strategies.DataObject) -> None:
+        """A worker loses its name among the living, but its lanes go on: what they do from now on is fenced off."""
+        worker = data.draw(strategies.sampled_from(self.workers[1:]))
+        self.workers.remove(worker)
+        self.workers.append(f"w{uuid.uuid4().hex[:4]}@there")
+
+    @rule(data=strategies.data())
+    def sweep(self, data: strategies.DataObject) -> None:
+        """A janitor looks after a block, perhaps two at once."""
+        self.do_sweep(data.draw(strategies.sampled_from(sorted(self.blocks))))
+
+    def do_sweep(self, name: str) -> None:
+        block = self.blocks[name]
+        if block.state != "open":
+            assert ("hint", name) not in self.play.agenda()
+            return
+        for branch, token in sorted(block.leased.items()):
+            process = token.rpartition("/")[0]
+            if process.rpartition("/")[0] not in self.workers or process in self.dead:
+                del block.leased[branch]
+                block.lost[branch] = block.lost.get(branch, 0) + 1
+                if block.lost[branch] >= ATTEMPTS:
+                    block.ended[branch] = "error"
+        if "error" in {kind for branch, kind in block.ended.items() if block.lost.get(branch) == ATTEMPTS} and (
+            block.on_error == "cancel"
+        ):
+            self.fail(block, "error")
+        elif len(block.ended) == block.n:
+            self.complete(block)
+        self.messages += self.play.sweep("hint", name, alive=self.workers, dead=self.dead)
+        again = self.ledger.sweep(self.play.run, "hint", name, alive=self.workers, dead=self.dead)
+        assert again == []
+
+    @rule(data=strategies.data(), by_lane=strategies.booleans())
+    def deadline(self, data: strategies.DataObject, by_lane: bool) -> None:
+        """The deadline of a block comes; a janitor or a lane is the first to see it."""
+        timed = sorted(name for name, block in self.blocks.items() if block.has_deadline and block.state == "open")
+        if not timed:
+            return
+        name = data.draw(strategies.sampled_from(timed))
+        self.fail(self.blocks[name], "timeout")
+        if by_lane:
+            self.play.make_due("deadline", name)
+            served = self.play.serve(name, self.play.lane(STEADY))
+            assert (served.state, served.leases, served.resumed) == ("timeout", (), None)
+            self.messages += served.messages
+        else:
+            self.messages += self.play.sweep("deadline", name)
+
+    @rule(rarely=strategies.integers(0, 9))
+    def cancel(self, rarely: int) -> None:
+        """The user cancels; after the end that changes nothing."""
+        if rarely:
+            return
+        if self.run_state in ("pending", "running"):
+            self.close(self.blocks[ROOT], "cancelled")
+            self.end_run("cancelled")
+        assert self.ledger.cancel(self.play.run) == self.run_state
+
+    @precondition(lambda self: self.run_state in ("failed", "cancelled"))
+    @rule()
+    def retry(self) -> None:
+        """The user has what did not end well run again."""
+        before, messages = self.ledger.retry(self.play.run)
+        assert before == self.run_state
+        self.run_state = "running"
+        self.ends = 0
+        self.reopen(self.blocks[ROOT])
+        self.messages += messages
+
+    def reopen(self, block: Block) -> None:
+        block.state = "open"
+        block.lost.clear()
+        block.leased.clear()
+        stood = {child.branch: child for child in self.blocks.values() if child.parent == block.id}
+        block.ended = {branch: kind for branch, kind in block.ended.items() if kind == "ok"}
+        block.parked.clear()
+        # A branch stands at the child that it met last; ids grow as they are met.
+        for branch, child in stood.items():
+            if branch not in block.ended and child.state != "ok":
+                block.parked[branch] = child.id
+                self.reopen(child)
+
+    @precondition(lambda self: self.messages)
+    @rule(data=strategies.data(), drop=strategies.booleans())
+    def deliver(self, data: strategies.DataObject, drop: bool) -> None:
+        """A message that a transition asked for arrives, or is lost."""
+        message = self.messages.pop(data.draw(strategies.integers(0, len(self.messages) - 1)))
+        if drop:
+            return
+        worker = data.draw(strategies.sampled_from(self.workers))
+        self.follow(message, worker)
+
+    def follow(self, message: Message, worker: str) -> None:
+        block = self.blocks[message.block]
+        if message.kind == "lane":
+            assert message.queue == block.tracks[message.track].queue
+            self.new_lane(worker, block.id, message.track, lose=False)
+        elif block.parent is not None and block.state == "ok":
+            parent = self.blocks[block.parent]
+            number = parent.track_of[block.branch]
+            assert message.queue == parent.tracks[number].queue
+            self.new_lane(worker, parent.id, number, lose=False)
+
+    # What always holds
+
+    @invariant()
+    def the_ledger_agrees(self) -> None:
+        """Each block is as the model says, never above its limit, and nothing is leased, ended or counted twice."""
+        ledger, run = self.ledger, self.play.run
+        records = {record.id: record for record in ledger.blocks(run)}
+        assert set(records) == set(self.blocks)
+        for name, block in self.blocks.items():
+            record = records[name]
+            assert record.state == block.state, name
+            ended = {**dict.fromkeys(ledger.results(run, name), "ok"), **dict.fromkeys(ledger.failures(run, name), "error")}
+            assert ended == block.ended, name
+            assert len(ended) == len(ledger.results(run, name)) + len(ledger.failures(run, name))
+            if block.state != "open":
+                continue
+            assert record.done == len(block.ended), name
+            parked = dict.fromkeys(block.parked, "*")
+            assert self.leases(name) == {**block.leased, **parked}, name
+            by_token: dict[str, int] = {}
+            for branch, token in block.leased.items():
+                width = block.tracks[block.track_of[branch]].width
+                by_token[token] = min(by_token.get(token, 0) + 1, width)
+            running = sum(by_token.values()) + len(parked)
+            assert record.running == running, name
+            assert not block.limit or running <= block.limit, name
+
+    @invariant()
+    def it_ends_once(self) -> None:
+        """There is one end, the state does not change after it, and the agenda holds open blocks only."""
+        assert self.play.state == self.run_state
+        assert self.play.ends() == self.ends == int(self.run_state not in ("pending", "running"))
+        open_blocks = {name for name, block in self.blocks.items() if block.state == "open"}
+        agenda = set(self.play.agenda())
+        assert {name for kind, name in agenda if kind == "hint"} == open_blocks
+        assert {name for kind, name in agenda if kind == "deadline"} == {
+            name for name in open_blocks if self.blocks[name].has_deadline
+        }
+        ttls = [self.ledger.redis.pttl(key) for key in self.play.keys()]
+        assert all(0 < ttl <= 60_000 for ttl in ttls) if self.ends else set(ttls) == {-1}
+
+    def teardown(self) -> None:
+        """With janitors, and lanes that do what they are asked to, the run ends, and can be deleted without a trace."""
+        self.messages.clear()
+        rounds = 0
+        while not self.ends:
+            rounds += 1
+            assert rounds < 500, "the run does not end"
+            for lane in list(self.lanes):
+                if lane in self.lanes:
+                    self.call(lane, [Commit(branch, "ok", b"\x80") for branch in sorted(lane.holds)], [], 1, lose=False)
+            for message in self.messages:
+                self.follow(message, STEADY)
+            self.messages.clear()
+            if not self.lanes and not self.ends:
+                for name in sorted(self.blocks):
+                    self.do_sweep(name)
+        self.the_ledger_agrees()
+        self.it_ends_once()
+        assert self.ledger.delete(self.play.run)
+        assert self.play.keys() == set()
+        assert self.play.agenda() == {}
+        assert list(self.ledger.redis.scan_iter(match=f"{self.ledger.keys.prefix}*", count=1000)) == []
+
+
+@pytest.mark.timeout(120 if PROFILE == "quick" else 7200)
+def test_any_interleaving_ends_as_it_should(ledger: Ledger) -> None:
+    """Whatever happens in whatever order: no branch is lost or counted twice, no limit is passed, and there is one end."""
+
+    class Machine(Interleavings):
+        pass
+
+    Machine.ledger = ledger
+    run_state_machine_as_test(Machine, settings=settings(settings.get_profile(PROFILE)))  # type: ignore[no-untyped-call]

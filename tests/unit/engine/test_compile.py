@@ -1,0 +1,226 @@
+"""Blocks as they are opened and published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from egregore_dist import Sequence, errors, node, parallel
+from egregore_dist.engine import app as apps
+from egregore_dist.engine import compile as compiler
+from egregore_dist.engine.compile import Kind
+from egregore_dist.engine.interpret import Meet, Value
+from egregore_dist.ledger import NewBlock
+from egregore_dist.resources.report import Report
+from egregore_dist.settings import Settings
+from egregore_dist.workflow import describe, spec
+from egregore_dist.workflow.step import Step
+
+HOME = "home"
+
+
+@node
+def plain(value: int) -> int:
+    return value
+
+
+@node
+async def light(value: int) -> int:
+    return value
+
+
+@node(queue="gpu", memory="1GiB", cpus=2)
+def heavy(value: int) -> int:
+    return value
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(broker_url="redis://127.0.0.1:1/0", queue=HOME, async_width=50)
+
+
+@pytest.fixture
+def app(settings: Settings) -> Celery:
+    return apps.make_app(settings)
+
+
+def block_of(step: Step) -> Any:
+    return describe.describe(step).spec.root
+
+
+def kinds(step: Step) -> list[tuple[Kind, tuple[int, ...]]]:
+    return [(part.kind, part.branches) for part in compiler.shape(block_of(step), HOME).parts]
+
+
+def report(slots: int = 2, queues: tuple[str, ...] = (HOME,), memory: int = 64 * 2**30, host: str = "a") -> Report:
+    return Report(
+        worker=f"w@{host}",
+        host=host,
+        pid=1,
+        cores=4.0,
+        memory_available=memory,
+        memory_total=memory,
+        slots=slots,
+        queues=queues,
+    )
+
+
+def opened(step: Step, settings: Settings, *, n: int | None = None, reports: tuple[Report, ...] = ()) -> NewBlock:
+    root = block_of(step)
+    return compiler.new_block(
+        Meet(root, (), Value(b"\xc0", "0")),
+        compiler.shape(root, HOME),
+        parent="0",
+        branch=0,
+        n=len(spec.children(root)) if n is None else n,
+        settings=settings,
+        reports=reports,
+    )
+
+
+def test_branches_are_tracked_by_queue_and_kind() -> None:
+    """Branches that the same lanes may serve are one track: one queue, all async or not."""
+    block = parallel(plain, light, heavy, plain.alias("b"), light.alias("c"), Sequence(plain, light).alias("d"))
+
+    assert kinds(block) == [
+        (Kind(HOME, False), (0, 3, 5)),
+        (Kind(HOME, True), (1, 4)),
+        (Kind("gpu", False), (2,)),
+    ]
+
+
+def test_only_what_is_async_throughout_is_wide() -> None:
+    """A branch that meets a block, another queue or a sync node is not served many at a time."""
+    nested = [parallel(light), light.map(), Sequence(light, heavy), Sequence(light, plain)]
+
+    for branch in nested:
+        [(kind, _)] = kinds(parallel(branch))
+        assert kind == Kind(HOME, False)
+    assert kinds(parallel(Sequence(light, light)))[0][0] == Kind(HOME, True)
+
+
+def test_without_optimization_nothing_is_wide_or_batched() -> None:
+    """``optimization_enabled=False``: each lease takes one branch."""
+    shape = compiler.shape(block_of(parallel(light, plain, optimization_enabled=False)), HOME)
+
+    assert (len(shape.parts), shape.parts[0].kind.wide, shape.batched, shape.optimize) == (1, False, False, False)
+
+
+def test_only_plain_branches_are_leased_many_at_a_time() -> None:
+    """A block whose branches may meet another block or queue is leased branch by branch."""
+    assert compiler.shape(block_of(parallel(plain, light)), HOME).batched
+    assert not compiler.shape(block_of(parallel(plain, parallel(light))), HOME).batched
+    assert not compiler.shape(block_of(parallel(plain, Sequence(plain, heavy))), HOME).batched
+
+
+def test_needs_are_those_of_the_neediest_node() -> None:
+    """A track's memory and cores are the largest that a node in it declares."""
+    [part] = compiler.shape(block_of(parallel(Sequence(plain, heavy, plain.alias("p")))), HOME).parts
+
+    assert (part.memory, part.cpus) == (2**30, 2.0)
+
+
+def test_a_block_is_planned_by_the_workers_that_may_serve_it(settings: Settings) -> None:
+    """Lanes are planned track by track from the reports of the workers that consume its queue."""
+    reports = (
+        report(slots=3),
+        report(slots=8, queues=("gpu",), host="b"),
+        report(slots=8, queues=("other",), host="c"),
+    )
+    block = opened(
+        parallel(*(plain.alias(f"p{i}") for i in range(9)), *(heavy.alias(f"h{i}") for i in range(9))),
+        settings,
+        reports=reports,
+    )
+
+    assert [(track.queue, track.lanes, track.count) for track in block.tracks] == [(HOME, 3, 9), ("gpu", 4, 9)]
+    assert block.tracks[0].branches == tuple(range(9))
+
+
+def test_a_block_carries_its_limits(settings: Settings) -> None:
+    """Limit, timeout, name, failure rule and the place of its input go to the ledger with the block."""
+    step = parallel(plain, light, max_concurrent=2, timeout=1.5, on_error="collect", name="it")
+    block = opened(step, settings)
+
+    assert (block.id, block.name, block.n, block.limit, block.timeout) == ("0.0-", "it", 2, 2, 1.5)
+    assert (block.on_error, block.input, block.path) == ("collect", "0", ())
+
+
+def test_a_map_has_one_track(settings: Settings) -> None:
+    """A map's branches are all alike: one track, which lists none of them."""
+    block = opened(light.map(), settings, n=1000, reports=(report(),))
+
+    [track] = block.tracks
+    assert (track.count, track.branches, track.width, track.lanes) == (1000, None, 50, 2)
+
+
+@pytest.mark.parametrize(("limit", "lanes"), [(None, 7), (3, 3)])
+def test_without_optimization_there_is_a_lane_a_branch(
+    app: Celery, settings: Settings, limit: int | None, lanes: int
+) -> None:
+    """``optimization_enabled=False``: as many lanes as branches, or as the limit, whatever the reports say."""
+    step = parallel(*(plain.alias(f"p{i}") for i in range(7)), optimization_enabled=False, max_concurrent=limit)
+    block = opened(step, settings, reports=(report(slots=1, memory=1),))
+    chord = compiler.compile_block(app, "run", block, parent_queue=HOME, here=False)
+
+    assert chord is not None
+    assert len(chord.tasks) == lanes
+    assert {task.task for task in chord.tasks} == {apps.LANE}
+
+
+def test_a_block_is_a_chord_of_lanes_and_a_collect(app: Celery, settings: Settings) -> None:
+    """The chord's lanes go to their tracks' queues with ids alone, and its callback to the parent's queue."""
+    block = opened(parallel(plain, heavy, name="it", timeout=9.0), settings)
+    chord = compiler.compile_block(app, "run", block, parent_queue="parents", here=False)
+
+    assert chord is not None
+    assert [(task.args, task.options["queue"]) for task in chord.tasks] == [
+        (("run", "0.0-", 0), HOME),
+        (("run", "0.0-", 1), "gpu"),
+    ]
+    assert {(task.options["expires"], task.options["shadow"]) for task in chord.tasks} == {(9.0, "lane it run")}
+    assert (chord.body.task, chord.body.args, chord.body.options["queue"]) == (apps.COLLECT, ("run", "0.0-"), "parents")
+
+
+def test_a_lane_in_place_needs_no_message(app: Celery, settings: Settings) -> None:
+    """Where the process that opened the block is its only lane, nothing is published."""
+    block = opened(parallel(plain), settings)
+
+    assert compiler.compile_block(app, "run", block, parent_queue=HOME, here=True) is None
+    assert compiler.compile_block(app, "run", block, parent_queue=HOME, here=False) is not None
+
+
+def test_a_run_starts_on_the_queue_of_its_first_node() -> None:
+    """The first node's queue, through sequences; the default where the first step is anything else."""
+    assert compiler.queue_of(block_of(Sequence(Sequence(heavy, plain), plain.alias("b"))), HOME) == "gpu"
+    assert compiler.queue_of(block_of(parallel(heavy)), HOME) == HOME
+    assert compiler.queue_of(block_of(plain), HOME) == HOME
+
+
+@pytest.mark.parametrize(
+    ("urls", "ledger"),
+    [
+        ({"broker_url": "redis://h/1"}, "redis://h/1"),
+        ({"broker_url": "redis+socket:///s"}, "unix:///s"),
+        ({"broker_url": "amqp://h//", "ledger_url": "redis://l/0"}, "redis://l/0"),
+    ],
+)
+def test_the_ledger_is_the_broker_unless_it_is_told(urls: dict[str, Any], ledger: str) -> None:
+    """A broker that is a Redis or Valkey server holds the ledger too."""
+    assert apps.ledger_url(Settings(**urls)) == ledger
+
+
+def test_a_broker_that_cannot_hold_the_ledger_needs_one() -> None:
+    """RabbitMQ alone is a `ConfigurationError` that says what to set; no broker at all is one too."""
+    with pytest.raises(errors.ConfigurationError, match="EGREGORE_LEDGER_URL"):
+        apps.ledger_url(Settings(broker_url="amqp://h//"))
+    with pytest.raises(errors.ConfigurationError, match="EGREGORE_BROKER_URL"):
+        apps.make_app(Settings())
+
+
+def test_the_app_reads_strict_json_only(app: Celery) -> None:
+    """No pickle on the wire, late acknowledgement, one message ahead."""
+    assert list(app.conf.accept_content) == ["json"]
+    assert (app.conf.task_acks_late, app.conf.worker_prefetch_multiplier) == (True, 1)

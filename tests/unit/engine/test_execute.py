@@ -1,0 +1,204 @@
+"""Calling one node: retries, timeouts, awaitables, what it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import tenacity
+
+from egregore_dist import Context, errors
+from egregore_dist.engine import execute, inside
+from egregore_dist.engine.execute import Job, NodeTimeout
+from egregore_dist.engine.interpret import Value
+from egregore_dist.engine.interrupt import Interrupt, Interrupter
+from egregore_dist.engine.runtime import Callee
+from egregore_dist.wire import codec
+from egregore_dist.workflow import spec
+from egregore_dist.workflow.binding import Parameters
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "_BACKOFF", tenacity.wait_none())
+
+
+def job(fn: Callable[..., Any], data: Any = 1, *, attempts: int = 1, limit: int = 10_000, **options: Any) -> Job:
+    """One call of ``fn`` as a node named ``it``."""
+
+    def context(attempt: int) -> Context:
+        return Context(run="r", workflow="w", block="b", branch="x", node="it", attempt=attempt)
+
+    node = spec.NodeSpec(name="it", function=0, is_async=asyncio.iscoroutinefunction(fn), **options)
+    raw = codec.encode(data, where="test")
+    return Job(node, Callee(fn, Parameters.of(fn)), Value(raw), context, attempts, limit)
+
+
+@pytest.fixture(params=["sync", "async"])
+def result(request: pytest.FixtureRequest) -> Iterator[Callable[[Job], Any]]:
+    """Calls a job from a sync lane, or from a lane of many, and decodes its value."""
+    with asyncio.Runner() as runner:
+        if request.param == "async":
+            yield lambda job: codec.decode(runner.run(execute.acall(job)).raw)
+        else:
+            yield lambda job: codec.decode(execute.call(job, lambda: runner, lambda _: contextlib.nullcontext()).raw)
+
+
+def test_a_function_and_a_coroutine_are_called(result: Callable[[Job], Any]) -> None:
+    """Sync functions, async functions and sync functions that return awaitables give their value."""
+
+    async def later(value: int) -> int:
+        await asyncio.sleep(0)
+        return value + 1
+
+    assert result(job(lambda value: value + 1)) == 2
+    assert result(job(later)) == 2
+    assert result(job(lambda value: asyncio.wait_for(later(value), 5))) == 2
+
+
+def test_retries_count_up(result: Callable[[Job], Any]) -> None:
+    """A node is tried ``retries`` times more; each attempt has its number, counted on from the lease's own."""
+    seen: list[tuple[int, str]] = []
+
+    def flaky(value: int, context: Context) -> int:
+        seen.append((context.attempt, context.idempotency_key))
+        if len(seen) < 3:
+            raise OSError("again")
+        return context.attempt
+
+    assert result(job(flaky, attempts=2, retries=2)) == 4
+    assert [attempt for attempt, _ in seen] == [2, 3, 4]
+    assert len({key for _, key in seen}) == 1
+
+
+def test_the_last_failure_is_raised(result: Callable[[Job], Any]) -> None:
+    """When no attempt is left, the node's own exception is raised, and the job knows how many there were."""
+
+    def broken(value: int) -> None:
+        raise OSError("no disk")
+
+    failing = job(broken, retries=2)
+    with pytest.raises(OSError, match="no disk"):
+        result(failing)
+
+    assert failing.attempts == 3
+
+
+@pytest.mark.parametrize(
+    "error", [errors.BindingError("x"), errors.EncodingError("x"), errors.CodeError("x"), errors.PayloadTooLarge("x")]
+)
+def test_what_cannot_get_better_is_not_tried_again(result: Callable[[Job], Any], error: Exception) -> None:
+    """Errors of binding, encoding, code and size are the same however often they are tried."""
+    calls: list[int] = []
+
+    def broken(value: int) -> None:
+        calls.append(value)
+        raise error
+
+    with pytest.raises(type(error)):
+        result(job(broken, retries=5))
+
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_is_no_exception_is_not_tried_again(kind: type[BaseException]) -> None:
+    """Only an `Exception` is worth another attempt."""
+    calls: list[int] = []
+
+    def broken(value: int) -> None:
+        calls.append(value)
+        raise kind
+
+    with pytest.raises(kind):
+        execute.call(job(broken, retries=5), asyncio.Runner, lambda _: contextlib.nullcontext())
+
+    assert len(calls) == 1
+
+
+def test_data_that_does_not_fit_is_named(result: Callable[[Job], Any]) -> None:
+    """Binding happens in the call, with the node's name in the error."""
+    with pytest.raises(errors.BindingError, match=r"'it'.*second"):
+        result(job(lambda first, second: first, {"first": 1}))
+
+
+def test_a_value_that_cannot_travel_is_named(result: Callable[[Job], Any]) -> None:
+    """What cannot be encoded, or is too large, is named by the node that returned it."""
+    with pytest.raises(errors.EncodingError, match=r"node 'it'.*object"):
+        result(job(lambda value: object()))
+    with pytest.raises(errors.PayloadTooLarge, match="node 'it'"):
+        result(job(lambda value: "x" * 200, limit=100))
+
+
+def test_a_node_knows_that_it_is_one(result: Callable[[Job], Any]) -> None:
+    """Inside a node, sync or async, its name is known; outside it is not."""
+
+    async def later(value: int) -> str | None:
+        await asyncio.sleep(0)
+        return inside.current.get()
+
+    assert result(job(lambda value: inside.current.get())) == "it"
+    assert result(job(later)) == "it"
+    assert inside.current.get() is None
+
+
+def test_an_async_node_has_a_timeout() -> None:
+    """In a lane of many a node that awaits too long is cancelled, and its ``finally`` runs."""
+    ended: list[bool] = []
+
+    async def endless(value: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    with pytest.raises(NodeTimeout, match=r"'it'.*0\.01 s"):
+        asyncio.run(execute.acall(job(endless, timeout=0.01)))
+
+    assert ended == [True]
+
+
+def test_a_timeout_of_the_node_s_own_making_stays() -> None:
+    """A `TimeoutError` that the node raises itself is its failure, not its timeout."""
+
+    async def gives_up(value: int) -> None:
+        raise TimeoutError("the service")
+
+    with pytest.raises(TimeoutError, match="the service") as caught:
+        asyncio.run(execute.acall(job(gives_up, timeout=5.0)))
+
+    assert not isinstance(caught.value, NodeTimeout)
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_sync_node_has_a_timeout(retries: int) -> None:
+    """A node that computes too long is interrupted, tried again where it may be, and fails with its timeout."""
+    interrupter = Interrupter()
+    calls: list[int] = []
+
+    def endless(value: int) -> None:
+        calls.append(value)
+        while True:
+            pass
+
+    with pytest.raises(NodeTimeout):
+        execute.call(
+            job(endless, timeout=0.01, retries=retries),
+            asyncio.Runner,
+            lambda seconds: interrupter.guard(seconds, None),
+        )
+
+    assert len(calls) == retries + 1
+
+
+def test_an_interrupt_for_the_block_is_no_timeout() -> None:
+    """A node that is stopped because its block has ended is not tried again, and is no failure of its own."""
+
+    def stopped(value: int) -> None:
+        raise Interrupt
+
+    with pytest.raises(Interrupt):
+        execute.call(job(stopped, timeout=5.0, retries=3), asyncio.Runner, lambda _: contextlib.nullcontext())

@@ -1,0 +1,140 @@
+"""Stopping what runs on the main thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+
+import pytest
+
+from egregore_dist.engine.interrupt import Interrupt, Interrupter
+
+
+def spin(seconds: float = 20.0) -> None:
+    """Compute, at most for so long."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        pass
+
+
+def test_what_computes_is_stopped_in_time() -> None:
+    """After its seconds the body is interrupted, and its ``finally`` runs."""
+    cleaned: list[bool] = []
+
+    def body() -> None:
+        try:
+            spin()
+        finally:
+            cleaned.append(True)
+
+    started = time.monotonic()
+    with pytest.raises(Interrupt), Interrupter().guard(0.02, None):
+        body()
+
+    assert cleaned == [True]
+    assert time.monotonic() - started < 5
+
+
+def test_what_blocks_is_stopped_in_time() -> None:
+    """A call that blocks in the system is interrupted too."""
+    with pytest.raises(Interrupt), Interrupter().guard(0.02, None):
+        threading.Event().wait(20)
+
+
+def test_an_event_loop_is_stopped() -> None:
+    """A coroutine that runs on the main thread is interrupted, and the runner can be used again."""
+    interrupter = Interrupter()
+    with asyncio.Runner() as runner:
+        with pytest.raises(Interrupt), interrupter.guard(0.02, None):
+            runner.run(asyncio.sleep(20))
+
+        assert runner.run(asyncio.sleep(0, "again")) == "again"
+
+
+def test_except_exception_does_not_swallow_it() -> None:
+    """A node that catches every `Exception` is stopped all the same."""
+
+    def body() -> None:
+        for _ in range(3):
+            with contextlib.suppress(Exception):
+                spin()
+
+    with pytest.raises(Interrupt), Interrupter().guard(0.02, None):
+        body()
+
+
+def test_nothing_comes_after_the_body() -> None:
+    """A body that ends in time is left alone, and so is what comes after it."""
+    interrupter = Interrupter()
+    with interrupter.guard(0.02, None):
+        pass
+    spin(0.05)
+    with interrupter.guard(None, None):
+        spin(0.05)
+
+
+def test_it_is_raised_once() -> None:
+    """What ``finally`` does after an interrupt is not interrupted again."""
+    done: list[bool] = []
+
+    def body() -> None:
+        try:
+            spin()
+        finally:
+            spin(1.2)
+            done.append(True)
+
+    with pytest.raises(Interrupt), Interrupter().guard(0.02, lambda: True):
+        body()
+
+    assert done == [True]
+
+
+def test_the_end_of_the_block_stops_the_body() -> None:
+    """Soon after ``has_ended()`` turns true, the body is interrupted; while it is false, it is not."""
+    answers = iter([False, True])
+    asked: list[bool] = []
+
+    def has_ended() -> bool:
+        asked.append(next(answers, True))
+        return asked[-1]
+
+    with pytest.raises(Interrupt), Interrupter().guard(None, has_ended):
+        spin()
+
+    assert asked == [False, True]
+
+
+def test_a_question_that_fails_is_asked_again() -> None:
+    """Where the ledger cannot be asked for a while, the body goes on, and the next round asks."""
+    asked: list[bool] = []
+
+    def has_ended() -> bool:
+        asked.append(True)
+        if len(asked) == 1:
+            raise ConnectionError
+        return True
+
+    with pytest.raises(Interrupt), Interrupter().guard(None, has_ended):
+        spin()
+
+    assert len(asked) == 2
+
+
+def test_other_threads_are_left_alone() -> None:
+    """On a thread that is not the main one nothing is raised: there the guard only yields."""
+    interrupter = Interrupter()
+    ended: list[bool] = []
+
+    def body() -> None:
+        with interrupter.guard(0.01, lambda: True):
+            spin(0.1)
+        ended.append(True)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+
+    assert ended == [True]
