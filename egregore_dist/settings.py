@@ -15,7 +15,7 @@ class Settings(BaseSettings):
     URLs are secrets: they may hold a password.
     """
 
-    model_config = SettingsConfigDict(env_prefix="EGREGORE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="EGREGORE_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     broker_url: SecretStr | None = Field(None, description="Celery's broker. Absent: an embedded server.")
     ledger_url: SecretStr | None = Field(

@@ -45,7 +45,7 @@ class Interrupter:
         Args:
             attend: called off the thread, every half second of a body that takes longer; true stops the body.
         """
-        if not self.usable:
+        if not self.usable or threading.current_thread() is not threading.main_thread():
             yield
             return
         if attend is not None:

@@ -1,0 +1,1 @@
+"""Data and code on the wire."""

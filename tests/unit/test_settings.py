@@ -1,0 +1,132 @@
+"""Settings: names of variables, values, and what is never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from egregore_dist import errors
+from egregore_dist.engine.runtime import signer
+from egregore_dist.settings import Settings
+
+PASSWORD = "open-sesame-open-sesame"
+SECRETS = {
+    "EGREGORE_BROKER_URL": f"redis://:{PASSWORD}@host:6379/0",
+    "EGREGORE_LEDGER_URL": f"redis://:{PASSWORD}@host:6380/0",
+    "EGREGORE_SECRET": PASSWORD,
+}
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_has_a_variable_and_a_description(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each setting is read from ``EGREGORE_`` and its name in capitals, and says what it is."""
+    values = {"secret_file": "/x", "modules": "a,b", "queue": "q", "prefix": "p"}
+    raw = values.get(name, "redis://h" if name.endswith("url") else "7")
+    monkeypatch.setenv(f"EGREGORE_{name.upper()}", raw)
+    value = getattr(Settings(), name)
+    plain = value.get_secret_value() if isinstance(value, pydantic.SecretStr) else value
+
+    assert plain in (raw, 7, Path("/x"), ("a", "b"))
+    assert plain != Settings.model_fields[name].default
+    assert Settings.model_fields[name].description
+
+
+def test_nothing_is_configured_by_default() -> None:
+    """Without variables there is no broker, no secret and no module: the embedded server."""
+    settings = Settings()
+
+    assert (settings.broker_url, settings.ledger_url, settings.secret, settings.modules) == (None, None, None, ())
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither repr, str nor a dump to text holds a password or a secret."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+
+    assert settings.secret is not None
+    assert settings.secret.get_secret_value() == PASSWORD
+    for text in (repr(settings), str(settings), f"{settings.model_dump()}", settings.model_dump_json()):
+        assert PASSWORD not in text
+
+
+def test_an_error_does_not_show_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of one wrong setting does not show the others."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("EGREGORE_RETENTION", "for ever")
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Settings()
+
+    assert PASSWORD not in str(caught.value)
+    assert "retention" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["RETENTION", "PAYLOAD_LIMIT", "ASYNC_WIDTH", "REPORT_INTERVAL", "REPORT_TTL", "SWEEP_INTERVAL"]
+)
+@pytest.mark.parametrize("value", ["0", "-1", "much"])
+def test_numbers_must_make_sense(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Intervals, sizes and widths are above zero."""
+    monkeypatch.setenv(f"EGREGORE_{name}", value)
+    with pytest.raises(pydantic.ValidationError, match=name.lower()):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "modules"), [("a", ("a",)), (" a , b.c ,", ("a", "b.c")), ("", ()), ("*", ("*",)), (",,", ())]
+)
+def test_modules_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch, text: str, modules: tuple[str, ...]) -> None:
+    """Spaces and empty parts do not matter."""
+    monkeypatch.setenv("EGREGORE_MODULES", text)
+
+    assert Settings().modules == modules
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A variable that is set to nothing, as compose files do, counts as absent."""
+    monkeypatch.setenv(f"EGREGORE_{name.upper()}", "")
+
+    assert getattr(Settings(), name) == Settings.model_fields[name].default
+
+
+def test_settings_do_not_change() -> None:
+    """Settings are read once, and never change under who holds them."""
+    with pytest.raises(pydantic.ValidationError):
+        Settings().queue = "another"
+
+
+def test_unknown_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of other programs, or of another release, are no error."""
+    monkeypatch.setenv("EGREGORE_FROM_THE_FUTURE", "1")
+
+    assert Settings().queue == "egregore"
+
+
+def test_the_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    """A file that only its owner can read holds the secret; what signs is the same."""
+    path = tmp_path / "secret"
+    path.write_text(f"{PASSWORD}\n")
+    path.chmod(0o600)
+    blob = signer(Settings(secret_file=path)).sign("test", b"payload")
+
+    assert signer(Settings(secret=pydantic.SecretStr(PASSWORD))).open("test", blob) == b"payload"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    """A file with the secret that others can read is an error that says what to do."""
+    path = tmp_path / "secret"
+    path.write_text(PASSWORD)
+    path.chmod(mode)
+    with pytest.raises(errors.ConfigurationError, match="chmod 600"):
+        signer(Settings(secret_file=path))
+
+
+def test_a_missing_secret_file_is_named(tmp_path: Path) -> None:
+    """A file that is not there is an error that names it."""
+    with pytest.raises(errors.ConfigurationError, match="nowhere"):
+        signer(Settings(secret_file=tmp_path / "nowhere"))
