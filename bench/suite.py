@@ -147,7 +147,8 @@ def waiting(bench: Bench) -> Iterator[Figure]:
 def memory(bench: Bench, count: int) -> Iterator[Figure]:
     """What finished runs take of the server's memory, and what is left of that when they are deleted."""
     ledger = session.current().ledger
-    flow, runs = workloads.branches(count), max(2, 5000 // count)
+    # Enough runs that the server's buffers, some tens of kB that come and go, are small beside them.
+    flow, runs = workloads.branches(count), max(2, 20_000 // count)
     grown, left = [], []
     for number in range(1 + bench.rounds(4)):
         base = _settled(bench)

@@ -8,6 +8,7 @@ from egregore_dist import errors
 from egregore_dist.settings import Settings
 
 LANE, COLLECT, ADVANCE = "egregore.lane", "egregore.collect", "egregore.advance"
+BACKEND = "egregore_dist.engine.backend:ChordBackend"
 
 # A message that a worker holds longer than this is delivered again; a second lane of a block is harmless.
 VISIBILITY_TIMEOUT = 3600
@@ -20,6 +21,7 @@ def make_app(settings: Settings) -> Celery:
         errors.ConfigurationError: no broker, or a broker that cannot hold the ledger and no other server that does.
     """
     app = Celery("egregore", set_as_current=False)
+    app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket", "unix"), BACKEND)
     app.conf.update(
         broker_url=broker_url(settings),
         result_backend=ledger_url(settings),

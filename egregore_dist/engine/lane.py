@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import time
-import uuid
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -59,14 +58,15 @@ class Lane:
     """One lane of a run in this process.
 
     Args:
-        worker: the name of the worker; with the process and the lane it makes the token that leases belong to.
+        worker: the name of the worker.
+        id: the id of the Celery task. With worker and process it makes the token that leases belong to.
     """
 
-    def __init__(self, runtime: Runtime, run: str, worker: str) -> None:
+    def __init__(self, runtime: Runtime, run: str, *, worker: str, id: str) -> None:
         self._runtime = runtime
         self._ledger = runtime.ledger
         self._run = run
-        self._token = f"{worker}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
+        self._token = f"{worker}/{os.getpid()}/{id}"
         self._load: Workload | None = None
         self._async_runner: asyncio.Runner | None = None
 

@@ -40,9 +40,9 @@ def messages(app: Celery, run: str, wanted: Iterable[Message]) -> None:
     """Publish the messages of a transition, each as a plain lane or collect."""
     for message in wanted:
         if message.kind == "lane":
-            _publish(compiler.lane(app, run, message.block, message.track, message.queue), run)
+            _publish(compiler.lane(app, run, message.block, message.track, message.queue, name=message.name), run)
         else:
-            _publish(compiler.collect(app, run, message.block, message.queue), run)
+            _publish(compiler.collect(app, run, message.block, message.queue, name=message.name), run)
 
 
 def waiting(app: Celery, queue: str) -> int:

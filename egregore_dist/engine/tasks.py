@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import uuid
 from typing import Any
 
 from celery import Celery, Task
@@ -52,11 +53,11 @@ def register(app: Celery, settings: Settings) -> Runtimes:
 
     @app.task(name=apps.ADVANCE, bind=True, **_OPTIONS)
     def advance(self: Task[..., None], run: str) -> None:
-        Lane(runtimes.get(), run, _worker(self)).serve(ROOT, 0)
+        _lane(self, runtimes.get(), run).serve(ROOT, 0)
 
     @app.task(name=apps.LANE, bind=True, **_OPTIONS)
     def lane(self: Task[..., None], run: str, block: str, track: int) -> None:
-        Lane(runtimes.get(), run, _worker(self)).serve(block, track)
+        _lane(self, runtimes.get(), run).serve(block, track)
 
     @app.task(name=apps.COLLECT, bind=True, **_OPTIONS)
     def collect(self: Task[..., None], run: str, block: str) -> None:
@@ -64,10 +65,10 @@ def register(app: Celery, settings: Settings) -> Runtimes:
         record = runtime.ledger.block(run, block)
         # Where the last lane collected in place, the parent's branch is leased or has ended, and this finds nothing.
         if record is not None and record.state == "ok" and record.parent is not None:
-            Lane(runtime, run, _worker(self)).serve(record.parent, record.track)
+            _lane(self, runtime, run).serve(record.parent, record.track)
 
     return runtimes
 
 
-def _worker(task: Task[..., None]) -> str:
-    return task.request.hostname or "eager"
+def _lane(task: Task[..., None], runtime: Runtime, run: str) -> Lane:
+    return Lane(runtime, run, worker=task.request.hostname or "eager", id=task.request.id or uuid.uuid4().hex)

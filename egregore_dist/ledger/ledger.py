@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import msgspec
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
@@ -19,6 +20,7 @@ from egregore_dist.ledger.records import (
     Lease,
     Message,
     NewBlock,
+    Presence,
     RunRecord,
     Served,
     Work,
@@ -178,8 +180,7 @@ class Ledger:
     def due(self, limit: int = 1000) -> list[tuple[str, str, str]]:
         """Entries of the agenda that are due: run, kind, block; deadlines first."""
         with reachable():
-            seconds, micros = self.redis.time()
-            now = seconds * 1000 + micros // 1000
+            now = self.now()
             entries = cast(list[bytes], self.redis.zrangebyscore(self.keys.agenda, "-inf", now, start=0, num=limit))
         found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
         return sorted(found, key=lambda entry: entry[1] != "deadline")
@@ -190,17 +191,15 @@ class Ledger:
             return not self.redis.exists(self.keys.agenda)
 
     def sweep(
-        self, run: str, kind: str, block: str, *, alive: Iterable[str], dead: Iterable[str], backed_up: str = ""
+        self, run: str, kind: str, block: str, *, workers: Mapping[str, Presence], backed_up: str = ""
     ) -> list[Message]:
         """Do what an entry of the agenda asks for.
 
         Args:
-            alive: the names of the live workers.
-            dead: processes that are gone though their worker lives, as ``<worker>/<pid>``.
+            workers: the live workers, by name.
             backed_up: a queue where messages wait, or "".
         """
-        names = list(alive)
-        args = [kind, block, ATTEMPTS, backed_up, len(names), *names, *dead]
+        args = [kind, block, ATTEMPTS, backed_up, msgspec.msgpack.encode(workers)]
         publish = self._transition("sweep", run, args)
         if not publish and not self.exists(run):
             with reachable():
@@ -328,6 +327,12 @@ class Ledger:
         return Watch(self._url, self.keys)
 
     # Workers
+
+    def now(self) -> int:
+        """The server's time, in milliseconds."""
+        with reachable():
+            seconds, micros = self.redis.time()
+        return seconds * 1000 + micros // 1000
 
     def report(self, worker: str, report: bytes, ttl: float) -> None:
         """Publish a worker's report; it counts as alive for ``ttl`` seconds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 RunState = Literal["pending", "running", "succeeded", "failed", "cancelled"]
@@ -36,6 +36,7 @@ class Message:
     block: str
     track: int
     queue: str
+    name: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,22 @@ class RunRecord:
 def path_of(text: str) -> tuple[int, ...]:
     """The path that ``","``-joined positions say."""
     return tuple(int(position) for position in text.split(",")) if text else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What a live worker said of its lanes.
+
+    Attributes:
+        at: when, in server milliseconds.
+        dead: its processes that ended lately.
+        lanes: the ids of the lanes that it had then: one that held leases before, and is not among them, has ended.
+            None where it did not say.
+    """
+
+    at: int
+    dead: tuple[int, ...] = ()
+    lanes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

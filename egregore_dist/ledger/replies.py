@@ -83,8 +83,8 @@ def resumed(reply: Sequence[Any]) -> Resumed:
 def messages(reply: Sequence[bytes]) -> tuple[Message, ...]:
     """The messages that a transition wants published."""
     parts = [part.decode() for part in reply]
-    starts = range(0, len(parts), 4)
-    return tuple(Message(parts[i], parts[i + 1], int(parts[i + 2]), parts[i + 3]) for i in starts)
+    starts = range(0, len(parts), 5)
+    return tuple(Message(parts[i], parts[i + 1], int(parts[i + 2]), *parts[i + 3 : i + 5]) for i in starts)
 
 
 def stream(reply: Any) -> list[tuple[str, dict[str, bytes]]]:

@@ -29,7 +29,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         nodes: names of the nodes found in them.
         time: the worker's own clock.
         version: of this package.
-        dead: its processes that ended lately, for the janitor.
+        at: when, in milliseconds of the server's clock.
+        lanes: the ids of the lanes that it had then, running or received.
+        dead: its processes that ended lately.
     """
 
     worker: str
@@ -45,6 +47,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nodes: tuple[str, ...] = ()
     time: float = 0.0
     version: str = ""
+    at: int = 0
+    lanes: tuple[str, ...] = ()
     dead: tuple[int, ...] = ()
 
 

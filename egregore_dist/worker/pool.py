@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from celery.worker import state
+
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
 
@@ -34,6 +36,11 @@ class Children:
         # Prefork only; other pools run their lanes in the worker's own process.
         processes = getattr(getattr(self._pool, "_pool", None), "_pool", ())
         return {process.pid for process in processes if hasattr(process, "pid") and process.is_alive()}
+
+
+def lanes() -> tuple[str, ...]:
+    """The ids of the tasks that this worker has received and not ended."""
+    return tuple(state.requests)
 
 
 def kind(pool: Any) -> str:

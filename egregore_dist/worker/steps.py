@@ -19,7 +19,7 @@ from celery import Celery, bootsteps
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import publish
-from egregore_dist.ledger import Ledger
+from egregore_dist.ledger import Ledger, Presence
 from egregore_dist.resources import report
 from egregore_dist.settings import Settings
 from egregore_dist.worker import pool
@@ -100,6 +100,9 @@ class Heartbeat(_Periodic):
         self._version = metadata.version("egregore-dist")
 
     def tick(self, parent: Any) -> None:
+        # The server's time comes first: a lane that leased before it, and is not known after it, has ended.
+        at = self.ledger.now()
+        lanes = pool.lanes()
         machine = report.measure()
         said = report.Report(
             worker=parent.hostname,
@@ -115,6 +118,8 @@ class Heartbeat(_Periodic):
             nodes=self._nodes,
             time=time.time(),
             version=self._version,
+            at=at,
+            lanes=lanes,
             dead=self._children.dead(),
         )
         self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
@@ -150,10 +155,10 @@ class Janitor(_Periodic):
             reports = {
                 name: msgspec.msgpack.decode(raw, type=report.Report) for name, raw in self.ledger.reports().items()
             }
-            dead = [f"{name}/{pid}" for name, said in reports.items() for pid in said.dead]
+            workers = {name: Presence(at=said.at, dead=said.dead, lanes=said.lanes) for name, said in reports.items()}
             backed_up = self.settings.queue if publish.waiting(parent.app, self.settings.queue) else ""
             for run, kind, block in due:
-                wanted = self.ledger.sweep(run, kind, block, alive=reports, dead=dead, backed_up=backed_up)
+                wanted = self.ledger.sweep(run, kind, block, workers=workers, backed_up=backed_up)
                 publish.messages(parent.app, run, wanted)
         if self._rounds % 3600 == 0:
             self.ledger.forget_expired()

@@ -457,7 +457,7 @@ def doubled(value: int) -> int:
     return int(both(value)["double"])
 
 
-def test_a_forked_child_may_use_the_package(local: LocalCluster) -> None:
+def test_a_forked_child_may_use_the_package(cluster: LocalCluster) -> None:
     """After a fork, child and parent both submit and wait: no connection is shared."""
     check_both()
     assert in_child(check_both) == 0
@@ -477,7 +477,7 @@ def test_a_handle_survives_a_fork(local: LocalCluster, tmp_path: Path) -> None:
     assert run.result(timeout=10) == "through"
 
 
-def test_forked_pools_may_use_the_package(local: LocalCluster) -> None:
+def test_forked_pools_may_use_the_package(cluster: LocalCluster) -> None:
     """Processes of a `multiprocessing` pool submit on their own."""
     check_both()
     with multiprocessing.get_context("fork").Pool(3) as pool:

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,8 +35,7 @@ from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.session import Session
 from egregore_dist.engine import app as apps
-from egregore_dist.engine.lane import Lane
-from egregore_dist.engine.runtime import Runtime
+from egregore_dist.engine import tasks
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
 from egregore_dist.workflow.parallel import Map, Parallel
@@ -429,7 +427,7 @@ def queue(unserved: LocalCluster) -> Iterator[Queue]:
     before = session.use(mine)
     with redis.Redis.from_url(unserved.url) as server:
         server.flushall()
-        yield Queue(server, unserved, mine)
+        yield Queue(server, unserved)
     session.use(before)
     mine.close()
 
@@ -437,18 +435,23 @@ def queue(unserved: LocalCluster) -> Iterator[Queue]:
 class Queue:
     """The messages that nobody took."""
 
-    def __init__(self, server: redis.Redis, cluster: LocalCluster, mine: Session) -> None:
+    def __init__(self, server: redis.Redis, cluster: LocalCluster) -> None:
         self.server = server
         self._settings = cluster.settings
-        self._app = mine.app
 
     def serve(self, run: str) -> None:
-        """Do here what a worker does with the first message of a run."""
-        runtime = Runtime(self._app, self._settings)
-        # On a thread, where no signal handler is set.
-        thread = threading.Thread(target=lambda: Lane(runtime, run, "here").serve("0", 0))
-        thread.start()
-        thread.join()
+        """Do what a worker does with the first message of a run; in a process of its own, as there."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                app = apps.make_app(self._settings)
+                tasks.register(app, self._settings)
+                app.tasks[apps.ADVANCE].apply((run,), throw=True)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
 
     def messages(self, task: str) -> list[tuple[dict[str, Any], bytes]]:
         """Headers and raw message of each message of a task."""
@@ -513,6 +516,14 @@ def test_the_input_is_stored_once(local: LocalCluster) -> None:
 
     assert lengths == {f"n{i}": size for i in range(30)}
     assert written < 1.2 * size
+
+
+def test_a_block_leaves_no_subscription(local: LocalCluster) -> None:
+    """Nobody listens for the results of lanes: what is published for a block is not remembered by who published it."""
+    parallel(*(number.alias(f"n{i}") for i in range(5)), optimization_enabled=False)(1)
+
+    with redis.Redis.from_url(local.url) as server:
+        assert server.pubsub_channels("*celery-task-meta*") == []
 
 
 @node("holds")

@@ -13,7 +13,7 @@
 --   K:i:<block>   string  its input, once; a block whose input is an ancestor's refers to that one
 --   K:q:<block>:<track>   list   branches to lease before the untouched ones: given back, resumed, or listed one by one
 --   K:l:<block>   hash    <branch> -> token of the lane that leases it, or "*": parked;
---                         "@<token>" -> "<held>:<width>:<track>"
+--                         "@<token>" -> "<held>:<width>:<track>:<since when it holds any, server ms>"
 --   K:m:<block>   hash    marks: at:<branch> (the child block it stands at), track:<branch> (where there are several),
 --                         lost:<branch> (leases lost)
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
@@ -32,11 +32,12 @@ local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
 local function key(kind, block) return K .. ':' .. kind .. ':' .. block end
 
--- Messages that the caller shall publish, flat: "lane" or "collect", block, track, queue.
+-- Messages that the caller shall publish, flat: "lane" or "collect", block, track, queue, name of the block.
 local publish = {}
 
 local function ask(kind, block, track, queue)
-  for _, part in ipairs({ kind, block, tostring(track), queue }) do publish[#publish + 1] = part end
+  local name = redis.call('HGET', key('b', block), 'name')
+  for _, part in ipairs({ kind, block, tostring(track), queue, name }) do publish[#publish + 1] = part end
 end
 
 local function ask_lane(block, track) ask('lane', block, track, redis.call('HGET', key('b', block), 'queue:' .. track)) end
@@ -75,15 +76,17 @@ local function hint_soon(block) redis.call('ZADD', AGENDA, 'LT', NOW + HINT_AFTE
 local function unschedule(block) redis.call('ZREM', AGENDA, RUN .. ' deadline ' .. block, RUN .. ' hint ' .. block) end
 
 local function held_by(block, token)
-  local held, width = string.match(redis.call('HGET', key('l', block), '@' .. token) or '0:1', '(%d+):(%d+)')
-  return tonumber(held), tonumber(width)
+  local known = redis.call('HGET', key('l', block), '@' .. token) or '0:1:0:' .. NOW
+  local held, width, _, since = string.match(known, '(%d+):(%d+):(%d+):(%d+)')
+  return tonumber(held), tonumber(width), since
 end
 
 -- Slots that a lane takes of the block's limit: it runs at most `width` of the branches that it holds.
 local function hold(block, token, track, before, held, width)
   local leases = key('l', block)
   if held > 0 then
-    redis.call('HSET', leases, '@' .. token, held .. ':' .. width .. ':' .. track)
+    local _, _, since = held_by(block, token)
+    redis.call('HSET', leases, '@' .. token, held .. ':' .. width .. ':' .. track .. ':' .. since)
   else
     redis.call('HDEL', leases, '@' .. token)
   end

@@ -5,7 +5,7 @@
 --
 -- Every block that did not end well is open again, with a new deadline, unless the one that it hangs on ended well with its
 -- error. Of its branches, those with a value keep it; one that stands at a block which is open again is parked at it; the
--- others that had started are leased anew, and go on after the last block that they had behind them.
+-- others that had started are leased anew, with all their attempts, and go on after the last block that they had behind them.
 
 local before = redis.call('HGET', K, 'state')
 if before ~= 'failed' and before ~= 'cancelled' then return { before or '', {} } end
@@ -21,11 +21,13 @@ local function reopen(block)
   local started = redis.call('HKEYS', L)
   for _, branch in ipairs(redis.call('HKEYS', E)) do started[#started + 1] = branch end
   redis.call('DEL', L, E)
+  for _, mark in ipairs(redis.call('HKEYS', M)) do
+    if string.sub(mark, 1, 5) == 'lost:' then redis.call('HDEL', M, mark) end
+  end
   local parked, queued = 0, {}
   for _, branch in ipairs(started) do
     if string.sub(branch, 1, 1) ~= '@' and not queued[branch] and redis.call('HEXISTS', R, branch) == 0 then
       queued[branch] = true
-      redis.call('HDEL', M, 'lost:' .. branch)
       local child = redis.call('HGET', M, 'at:' .. branch)
       if child and redis.call('HGET', key('b', child), 'state') ~= 'ok' then
         redis.call('HSET', L, branch, PARKED)

@@ -143,14 +143,22 @@ if todo > 0 and free > 0 then
   local share, most = math.ceil(tonumber(of_track) / lanes), math.min(want, width, free)
   if width == 1 then share, most = math.ceil(todo / (2 * lanes)), want end
   local take = math.min(math.max(1, math.min(most, share)) - held, todo)
+  -- A branch under which a process has died runs alone, so that it takes no others with it again.
+  if held > 0 and held_width < width then take = 0 end
   local leases = {}
   while take > 0 do
     local branch = redis.call('LPOP', Q)
     if not branch then break end
     local attempt, after = attempt_of(block, branch)
-    again[#again + 1], again[#again + 2], again[#again + 3] = branch, attempt, after
-    leases[#leases + 1], leases[#leases + 2] = branch, token
-    take = take - 1
+    if attempt > 1 and held + #leases > 0 then
+      redis.call('LPUSH', Q, branch)
+      take = 0
+    else
+      again[#again + 1], again[#again + 2], again[#again + 3] = branch, attempt, after
+      leases[#leases + 1], leases[#leases + 2] = branch, token
+      take = take - 1
+      if attempt > 1 then width, take = 1, 0 end
+    end
   end
   count = math.max(0, math.min(take, stop - fresh))
   if count > 0 then

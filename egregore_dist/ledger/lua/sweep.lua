@@ -1,17 +1,17 @@
 -- Do what a due entry of the agenda asks for, if nobody did it before.
 --
--- ARGV  "deadline" | "hint", block, attempts at most, queue with messages waiting or "", workers alive w, their names, then
---       lanes' processes that are dead, as "<worker>/<pid>"
--- Returns messages to publish, as flat quadruples.
+-- ARGV  "deadline" | "hint", block, attempts at most, queue with messages waiting or "", then packed what the live workers
+--       said: worker -> { at = server ms, dead = { pid, ... }, lanes = { id, ... }, or nil where it did not say }
+-- Returns messages to publish, flat.
 --
--- deadline: end the block. hint: give back the leases of processes that are gone (a branch that lost its last attempt fails
--- as "lost"), and, where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
+-- deadline: end the block. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
+-- worker said, after they had begun, that it does not have them (a branch that lost its last attempt fails as "lost"). Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
 -- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for after some rounds.
 -- A block that lanes work on is looked at again soon all the same.
 --
 -- Keeps: an entry that is not due, since another janitor has dealt with it, changes nothing; each open block has an entry.
 
-local kind, block, attempts, backed_up, workers = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local kind, block, attempts, backed_up = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local B, L, E, M = key('b', block), key('l', block), key('e', block), key('m', block)
 local state, deadline, tracks, hinted, ask_after, limit, on_error, n = unpack(redis.call('HMGET', B, 'state', 'deadline',
   'tracks', 'hinted', 'ask_after', 'limit', 'on_error', 'n'))
@@ -30,29 +30,41 @@ if kind == 'deadline' then
 end
 
 local PATIENT_ROUNDS = 4
-local alive, dead = {}, {}
-for i = 6, 5 + workers do alive[ARGV[i]] = true end
-for i = 6 + workers, #ARGV do dead[ARGV[i]] = true end
+local workers = cmsgpack.unpack(ARGV[5])
 
-local function gone(token)
-  local process, worker = string.match(token, '^((.*)/%d+)/')
-  return dead[process] or not alive[worker]
+local function among(list, wanted)
+  for _, member in ipairs(list) do
+    if tostring(member) == wanted then return true end
+  end
+  return false
 end
 
-local leases, serving, watched, lost, done = redis.call('HGETALL', L), {}, false, false, 0
+local function gone(token)
+  local worker, pid, lane = string.match(token, '^(.*)/(%d+)/([^/]*)$')
+  local said = workers[worker]
+  if not said or among(said.dead, pid) then return true end
+  local _, _, since = held_by(block, token)
+  return type(said.lanes) == 'table' and tonumber(since) < said.at and not among(said.lanes, lane)
+end
+
+local leases, serving, watched, lost, done, is_gone = redis.call('HGETALL', L), {}, false, false, 0, {}
+for i = 1, #leases, 2 do
+  local token = string.match(leases[i], '^@(.*)')
+  if token then is_gone[token] = gone(token) end
+end
 for i = 1, #leases, 2 do
   local branch, holder = leases[i], leases[i + 1]
   local token = string.match(branch, '^@(.*)')
   if token then
-    if gone(token) then
+    if is_gone[token] then
       local held, width = held_by(block, token)
       hold(block, token, nil, math.min(held, width), 0, width)
     else
-      local of_track = string.match(holder, '%d+$')
+      local of_track = string.match(holder, '^%d+:%d+:(%d+)')
       serving[of_track] = (serving[of_track] or 0) + 1
       watched = true
     end
-  elseif holder ~= PARKED and gone(holder) then
+  elseif holder ~= PARKED and is_gone[holder] then
     redis.call('HDEL', L, branch)
     event('branch.lost', 'block', block, 'branch', branch, 'lane', holder)
     if redis.call('HINCRBY', M, 'lost:' .. branch, 1) < attempts then

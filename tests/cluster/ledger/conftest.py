@@ -28,10 +28,8 @@ def valkey() -> Iterator[Server]:
 @pytest.fixture(params=["valkey", *(["redis"] if answers(REDIS) else [])])
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     """An empty ledger; once for every server that answers."""
-    if request.param == "valkey":
-        url = request.getfixturevalue("valkey").url
-    else:
-        url = f"redis://{REDIS[0]}:{REDIS[1]}/0"
+    embedded = request.param == "valkey"
+    url = request.getfixturevalue("valkey").url if embedded else f"redis://{REDIS[0]}:{REDIS[1]}/0"
     ledger = Ledger(url, prefix=f"egdtest-{uuid.uuid4().hex[:8]}", retention=60.0, retries=0)
     yield ledger
     for key in ledger.redis.scan_iter(match=f"{ledger.keys.prefix}*", count=1000):

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-from egregore_dist.ledger import BlockRecord, Commit, Lease, Ledger, Message, NewBlock, Served, Track, Work
+from egregore_dist.ledger import BlockRecord, Commit, Lease, Ledger, Message, NewBlock, Presence, Served, Track, Work
 from egregore_dist.ledger.keys import ROOT, child
 
 QUEUE = "q"
@@ -145,11 +145,29 @@ class Play:
         *,
         alive: Iterable[str] = (WORKER,),
         dead: Iterable[str] = (),
+        lanes: Iterable[str] | None = None,
         backed_up: str = "",
+        due: bool = True,
     ) -> list[Message]:
-        """Make an entry due and do what it asks for."""
-        self.make_due(kind, block)
-        return self.ledger.sweep(self.run, kind, block, alive=alive, dead=dead, backed_up=backed_up)
+        """Make an entry due, unless told otherwise, and do what it asks for.
+
+        Args:
+            alive: the live workers.
+            dead: processes that ended, as ``<worker>/<pid>``.
+            lanes: tokens; where given, the workers said just now that these are all the lanes there are.
+            backed_up: a queue where messages wait.
+        """
+        if due:
+            self.make_due(kind, block)
+        ended: dict[str, tuple[int, ...]] = {name: () for name in alive}
+        for process in dead:
+            name, _, pid = process.rpartition("/")
+            if name in ended:
+                ended[name] += (int(pid),)
+        at = int(self.now()) + 1
+        ids = None if lanes is None else tuple(token.rpartition("/")[2] for token in lanes)
+        workers = {name: Presence(at=at, dead=pids, lanes=ids) for name, pids in ended.items()}
+        return self.ledger.sweep(self.run, kind, block, workers=workers, backed_up=backed_up)
 
     # Looks
 
@@ -177,7 +195,7 @@ class Play:
         seconds, micros = self.ledger.redis.time()
         return seconds * 1000 + micros / 1000
 
-    def keys(self) -> set[str]:
+    def written(self) -> set[str]:
         """Every key of the run."""
         pattern = f"{self.ledger.keys.prefix}:{{{self.run}}}*"
         return {key.decode() for key in self.ledger.redis.scan_iter(match=pattern, count=1000)}

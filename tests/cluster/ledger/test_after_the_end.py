@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egregore_dist.ledger import Ledger, Work
+from egregore_dist.ledger import Lease, Ledger, Work
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import Play, bad, numbers, ok, track
 
@@ -26,7 +26,7 @@ def busy(play: Play) -> tuple[str, str]:
 
 def ttls(play: Play) -> dict[str, int]:
     """Milliseconds that each key of the run has left; -1 for ever."""
-    return {key: int(play.ledger.redis.pttl(key)) for key in play.keys()}
+    return {key: int(play.ledger.redis.pttl(key)) for key in play.written()}
 
 
 def test_a_run_that_goes_on_never_expires(play: Play) -> None:
@@ -57,7 +57,7 @@ def test_every_key_of_an_ended_run_expires(play: Play, end: str) -> None:
             play.make_due("deadline", block)
             play.serve(inner, play.lane())
             play.serve(block, play.lane())
-    keys = play.keys()
+    keys = play.written()
     play.serve(block, play.lane(), ok(0, 1), releases=[2])
     play.open(block, 0, play.lane(), 3, path=(9,))
     play.ledger.wait(play.run, 0.001)
@@ -84,7 +84,7 @@ def test_runs_that_expired_are_forgotten(ledger: Ledger) -> None:
     old, new = Play.submit(ledger), Play.submit(ledger)
     ledger.redis.zadd(ledger.keys.runs, {old.run: 1, new.run: 1})
     old.ledger.cancel(old.run)
-    for key in old.keys():
+    for key in old.written():
         ledger.redis.delete(key)
     assert [record.id for record in ledger.runs()] == [new.run]
     ledger.forget_expired()
@@ -115,6 +115,17 @@ def test_a_retried_run_does_not_expire_until_it_ends_again(play: Play) -> None:
     assert sorted(numbers(play.serve(block, play.lane(), want=1)) + numbers(play.serve(block, play.lane()))) == [1, 2]
     assert play.serve(block, lane, ok(1)).late == 1
     assert play.ledger.wait(play.run, 0.001) is False
+
+
+def test_a_retried_branch_has_all_its_attempts_again(play: Play) -> None:
+    """Leases lost before do not count any more, also those of a branch that had not been leased again."""
+    block = play.block(3)
+    play.serve(block, play.lane("gone@there"))
+    play.sweep("hint", block)
+    play.ledger.cancel(play.run)
+    play.ledger.retry(play.run)
+
+    assert play.serve(block, play.lane()).leases == (Lease(0, attempt=1),)
 
 
 def test_retry_leaves_alone_what_ended_well_with_an_error(play: Play) -> None:

@@ -66,10 +66,10 @@ def test_no_block_opens_in_one_that_has_ended(play: Play) -> None:
     token = play.lane()
     play.serve(ROOT, token)
     play.ledger.cancel(play.run)
-    keys = play.keys()
+    keys = play.written()
 
     assert play.open(ROOT, 0, token, 3) is None
-    assert play.keys() == keys
+    assert play.written() == keys
 
 
 def test_a_parked_branch_counts_against_the_limit(play: Play) -> None:
@@ -102,7 +102,7 @@ def test_the_last_commit_of_a_block_goes_on_in_place(play: Play) -> None:
 
 
 def test_the_last_commit_asks_for_a_collect_on_another_queue(play: Play) -> None:
-    """Where the parent's branch may run elsewhere only, a message to there is asked for, and one lane gets the branch."""
+    """Where the parent's branch may run elsewhere only, a message to there is asked for; one lane gets the branch."""
     block = play.block(1, tracks=[track(1, queue="gpu")])
     lane = play.lane()
     play.serve(block, lane)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from egregore_dist.ledger import Lease, Message
+from egregore_dist.ledger import Lease, Message, Presence
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS
 from tests.cluster.ledger.play import QUEUE, WORKER, Play, bad, numbers, ok, track
@@ -38,7 +38,7 @@ def test_a_deadline_that_has_not_come_ends_nothing(play: Play) -> None:
     """A janitor that is early does nothing."""
     block = play.block(3, timeout=60.0)
 
-    assert play.ledger.sweep(play.run, "deadline", block, alive=[WORKER], dead=[]) == []
+    assert play.ledger.sweep(play.run, "deadline", block, workers={}) == []
     assert play.record(block).state == "open"
     assert ("deadline", block) in play.agenda()
 
@@ -141,9 +141,50 @@ def test_a_batch_of_the_dead_is_given_back(play: Play) -> None:
 
     assert play.record(block).running == 0
     assert play.ledger.running(play.run, block) == []
-    leases = play.serve(block, play.lane(), want=8).leases
-    assert sorted(lease.branch for lease in leases) == list(range(8))
-    assert {lease.attempt for lease in leases} == {2}
+    lane, held, seen = play.lane(), [], []
+    for _ in range(8):
+        (lease,) = play.serve(block, lane, ok(*held), want=8).leases
+        assert lease.attempt == 2
+        held = [lease.branch]
+        seen += held
+    assert sorted(seen) == list(range(8))
+    assert {lease.attempt for lease in play.serve(block, lane, ok(*held), want=8).leases} == {1}
+
+
+def test_a_branch_that_lost_its_process_runs_alone(play: Play) -> None:
+    """A lane of many takes it only when it holds nothing, and nothing with it, however often it asks or asks again."""
+    block = play.block(6, tracks=[track(6, width=4, lanes=1)])
+    play.serve(block, play.lane("gone@there"), want=1)
+    play.sweep("hint", block)
+    lane = play.lane()
+
+    assert play.serve(block, lane).leases == (Lease(0, attempt=2),)
+    for _ in range(3):
+        assert play.serve(block, lane, held=1).leases == ()
+    assert play.serve(block, lane).leases == (Lease(0, attempt=2),)  # a lost reply
+    assert play.serve(block, lane, held=1).leases == ()
+    assert numbers(play.serve(block, lane, ok(0))) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "at", "keeps"),
+    [
+        pytest.param(("mine",), 10**15, True, id="the lane is there"),
+        pytest.param(("other",), 10**15, False, id="the lane has ended"),
+        pytest.param(("other",), 1, True, id="said before the lane began"),
+        pytest.param(None, 10**15, True, id="did not say"),
+    ],
+)
+def test_a_lane_that_its_worker_does_not_have_holds_nothing(
+    play: Play, lanes: tuple[str, ...] | None, at: int, keeps: bool
+) -> None:
+    """A lane that ended without giving back its leases, though its process lives, loses them."""
+    block = play.block(3)
+    play.serve(block, f"{WORKER}/7/mine")
+    play.make_due("hint", block)
+    play.ledger.sweep(play.run, "hint", block, workers={WORKER: Presence(at=at, lanes=lanes)})
+
+    assert play.ledger.running(play.run, block) == ([0] if keeps else [])
 
 
 def test_a_branch_is_leased_on_its_own_track_again(play: Play) -> None:
@@ -246,7 +287,7 @@ def test_hints_come_at_growing_intervals(play: Play) -> None:
 def test_two_janitors_ask_once(play: Play) -> None:
     """An entry that another janitor has dealt with is not due any more."""
     asked = play.sweep("hint", ROOT)
-    again = play.ledger.sweep(play.run, "hint", ROOT, alive=[WORKER], dead=[])
+    again = play.ledger.sweep(play.run, "hint", ROOT, workers={WORKER: Presence(at=0)})
 
     assert (asked, again) == ([LANE], [])
 
@@ -349,6 +390,6 @@ def test_an_entry_about_what_is_no_more_is_dropped(play: Play, state: str) -> No
     ledger.redis.zadd(ledger.keys.agenda, {f"{play.run} hint {ROOT}": 1})
 
     assert ledger.due() == [(play.run, "hint", ROOT)]
-    assert ledger.sweep(play.run, "hint", ROOT, alive=[], dead=[]) == []
+    assert ledger.sweep(play.run, "hint", ROOT, workers={}) == []
     assert play.agenda() == {}
     assert ledger.is_idle()

@@ -173,12 +173,12 @@ def test_a_complete_run_has_its_value(play: Play) -> None:
 def test_a_lane_comes_to_a_block_that_has_ended(play: Play) -> None:
     """A message that was delivered late or twice finds nothing to do, and writes nothing."""
     play.finish()
-    keys = play.keys()
+    keys = play.written()
     served = play.serve(ROOT, play.lane())
 
     assert (served.state, served.leases, served.messages) == ("ok", (), ())
     assert play.serve("0.0-9", play.lane()).state == "gone"
-    assert play.keys() == keys
+    assert play.written() == keys
 
 
 def test_a_message_about_a_track_that_is_not_there_finds_nothing(play: Play) -> None:
