@@ -18,7 +18,7 @@ SIZES, MORE_SIZES = (3, 1000), (1, 3, 10, 100, 1000, 10_000)
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Measure less often: under a minute, and less sure.")
+@click.option("--quick", is_flag=True, help="Measure less often: sooner done, and less sure.")
 @click.option("--all-sizes", is_flag=True, help=f"Blocks of {', '.join(map(str, MORE_SIZES))} branches.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures for a program to read.")
 def main(quick: bool, all_sizes: bool, as_json: bool) -> None:

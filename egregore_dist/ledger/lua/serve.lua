@@ -120,6 +120,10 @@ if done > 0 and redis.call('HINCRBY', B, 'done', done) == tonumber(n) then
   return { 'ok', 0, 0, {}, carry_on(complete(block)), late, publish }
 end
 
+-- A branch under which a process has died runs alone, so that it takes no others with it again.
+local alone = held > 0 and held_width < width
+if alone then width = held_width end
+
 local again, first, count = {}, 0, 0
 if want == 0 then want = width end
 if held ~= believed then
@@ -143,8 +147,7 @@ if todo > 0 and free > 0 then
   local share, most = math.ceil(tonumber(of_track) / lanes), math.min(want, width, free)
   if width == 1 then share, most = math.ceil(todo / (2 * lanes)), want end
   local take = math.min(math.max(1, math.min(most, share)) - held, todo)
-  -- A branch under which a process has died runs alone, so that it takes no others with it again.
-  if held > 0 and held_width < width then take = 0 end
+  if alone then take = 0 end
   local leases = {}
   while take > 0 do
     local branch = redis.call('LPOP', Q)

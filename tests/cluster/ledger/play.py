@@ -159,7 +159,7 @@ class Play:
         """
         if due:
             self.make_due(kind, block)
-        ended: dict[str, tuple[int, ...]] = {name: () for name in alive}
+        ended: dict[str, tuple[int, ...]] = dict.fromkeys(alive, ())
         for process in dead:
             name, _, pid = process.rpartition("/")
             if name in ended:

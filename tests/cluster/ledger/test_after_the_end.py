@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent import futures
+
 import pytest
 
 from egregore_dist.ledger import Lease, Ledger, Work
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import Play, bad, numbers, ok, track
+from tests.support.waiting import until
 
 
 def busy(play: Play) -> tuple[str, str]:
@@ -66,6 +69,18 @@ def test_every_key_of_an_ended_run_expires(play: Play, end: str) -> None:
     assert play.ledger.run(play.run).ended is not None
     assert set(left) == keys
     assert all(0 < ttl <= 60_000 for ttl in left.values()), left
+
+
+def test_waiting_for_the_end_does_not_keep_it(play: Play) -> None:
+    """Several who waited while the run ended all learn of it, and its keys expire as if nobody had."""
+    with futures.ThreadPoolExecutor(3) as threads:
+        waits = [threads.submit(play.ledger.wait, play.run, 20.0) for _ in range(3)]
+        until(lambda: int(play.ledger.redis.info("clients")["blocked_clients"]) >= 3)
+        play.ledger.cancel(play.run)
+        assert [wait.result() for wait in waits] == [True] * 3
+
+    assert play.ends() == 1
+    assert all(0 < ttl <= 60_000 for ttl in ttls(play).values())
 
 
 def test_delete_leaves_nothing(play: Play) -> None:

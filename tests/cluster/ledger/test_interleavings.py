@@ -298,7 +298,7 @@ class Interleavings(RuleBasedStateMachine):
             )
             del parent.leased[branch]
             parent.parked[branch] = child
-        self.call(lane, [], sorted(lane.holds) if narrow else [], 1, lose=False)
+        self.call(lane, [], sorted(lane.holds), 1, lose=False)
 
     @staticmethod
     def draw_tracks(data: strategies.DataObject, n: int) -> tuple[tuple[Track, ...], dict[int, int]]:
@@ -476,7 +476,9 @@ class Interleavings(RuleBasedStateMachine):
         names = sorted(self.blocks)
         pipe = self.ledger.redis.pipeline(transaction=True)
         for name in names:
-            pipe.hgetall(self.key("b", name)).hkeys(self.key("r", name)).hkeys(self.key("e", name))
+            pipe.hgetall(self.key("b", name))
+            pipe.hkeys(self.key("r", name))
+            pipe.hkeys(self.key("e", name))
             pipe.hgetall(self.key("l", name))
         found = iter(pipe.execute())
         for name in names:
@@ -549,4 +551,4 @@ def test_any_interleaving_ends_as_it_should(ledger: Ledger) -> None:
         pass
 
     Machine.ledger = ledger
-    run_state_machine_as_test(Machine, settings=settings(settings.get_profile(PROFILE)))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Machine, settings=settings(settings.get_profile(PROFILE)))

@@ -141,7 +141,9 @@ def test_a_batch_of_the_dead_is_given_back(play: Play) -> None:
 
     assert play.record(block).running == 0
     assert play.ledger.running(play.run, block) == []
-    lane, held, seen = play.lane(), [], []
+    lane = play.lane()
+    held: list[int] = []
+    seen: list[int] = []
     for _ in range(8):
         (lease,) = play.serve(block, lane, ok(*held), want=8).leases
         assert lease.attempt == 2
