@@ -138,13 +138,12 @@ class Run:
         return await asyncio.to_thread(self._outcome)
 
     def _outcome(self) -> Any:
-        state = self._ledger.run(self.id).state
-        if state == "succeeded":
-            raw = self._ledger.result(self.id)
+        record, raw = self._ledger.outcome(self.id)
+        if record.state == "succeeded":
             if raw is None:
                 raise errors.RunNotFound(f"run {self.id!r} has succeeded, but its value was deleted or has expired")
             return typed(codec.decode(raw), self._result_type, self.id)
-        if state == "cancelled":
+        if record.state == "cancelled":
             raise errors.RunCancelled(f"run {self.id!r} was cancelled", run_id=self.id)
         raise self._reader().error()
 

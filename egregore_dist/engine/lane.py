@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -18,9 +19,10 @@ from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Job, NodeTimeout, acall, call
 from egregore_dist.engine.interpret import Done, Meet, Value
 from egregore_dist.engine.interrupt import Interrupt
+from egregore_dist.engine.outcome import Inputs
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
-from egregore_dist.ledger import BlockRecord, Commit, Lease, Served
+from egregore_dist.ledger import BlockRecord, Commit, Lease, NewBlock, Served
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 
@@ -32,6 +34,9 @@ Execution = Generator[Job, Value, Done | Meet]
 # second is cut short, so that others get what is left of it. Seconds.
 SHORT, LONG = 0.010, 0.030
 MOST_LEASED = 1024
+
+# The lane that opened a block asks for others after so many seconds.
+HELP_AFTER = 0.005
 
 # How often a lane of many asks whether its block has ended, in seconds.
 _ASK_EVERY = 1.0
@@ -68,6 +73,8 @@ class Lane:
         self._run = run
         self._token = f"{worker}/{os.getpid()}/{id}"
         self._load: Workload | None = None
+        self._inputs = Inputs(runtime.ledger, run)
+        self._places: dict[tuple[str, int], Place] = {}
         self._async_runner: asyncio.Runner | None = None
 
     def serve(self, block: str, track: int) -> None:
@@ -88,11 +95,13 @@ class Lane:
                 return None
             self._publish(entered.served)
             record, now, leases = entered.record, entered.now, list(entered.served.leases)
+            if not leases:
+                return _resumed(entered.served)
+        elif (known := self._places.get((to.block, to.track))) is not None:
+            return self._serve_place(known, [to.lease])
         else:
             record, now = self._ledger.look(self._run, to.block)
             leases = [to.lease]
-        if not leases:
-            return None
         if self._load is None:
             work = entered.work if entered is not None else None
             assert work is not None
@@ -101,10 +110,21 @@ class Lane:
             except Exception as error:
                 self._refuse(record, to.track, leases, error)
                 return None
-        place = Place(self._runtime, self._load, record, to.track, now)
-        if place.wide:
-            return self._runner().run(self._serve_wide(place, leases))
-        return self._serve_narrow(place, leases)
+        place = Place(self._runtime, self._load, self._inputs, record, to.track, now)
+        self._places[to.block, to.track] = place
+        return self._serve_place(place, leases)
+
+    def _serve_place(self, place: Place, leases: list[Lease]) -> Next | None:
+        try:
+            if place.wide:
+                return self._runner().run(self._serve_wide(place, leases))
+            return self._serve_narrow(place, leases)
+        finally:
+            # Where this lane was quick, nobody else is needed any more.
+            self._runtime.later.drop(self._key(place.record.id))
+            if place.record.n > 1:
+                # It is not come back to; a block of one branch is, when that goes on.
+                self._places.pop((place.record.id, place.track), None)
 
     # One branch at a time
 
@@ -183,8 +203,20 @@ class Lane:
         if deadline is None:
             return None
         here = shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue
-        publish.block(self._runtime.app, self._run, block, parent_queue=place.queue, here=here)
+        if here:
+            # This lane begins at once; tiny blocks have ended before others could be there.
+            self._runtime.later.put(
+                self._key(block.id), HELP_AFTER, partial(self._publish_block, block, place.queue, True)
+            )
+        else:
+            self._publish_block(block, place.queue, False)
         return Opened(block.id, here)
+
+    def _publish_block(self, block: NewBlock, parent_queue: str, here: bool) -> None:
+        publish.block(self._runtime.app, self._run, block, parent_queue=parent_queue, here=here)
+
+    def _key(self, block: str) -> str:
+        return f"{self._token} {block}"
 
     # Many branches at a time
 

@@ -14,13 +14,35 @@ from egregore_dist.wire.failure import Failure
 from egregore_dist.workflow import spec
 
 
+_INPUTS_KEPT = 8
+
+
+class Inputs:
+    """The stored inputs of a run's blocks; the last ones are kept."""
+
+    def __init__(self, ledger: Ledger, run: str) -> None:
+        self._ledger = ledger
+        self._run = run
+        self._known: dict[str, bytes] = {}
+
+    def get(self, block: str) -> bytes:
+        """The encoded input kept under a block."""
+        raw = self._known.get(block)
+        if raw is None:
+            raw = self._known[block] = self._ledger.input(self._run, block)
+            if len(self._known) > _INPUTS_KEPT:
+                del self._known[next(iter(self._known))]
+        return raw
+
+
 class Reader:
     """Reads the outcomes of one run's blocks."""
 
-    def __init__(self, ledger: Ledger, run: str, root: spec.StepSpec) -> None:
+    def __init__(self, ledger: Ledger, run: str, root: spec.StepSpec, inputs: Inputs | None = None) -> None:
         self._ledger = ledger
         self._run = run
         self._root = root
+        self._inputs = inputs or Inputs(ledger, run)
 
     def error(self) -> errors.RunFailed:
         """The exception of a run that failed."""
@@ -40,10 +62,9 @@ class Reader:
 
     def complete(self, block: str) -> tuple[BlockRecord, list[tuple[Any, bytes]]]:
         """A complete block: its record, and its branches' encoded values by name; of a failed one, a `BranchError`."""
-        record = self._record(block)
-        values = self._ledger.results(self._run, block)
+        record, values, failures = self._ledger.collected(self._run, block)
         names = self.names(record)
-        for branch, raw in self._ledger.failures(self._run, block).items():
+        for branch, raw in failures.items():
             error = self.branch_error(raw, names[branch])
             values[branch] = codec.encode(error, where=f"the error of branch {names[branch]!r}")
         return record, [(names[branch], values[branch]) for branch in range(record.n)]
@@ -70,7 +91,7 @@ class Reader:
             case spec.ParallelSpec(keys=keys):
                 return list(keys)
             case spec.MapSpec():
-                return [key for key, _ in codec.split(self._ledger.input(self._run, record.input))]
+                return [key for key, _ in codec.split(self._inputs.get(record.input))]
             case step:
                 return [step.name]
 

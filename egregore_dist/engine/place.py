@@ -9,7 +9,7 @@ from typing import Any
 from egregore_dist import errors
 from egregore_dist.engine.execute import Job
 from egregore_dist.engine.interpret import Ask, Call, Done, Meet, Value, branch_path, walk
-from egregore_dist.engine.outcome import Reader
+from egregore_dist.engine.outcome import Inputs, Reader
 from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.ledger import BlockRecord, Lease
 from egregore_dist.ledger.keys import ROOT
@@ -30,7 +30,9 @@ class Place:
         now: the server's milliseconds when the record was read, to tell the deadline on this process's own clock.
     """
 
-    def __init__(self, runtime: Runtime, load: Workload, record: BlockRecord, track: int, now: int) -> None:
+    def __init__(
+        self, runtime: Runtime, load: Workload, inputs: Inputs, record: BlockRecord, track: int, now: int
+    ) -> None:
         self.record = record
         self.track = track
         self.queue = record.queues[track]
@@ -39,7 +41,7 @@ class Place:
         self._runtime = runtime
         self._load = load
         self._step = spec.step_at(load.root, record.path)
-        self._input: bytes | None = None
+        self._inputs = inputs
         self._items: list[tuple[Any, bytes]] | None = None
         left = None if record.deadline is None else (record.deadline - now) / 1000
         self._deadline = None if left is None else time.monotonic() + left + _LATER
@@ -79,7 +81,10 @@ class Place:
             case spec.ParallelSpec():
                 return len(meet.step.branches)
             case spec.MapSpec():
-                n = len(codec.split(meet.value.raw))
+                try:
+                    n = len(codec.split(meet.value.raw))
+                except errors.EncodingError as error:
+                    raise errors.EncodingError(f"map {meet.step.name!r}: {error}") from error
                 if n > MOST_BRANCHES:
                     raise errors.WorkflowError(
                         f"map {meet.step.name!r} got {n} items; at most {MOST_BRANCHES} can be mapped"
@@ -147,9 +152,7 @@ class Place:
         return Value(self._raw_input(), self.record.input)
 
     def _raw_input(self) -> bytes:
-        if self._input is None:
-            self._input = self._runtime.ledger.input(self._load.run, self.record.input)
-        return self._input
+        return self._inputs.get(self.record.input)
 
     def _map_items(self) -> list[tuple[Any, bytes]]:
         if self._items is None:
@@ -158,14 +161,12 @@ class Place:
 
     def _value_of(self, block: str) -> tuple[spec.Path, Value]:
         # The value of a complete block: its branches' values under their names, a map over a list as a list.
-        record, values = Reader(self._runtime.ledger, self._load.run, self._load.root).complete(block)
+        record, values = Reader(self._runtime.ledger, self._load.run, self._load.root, self._inputs).complete(block)
         step = spec.step_at(self._load.root, record.path)
         if isinstance(step, spec.NodeSpec):
             return record.path, Value(values[0][1])
-        if isinstance(step, spec.MapSpec):
-            source = self._runtime.ledger.input(self._load.run, record.input)
-            if not codec.is_mapping(source):
-                return record.path, Value(codec.join_list([raw for _, raw in values]))
+        if isinstance(step, spec.MapSpec) and not codec.is_mapping(self._inputs.get(record.input)):
+            return record.path, Value(codec.join_list([raw for _, raw in values]))
         return record.path, Value(codec.join_mapping(values))
 
     def _nothing(self, meet: Meet) -> Value:

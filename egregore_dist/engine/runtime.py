@@ -17,8 +17,9 @@ from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
+from egregore_dist.engine.later import Later
 from egregore_dist.ledger import Ledger, Work
-from egregore_dist.resources.report import Report
+from egregore_dist.resources.report import Report, measure
 from egregore_dist.settings import Settings
 from egregore_dist.wire.code import Loader
 from egregore_dist.wire.signing import Signer
@@ -70,6 +71,7 @@ class Runtime:
             apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention, retries=_PATIENCE
         )
         self.interrupter = Interrupter()
+        self.later = Later()
         self.loader = Loader(signer(settings), settings.modules)
         self._specs: OrderedDict[bytes, tuple[spec.WorkflowSpec, dict[spec.Path, Shape]]] = OrderedDict()
         self._callees: OrderedDict[str, Callee] = OrderedDict()
@@ -110,12 +112,26 @@ class Runtime:
         return known
 
     def reports(self) -> tuple[Report, ...]:
-        """What the live workers said lately, at most a second old."""
+        """What the live workers said lately, at most a second old; where none did, what this machine could offer."""
         at, reports = self._reports
         if time.monotonic() - at > _REPORTS_FRESH:
             reports = tuple(msgspec.msgpack.decode(raw, type=Report) for raw in self.ledger.reports().values())
+            reports = reports or (self._own_report(),)
             self._reports = (time.monotonic(), reports)
         return reports
+
+    def _own_report(self) -> Report:
+        machine = measure()
+        return Report(
+            worker="",
+            host=machine.host,
+            pid=self.pid,
+            cores=machine.cores,
+            memory_available=machine.memory_available,
+            memory_total=machine.memory_total,
+            slots=max(1, int(machine.cores)),
+            queues=(self.settings.queue,),
+        )
 
     def _keep(self, cache: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
         with self._lock:

@@ -299,16 +299,33 @@ class Ledger:
         """The encoded failures of a block's branches so far."""
         return self._branches(run, "e", block)
 
+    def collected(self, run: str, block: str) -> tuple[BlockRecord, dict[int, bytes], dict[int, bytes]]:
+        """One block with the values and the failures of its branches. Raises `errors.RunNotFound`."""
+        pipe = self.redis.pipeline(transaction=False)
+        for kind in ("b", "r", "e"):
+            pipe.hgetall(self.keys.block(run, kind, block))
+        with reachable():
+            fields, values, failures = pipe.execute()
+        if not fields:
+            raise replies.not_found(run)
+        return BlockRecord.of(block, fields), replies.branches(values), replies.branches(failures)
+
     def running(self, run: str, block: str) -> list[int]:
         """The branches that are leased or parked; of a block that has ended, those that were."""
         with reachable():
             names = cast(list[bytes], self.redis.hkeys(self.keys.block(run, "l", block)))
         return sorted(int(name) for name in names if not name.startswith(b"@"))
 
-    def result(self, run: str) -> bytes | None:
-        """The encoded value of a run that has succeeded."""
+    def outcome(self, run: str) -> tuple[RunRecord, bytes | None]:
+        """One run, with its encoded value if it has succeeded. Raises `errors.RunNotFound`."""
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.hmget(self.keys.run(run), replies.RUN_FIELDS)
+        pipe.hget(self.keys.block(run, "r", ROOT), "0")
         with reachable():
-            return cast(bytes | None, self.redis.hget(self.keys.block(run, "r", ROOT), "0"))
+            fields, value = pipe.execute()
+        if fields[0] is None:
+            raise replies.not_found(run)
+        return replies.run_record(run, fields), value
 
     def wait(self, run: str, seconds: float) -> bool:
         """Wait until a run has ended, at most ``seconds`` (rounded up to a millisecond). Returns whether it has."""
@@ -364,7 +381,7 @@ class Ledger:
     def _branches(self, run: str, kind: str, block: str) -> dict[int, bytes]:
         with reachable():
             found = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, kind, block)))
-        return {int(branch): found[branch] for branch in sorted(found, key=int)}
+        return replies.branches(found)
 
     def _keys(self, run: str) -> tuple[str, ...]:
         return (self.keys.run(run), self.keys.agenda, self.keys.runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -72,6 +72,11 @@ def run_record(run: str, fields: Sequence[bytes | None]) -> RunRecord:
         started=int(started) / 1000 if started else None,
         ended=int(ended) / 1000 if ended else None,
     )
+
+
+def branches(fields: Mapping[bytes, bytes]) -> dict[int, bytes]:
+    """What a hash holds for a block's branches, in their order."""
+    return {branch: fields[name] for branch, name in sorted((int(name), name) for name in fields)}
 
 
 def resumed(reply: Sequence[Any]) -> Resumed:

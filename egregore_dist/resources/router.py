@@ -44,7 +44,9 @@ def plan(
     """
     reports = tuple(reports)
     wanted = min(max_concurrent or branches, branches)
-    memory = {report.host: report.memory_available for report in reports}
+    memory: dict[str, int] = {}
+    for report in reports:
+        memory[report.host] = max(report.memory_available, memory.get(report.host, 0))
     available = sum(memory.values())
     per_node = memory_per_node or MEMORY_PER_NODE
     slots = sum(max(1, int(report.slots / max(1.0, cpus or 1.0))) for report in reports)

@@ -543,7 +543,7 @@ class Interleavings(RuleBasedStateMachine):
         assert self.play.agenda() == {}
 
 
-@pytest.mark.timeout(120 if PROFILE == "quick" else 7200)
+@pytest.mark.timeout(600 if PROFILE == "quick" else 7200)  # a failure takes long to make small
 def test_any_interleaving_ends_as_it_should(ledger: Ledger) -> None:
     """Whatever happens: no branch is lost or counted twice, no limit is passed, and there is one end."""
 

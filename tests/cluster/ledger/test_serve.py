@@ -165,7 +165,7 @@ def test_a_complete_run_has_its_value(play: Play) -> None:
 
     assert (served.state, served.leases, served.resumed, served.messages) == ("ok", (), None, ())
     assert play.state == "succeeded"
-    assert play.ledger.result(play.run) == b"0"
+    assert play.ledger.results(play.run, ROOT) == {0: b"0"}
     assert play.ledger.wait(play.run, 0.001)
     assert play.ends() == 1
 
