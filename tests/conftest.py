@@ -52,6 +52,6 @@ def cluster(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[Loca
 
 @pytest.fixture
 def local(clusters: Clusters) -> Iterator[LocalCluster]:
-    """The running cluster on the embedded server: for tests whose subject is not the broker. Do not kill its workers."""
+    """The running cluster on the embedded server, where the broker is not the subject. Do not kill its workers."""
     with clusters.use("valkey") as running:
         yield running

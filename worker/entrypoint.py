@@ -4,7 +4,8 @@ Beside the ``EGREGORE_*`` settings it understands, instead of ``EGREGORE_BROKER_
 
     EGREGORE_BROKER_HOST, EGREGORE_BROKER_PORT (6379), EGREGORE_BROKER_PASSWORD_FILE, EGREGORE_BROKER_TLS (yes or no)
 
-and ``EGREGORE_WORKER_NAME`` (``worker``), which is completed to ``name@host``. Arguments are passed on to ``egregore-dist worker``.
+and ``EGREGORE_WORKER_NAME`` (``worker``), which is completed to ``name@host``. Arguments are passed on to
+``egregore-dist worker``.
 The password reaches the worker in its environment, never in its arguments, which others can read.
 """
 

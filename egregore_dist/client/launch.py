@@ -49,7 +49,12 @@ class ClusterLauncher:
         queue = compiler.queue_of(described.spec.root, settings.queue)
         new = to.ledger.submit(
             run,
-            Work(described.spec.name, described.encoded, msgspec.msgpack.encode([code.ref for code in shipped])),
+            Work(
+                workflow=described.spec.name,
+                spec=described.encoded,
+                functions=msgspec.msgpack.encode([code.ref for code in shipped]),
+                queue=settings.queue,
+            ),
             code={code.ref[2:]: code.blob for code in shipped if code.blob is not None},
             input=raw,
             queue=queue,

@@ -116,24 +116,26 @@ def compile_block(app: Celery, run: str, block: NewBlock, *, parent_queue: str, 
 def lane(
     app: Celery, run: str, block: str, track: int, queue: str, *, name: str = "", expires: float | None = None
 ) -> Signature:
-    """The message that asks a worker to serve a block; Celery's tools show it as ``lane <block> <run>``."""
-    signature = _message(app, apps.LANE, (run, block, track), queue, f"lane {name or block} {run}")
+    """The message that asks a worker to serve a block; Celery's tools show it as ``lane <block>`` of its run."""
+    signature = _message(app, apps.LANE, (run, block, track), queue, f"lane {name or block}")
     return signature if expires is None else signature.set(expires=expires)
 
 
 def collect(app: Celery, run: str, block: str, queue: str, *, name: str = "") -> Signature:
     """The chord's callback: carry the run on after a complete block."""
-    return _message(app, apps.COLLECT, (run, block), queue, f"collect {name or block} {run}")
+    return _message(app, apps.COLLECT, (run, block), queue, f"collect {name or block}")
 
 
 def advance(app: Celery, run: str, queue: str, *, name: str) -> Signature:
     """The message that starts a run."""
-    return _message(app, apps.ADVANCE, (run,), queue, f"advance {name} {run}")
+    return _message(app, apps.ADVANCE, (run,), queue, f"advance {name}")
 
 
 def _message(app: Celery, task: str, ids: tuple[str | int, ...], queue: str, shown: str) -> Signature:
     # A client has no tasks registered, so that nobody listens for a result has to be said here.
-    options = {"queue": queue, "shadow": shown, "ignore_result": True}
+    # The run is among the arguments and not in the name: Celery and its exporters count tasks by name, for ever.
+    described = f"(run {ids[0]}{f', block {ids[1]}' if len(ids) > 1 else ''})"
+    options = {"queue": queue, "shadow": shown, "argsrepr": described, "ignore_result": True}
     return app.signature(task, args=ids, immutable=True, options=options)
 
 

@@ -13,7 +13,6 @@ from egregore_dist.wire import codec, failure
 from egregore_dist.wire.failure import Failure
 from egregore_dist.workflow import spec
 
-
 _INPUTS_KEPT = 8
 
 

@@ -73,7 +73,7 @@ class Runtime:
         self.interrupter = Interrupter()
         self.later = Later()
         self.loader = Loader(signer(settings), settings.modules)
-        self._specs: OrderedDict[bytes, tuple[spec.WorkflowSpec, dict[spec.Path, Shape]]] = OrderedDict()
+        self._specs: OrderedDict[tuple[str, bytes], tuple[spec.WorkflowSpec, dict[spec.Path, Shape]]] = OrderedDict()
         self._callees: OrderedDict[str, Callee] = OrderedDict()
         self._reports: tuple[float, tuple[Report, ...]] = (-_REPORTS_FRESH, ())
         self._lock = threading.Lock()
@@ -85,7 +85,7 @@ class Runtime:
             errors.CodeError: the spec is of a version that this worker does not know.
         """
         with self._lock:
-            known = self._specs.get(work.spec)
+            known = self._specs.get((work.queue, work.spec))
         if known is None:
             decoded = msgspec.msgpack.decode(work.spec, type=spec.WorkflowSpec)
             if decoded.version != spec.VERSION:
@@ -94,10 +94,10 @@ class Runtime:
                     "run clients and workers of one release"
                 )
             known = (decoded, {})
-            self._keep(self._specs, work.spec, known, _SPECS_KEPT)
+            self._keep(self._specs, (work.queue, work.spec), known, _SPECS_KEPT)
         functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
         workflow, shapes = known
-        return Workload(run, work.workflow, workflow.root, functions, self.settings.queue, shapes)
+        return Workload(run, work.workflow, workflow.root, functions, work.queue or self.settings.queue, shapes)
 
     def callee(self, load: Workload, function: int) -> Callee:
         """The function of a node. Raises `errors.CodeError` where this worker refuses it or cannot load it."""

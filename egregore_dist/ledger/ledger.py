@@ -76,7 +76,7 @@ class Ledger:
     ) -> bool:
         """Accept a run. Returns False where the id is taken already, and changes nothing then."""
         pairs = [part for item in code.items() for part in item]
-        args = [work.workflow, work.spec, work.functions, input, queue, int(self._retention * 1000), *pairs]
+        args = [work.workflow, work.spec, work.functions, work.queue, input, queue, int(self._retention * 1000), *pairs]
         return bool(self._transition("submit", run, args))
 
     def enter(self, run: str, block: str, track: int, token: str, *, work: bool) -> Entered | None:

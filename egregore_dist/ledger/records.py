@@ -186,11 +186,19 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a process needs to execute branches of a run: its spec and the references of its functions, both encoded."""
+    """What a process needs to execute branches of a run.
+
+    Attributes:
+        workflow: the workflow's name.
+        spec: its spec, encoded.
+        functions: the references of its functions, encoded.
+        queue: the Celery queue of nodes that ask for no other.
+    """
 
     workflow: str
     spec: bytes
     functions: bytes
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)

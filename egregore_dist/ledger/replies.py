@@ -12,7 +12,7 @@ from egregore_dist.ledger.keys import Keys
 from egregore_dist.ledger.records import Commit, Lease, Message, Resumed, RunRecord, Served, Work
 
 RUN_FIELDS = ["state", "workflow", "created", "started", "ended"]
-WORK_FIELDS = ["workflow", "spec", "functions"]
+WORK_FIELDS = ["workflow", "spec", "functions", "queue"]
 
 
 def wait_command(keys: Keys, run: str, seconds: float) -> tuple[str | float, ...]:
@@ -23,10 +23,10 @@ def wait_command(keys: Keys, run: str, seconds: float) -> tuple[str | float, ...
 
 def work(run: str, fields: Sequence[bytes | None]) -> Work:
     """A run's work, from `WORK_FIELDS`."""
-    workflow, spec, functions = fields
+    workflow, spec, functions, queue = fields
     if workflow is None or spec is None or functions is None:
         raise not_found(run)
-    return Work(workflow.decode(), spec, functions)
+    return Work(workflow.decode(), spec, functions, (queue or b"").decode())
 
 
 def serve_args(

@@ -165,6 +165,9 @@ class Parameters:
 
     def _by_place(self, node_name: str, value: list[Any] | tuple[Any, ...]) -> _Chosen:
         taken = len(self._by_position)
+        if taken == 1 and self._rest is None and all(p in self._by_position for p in self._required):
+            # The others are keyword-only and have defaults, so nothing but the whole can be meant.
+            return _Chosen({self._by_position[0].name: value})
         if len(value) > taken and self._rest is None:
             taking = _listed([p.name for p in self._by_position]) if taken else "none"
             raise errors.BindingError(

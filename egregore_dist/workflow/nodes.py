@@ -29,7 +29,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         timeout: seconds for one attempt, or None.
         memory: bytes that it needs, or None for what is learned.
         cpus: cores that it needs, or None for one.
-        queue: the Celery queue whose workers run it, or None for the default.
+        queue: the Celery queue whose workers run it; None for where its branch runs, first of all the default queue.
     """
 
     retries: int = 0
@@ -122,7 +122,7 @@ def node(
         timeout: seconds for one attempt.
         memory: what it needs, in bytes or as a string such as ``"2GB"`` or ``"512MiB"``.
         cpus: how many cores it needs.
-        queue: the Celery queue whose workers run it.
+        queue: the Celery queue whose workers run it; absent, it runs where its branch does.
 
     Raises:
         WorkflowError: the name, an option or the function is not valid.

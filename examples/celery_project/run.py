@@ -46,9 +46,10 @@ def use_both(url: str) -> None:
     seen: set[str] = set()
     while run.status in ("pending", "running"):
         for tasks in (app.control.inspect(limit=1).active() or {}).values():
-            for name in sorted({task["name"] for task in tasks} - seen):
-                seen.add(name)
-                print(f"  {name}")
+            # Ours are named by their block, and their first argument is the run.
+            for line in sorted({" ".join([task["name"], *task["args"][:1]]) for task in tasks} - seen):
+                seen.add(line)
+                print(f"  {line}")
         time.sleep(0.05)
     print(f"task:     {mail.get(timeout=60)}")
     print(f"workflow: {run.result()}")

@@ -1,4 +1,4 @@
-"""What the container runs, as plain processes: the compose file's server settings, the entry point, the health check."""
+"""What the container runs, as plain processes: the compose file's server, the entry point, the health check."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -381,34 +382,36 @@ def test_several_branches_fail_in_different_ways_with_one_limit(local: LocalClus
 # Messages
 
 
-def counted(run: str) -> Counter[str]:
-    """The tasks that the workers have taken for a run, by kind."""
+def counted(name: str) -> Counter[str]:
+    """The tasks that the workers have taken for blocks and workflows of a name, by kind."""
     inspect = session.current().app.control.inspect(timeout=5, limit=2)
     totals = [cast(dict[str, int], worker["total"]) for worker in (inspect.stats() or {}).values()]
     assert len(totals) == 2
     found: Counter[str] = Counter()
     for total in totals:
-        found.update({name.split()[0]: count for name, count in total.items() if name.endswith(f" {run}")})
+        found.update({task.split()[0]: count for task, count in total.items() if task.endswith(f" {name}")})
     return found
 
 
 def test_without_optimization_the_header_is_one_task_a_branch(cluster: LocalCluster) -> None:
     """``optimization_enabled=False`` sends one Celery task for each branch, and each lease takes one branch."""
-    run = parallel(*(number.alias(f"n{i}") for i in range(7)), optimization_enabled=False).submit(1)
+    name = f"seven-{uuid.uuid4().hex}"
+    run = parallel(*(number.alias(f"n{i}") for i in range(7)), optimization_enabled=False, name=name).submit(1)
 
     assert run.result(timeout=30) == {f"n{i}": 2 for i in range(7)}
-    until(lambda: counted(run.id)["lane"] >= 7, what="seven lanes")
-    assert counted(run.id)["lane"] == 7
+    until(lambda: counted(name)["lane"] >= 7, what="seven lanes")
+    assert counted(name)["lane"] == 7
     leases = [event for event in run.events() if event.type == "branches.started" and event.block != "0"]
     assert [len(event.branches) for event in leases] == [1] * 7
 
 
 def test_plain_nodes_take_no_message_each(cluster: LocalCluster) -> None:
     """Nodes one after the other run in one process: the whole sequence is one message."""
-    run = Sequence(number, number, later, number, parity.to(odd=number, even=number), number).submit(1)
+    name = f"plain-{uuid.uuid4().hex}"
+    run = Sequence(number, number, later, number, parity.to(odd=number, even=number), number, name=name).submit(1)
 
     assert run.result(timeout=30) == 8
-    assert counted(run.id) == Counter(advance=1)
+    assert counted(name) == Counter(advance=1)
 
 
 @pytest.fixture(scope="module")
@@ -537,11 +540,11 @@ def test_celery_shows_block_and_run(local: LocalCluster, tmp_path: Path) -> None
     gate = tmp_path / "gate"
     run = parallel(holds, holds.alias("again"), name="shown").submit(str(gate), id="seen-by-inspect")
 
-    def names() -> set[str]:
+    def shown() -> set[tuple[str, str]]:
         active = session.current().app.control.inspect(timeout=2, limit=2).active() or {}
-        return {task["name"] for tasks in active.values() for task in tasks}
+        return {(task["name"], task["args"][0]) for tasks in active.values() for task in tasks}
 
-    until(lambda: "lane shown seen-by-inspect" in names(), what="a lane with a readable name")
+    until(lambda: ("lane shown", "seen-by-inspect") in shown(), what="a lane with a readable name")
     gate.touch()
     run.result(timeout=20)
 

@@ -176,7 +176,7 @@ def test_celery_inspect_shows_block_and_run(project: str, tmp_path: Path) -> Non
         return number
 
     held = Sequence(hold.map(name="invoices"), name="billing").submit([1, 2, 3], id="march")
-    names: set[str] = set()
+    names: set[tuple[str, str]] = set()
 
     def both_are_shown() -> bool:
         shown = subprocess.run(
@@ -188,11 +188,13 @@ def test_celery_inspect_shows_block_and_run(project: str, tmp_path: Path) -> Non
             check=False,
         )
         if shown.returncode == 0:
-            names.update(task["name"] for tasks in json.loads(shown.stdout).values() for task in tasks)
+            names.update(
+                (task["name"], task["args"][0]) for tasks in json.loads(shown.stdout).values() for task in tasks
+            )
         return len(names) >= 2
 
     until(both_are_shown, seconds=60, what="two lanes at work")
     Path(gate).touch()
 
-    assert names == {"advance billing march", "lane invoices march"}
+    assert names == {("advance billing", "march"), ("lane invoices", "march")}
     assert held.result(timeout=60) == [1, 2, 3]

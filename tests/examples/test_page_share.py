@@ -1,6 +1,8 @@
 from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
+
 from egregore_dist import LocalCluster, node, parallel
 from tests.examples import room
 

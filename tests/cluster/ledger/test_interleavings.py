@@ -13,7 +13,14 @@ from typing import cast
 
 import pytest
 from hypothesis import settings, strategies
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from egregore_dist.ledger import BlockRecord, Commit, Ledger, Message, Served, Track
 from egregore_dist.ledger.keys import ROOT
@@ -241,25 +248,46 @@ class Interleavings(RuleBasedStateMachine):
         self.lanes.append(lane)
         self.call(lane, [], [], 0, lose)
 
-    def new_worker(self) -> str:
-        return f"w{next(self.numbers)}@there"
+    @initialize(data=strategies.data())
+    def begin(self, data: strategies.DataObject) -> None:
+        """The run meets its first block."""
+        self.new_lane(STEADY, ROOT, 0, lose=False)
+        self.meet(data, self.lanes[0], data.draw(strategies.integers(2, 6)), lose=False)
 
     @rule(data=strategies.data(), lose=strategies.booleans())
     def arrive(self, data: strategies.DataObject, lose: bool) -> None:
         """A lane comes to any block: by a message, by one delivered twice, late, or that was meant for another time."""
-        block = data.draw(strategies.sampled_from(sorted(self.blocks)))
+        wanted = [name for name, block in self.blocks.items() if block.state == "open" and block.waiting]
+        block = data.draw(strategies.sampled_from(sorted(wanted) * 3 + sorted(self.blocks)))
         number = data.draw(strategies.integers(0, len(self.blocks[block].tracks) - 1))
         self.new_lane(data.draw(strategies.sampled_from(self.workers)), block, number, lose)
 
-    @precondition(lambda self: self.lanes)
+    @precondition(lambda self: any(lane.block != ROOT for lane in self.lanes))
     @rule(data=strategies.data(), want=strategies.integers(0, 6), lose=strategies.booleans())
     def serve(self, data: strategies.DataObject, want: int, lose: bool) -> None:
         """A lane commits some of what it holds, gives some back, and asks for more."""
-        lane = data.draw(strategies.sampled_from(self.lanes))
+        lane = data.draw(strategies.sampled_from([lane for lane in self.lanes if lane.block != ROOT]))
+        while lane in self.lanes and lane.block != ROOT:
+            self.serve_once(data, lane, want, lose)
+            if data.draw(strategies.booleans()):
+                break
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=strategies.data(), want=strategies.integers(0, 6), lose=strategies.booleans())
+    def progress(self, data: strategies.DataObject, want: int, lose: bool) -> None:
+        """Lanes come to whatever waits, and each that there is makes a call."""
+        for block in [block for block in self.blocks.values() if block.state == "open" and block.waiting]:
+            for number in range(len(block.tracks)):
+                self.new_lane(data.draw(strategies.sampled_from(self.workers)), block.id, number, lose)
+        for lane in list(self.lanes):
+            if lane in self.lanes and lane.block != ROOT:
+                self.serve_once(data, lane, want, lose)
+
+    def serve_once(self, data: strategies.DataObject, lane: Lane, want: int, lose: bool) -> None:
         wide = self.blocks[lane.block].tracks[lane.track].width > 1
         commits, releases = [], []
         for branch in sorted(lane.holds):
-            kinds = ["ok", "ok", "error"] + (["keep"] if wide else ["release"])
+            kinds = ["ok"] * 6 + ["error"] + (["keep"] * 3 if wide else ["release"] * 2)
             kind = data.draw(strategies.sampled_from(kinds))
             if kind in ("ok", "error"):
                 commits.append(Commit(branch, "ok" if kind == "ok" else "error", b"\x80"))
@@ -267,17 +295,34 @@ class Interleavings(RuleBasedStateMachine):
                 releases.append(branch)
         self.call(lane, commits, releases, want, lose)
 
+    @precondition(lambda self: any(lane.block == ROOT for lane in self.lanes))
+    @rule(data=strategies.data(), kind=strategies.sampled_from(["ok", "error", "release"]), lose=strategies.booleans())
+    def serve_root(self, data: strategies.DataObject, kind: str, lose: bool) -> None:
+        """The whole workflow's one branch ends, mostly after it has met some blocks."""
+        lane = data.draw(strategies.sampled_from([lane for lane in self.lanes if lane.block == ROOT]))
+        if kind != "release" and not self.seldom(data, 2 if self.blocks[ROOT].after else 8):
+            return
+        branches = sorted(lane.holds)
+        commits = [Commit(branch, "ok" if kind == "ok" else "error", b"\x80") for branch in branches]
+        self.call(lane, *(([], branches) if kind == "release" else (commits, [])), 1, lose)
+
+    @staticmethod
+    def seldom(data: strategies.DataObject, of: int) -> bool:
+        # Not the least nor the greatest, which are drawn more often than others.
+        return data.draw(strategies.integers(0, of)) == of // 2
+
     @precondition(lambda self: self.lanes)
     @rule(data=strategies.data(), lose=strategies.booleans())
     def open(self, data: strategies.DataObject, lose: bool) -> None:
         """A branch meets a block; its lane may see a time-out and ask again."""
-        lane = data.draw(strategies.sampled_from(self.lanes))
+        narrow = [lane for lane in self.lanes if self.blocks[lane.block].tracks[lane.track].width == 1]
+        able = [lane for lane in narrow if self.blocks[lane.block].depth < DEEPEST]
+        if able and len(self.blocks) < MOST_BLOCKS:
+            self.meet(data, data.draw(strategies.sampled_from(able)), data.draw(strategies.integers(1, 4)), lose)
+
+    def meet(self, data: strategies.DataObject, lane: Lane, n: int, lose: bool) -> None:
         parent = self.blocks[lane.block]
-        narrow = parent.tracks[lane.track].width == 1
-        if not narrow or parent.depth >= DEEPEST or len(self.blocks) >= MOST_BLOCKS:
-            return
         branch = data.draw(strategies.sampled_from(sorted(lane.holds)))
-        n = data.draw(strategies.integers(1, 6))
         limit = data.draw(strategies.integers(0, 3))
         on_error = data.draw(strategies.sampled_from(["cancel", "collect"]))
         timeout = data.draw(strategies.sampled_from([0.0, 3600.0]))
@@ -338,35 +383,20 @@ class Interleavings(RuleBasedStateMachine):
         assert self.blocks[lane.block].leased == before
 
     @precondition(lambda self: self.lanes)
-    @rule(data=strategies.data())
-    def kill_process(self, data: strategies.DataObject) -> None:
-        """The process of a lane dies; its worker says so."""
+    @rule(data=strategies.data(), harm=strategies.sampled_from(["process", "worker", "presumed", "lane"]))
+    def harm(self, data: strategies.DataObject, harm: str) -> None:
+        """A lane is lost: by its own error, with its process or its worker; or its worker is only thought dead."""
         lane = data.draw(strategies.sampled_from(self.lanes))
-        self.dead.add(lane.token.rpartition("/")[0])
-        self.lanes.remove(lane)
-
-    @precondition(lambda self: self.lanes)
-    @rule(data=strategies.data())
-    def abandon(self, data: strategies.DataObject) -> None:
-        """A lane ends by an error of its own, with what it holds; its process lives."""
-        self.lanes.remove(data.draw(strategies.sampled_from(self.lanes)))
-
-    @precondition(lambda self: len(self.workers) > 1)
-    @rule(data=strategies.data())
-    def kill_worker(self, data: strategies.DataObject) -> None:
-        """A worker dies with its lanes, and another takes its place."""
-        worker = data.draw(strategies.sampled_from(self.workers[1:]))
-        self.workers.remove(worker)
-        self.workers.append(self.new_worker())
-        self.lanes = [lane for lane in self.lanes if lane.worker != worker]
-
-    @precondition(lambda self: len(self.workers) > 1)
-    @rule(data=strategies.data())
-    def presume_dead(self, data: strategies.DataObject) -> None:
-        """A worker loses its name among the living, but its lanes go on: what they do from now on is fenced off."""
-        worker = data.draw(strategies.sampled_from(self.workers[1:]))
-        self.workers.remove(worker)
-        self.workers.append(self.new_worker())
+        if harm == "process":
+            # The lane is still on its worker's list, so that what it does is fenced off as soon as that is swept.
+            self.dead.add(lane.token.rpartition("/")[0])
+        elif harm == "lane":
+            self.lanes.remove(lane)
+        elif lane.worker != STEADY and lane.worker in self.workers:
+            self.workers.remove(lane.worker)
+            self.workers.append(f"w{next(self.numbers)}@there")
+            if harm == "worker":
+                self.lanes = [other for other in self.lanes if other.worker != lane.worker]
 
     @rule(data=strategies.data())
     def sweep(self, data: strategies.DataObject) -> None:
@@ -401,7 +431,7 @@ class Interleavings(RuleBasedStateMachine):
     def deadline(self, data: strategies.DataObject, by_lane: bool) -> None:
         """The deadline of a block comes; a janitor or a lane is the first to see it."""
         timed = sorted(name for name, block in self.blocks.items() if block.has_deadline and block.state == "open")
-        if not timed:
+        if not timed or not self.seldom(data, 5):
             return
         name = data.draw(strategies.sampled_from(timed))
         self.fail(self.blocks[name], "timeout")
@@ -413,10 +443,10 @@ class Interleavings(RuleBasedStateMachine):
         else:
             self.messages += self.play.sweep("deadline", name)
 
-    @rule(rarely=strategies.integers(0, 9))
-    def cancel(self, rarely: int) -> None:
+    @rule(data=strategies.data())
+    def cancel(self, data: strategies.DataObject) -> None:
         """The user cancels; after the end that changes nothing."""
-        if rarely:
+        if not self.seldom(data, 20):
             return
         if self.run_state in ("pending", "running"):
             self.close(self.blocks[ROOT], "cancelled")
@@ -522,13 +552,13 @@ class Interleavings(RuleBasedStateMachine):
         """With janitors, and lanes that do what they are asked to, the run ends, and can be deleted without a trace."""
         self.check_times_to_live()
         self.messages.clear()
-        rounds = 0
+        rounds = itertools.count()
         while not self.ends:
-            rounds += 1
-            assert rounds < 500, "the run does not end"
+            assert next(rounds) < 1000, "the run does not end"
             for lane in list(self.lanes):
                 if lane in self.lanes:
-                    self.call(lane, [Commit(branch, "ok", b"\x80") for branch in sorted(lane.holds)], [], 1, lose=False)
+                    commits = [Commit(branch, "ok", b"\x80") for branch in sorted(lane.holds)]
+                    self.call(lane, commits, [], 1, lose=next(rounds) % 3 == 0)
             for message in self.messages:
                 self.follow(message, STEADY)
             self.messages.clear()

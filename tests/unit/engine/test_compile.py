@@ -180,7 +180,7 @@ def test_a_block_is_a_chord_of_lanes_and_a_collect(app: Celery, settings: Settin
         (("run", "0.0-", 0), HOME),
         (("run", "0.0-", 1), "gpu"),
     ]
-    assert {(task.options["expires"], task.options["shadow"]) for task in chord.tasks} == {(9.0, "lane it run")}
+    assert {(task.options["expires"], task.options["shadow"]) for task in chord.tasks} == {(9.0, "lane it")}
     assert (chord.body.task, chord.body.args, chord.body.options["queue"]) == (apps.COLLECT, ("run", "0.0-"), "parents")
 
 

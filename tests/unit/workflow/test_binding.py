@@ -235,7 +235,7 @@ def test_the_list_of_keys_is_capped() -> None:
         (lambda a, /, b: (a, b), {"a": 1, "b": 2}, (1, 2)),
         (lambda a=1, /, b=2, *, c=3: (a, b, c), {"b": 5, "c": 6}, (1, 5, 6)),
         (lambda a, *, b: (a, b), {"a": 1, "b": 2}, (1, 2)),
-        (lambda a, *, b=2: (a, b), [1], (1, 2)),
+        (lambda a, *, b=2: (a, b), [1], ([1], 2)),
         (lambda *, a, b=2: (a, b), 7, (7, 2)),
         (lambda *, a: a, {"q": 1}, {"q": 1}),
         (lambda a, /: a, 3, 3),
