@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from egregore_dist import errors
 
 
 class Settings(BaseSettings):
@@ -39,3 +41,18 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def load(**given: object) -> Settings:
+    """The settings of this process: what is given, else ``EGREGORE_*``, else the defaults.
+
+    Raises:
+        errors.ConfigurationError: one of them cannot be; it names the variable, and never its value.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"EGREGORE_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors()
+        )
+        raise errors.ConfigurationError(f"settings that cannot be: {wrong}") from None

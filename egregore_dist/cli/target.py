@@ -50,11 +50,11 @@ def options(command: Command) -> Command:
 
 def settings() -> Settings:
     """The settings, with what was given on the command line."""
-    from egregore_dist.settings import Settings
+    from egregore_dist.settings import load
 
     given = click.get_current_context().find_root().ensure_object(Given)
     wanted = {"broker_url": given.broker_url, "ledger_url": given.ledger_url}
-    found = Settings(**{name: value for name, value in wanted.items() if value is not None})  # type: ignore[arg-type]
+    found = load(**wanted)
     for name in wanted:
         url = getattr(found, name)
         if url is not None and not url.get_secret_value():

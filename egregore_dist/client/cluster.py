@@ -20,7 +20,7 @@ from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
 from egregore_dist.engine import app as apps
 from egregore_dist.ledger import Ledger
-from egregore_dist.settings import Settings
+from egregore_dist.settings import load
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 10.0
@@ -133,13 +133,14 @@ class LocalCluster:
         self.pool = pool
         self.loglevel = loglevel
         self.server: Server | None = None
-        self.settings = Settings()
+        self.settings = load()
         self.workers: list[LocalWorker] = []
         self._wanted = workers
         self._data_dir = None if data_dir is None else Path(data_dir)
         given = {"broker_url": broker_url, "ledger_url": ledger_url, "queue": queue, "prefix": prefix}
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._owner = os.getpid()
         self._before: Session | None = None
         self._session: Session | None = None
 
@@ -176,7 +177,7 @@ class LocalCluster:
         if "broker_url" not in given:
             self.server = Server.start(self._data_dir)
             given["broker_url"] = self.server.url
-        base = Settings(**given)
+        base = load(**given)
         self.settings = base.model_copy(
             update={"secret": base.secret or SecretStr(secrets.token_urlsafe(32)), "modules": base.modules or ("*",)}
         )
@@ -190,6 +191,8 @@ class LocalCluster:
 
     def stop(self) -> None:
         """Stop the workers and the server. What runs may end within some seconds. Stopping twice does nothing."""
+        if os.getpid() != self._owner:
+            return
         self._stop_workers()
         if self.server is not None:
             self.server.stop()

@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
+import tenacity
+
 from egregore_dist import errors
 from egregore_dist.client import session
 from egregore_dist.client.events import Event
@@ -22,6 +24,17 @@ log = logging.getLogger(__name__)
 
 # One wait on the server, in seconds: short enough to notice a run that was deleted, and to let Ctrl-C through.
 _WAIT = 1.0
+
+
+# A server that is restarted does not end the wait for a run.
+_PATIENCE: dict[str, Any] = {
+    "retry": tenacity.retry_if_exception_type(errors.BrokerUnavailable),
+    "wait": tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.1),
+    "stop": tenacity.stop_after_delay(60),
+    "reraise": True,
+}
+_patient = tenacity.Retrying(**_PATIENCE)
+_apatient = tenacity.AsyncRetrying(**_PATIENCE)
 
 
 class Run:
@@ -72,8 +85,8 @@ class Run:
             from egregore_dist.client.progress import shown
 
             with shown(self._ledger, self.id, progress) as update:
-                while not self._ledger.wait(self.id, self._next_wait(deadline, update.interval)):
-                    update()
+                while not _patient(self._ledger.wait, self.id, self._next_wait(deadline, update.interval)):
+                    _patient(update)
                     self._check(timeout, deadline)
         except KeyboardInterrupt:
             log.warning(
@@ -133,12 +146,12 @@ class Run:
     async def _wait(self) -> Any:
         self._refuse_inside()
         async with self._ledger.watch() as watch:
-            while not await watch.wait(self.id, _WAIT):
+            while not await _apatient(watch.wait, self.id, _WAIT):
                 await asyncio.to_thread(self._check, None, None)
         return await asyncio.to_thread(self._outcome)
 
     def _outcome(self) -> Any:
-        record, raw = self._ledger.outcome(self.id)
+        record, raw = _patient(self._ledger.outcome, self.id)
         if record.state == "succeeded":
             if raw is None:
                 raise errors.RunNotFound(f"run {self.id!r} has succeeded, but its value was deleted or has expired")
@@ -152,7 +165,7 @@ class Run:
         return Reader(self._ledger, self.id, spec.decode(work.spec).root)
 
     def _check(self, timeout: float | None, deadline: float | None) -> None:
-        self._ledger.run(self.id)
+        _patient(self._ledger.run, self.id)
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"run {self.id!r} has not ended within {timeout} s; it goes on")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from typing import Any
 
+import kombu.pools
 from celery import Celery
 
 from egregore_dist.engine import app as apps
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger
-from egregore_dist.settings import Settings
+from egregore_dist.settings import Settings, load
 
 
 class Session:
@@ -47,8 +47,7 @@ def connect(broker_url: str | None = None, *, ledger_url: str | None = None, sec
         errors.ConfigurationError: settings that cannot work.
         errors.BrokerUnavailable: the ledger cannot be reached.
     """
-    wanted: dict[str, Any] = {"broker_url": broker_url, "ledger_url": ledger_url, "secret": secret}
-    session = Session(Settings(**{name: value for name, value in wanted.items() if value is not None}))
+    session = Session(load(broker_url=broker_url, ledger_url=ledger_url, secret=secret))
     session.ledger.ping()
     use(session)
     return session
@@ -72,9 +71,10 @@ def current() -> Session:
     with _lock:
         # A connection does not survive a fork.
         if _current is not None and _current.pid != os.getpid():
+            kombu.pools.reset()
             _current = Session(_current.settings)
         if _current is None:
-            settings = Settings()
+            settings = load()
             if settings.broker_url is None:
                 settings = _embedded(settings)
             _current = Session(settings)

@@ -43,5 +43,11 @@ class Batch:
         # Under the lock, so that the lane does not speak to the ledger before it knows of this.
         with self._lock:
             commits, releases = self.rest()
-            if commits or releases:
+            if not commits and not releases:
+                return
+            try:
                 self._serve(commits, releases)
+            except Exception:
+                # What has ended is not lost with the question; what was given back may have arrived, and is not begun.
+                self._commits = commits + self._commits
+                raise

@@ -16,6 +16,7 @@ from egregore_dist import errors
 from egregore_dist.engine import inside
 from egregore_dist.engine.interpret import Value
 from egregore_dist.engine.interrupt import Interrupt
+from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.runtime import Callee
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
@@ -25,7 +26,7 @@ from egregore_dist.workflow.context import Context
 _NOT_RETRIED = (errors.BindingError, errors.EncodingError, errors.PayloadTooLarge, errors.CodeError)
 _BACKOFF = tenacity.wait_exponential(multiplier=0.1, max=10.0) + tenacity.wait_random(0.0, 0.1)
 
-Guard = Callable[[float | None], AbstractContextManager[None]]
+Limit = Callable[[float | None], AbstractContextManager[None]]
 
 
 class NodeTimeout(TimeoutError):
@@ -76,17 +77,21 @@ class Job:
         self.attempts += 1
 
 
-def call(job: Job, runner: Callable[[], asyncio.Runner], guard: Guard) -> Value:
-    """Call a node from a sync lane; whatever it raises is raised."""
+def call(job: Job, loop: Loop, limit: Limit) -> Value:
+    """Call a node from a sync lane; whatever it raises is raised.
+
+    Args:
+        limit: raises `Interrupt` in its body after so many seconds.
+    """
 
     def once() -> Value:
         timeout = job.node.timeout
         started = time.monotonic()
         try:
-            with guard(timeout):
+            with limit(timeout):
                 result = job.start()
                 if inspect.isawaitable(result):
-                    result = runner().run(_awaited(result, job.node.name))
+                    result = loop.run(_awaited(result, job.node.name))
         except Interrupt:
             # The other reason is that the block has ended.
             if timeout is None or time.monotonic() - started < timeout:

@@ -1,4 +1,4 @@
-"""Attend to a node that runs in this process: stop it at a time, or when its block has ended elsewhere.
+"""Attend to a branch that this process executes: stop it at a time, or when it is not this lane's business any more.
 
 Only the main thread of a process can be interrupted, so this is for prefork workers; elsewhere nothing is done. It is a
 soft stop: the exception passes through ``finally`` blocks, and waits while C code holds the thread.
@@ -33,33 +33,57 @@ class Interrupter:
     def __init__(self) -> None:
         self.usable = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
         self._attend: Callable[[], bool] | None = None
+        self._until: float | None = None
         self._fired = False
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        if self.usable:
-            signal.signal(signal.SIGALRM, self._on_alarm)
 
     @contextlib.contextmanager
-    def guard(self, seconds: float | None, attend: Callable[[], bool] | None) -> Iterator[None]:
+    def guard(self, seconds: float | None, attend: Callable[[], bool]) -> Iterator[None]:
         """Raise `Interrupt` in the body after ``seconds``, or once ``attend`` says so.
 
         Args:
             attend: called off the thread, every half second of a body that takes longer; true stops the body.
         """
-        if not self.usable or threading.current_thread() is not threading.main_thread():
+        if not self._is_here():
             yield
             return
-        if attend is not None:
-            self._start_attending()
+        # Anew each time: a node may have had its own use for the alarm.
+        signal.signal(signal.SIGALRM, self._on_alarm)
+        self._start_attending()
         self._fired = False
-        self._attend = attend or _never
+        self._until = None if seconds is None else time.monotonic() + seconds
+        self._attend = attend
         try:
-            if seconds is not None:
-                signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+            self._set_alarm(seconds)
             yield
         finally:
-            self._attend = None
-            if seconds is not None:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            # Under the lock no signal is on its way.
+            with self._lock:
+                self._attend = None
+            self._set_alarm(None)
+
+    @contextlib.contextmanager
+    def limit(self, seconds: float | None) -> Iterator[None]:
+        """Inside of a guarded body, raise `Interrupt` after ``seconds`` too."""
+        if seconds is None or not self._is_here():
+            yield
+            return
+        left = None if self._until is None else self._until - time.monotonic()
+        self._fired = False
+        try:
+            self._set_alarm(seconds if left is None else min(seconds, left))
+            yield
+        finally:
+            self._fired = False
+            self._set_alarm(None if self._until is None else self._until - time.monotonic())
+
+    def _is_here(self) -> bool:
+        return self.usable and threading.current_thread() is threading.main_thread()
+
+    @staticmethod
+    def _set_alarm(seconds: float | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else max(seconds, 1e-6))
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         if self._attend is not None and not self._fired:
@@ -85,10 +109,7 @@ class Interrupter:
                 except Exception as error:
                     log.warning("a long node was not attended to: %s", error, extra={"action": "attend_failed"})
                 else:
-                    if stops and self._attend is attend:
-                        signal.pthread_kill(main, signal.SIGALRM)
+                    with self._lock:
+                        if stops and self._attend is attend:
+                            signal.pthread_kill(main, signal.SIGALRM)
             before = attend
-
-
-def _never() -> bool:
-    return False

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
 import msgspec
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import publish
@@ -19,6 +20,7 @@ from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Job, NodeTimeout, acall, call
 from egregore_dist.engine.interpret import Done, Meet, Value
 from egregore_dist.engine.interrupt import Interrupt
+from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.outcome import Inputs
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
@@ -34,6 +36,9 @@ Execution = Generator[Job, Value, Done | Meet]
 # second is cut short, so that others get what is left of it. Seconds.
 SHORT, LONG = 0.010, 0.030
 MOST_LEASED = 1024
+
+# A message that comes twice may be served twice at a time in one process: tokens differ all the same.
+_numbers = itertools.count()
 
 # The lane that opened a block asks for others after so many seconds.
 HELP_AFTER = 0.005
@@ -71,11 +76,11 @@ class Lane:
         self._runtime = runtime
         self._ledger = runtime.ledger
         self._run = run
-        self._token = f"{worker}/{os.getpid()}/{id}"
+        self._token = f"{worker}/{os.getpid()}/{id}.{next(_numbers)}"
         self._load: Workload | None = None
         self._inputs = Inputs(runtime.ledger, run)
         self._places: dict[tuple[str, int], Place] = {}
-        self._async_runner: asyncio.Runner | None = None
+        self._loop = Loop()
 
     def serve(self, block: str, track: int) -> None:
         """Serve a block until it is dry, and then whatever block its end or its branches lead to."""
@@ -84,8 +89,7 @@ class Lane:
             while following is not None:
                 following = self._come_to(following)
         finally:
-            if self._async_runner is not None:
-                self._async_runner.close()
+            self._loop.close()
 
     def _come_to(self, to: Next) -> Next | None:
         entered = None
@@ -117,7 +121,7 @@ class Lane:
     def _serve_place(self, place: Place, leases: list[Lease]) -> Next | None:
         try:
             if place.wide:
-                return self._runner().run(self._serve_wide(place, leases))
+                return self._loop.run(self._serve_wide(place, leases))
             return self._serve_narrow(place, leases)
         finally:
             # Where this lane was quick, nobody else is needed any more.
@@ -159,33 +163,29 @@ class Lane:
         return None
 
     def _execute(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
+        def attend() -> bool:
+            # This branch takes long: others shall not wait for it, and it may not be this lane's any more.
+            batch.share()
+            return not place.holds(lease.branch, self._token)
+
         node: str | None = None
         job: Job | None = None
+        interrupter = self._runtime.interrupter
         try:
-            execution = place.execute(lease)
-            job, end = _first(execution)
-            while job is not None:
-                node = job.node.name
-                value = call(job, self._runner, lambda seconds: self._guard(seconds, place, batch))
-                job, end = _then(execution, value)
+            with interrupter.guard(place.left(), attend):
+                execution = place.execute(lease)
+                job, end = _first(execution)
+                while job is not None:
+                    node = job.node.name
+                    value = call(job, self._loop, interrupter.limit)
+                    job, end = _then(execution, value)
             assert end is not None
             return Commit(lease.branch, "ok", end.value.raw) if isinstance(end, Done) else self._open(place, lease, end)
         except Interrupt:
             return None
         except BaseException as error:
+            _let_go(error)
             return _failed(lease, error, node, job)
-
-    def _guard(self, seconds: float | None, place: Place, batch: Batch) -> AbstractContextManager[None]:
-        left = place.left()
-        if left is not None:
-            seconds = left if seconds is None else min(seconds, left)
-
-        def attend() -> bool:
-            # This node takes long: others shall not wait for it, and its block may have ended meanwhile.
-            batch.share()
-            return place.has_ended()
-
-        return self._runtime.interrupter.guard(seconds, attend)
 
     def _open(self, place: Place, lease: Lease, meet: Meet) -> Opened | None:
         assert self._load is not None
@@ -221,19 +221,17 @@ class Lane:
     # Many branches at a time
 
     async def _serve_wide(self, place: Place, leases: list[Lease]) -> Next | None:
-        tasks: dict[asyncio.Task[Commit], int] = {}
+        tasks: dict[asyncio.Task[Commit], Lease] = {}
         try:
             while True:
                 for lease in leases:
-                    tasks[asyncio.create_task(self._aexecute(place, lease))] = lease.branch
+                    tasks[asyncio.create_task(self._aexecute(place, lease))] = lease
                 if not tasks:
                     return None
                 left = place.left()
                 wait = _ASK_EVERY if left is None else min(_ASK_EVERY, left)
                 done, _ = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-                commits = [task.result() for task in done]
-                for task in done:
-                    del tasks[task]
+                commits = [_commit_of(task, tasks.pop(task)) for task in done]
                 served = await asyncio.to_thread(
                     self._commit, place, want=0, held=len(tasks), commits=commits, releases=()
                 )
@@ -265,6 +263,7 @@ class Lane:
                 raise
             return _failed(lease, error, node, job)
         except BaseException as error:
+            _let_go(error)
             return _failed(lease, error, node, job)
 
     # What both do
@@ -298,13 +297,15 @@ class Lane:
             publish.messages(self._runtime.app, self._run, served.messages)
 
     def _refuse(self, record: BlockRecord, track: int, leases: list[Lease], error: Exception) -> None:
-        commits = [_failed(lease, error, None, None) for lease in leases]
-        self._ledger.serve(self._run, record.id, track, self._token, want=1, commits=commits)
-
-    def _runner(self) -> asyncio.Runner:
-        if self._async_runner is None:
-            self._async_runner = asyncio.Runner()
-        return self._async_runner
+        # All that this lane could lease fails in the same way.
+        while leases:
+            commits = [_failed(lease, error, None, None) for lease in leases]
+            served = self._ledger.serve(self._run, record.id, track, self._token, commits=commits)
+            self._publish(served)
+            if served.resumed is not None:
+                parent, _ = self._ledger.look(self._run, served.resumed.block)
+                self._refuse(parent, served.resumed.track, [served.resumed.lease], error)
+            leases = list(served.leases)
 
 
 def _first(execution: Execution) -> tuple[Job | None, Done | Meet | None]:
@@ -323,6 +324,12 @@ def _step(advance: Callable[[], Job]) -> tuple[Job | None, Done | Meet | None]:
         return None, stop.value
 
 
+def _let_go(error: BaseException) -> None:
+    # A process that is told to end raises this in whatever it runs: its branches are not to blame, and run elsewhere.
+    if isinstance(error, SystemExit) and terminate_handler_fired():
+        raise error
+
+
 def _failed(lease: Lease, error: BaseException, node: str | None, job: Job | None) -> Commit:
     found = Failure.of(error, node=node, attempt=job.attempts if job is not None else lease.attempt)
     if isinstance(error, NodeTimeout):
@@ -335,11 +342,18 @@ def _resumed(served: Served) -> Next | None:
     return None if resumed is None else Next(resumed.block, resumed.track, resumed.lease)
 
 
-def _agree(tasks: dict[asyncio.Task[Commit], int], held: list[Lease]) -> list[Lease]:
+def _commit_of(task: asyncio.Task[Commit], lease: Lease) -> Commit:
+    # Nobody here cancels a task and waits for it, so one that was cancelled did that to itself.
+    if task.cancelled():
+        return _failed(lease, asyncio.CancelledError("the node cancelled its own task"), None, None)
+    return task.result()
+
+
+def _agree(tasks: dict[asyncio.Task[Commit], Lease], held: list[Lease]) -> list[Lease]:
     # Stop what the ledger took away, and start what it gave while its answer was lost.
     branches = {lease.branch for lease in held}
-    for task in [task for task, branch in tasks.items() if branch not in branches]:
+    for task in [task for task, lease in tasks.items() if lease.branch not in branches]:
         task.cancel()
         del tasks[task]
-    mine = set(tasks.values())
+    mine = {lease.branch for lease in tasks.values()}
     return [lease for lease in held if lease.branch not in mine]

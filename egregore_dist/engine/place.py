@@ -50,10 +50,9 @@ class Place:
         """Seconds until the block's deadline, or None."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def has_ended(self) -> bool:
-        """Ask the ledger whether the block has ended."""
-        record = self._runtime.ledger.block(self._load.run, self.record.id)
-        return record is None or record.state != "open"
+    def holds(self, branch: int, token: str) -> bool:
+        """Ask the ledger whether a lane holds a branch of the open block."""
+        return self._runtime.ledger.holds(self._load.run, self.record.id, branch, token)
 
     def execute(self, lease: Lease) -> Generator[Job, Value, Done | Meet]:
         """Execute a branch from where it stands: yields each node to call, ends at its value or at a block."""

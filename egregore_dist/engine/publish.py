@@ -48,9 +48,13 @@ def messages(app: Celery, run: str, wanted: Iterable[Message]) -> None:
 def waiting(app: Celery, queue: str) -> int:
     """How many messages wait on a queue; 0 where the broker does not say."""
     try:
-        with app.connection_or_acquire() as connection:
-            return int(connection.default_channel.queue_declare(queue=queue, passive=True).message_count)
-    except (*_UNREACHABLE, kombu.exceptions.ChannelError):
+        # A channel of its own: a queue that does not exist closes it.
+        with app.connection_or_acquire() as connection, connection.channel() as channel:
+            try:
+                return int(channel.queue_declare(queue=queue, passive=True).message_count)
+            except connection.channel_errors:
+                return 0
+    except _UNREACHABLE:
         return 0
 
 

@@ -26,6 +26,9 @@ _OPTIONS: dict[str, Any] = {
     "rate_limit": None,
 }
 
+# Seconds; Celery takes no limit at all for the app's own.
+_NO_LIMIT = 10**9
+
 
 class Runtimes:
     """The runtime of the process that asks: made on first use, and anew after a fork."""
@@ -48,18 +51,23 @@ class Runtimes:
 
 
 def register(app: Celery, settings: Settings) -> Runtimes:
-    """Define the tasks on an app."""
-    runtimes = Runtimes(app, settings)
+    """Define the tasks on an app, be it the user's: what they publish, and count their chords with, is our own."""
+    own = apps.make_app(settings)
+    runtimes = Runtimes(own, settings)
+    options = {**_OPTIONS, "backend": own.backend}
+    if app.conf.task_time_limit or app.conf.task_soft_time_limit:
+        # Limits of the app's own tasks would end a lane in the middle of whatever branch it is at.
+        options |= {"time_limit": _NO_LIMIT, "soft_time_limit": _NO_LIMIT}
 
-    @app.task(name=apps.ADVANCE, bind=True, **_OPTIONS)
+    @app.task(name=apps.ADVANCE, bind=True, **options)
     def advance(self: Task[..., None], run: str) -> None:
         _lane(self, runtimes.get(), run).serve(ROOT, 0)
 
-    @app.task(name=apps.LANE, bind=True, **_OPTIONS)
+    @app.task(name=apps.LANE, bind=True, **options)
     def lane(self: Task[..., None], run: str, block: str, track: int) -> None:
         _lane(self, runtimes.get(), run).serve(block, track)
 
-    @app.task(name=apps.COLLECT, bind=True, **_OPTIONS)
+    @app.task(name=apps.COLLECT, bind=True, **options)
     def collect(self: Task[..., None], run: str, block: str) -> None:
         runtime = runtimes.get()
         record = runtime.ledger.block(run, block)

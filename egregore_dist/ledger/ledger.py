@@ -11,6 +11,7 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from egregore_dist import errors
 from egregore_dist.ledger import replies, scripts
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
@@ -49,7 +50,11 @@ class Ledger:
 
     def __init__(self, url: str, *, prefix: str = "egd", retention: float = 7 * 86400, retries: int = 3) -> None:
         backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
-        self.redis = redis.Redis.from_url(url, retry=Retry(backoff, retries=retries), **CONNECTION)
+        try:
+            self.redis = redis.Redis.from_url(url, retry=Retry(backoff, retries=retries), **CONNECTION)
+        except ValueError as error:
+            # The URL may hold a password, and redis-py does not repeat it.
+            raise errors.ConfigurationError(f"the ledger's URL cannot be used: {error}") from None
         self._url = url
         self.keys = Keys(prefix)
         self._retention = retention
@@ -282,6 +287,20 @@ class Ledger:
                 pipe.hgetall(self.keys.block(run, "b", name))
             found = pipe.execute()
         return [BlockRecord.of(name, fields) for name, fields in zip(names, found, strict=True) if fields]
+
+    def holds(self, run: str, block: str, branch: int, token: str) -> bool:
+        """Whether the lane of this token holds a branch, and its block is open."""
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.hget(self.keys.block(run, "b", block), "state")
+        pipe.hget(self.keys.block(run, "l", block), str(branch))
+        with reachable():
+            state, holder = pipe.execute()
+        return bool(state == b"open" and holder == token.encode())
+
+    def uptime(self) -> float:
+        """Seconds since the server was started."""
+        with reachable():
+            return float(self.redis.info("server")["uptime_in_seconds"])
 
     def input(self, run: str, block: str) -> bytes:
         """The encoded input kept under a block. Raises `errors.RunNotFound`."""

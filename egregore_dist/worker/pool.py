@@ -40,7 +40,8 @@ class Children:
 
 def lanes() -> tuple[str, ...]:
     """The ids of the tasks that this worker has received and not ended."""
-    return tuple(state.requests)
+    # A copy of a message takes its place among the requests, and its own leave with it: those at work are named too.
+    return tuple({*state.requests, *(request.id for request in tuple(state.active_requests))})
 
 
 def kind(pool: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 from celery import Celery
 
@@ -12,7 +13,7 @@ from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import tasks
 from egregore_dist.engine.runtime import signer
-from egregore_dist.settings import Settings
+from egregore_dist.settings import Settings, load
 from egregore_dist.wire.code import Loader
 from egregore_dist.worker import steps
 
@@ -22,8 +23,8 @@ POOLS = ("prefork", "threads")
 def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None = None) -> None:
     """Load this package's tasks into a Celery app: its workers then serve workflows beside the app's own tasks.
 
-    What the tasks need is set on them, so the app's settings stay as they are. The app's result backend must be a
-    Redis or Valkey server, and its workers must consume ``settings.queue``.
+    What the tasks need is set on them, and they publish and count with what is our own, so the app's settings stay as
+    they are. Its workers must consume ``settings.queue``.
 
     Args:
         app: the app.
@@ -31,9 +32,11 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
         settings: read from ``EGREGORE_*`` where absent; the app's own broker is taken where those name none.
     """
     if settings is None:
-        settings = Settings()
+        settings = load()
         if settings.broker_url is None:
-            settings = Settings(broker_url=app.conf.broker_url)
+            url: Any = app.conf.broker_url
+            # One of several, where the app names them for failover.
+            settings = load(broker_url=url if isinstance(url, str) else next(iter(url)))
     settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
     Loader(signer(settings), settings.modules).load_modules()
     tasks.register(app, settings)

@@ -38,7 +38,7 @@ class _Periodic(bootsteps.StartStopStep):
         self._thread: threading.Thread | None = None
 
     def start(self, parent: Any) -> None:
-        self.settings: Settings = parent.app.conf["egregore_settings"]
+        self.settings: Settings = parent.app.egregore_settings
         self.ledger = Ledger(
             apps.ledger_url(self.settings), prefix=self.settings.prefix, retention=self.settings.retention, retries=1
         )
@@ -146,26 +146,60 @@ class Janitor(_Periodic):
     def interval(self) -> float:
         return self.settings.sweep_interval
 
-    def begin(self, parent: Any) -> None:
+    def begin(self, _parent: Any) -> None:
         self._rounds = 0
+        self._app = apps.make_app(self.settings)
+        self._last = time.monotonic()
+        self._trusts_at = self._last + (self.settings.report_ttl if self._is_fresh_server() else 0.0)
 
-    def tick(self, parent: Any) -> None:
+    def tick(self, _parent: Any) -> None:
         due = self.ledger.due()
+        now = time.monotonic()
+        if now - self._last > self.settings.report_ttl / 2:
+            self._trusts_at = now + self.settings.report_ttl
+        self._last = now
+        # Nobody could report to a server that was away, so for a while nobody is taken for dead.
+        if now < self._trusts_at:
+            due = [entry for entry in due if entry[1] == "deadline"]
         if due:
-            reports = {
-                name: msgspec.msgpack.decode(raw, type=report.Report) for name, raw in self.ledger.reports().items()
-            }
-            workers = {name: Presence(at=said.at, dead=said.dead, lanes=said.lanes) for name, said in reports.items()}
-            backed_up = self.settings.queue if publish.waiting(parent.app, self.settings.queue) else ""
+            workers = self._workers()
+            backed_up = self.settings.queue if publish.waiting(self._app, self.settings.queue) else ""
             for run, kind, block in due:
-                wanted = self.ledger.sweep(run, kind, block, workers=workers, backed_up=backed_up)
-                publish.messages(parent.app, run, wanted)
+                try:
+                    wanted = self.ledger.sweep(run, kind, block, workers=workers, backed_up=backed_up)
+                except errors.BrokerUnavailable:
+                    raise
+                except Exception:
+                    # One entry that cannot be dealt with must not keep the others waiting.
+                    log.exception("janitor: run %s, block %s", run, block, extra={"action": "sweep_failed"})
+                else:
+                    publish.messages(self._app, run, wanted)
         if self._rounds % 3600 == 0:
             self.ledger.forget_expired()
         self._rounds += 1
 
+    def _is_fresh_server(self) -> bool:
+        try:
+            return self.ledger.uptime() < self.settings.report_ttl and not self.ledger.is_idle()
+        except errors.BrokerUnavailable:
+            return True
+
+    def _workers(self) -> dict[str, Presence]:
+        found = {}
+        for name, raw in self.ledger.reports().items():
+            try:
+                said = msgspec.msgpack.decode(raw, type=report.Report)
+            except msgspec.DecodeError as error:
+                # It is alive all the same: of another release.
+                log.warning("janitor: report of %s: %s", name, error, extra={"action": "report_unreadable"})
+                found[name] = Presence(at=0)
+            else:
+                found[name] = Presence(at=said.at, dead=said.dead, lanes=said.lanes)
+        return found
+
 
 def register(app: Celery, settings: Settings) -> None:
     """Add the steps to the workers of an app."""
-    app.conf["egregore_settings"] = settings
+    # Not in its configuration, which may be loaded only after this.
+    app.egregore_settings = settings  # type: ignore[attr-defined]
     app.steps["worker"].update((Heartbeat, Janitor))

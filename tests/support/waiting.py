@@ -12,3 +12,8 @@ def until(condition: Callable[[], object], *, seconds: float = 20.0, what: str =
     while not condition():
         assert time.monotonic() < limit, f"{what} did not come true within {seconds} s"
         time.sleep(0.02)
+
+
+def let_pass(seconds: float) -> None:
+    """Let time pass: only where something must not happen in it."""
+    time.sleep(seconds)

@@ -40,7 +40,7 @@ local function among(list, wanted)
 end
 
 local function gone(token)
-  local worker, pid, lane = string.match(token, '^(.*)/(%d+)/([^/]*)$')
+  local worker, pid, lane = string.match(token, '^(.*)/(%d+)/([^/.]*)')
   local said = workers[worker]
   if not said or among(said.dead, pid) then return true end
   local _, _, since = held_by(block, token)
@@ -71,7 +71,7 @@ for i = 1, #leases, 2 do
       redis.call('LPUSH', key('q', block) .. ':' .. (redis.call('HGET', M, 'track:' .. branch) or 0), branch)
     else
       redis.call('HSET', E, branch, cmsgpack.pack({ kind = 'lost', type = 'WorkerLost', attempt = attempts,
-        message = 'its process died ' .. attempts .. ' times while it ran' }))
+        message = 'its lane ended ' .. attempts .. ' times without a result: its process died, or lost the ledger' }))
       redis.call('HSETNX', B, 'failed', branch)
       failed_with(block, branch)
       lost, done = true, done + 1

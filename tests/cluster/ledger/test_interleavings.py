@@ -228,6 +228,10 @@ class Interleavings(RuleBasedStateMachine):
 
     def learn_resumed(self, block: Block, lane: Lane, served: Served, *, first: bool) -> None:
         if served.resumed is None:
+            # Once it has been told to go on, it is told so again for as long as it has not.
+            if block.state == "ok" and block.parent is not None:
+                parent = self.blocks[block.parent]
+                assert parent.leased.get(block.branch) != lane.token or parent.after[block.branch] != block.id
             return
         assert block.state == "ok"
         assert block.parent is not None
@@ -252,7 +256,7 @@ class Interleavings(RuleBasedStateMachine):
     def begin(self, data: strategies.DataObject) -> None:
         """The run meets its first block."""
         self.new_lane(STEADY, ROOT, 0, lose=False)
-        self.meet(data, self.lanes[0], data.draw(strategies.integers(2, 6)), lose=False)
+        self.meet(data, self.lanes[0], data.draw(strategies.integers(2, 12)), lose=False)
 
     @rule(data=strategies.data(), lose=strategies.booleans())
     def arrive(self, data: strategies.DataObject, lose: bool) -> None:

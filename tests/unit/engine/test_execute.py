@@ -15,6 +15,7 @@ from egregore_dist.engine import execute, inside
 from egregore_dist.engine.execute import Job, NodeTimeout
 from egregore_dist.engine.interpret import Value
 from egregore_dist.engine.interrupt import Interrupt, Interrupter
+from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.runtime import Callee
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
@@ -40,11 +41,11 @@ def job(fn: Callable[..., Any], data: Any = 1, *, attempts: int = 1, limit: int 
 @pytest.fixture(params=["sync", "async"])
 def result(request: pytest.FixtureRequest) -> Iterator[Callable[[Job], Any]]:
     """Calls a job from a sync lane, or from a lane of many, and decodes its value."""
-    with asyncio.Runner() as runner:
+    with contextlib.closing(Loop()) as loop:
         if request.param == "async":
-            yield lambda job: codec.decode(runner.run(execute.acall(job)).raw)
+            yield lambda job: codec.decode(loop.run(execute.acall(job)).raw)
         else:
-            yield lambda job: codec.decode(execute.call(job, lambda: runner, lambda _: contextlib.nullcontext()).raw)
+            yield lambda job: codec.decode(execute.call(job, loop, lambda _: contextlib.nullcontext()).raw)
 
 
 def test_a_function_and_a_coroutine_are_called(result: Callable[[Job], Any]) -> None:
@@ -114,7 +115,7 @@ def test_what_is_no_exception_is_not_tried_again(kind: type[BaseException]) -> N
         raise kind
 
     with pytest.raises(kind):
-        execute.call(job(broken, retries=5), asyncio.Runner, lambda _: contextlib.nullcontext())
+        execute.call(job(broken, retries=5), Loop(), lambda _: contextlib.nullcontext())
 
     assert len(calls) == 1
 
@@ -184,12 +185,8 @@ def test_a_sync_node_has_a_timeout(retries: int) -> None:
         while True:
             pass
 
-    with pytest.raises(NodeTimeout):
-        execute.call(
-            job(endless, timeout=0.01, retries=retries),
-            asyncio.Runner,
-            lambda seconds: interrupter.guard(seconds, None),
-        )
+    with pytest.raises(NodeTimeout), interrupter.guard(None, lambda: False):
+        execute.call(job(endless, timeout=0.01, retries=retries), Loop(), interrupter.limit)
 
     assert len(calls) == retries + 1
 
@@ -201,4 +198,4 @@ def test_an_interrupt_for_the_block_is_no_timeout() -> None:
         raise Interrupt
 
     with pytest.raises(Interrupt):
-        execute.call(job(stopped, timeout=5.0, retries=3), asyncio.Runner, lambda _: contextlib.nullcontext())
+        execute.call(job(stopped, timeout=5.0, retries=3), Loop(), lambda _: contextlib.nullcontext())

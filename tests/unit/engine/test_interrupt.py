@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import threading
 import time
 
 import pytest
 
 from egregore_dist.engine.interrupt import Interrupt, Interrupter
+from egregore_dist.engine.loop import Loop
 
 
 def spin(seconds: float = 20.0) -> None:
@@ -30,7 +32,7 @@ def test_what_computes_is_stopped_in_time() -> None:
             cleaned.append(True)
 
     started = time.monotonic()
-    with pytest.raises(Interrupt), Interrupter().guard(0.02, None):
+    with pytest.raises(Interrupt), Interrupter().guard(0.02, lambda: False):
         body()
 
     assert cleaned == [True]
@@ -39,7 +41,7 @@ def test_what_computes_is_stopped_in_time() -> None:
 
 def test_what_blocks_is_stopped_in_time() -> None:
     """A call that blocks in the system is interrupted too."""
-    with pytest.raises(Interrupt), Interrupter().guard(0.02, None):
+    with pytest.raises(Interrupt), Interrupter().guard(0.02, lambda: False):
         threading.Event().wait(20)
 
 
@@ -47,7 +49,7 @@ def test_an_event_loop_is_stopped() -> None:
     """A coroutine that runs on the main thread is interrupted, and the runner can be used again."""
     interrupter = Interrupter()
     with asyncio.Runner() as runner:
-        with pytest.raises(Interrupt), interrupter.guard(0.02, None):
+        with pytest.raises(Interrupt), interrupter.guard(0.02, lambda: False):
             runner.run(asyncio.sleep(20))
 
         assert runner.run(asyncio.sleep(0, "again")) == "again"
@@ -61,17 +63,17 @@ def test_except_exception_does_not_swallow_it() -> None:
             with contextlib.suppress(Exception):
                 spin()
 
-    with pytest.raises(Interrupt), Interrupter().guard(0.02, None):
+    with pytest.raises(Interrupt), Interrupter().guard(0.02, lambda: False):
         body()
 
 
 def test_nothing_comes_after_the_body() -> None:
     """A body that ends in time is left alone, and so is what comes after it."""
     interrupter = Interrupter()
-    with interrupter.guard(0.02, None):
+    with interrupter.guard(0.02, lambda: False):
         pass
     spin(0.05)
-    with interrupter.guard(None, None):
+    with interrupter.guard(None, lambda: False):
         spin(0.05)
 
 
@@ -138,3 +140,50 @@ def test_other_threads_are_left_alone() -> None:
     thread.join()
 
     assert ended == [True]
+
+
+def test_a_limit_is_over_when_its_body_is() -> None:
+    """What comes after the limit's body is not interrupted by it, and the guard's own time still counts."""
+    interrupter = Interrupter()
+
+    def body() -> None:
+        with interrupter.limit(0.05):
+            pass
+        spin(0.1)
+        with pytest.raises(Interrupt), interrupter.limit(0.02):
+            spin()
+        spin()
+
+    with pytest.raises(Interrupt), interrupter.guard(0.3, lambda: False):
+        body()
+
+
+def test_an_interrupted_coroutine_does_not_go_on() -> None:
+    """What was interrupted on a loop is cancelled before the loop's next coroutine begins."""
+    interrupter, steps = Interrupter(), []
+
+    async def long() -> None:
+        try:
+            await asyncio.sleep(20)
+        finally:
+            steps.append("cleaned up")
+
+    async def short() -> None:
+        steps.append("next")
+
+    with contextlib.closing(Loop()) as loop:
+        with pytest.raises(Interrupt), interrupter.guard(0.02, lambda: False):
+            loop.run(long())
+        steps.append("stopped")
+        loop.run(short())
+
+    assert steps == ["cleaned up", "stopped", "next"]
+
+
+def test_a_node_may_use_the_alarm_itself() -> None:
+    """A handler that a node left behind does not keep the next one from being stopped."""
+    interrupter = Interrupter()
+    with interrupter.guard(None, lambda: False):
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    with pytest.raises(Interrupt), interrupter.guard(0.02, lambda: False):
+        spin()
