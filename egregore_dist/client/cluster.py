@@ -90,6 +90,13 @@ class LocalWorker:
         if self._process is not None:
             self._process.stop(timeout)
 
+    def restart(self, timeout: float = 10.0) -> None:
+        """Stop it as `stop` does, start it anew, and wait until it serves."""
+        self.stop(timeout)
+        self._cluster.forget(self)
+        self.start()
+        self._cluster.wait_ready()
+
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of its log."""
         return "" if self._process is None else self._process.log_tail(lines)
@@ -251,6 +258,14 @@ class LocalCluster:
                     said = "ended" if failed else f"did not report within {timeout:g} s"
                     raise errors.ConfigurationError(f"worker {worker.name} {said}:\n{worker.log_tail()}")
                 time.sleep(_POLL)
+        finally:
+            ledger.close()
+
+    def forget(self, worker: LocalWorker) -> None:
+        """Withdraw the report of a worker that does not run, so that it does not count as alive until it expires."""
+        ledger = Ledger(apps.ledger_url(self.settings), prefix=self.settings.prefix)
+        try:
+            ledger.retire(worker.name)
         finally:
             ledger.close()
 

@@ -178,3 +178,44 @@ local function fail(block, state)
     block, state = parent, 'error'
   end
 end
+
+-- Open again a block that did not end well, see retry.lua. A branch that waits while the block that it stands at has not
+-- ended well is one whose block there was no room for yet.
+local function reopen(block)
+  local B, L, E, M, R = key('b', block), key('l', block), key('e', block), key('m', block), key('r', block)
+  local started = redis.call('HKEYS', L)
+  for _, branch in ipairs(redis.call('HKEYS', E)) do started[#started + 1] = branch end
+  redis.call('DEL', L, E)
+  for _, mark in ipairs(redis.call('HKEYS', M)) do
+    if string.sub(mark, 1, 5) == 'lost:' then redis.call('HDEL', M, mark) end
+  end
+  local parked, queued, limit = 0, {}, tonumber(redis.call('HGET', B, 'limit'))
+  for _, branch in ipairs(started) do
+    if string.sub(branch, 1, 1) ~= '@' and not queued[branch] and redis.call('HEXISTS', R, branch) == 0 then
+      queued[branch] = true
+      local child = redis.call('HGET', M, 'at:' .. branch)
+      local again = child and redis.call('HGET', key('b', child), 'state') ~= 'ok'
+      if again and (limit == 0 or parked < limit) then
+        redis.call('HSET', L, branch, PARKED)
+        parked = parked + 1
+        reopen(child)
+      else
+        redis.call('RPUSH', key('q', block) .. ':' .. (redis.call('HGET', M, 'track:' .. branch) or 0), branch)
+      end
+    end
+  end
+  redis.call('HSET', B, 'state', 'open', 'running', parked, 'done', redis.call('HLEN', R))
+  redis.call('HDEL', B, 'ended', 'failed', 'hinted', 'ask_after')
+  redis.call('SADD', K .. ':open', block)
+  event('block.opened', 'block', block, 'name', redis.call('HGET', B, 'name'), 'n', redis.call('HGET', B, 'n'))
+  local timeout = redis.call('HGET', B, 'timeout')
+  if timeout then
+    redis.call('HSET', B, 'deadline', NOW + tonumber(timeout))
+    schedule('deadline', block, NOW + tonumber(timeout))
+  end
+  schedule('hint', block, NOW + HINT_AFTER)
+  for track = 0, tonumber(redis.call('HGET', B, 'tracks')) - 1 do
+    local lanes = tonumber(redis.call('HGET', B, 'lanes:' .. track))
+    for _ = 1, math.min(lanes, waiting(block, track), LANES_AT_MOST) do ask_lane(block, track) end
+  end
+end

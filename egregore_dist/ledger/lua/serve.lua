@@ -139,7 +139,7 @@ if held ~= believed then
 end
 
 limit, lanes, fresh, stop = tonumber(limit), tonumber(lanes), tonumber(fresh or 0), tonumber(stop or 0)
-local todo = waiting(block, track)
+local todo, parked = waiting(block, track), 0
 local free = math.huge
 if limit > 0 then free = limit - (tonumber(redis.call('HGET', B, 'running')) - slots) end
 if todo > 0 and free > 0 then
@@ -153,7 +153,16 @@ if todo > 0 and free > 0 then
     local branch = redis.call('LPOP', Q)
     if not branch then break end
     local attempt, after = attempt_of(block, branch)
-    if attempt > 1 and held + #leases > 0 then
+    local child_again = after ~= '' and redis.call('HGET', key('b', after), 'state') ~= 'ok'
+    local busy = held + #leases > 0
+    if child_again and not busy then
+      -- The run was retried, and now there is room for the block that this branch stands at.
+      redis.call('HSET', L, branch, PARKED)
+      redis.call('HINCRBY', B, 'running', 1)
+      reopen(after)
+      parked = parked + 1
+      if parked >= free then take = 0 end
+    elseif child_again or (attempt > 1 and busy) then
       redis.call('LPUSH', Q, branch)
       take = 0
     else
@@ -182,5 +191,5 @@ if releases > 0 and held > 0 and width == 1 then ask_lane(block, track) end
 hold(block, token, track, slots, held, width)
 -- A lane that came is looked after from now on.
 if slots == 0 and held > 0 then hint_soon(block) end
-if limit > 0 then ask_for_slots(block, slots - math.min(held, width)) end
+if limit > 0 then ask_for_slots(block, slots - math.min(held, width) - parked) end
 return { 'open', first, count, again, {}, late, publish }

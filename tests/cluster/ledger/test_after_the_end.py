@@ -6,9 +6,9 @@ from concurrent import futures
 
 import pytest
 
-from egregore_dist.ledger import Lease, Ledger, Work
+from egregore_dist.ledger import Lease, Ledger, Message, Work
 from egregore_dist.ledger.keys import ROOT
-from tests.cluster.ledger.play import Play, bad, numbers, ok, track
+from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok, track
 from tests.support.waiting import until
 
 
@@ -163,6 +163,35 @@ def test_retry_leaves_alone_what_ended_well_with_an_error(play: Play) -> None:
     assert last.resumed is not None
     assert last.resumed.lease.after == second
     assert {block for _, block in play.agenda()} == {ROOT}
+
+
+def test_the_limit_holds_for_children_that_are_opened_again(play: Play) -> None:
+    """Of the children that run again, only as many are open at a time as the limit of their parent says."""
+    block, lane = play.block(3, limit=1, on_error="collect", timeout=60.0), play.lane()
+    for branch in range(2):
+        assert numbers(play.serve(block, lane)) == [branch]
+        inner = play.nest(block, branch, lane, 1)
+        play.serve(inner, lane)
+        if branch == 0:
+            play.serve(inner, lane, bad(0))
+    play.sweep("deadline", block)
+    play.ledger.retry(play.run)
+
+    states = [play.record(f"{block}.{branch}-0").state for branch in range(2)]
+    assert (sorted(state == "open" for state in states), play.record(block).running) == ([False, True], 1)
+    assert play.serve(block, play.lane()).leases == ()
+
+    first = states.index("open")
+    opened, other = (f"{block}.{branch}-0" for branch in (first, 1 - first))
+    play.serve(opened, lane)
+    assert play.serve(opened, lane, ok(0)).resumed is not None
+    served = play.serve(block, lane, ok(first))
+    assert (served.leases, served.messages) == ((), (Message("lane", other, 0, QUEUE),))
+    assert (play.record(other).state, play.record(block).running) == ("open", 1)
+    play.serve(other, lane)
+    assert play.serve(other, lane, ok(0)).resumed is not None
+    assert numbers(play.serve(block, lane, ok(1 - first))) == [2]
+    assert play.record(block).done == 2
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "succeeded"])

@@ -54,6 +54,7 @@ class Block:
     leased: dict[int, str] = field(default_factory=dict)
     after: dict[int, str] = field(default_factory=dict)
     lost: dict[int, int] = field(default_factory=dict)
+    again: dict[int, str] = field(default_factory=dict)  # of a retried run: waits until there is room for its child
 
     @property
     def depth(self) -> int:
@@ -170,7 +171,7 @@ class Interleavings(RuleBasedStateMachine):
         before = {branch for branch, holder in block.leased.items() if holder == token}
         new = found - before
         assert before <= found
-        assert new <= block.waiting, f"leased {new}, but only {block.waiting} waited"
+        assert new <= block.waiting - set(block.again), f"leased {new}, but only {block.waiting} waited"
         if new and any(block.lost.get(branch) for branch in found):
             assert len(found) == 1, "a branch that lost its process is leased with others"
         for branch in new:
@@ -183,6 +184,14 @@ class Interleavings(RuleBasedStateMachine):
         for lease in served.leases:
             assert lease.attempt == block.lost.get(lease.branch, 0) + 1
             assert lease.after == block.after.get(lease.branch, "")
+
+    def learn_parked(self, block: Block) -> None:
+        """Take over which children of a retried run the server found room for: as many as there is room for."""
+        for branch, holder in self.leases(block.id).items():
+            if holder == "*" and branch in block.again:
+                child = block.again.pop(branch)
+                block.parked[branch] = child
+                self.reopen(self.blocks[child])
 
     # Moves
 
@@ -206,6 +215,7 @@ class Interleavings(RuleBasedStateMachine):
             assert served.state == block.state
             assert served.late == late
             if served.state == "open":
+                self.learn_parked(block)
                 self.learn_leases(block, lane.token, None if lost else served)
             else:
                 assert served.leases == ()
@@ -475,11 +485,13 @@ class Interleavings(RuleBasedStateMachine):
         stood = {child.branch: child for child in self.blocks.values() if child.parent == block.id}
         block.ended = {branch: kind for branch, kind in block.ended.items() if kind == "ok"}
         block.parked.clear()
-        # A branch stands at the child that it met last; ids grow as they are met.
-        for branch, child in stood.items():
-            if branch not in block.ended and child.state != "ok":
-                block.parked[branch] = child.id
-                self.reopen(child)
+        # A branch stands at the child that it met last.
+        block.again = {
+            branch: child.id for branch, child in stood.items() if branch not in block.ended and child.state != "ok"
+        }
+        room = min(len(block.again), block.limit or len(block.again))
+        self.learn_parked(block)
+        assert len(block.parked) == room
 
     @precondition(lambda self: self.messages)
     @rule(data=strategies.data(), drop=strategies.booleans())
