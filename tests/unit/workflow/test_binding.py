@@ -515,6 +515,9 @@ def model(shape: Shape, value: Any) -> dict[str, Any] | None:
         extra_held = others
     elif type(value) is list:
         places = [p[0] for p in data if p[1] != "keyword"]
+        if len(places) == 1 and not rest and set(required) <= set(places):
+            # The others are keyword-only and have defaults: the list is meant as a whole.
+            value = [value]
         if len(value) > len(places) and not rest:
             return None
         held |= dict(zip(places, value, strict=False))
