@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -60,7 +61,8 @@ class ClusterLauncher:
             queue=queue,
         )
         if new:
-            publish.advance(to.app, run, queue, name=described.spec.name)
+            # The run is accepted; that its message is on its way need not be waited for.
+            to.later.put(run, 0.0, partial(publish.advance, to.app, run, queue, name=described.spec.name))
         return Run(run, of=to, result_type=describe.result_type(step))
 
     async def arun(self, step: Step, data: Any) -> Any:

@@ -10,6 +10,7 @@ import kombu.pools
 from celery import Celery
 
 from egregore_dist.engine import app as apps
+from egregore_dist.engine.later import Later
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import Settings, load
@@ -23,10 +24,19 @@ class Session:
         self.app: Celery = apps.make_app(settings)
         self.ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention)
         self.signer = signer(settings)
+        self.later = Later()
         self.pid = os.getpid()
+        # A program may end right after it has submitted.
+        atexit.register(self._flush)
+
+    def _flush(self) -> None:
+        if os.getpid() == self.pid:
+            self.later.flush()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Publish what waits, and close the connections."""
+        self._flush()
+        atexit.unregister(self._flush)
         self.app.close()
         self.ledger.close()
 

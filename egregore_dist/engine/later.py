@@ -16,6 +16,7 @@ class Later:
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[float, Callable[[], None]]] = {}
         self._changed = threading.Condition()
+        self._busy = False
         self._thread: threading.Thread | None = None
 
     def put(self, key: str, delay: float, action: Callable[[], None]) -> None:
@@ -32,13 +33,23 @@ class Later:
         with self._changed:
             self._waiting.pop(key, None)
 
+    def flush(self) -> None:
+        """Do now, on this thread, what still waits."""
+        with self._changed:
+            waiting, self._waiting = self._waiting, {}
+        for _, action in waiting.values():
+            _do(action)
+        # What the other thread has begun is waited for too.
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy)
+
     def _run(self) -> None:
         while True:
             action = self._next()
-            try:
-                action()
-            except Exception:
-                log.exception("what was to be done later failed", extra={"action": "later_failed"})
+            _do(action)
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
 
     def _next(self) -> Callable[[], None]:
         with self._changed:
@@ -50,5 +61,13 @@ class Later:
                 left = due - time.monotonic()
                 if left <= 0:
                     del self._waiting[key]
+                    self._busy = True
                     return action
                 self._changed.wait(left)
+
+
+def _do(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except Exception:
+        log.exception("what was to be done later failed", extra={"action": "later_failed"})

@@ -1,0 +1,72 @@
+"""What is done a little later, or not at all."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from egregore_dist.engine.later import Later
+
+
+def test_it_is_done_after_its_time() -> None:
+    """It is done on another thread, the earliest first."""
+    later, done, seen = Later(), threading.Event(), list[tuple[str, bool]]()
+
+    def note(name: str) -> None:
+        seen.append((name, threading.current_thread() is threading.main_thread()))
+        if name == "second":
+            done.set()
+
+    later.put("b", 0.05, lambda: note("second"))
+    later.put("a", 0.01, lambda: note("first"))
+
+    assert done.wait(20)
+    assert seen == [("first", False), ("second", False)]
+
+
+def test_what_is_dropped_is_not_done() -> None:
+    """It is not done, and what waits beside it is."""
+    later, done, seen = Later(), threading.Event(), list[str]()
+    later.put("dropped", 0.02, lambda: seen.append("dropped"))
+    later.put("kept", 0.04, done.set)
+    later.drop("dropped")
+
+    assert done.wait(20)
+    assert seen == []
+
+
+def test_flush_does_it_now() -> None:
+    """What waits is done before flush returns, and only once."""
+    later, seen = Later(), list[str]()
+    later.put("a", 60.0, lambda: seen.append("a"))
+    later.flush()
+    later.flush()
+
+    assert seen == ["a"]
+
+
+def test_flush_waits_for_what_has_begun() -> None:
+    """What the other thread is at has ended when flush returns."""
+    later, began, ended = Later(), threading.Event(), threading.Event()
+
+    def action() -> None:
+        began.set()
+        ended.wait(0.2)
+        ended.set()
+
+    later.put("a", 0.0, action)
+    assert began.wait(20)
+    later.flush()
+
+    assert ended.is_set()
+
+
+def test_a_failure_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and the next one is done."""
+    later, done = Later(), threading.Event()
+    later.put("broken", 0.0, lambda: 1 // 0)
+    later.put("fine", 0.01, done.set)
+
+    assert done.wait(20)
+    assert "failed" in caplog.text
