@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -102,8 +101,7 @@ def load(name: str) -> Step:
     if module_name.endswith(".py") or "/" in module_name:
         wanted = module_name.removesuffix(".py").strip("./").replace("/", ".")
         raise Quit(codes.USAGE, f"{module_name!r} is a file: give the module's name, as in {wanted}:{path}")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    target.import_from_here()
     found: Any = _imported(module_name)
     for part in path.split("."):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -46,6 +47,12 @@ def options(command: Command) -> Command:
         text = f"{what}.  [env: {env}, which other users of the machine cannot see]"
         command = click.option(name, metavar="URL", help=text, expose_value=False, callback=_take)(command)
     return command
+
+
+def import_from_here() -> None:
+    """Find modules in the current folder too, as ``python -m`` and ``celery -A`` do."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def settings() -> Settings:

@@ -21,6 +21,7 @@ def worker(
     """Run a worker until it is told to stop."""
     from egregore_dist.worker import service
 
+    target.import_from_here()
     settings = target.settings()
     if modules:
         settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})

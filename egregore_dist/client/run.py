@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 _WAIT = 1.0
 
 
+# A run that has not begun after so many seconds may have nobody to serve it.
+_TELL_AFTER = 3.0
+
 # A server that is restarted does not end the wait for a run.
 _PATIENCE: dict[str, Any] = {
     "retry": tenacity.retry_if_exception_type(errors.BrokerUnavailable),
@@ -85,9 +88,13 @@ class Run:
             from egregore_dist.client.progress import shown
 
             with shown(self._ledger, self.id, progress) as update:
+                begun: float | None = time.monotonic()
                 while not _patient(self._ledger.wait, self.id, self._next_wait(deadline, update.interval)):
                     _patient(update)
                     self._check(timeout, deadline)
+                    if begun is not None and time.monotonic() - begun > _TELL_AFTER:
+                        begun = None
+                        self._tell_if_unserved()
         except KeyboardInterrupt:
             log.warning(
                 "stopped waiting; run %s goes on. Look at it with: egregore-dist runs show %s", self.id, self.id
@@ -168,6 +175,10 @@ class Run:
         _patient(self._ledger.run, self.id)
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"run {self.id!r} has not ended within {timeout} s; it goes on")
+
+    def _tell_if_unserved(self) -> None:
+        if self.status == "pending" and not _patient(self._ledger.reports):
+            log.warning("run %s waits: no worker is alive. Start one: egregore-dist worker -m MODULE", self.id)
 
     def _refuse_inside(self) -> None:
         node = inside.current.get()

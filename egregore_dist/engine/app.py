@@ -66,6 +66,8 @@ def ledger_url(settings: Settings) -> str:
     if settings.ledger_url is not None:
         return settings.ledger_url.get_secret_value()
     url = broker_url(settings)
+    if "://" not in url:
+        raise errors.ConfigurationError("the broker's URL has no scheme: write it as redis://host:6379/0")
     if url.partition("://")[0] not in ("redis", "rediss", "unix", "redis+socket"):
         raise errors.ConfigurationError(
             "the broker cannot hold the ledger: set EGREGORE_LEDGER_URL to a Redis or Valkey server, such as redis://host:6379/0"

@@ -300,3 +300,20 @@ def test_a_worker_shows_no_password() -> None:
 
     assert done.returncode == codes.USAGE
     assert "canary-9f3" not in done.stdout + done.stderr
+
+
+def test_a_worker_finds_modules_where_it_is_started(tmp_path: Path, local: LocalCluster) -> None:
+    """The installed command loads a module of the current folder, and a run is served by it."""
+    (tmp_path / "found_here.py").write_text("from egregore_dist import node\n\n@node\ndef seven(_):\n    return 7\n")
+    command = Path(sys.executable).with_name("egregore-dist")
+    environment = {**local.worker_environment(), "EGREGORE_MODULES": "found_here", "EGREGORE_QUEUE": "found-here"}
+    environment.pop("PYTHONPATH")
+    log = tmp_path / "worker.log"
+    with log.open("wb") as out, subprocess.Popen(
+        [str(command), "worker", "-n", "found@here", "-c", "1"], cwd=tmp_path, env=environment, stdout=out, stderr=out
+    ) as worker:
+        try:
+            until(lambda: "found@here" in session.current().ledger.reports() or worker.poll() is not None, seconds=60)
+            assert worker.poll() is None, log.read_text()
+        finally:
+            worker.terminate()

@@ -18,6 +18,7 @@ from typing import Any, cast
 import psutil
 import pytest
 import redis
+from celery.app.control import Inspect
 
 from egregore_dist import (
     BindingError,
@@ -382,9 +383,15 @@ def test_several_branches_fail_in_different_ways_with_one_limit(local: LocalClus
 # Messages
 
 
-def counted(name: str) -> Counter[str]:
+def inspected(cluster: LocalCluster) -> Inspect:
+    """Celery's view of this cluster's workers: others may use the same broker."""
+    names = [worker.name for worker in cluster.workers]
+    return session.current().app.control.inspect(destination=names, timeout=5, limit=len(names))
+
+
+def counted(cluster: LocalCluster, name: str) -> Counter[str]:
     """The tasks that the workers have taken for blocks and workflows of a name, by kind."""
-    inspect = session.current().app.control.inspect(timeout=5, limit=2)
+    inspect = inspected(cluster)
     totals = [cast(dict[str, int], worker["total"]) for worker in (inspect.stats() or {}).values()]
     assert len(totals) == 2
     found: Counter[str] = Counter()
@@ -399,8 +406,8 @@ def test_without_optimization_the_header_is_one_task_a_branch(cluster: LocalClus
     run = parallel(*(number.alias(f"n{i}") for i in range(7)), optimization_enabled=False, name=name).submit(1)
 
     assert run.result(timeout=30) == {f"n{i}": 2 for i in range(7)}
-    until(lambda: counted(name)["lane"] >= 7, what="seven lanes")
-    assert counted(name)["lane"] == 7
+    until(lambda: counted(cluster, name)["lane"] >= 7, what="seven lanes")
+    assert counted(cluster, name)["lane"] == 7
     leases = [event for event in run.events() if event.type == "branches.started" and event.block != "0"]
     assert [len(event.branches) for event in leases] == [1] * 7
 
@@ -411,7 +418,7 @@ def test_plain_nodes_take_no_message_each(cluster: LocalCluster) -> None:
     run = Sequence(number, number, later, number, parity.to(odd=number, even=number), number, name=name).submit(1)
 
     assert run.result(timeout=30) == 8
-    assert counted(name) == Counter(advance=1)
+    assert counted(cluster, name) == Counter(advance=1)
 
 
 @pytest.fixture(scope="module")
@@ -541,7 +548,7 @@ def test_celery_shows_block_and_run(local: LocalCluster, tmp_path: Path) -> None
     run = parallel(holds, holds.alias("again"), name="shown").submit(str(gate), id="seen-by-inspect")
 
     def shown() -> set[tuple[str, str]]:
-        active = session.current().app.control.inspect(timeout=2, limit=2).active() or {}
+        active = inspected(local).active() or {}
         return {(task["name"], task["args"][0]) for tasks in active.values() for task in tasks}
 
     until(lambda: ("lane shown", "seen-by-inspect") in shown(), what="a lane with a readable name")
