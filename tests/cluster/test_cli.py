@@ -309,9 +309,16 @@ def test_a_worker_finds_modules_where_it_is_started(tmp_path: Path, local: Local
     environment = {**local.worker_environment(), "EGREGORE_MODULES": "found_here", "EGREGORE_QUEUE": "found-here"}
     environment.pop("PYTHONPATH")
     log = tmp_path / "worker.log"
-    with log.open("wb") as out, subprocess.Popen(
-        [str(command), "worker", "-n", "found@here", "-c", "1"], cwd=tmp_path, env=environment, stdout=out, stderr=out
-    ) as worker:
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [str(command), "worker", "-n", "found@here", "-c", "1"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=out,
+            stderr=out,
+        ) as worker,
+    ):
         try:
             until(lambda: "found@here" in session.current().ledger.reports() or worker.poll() is not None, seconds=60)
             assert worker.poll() is None, log.read_text()
