@@ -8,12 +8,14 @@
     ├── CodeError                        code cannot travel, or is refused by a worker
     ├── ConfigurationError(ValueError)   settings that cannot work
     ├── BrokerUnavailable(ConnectionError)  broker or ledger cannot be reached
+    │   └── BrokerFull                   it can, and takes nothing more
     ├── NestedWaitError(RuntimeError)    a node waited for a run
     ├── RunNotFound(LookupError)         no run has this id
     └── RunFailed                        a run ended without a value
         ├── ParallelExecutionError       a branch of a block failed
         ├── ParallelTimeoutError(TimeoutError)  a block reached its deadline
-        └── RunCancelled                 somebody cancelled the run
+        ├── RunCancelled                 somebody cancelled the run
+        └── RunLost                      the server lost its data, and the run with it
 
 ``BranchError`` and ``RemoteError`` stand beside the tree: the first is a *value* (the entry of a failed branch under
 ``on_error="collect"``), the second is what a remote exception becomes where its class cannot be rebuilt here.
@@ -55,6 +57,10 @@ class ConfigurationError(EgregoreError, ValueError):
 
 class BrokerUnavailable(EgregoreError, ConnectionError):
     """Raised when the broker or the ledger cannot be reached."""
+
+
+class BrokerFull(BrokerUnavailable):
+    """Raised when the server answers, and takes nothing more: its memory is full, or it cannot write its disk."""
 
 
 class NestedWaitError(EgregoreError, RuntimeError):
@@ -151,6 +157,10 @@ class ParallelTimeoutError(RunFailed, TimeoutError):
 
 class RunCancelled(RunFailed):
     """Raised by a waiting client when the run was cancelled."""
+
+
+class RunLost(RunFailed):
+    """Raised when the server has come back without its data: the run was accepted, and nobody knows of it any more."""
 
 
 class BranchError(EgregoreError):

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     report_interval: float = Field(2.0, gt=0, description="Seconds between two reports of a worker.")
     report_ttl: float = Field(10.0, gt=0, description="Seconds after which a silent worker counts as gone.")
     sweep_interval: float = Field(1.0, gt=0, description="Seconds between two rounds of the janitor.")
+    stop_grace: float = Field(
+        2.0, ge=0, description="Seconds that a node may take to stop before its process is killed."
+    )
 
     @field_validator("modules", mode="before")
     @classmethod
