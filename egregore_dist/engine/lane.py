@@ -24,7 +24,7 @@ from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.outcome import Inputs
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
-from egregore_dist.ledger import BlockRecord, Commit, Lease, NewBlock, Served
+from egregore_dist.ledger import BlockRecord, Commit, Entered, Lease, NewBlock, Served
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 
@@ -49,19 +49,20 @@ _ASK_EVERY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A branch met a block, and is parked. ``here``: this lane is one of the block's planned lanes."""
+    """A branch met a block, and is parked. ``entered``: this lane is one of the block's lanes, and has come to it."""
 
     block: str
-    here: bool
+    entered: Entered | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """Where a lane goes on: a block to come to, or a branch of it that is leased to this lane already."""
+    """Where a lane goes on: a block to come to or come to already, or a branch of it that is leased to this lane."""
 
     block: str
     track: int
     lease: Lease | None = None
+    entered: Entered | None = None
 
 
 class Lane:
@@ -94,9 +95,13 @@ class Lane:
     def _come_to(self, to: Next) -> Next | None:
         entered = None
         if to.lease is None:
-            entered = self._ledger.enter(self._run, to.block, to.track, self._token, work=self._load is None)
+            entered = to.entered or self._ledger.enter(
+                self._run, to.block, to.track, self._token, work=self._load is None
+            )
             if entered is None:
                 return None
+            if entered.input is not None:
+                self._inputs.put(to.block, entered.input)
             self._publish(entered.served)
             record, now, leases = entered.record, entered.now, list(entered.served.leases)
             if not leases:
@@ -151,7 +156,7 @@ class Lane:
             commits, releases = batch.rest()
             if opened is not None and place.record.n == 1:
                 # The only branch is parked, so there is nothing left to serve here.
-                return Next(opened.block, 0) if opened.here else None
+                return Next(opened.block, 0, entered=opened.entered) if opened.entered is not None else None
             # Only where a long node is attended to may others be leased with it.
             if place.shape.batched and self._runtime.interrupter.usable:
                 lasted = time.monotonic() - started
@@ -199,18 +204,19 @@ class Lane:
             settings=self._runtime.settings,
             reports=self._runtime.reports(),
         )
-        deadline = self._ledger.open(self._run, place.record.id, lease, place.track, self._token, block)
-        if deadline is None:
-            return None
-        here = shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue
-        if here:
-            # This lane begins at once; tiny blocks have ended before others could be there.
-            self._runtime.later.put(
-                self._key(block.id), HELP_AFTER, partial(self._publish_block, block, place.queue, True)
-            )
-        else:
+        run, parent, token = self._run, place.record.id, self._token
+        if not (shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue):
+            if self._ledger.open(run, parent, lease, place.track, token, block) is None:
+                return None
             self._publish_block(block, place.queue, False)
-        return Opened(block.id, here)
+            return Opened(block.id)
+        parked, entered = self._ledger.begin(run, parent, lease, place.track, token, block)
+        if not parked:
+            # Whoever has the branch now has opened the block: what this lane was leased of it, it serves.
+            return Opened(block.id, entered) if entered is not None and entered.served.leases else None
+        # This lane begins at once; tiny blocks have ended before others could be there.
+        self._runtime.later.put(self._key(block.id), HELP_AFTER, partial(self._publish_block, block, place.queue, True))
+        return Opened(block.id, entered)
 
     def _publish_block(self, block: NewBlock, parent_queue: str, here: bool) -> None:
         publish.block(self._runtime.app, self._run, block, parent_queue=parent_queue, here=here)

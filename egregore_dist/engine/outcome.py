@@ -28,10 +28,15 @@ class Inputs:
         """The encoded input kept under a block."""
         raw = self._known.get(block)
         if raw is None:
-            raw = self._known[block] = self._ledger.input(self._run, block)
-            if len(self._known) > _INPUTS_KEPT:
-                del self._known[next(iter(self._known))]
+            raw = self._ledger.input(self._run, block)
+            self.put(block, raw)
         return raw
+
+    def put(self, block: str, raw: bytes) -> None:
+        """Keep an input that is at hand."""
+        self._known[block] = raw
+        if len(self._known) > _INPUTS_KEPT:
+            del self._known[next(iter(self._known))]
 
 
 class Reader:

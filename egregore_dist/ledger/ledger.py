@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -31,9 +30,6 @@ from egregore_dist.ledger.watch import CONNECTION, EVENTS_READ, Watch, reachable
 # Attempts of a branch whose process dies under it, before it ends as lost.
 ATTEMPTS = 3
 
-# Seconds; a longer timeout is as good as this one, and its milliseconds stay whole numbers in the scripts.
-_LONGEST_TIMEOUT = 100 * 365 * 86400
-
 
 class Ledger:
     """A ledger on a Redis or Valkey server.
@@ -58,6 +54,7 @@ class Ledger:
         self._url = url
         self.keys = Keys(prefix)
         self._retention = retention
+        self._known_scripts: set[str] = set()
 
     def close(self) -> None:
         """Close every connection."""
@@ -87,31 +84,21 @@ class Ledger:
     def enter(self, run: str, block: str, track: int, token: str, *, work: bool) -> Entered | None:
         """Come to a block as a new lane: its record, the first leases, the server's time, and the run's work if asked.
 
-        Returns None where there is no such block.
+        Of the whole run's block its input too. Returns None where there is no such block.
         """
-        pipe = self.redis.pipeline(transaction=False)
-        pipe.time()
-        pipe.hgetall(self.keys.block(run, "b", block))
-        if work:
-            pipe.hmget(self.keys.run(run), replies.WORK_FIELDS)
-        keys, args = self._keys(run), replies.serve_args(block, track, token, 0, 0, (), ())
-        pipe.evalsha(scripts.load("serve").sha, len(keys), *keys, *args)
-        with reachable():
-            found = pipe.execute(raise_on_error=False)
-        *reads, served = found
-        if isinstance(served, redis.exceptions.NoScriptError):
-            served = self._transition("serve", run, args)
-        for reply in (*reads, served):
-            if isinstance(reply, Exception):
-                raise reply
-        (seconds, micros), fields, *rest = reads
+        args = replies.serve_args(block, track, token, 0, 0, (), ())
+        reads: list[tuple[Any, ...]] = [("TIME",), ("HGETALL", self.keys.block(run, "b", block))]
+        reads += [("HMGET", self.keys.run(run), *replies.WORK_FIELDS)] if work else []
+        reads += [("GET", self.keys.block(run, "i", block))] if block == ROOT else []
+        (now, fields, *rest), (served,) = self._together(run, reads, [("serve", args)])
         if not fields:
             return None
         return Entered(
             record=BlockRecord.of(block, fields),
             served=replies.served(served),
-            now=seconds * 1000 + micros // 1000,
+            now=replies.milliseconds(now),
             work=replies.work(run, rest[0]) if work else None,
+            input=rest[-1] if block == ROOT else None,
         )
 
     def serve(
@@ -143,15 +130,26 @@ class Ledger:
         Returns:
             The block's deadline in server milliseconds, 0 for none; None where the lane lost the branch.
         """
-        inline = isinstance(block.input, bytes)
-        args: list[Any] = [parent, lease.branch, token, block.id, track]
-        args += [block.n, block.limit, _milliseconds(block.timeout), block.on_error, block.name]
-        args += [",".join(map(str, block.path)), "" if inline else block.input, block.input if inline else b""]
-        args += [len(block.tracks)]
-        for kind in block.tracks:
-            args += [kind.queue, kind.width, kind.lanes, kind.count, *(kind.branches or ())]
-        state, deadline = self._transition("open", run, args)
+        state, deadline = self._transition("open", run, replies.open_args(parent, lease, track, token, block))
         return int(deadline) if state == b"open" else None
+
+    def begin(
+        self, run: str, parent: str, lease: Lease, track: int, token: str, block: NewBlock
+    ) -> tuple[bool, Entered | None]:
+        """`open` a block and `enter` its first track in one round trip.
+
+        Returns:
+            Whether the lane has parked the branch, or lost it before; and what it learned and was leased of the block.
+        """
+        opening = replies.open_args(parent, lease, track, token, block)
+        serving = replies.serve_args(block.id, 0, token, 0, 0, (), ())
+        reads = [("TIME",), ("HGETALL", self.keys.block(run, "b", block.id))]
+        (now, fields), ((state, _), served) = self._together(run, reads, [("open", opening), ("serve", serving)])
+        entered = None
+        if fields:
+            record = BlockRecord.of(block.id, fields)
+            entered = Entered(record=record, served=replies.served(served), now=replies.milliseconds(now), work=None)
+        return state == b"open", entered
 
     def cancel(self, run: str) -> str:
         """Cancel a run that has not ended. Returns its state after it.
@@ -271,10 +269,10 @@ class Ledger:
         pipe.hgetall(self.keys.block(run, "b", block))
         pipe.time()
         with reachable():
-            fields, (seconds, micros) = pipe.execute()
+            fields, now = pipe.execute()
         if not fields:
             raise replies.not_found(run)
-        return BlockRecord.of(block, fields), seconds * 1000 + micros // 1000
+        return BlockRecord.of(block, fields), replies.milliseconds(now)
 
     def blocks(self, run: str) -> list[BlockRecord]:
         """Every block of a run, parents first."""
@@ -367,8 +365,7 @@ class Ledger:
     def now(self) -> int:
         """The server's time, in milliseconds."""
         with reachable():
-            seconds, micros = self.redis.time()
-        return seconds * 1000 + micros // 1000
+            return replies.milliseconds(self.redis.time())
 
     def report(self, worker: str, report: bytes, ttl: float) -> None:
         """Publish a worker's report; it counts as alive for ``ttl`` seconds."""
@@ -406,7 +403,7 @@ class Ledger:
         return (self.keys.run(run), self.keys.agenda, self.keys.runs)
 
     def _transition(self, name: str, run: str, args: Sequence[Any]) -> Any:
-        script = scripts.load(name)
+        script = self._script(name)
         keys = self._keys(run)
         with reachable():
             try:
@@ -414,7 +411,33 @@ class Ledger:
             except redis.exceptions.NoScriptError:
                 return self.redis.eval(script.text, len(keys), *keys, *args)
 
+    def _together(
+        self, run: str, reads: Sequence[tuple[Any, ...]], transitions: Sequence[tuple[str, Sequence[Any]]]
+    ) -> tuple[list[Any], list[Any]]:
+        # Transitions in their order and then reads, in one round trip.
+        keys = self._keys(run)
+        pipe = self.redis.pipeline(transaction=False)
+        for name, args in transitions:
+            pipe.evalsha(self._script(name).sha, len(keys), *keys, *args)
+        for command in reads:
+            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+        with reachable():
+            found = pipe.execute(raise_on_error=False)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
+            # The server was started anew. Each that was done may be asked again.
+            self._known_scripts.clear()
+            return self._together(run, reads, transitions)
+        with reachable():
+            for reply in found:
+                if isinstance(reply, Exception):
+                    raise reply
+        return found[len(transitions) :], found[: len(transitions)]
 
-def _milliseconds(timeout: float) -> int:
-    # 0 is no timeout, so one that is shorter than a millisecond is a millisecond.
-    return math.ceil(min(timeout, _LONGEST_TIMEOUT) * 1000)
+    def _script(self, name: str) -> scripts.Script:
+        # Loaded first: a script that is unknown when it is called has to be sent with all its arguments again.
+        script = scripts.load(name)
+        if name not in self._known_scripts:
+            with reachable():
+                self.redis.script_load(script.text)
+            self._known_scripts.add(name)
+        return script

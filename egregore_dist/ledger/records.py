@@ -203,9 +203,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """What a lane learns when it comes to a block. ``now`` in server milliseconds; ``work`` only if asked for."""
+    """What a lane learns when it comes to a block.
+
+    ``now`` in server milliseconds; ``work`` only if asked for; ``input`` where it was at hand.
+    """
 
     record: BlockRecord
     served: Served
     now: int
     work: Work | None
+    input: bytes | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,12 @@ import msgspec
 
 from egregore_dist import errors
 from egregore_dist.ledger.keys import Keys
-from egregore_dist.ledger.records import Commit, Lease, Message, Resumed, RunRecord, Served, Work
+from egregore_dist.ledger.records import Commit, Lease, Message, NewBlock, Resumed, RunRecord, Served, Work
 
 RUN_FIELDS = ["state", "workflow", "created", "started", "ended"]
+# Seconds; a longer timeout is as good as this one, and its milliseconds stay whole numbers in the scripts.
+_LONGEST_TIMEOUT = 100 * 365 * 86400
+
 WORK_FIELDS = ["workflow", "spec", "functions", "queue"]
 
 
@@ -44,6 +48,29 @@ def serve_args(
         args += (commit.branch, commit.kind, commit.payload)
     args += releases
     return args
+
+
+def open_args(parent: str, lease: Lease, track: int, token: str, block: NewBlock) -> list[Any]:
+    """The arguments of ``open.lua``."""
+    inline = isinstance(block.input, bytes)
+    args: list[Any] = [parent, lease.branch, token, block.id, track]
+    args += [block.n, block.limit, _timeout(block.timeout), block.on_error, block.name]
+    args += [",".join(map(str, block.path)), "" if inline else block.input, block.input if inline else b""]
+    args += [len(block.tracks)]
+    for kind in block.tracks:
+        args += [kind.queue, kind.width, kind.lanes, kind.count, *(kind.branches or ())]
+    return args
+
+
+def _timeout(seconds: float) -> int:
+    # 0 is no timeout, so one that is shorter than a millisecond is a millisecond.
+    return math.ceil(min(seconds, _LONGEST_TIMEOUT) * 1000)
+
+
+def milliseconds(reply: tuple[int, int]) -> int:
+    """The server's ``TIME``."""
+    seconds, micros = reply
+    return seconds * 1000 + micros // 1000
 
 
 def served(reply: Sequence[Any]) -> Served:

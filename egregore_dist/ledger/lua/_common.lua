@@ -6,7 +6,8 @@
 -- KEYS[3]  <prefix>:runs      zset run -> created, server ms
 --
 -- Keys of a run, K = KEYS[1]:
---   K             hash    state, workflow, spec, functions, created, ended, retention
+--   K             hash    state, workflow, spec, functions, created, ended, retention, epoch (see submit.lua), paused (since
+--                         when it is, server ms; an end takes it away)
 --   K:code        hash    digest -> signed code of the functions that travel by value
 --   K:blocks      set     every block of the run;  K:open  set  those that have not ended
 --   K:b:<block>   hash    the block's record, see open.lua
@@ -32,10 +33,17 @@ local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
 local function key(kind, block) return K .. ':' .. kind .. ':' .. block end
 
+local function is_paused() return redis.call('HEXISTS', K, 'paused') == 1 end
+
+-- The run's state as everybody outside sees it, or "" where there is no such run.
+local function status() return is_paused() and 'paused' or redis.call('HGET', K, 'state') or '' end
+
 -- Messages that the caller shall publish, flat: "lane" or "collect", block, track, queue, name of the block.
+-- None for a paused run: resume.lua asks for what is needed then.
 local publish = {}
 
 local function ask(kind, block, track, queue)
+  if is_paused() then return end
   local name = redis.call('HGET', key('b', block), 'name')
   for _, part in ipairs({ kind, block, tostring(track), queue, name }) do publish[#publish + 1] = part end
 end
@@ -46,6 +54,14 @@ local function ask_lane(block, track) ask('lane', block, track, redis.call('HGET
 local function waiting(block, track)
   local fresh, stop = unpack(redis.call('HMGET', key('b', block), 'next:' .. track, 'stop:' .. track))
   return tonumber(stop or 0) - tonumber(fresh or 0) + redis.call('LLEN', key('q', block) .. ':' .. track)
+end
+
+-- As many lanes as the block was planned with, where so many branches wait.
+local function ask_lanes(block)
+  for track = 0, tonumber(redis.call('HGET', key('b', block), 'tracks')) - 1 do
+    local lanes = tonumber(redis.call('HGET', key('b', block), 'lanes:' .. track))
+    for _ = 1, math.min(lanes, waiting(block, track), LANES_AT_MOST) do ask_lane(block, track) end
+  end
 end
 
 -- Lanes for slots that have come free: those that found no room have left.
@@ -107,6 +123,7 @@ end
 
 local function end_run(state)
   redis.call('HSET', K, 'state', state, 'ended', NOW)
+  redis.call('HDEL', K, 'paused')
   event('run.ended', 'state', state)
   redis.call('RPUSH', K .. ':end', state)
   local retention = redis.call('HGET', K, 'retention')
@@ -214,8 +231,5 @@ local function reopen(block)
     schedule('deadline', block, NOW + tonumber(timeout))
   end
   schedule('hint', block, NOW + HINT_AFTER)
-  for track = 0, tonumber(redis.call('HGET', B, 'tracks')) - 1 do
-    local lanes = tonumber(redis.call('HGET', B, 'lanes:' .. track))
-    for _ = 1, math.min(lanes, waiting(block, track), LANES_AT_MOST) do ask_lane(block, track) end
-  end
+  ask_lanes(block)
 end

@@ -8,8 +8,8 @@
 -- others that had started are leased anew, with all their attempts, and go on after the last block that they had behind
 -- them. No more are parked than the limit lets: the others wait in the queue, and serve.lua opens their blocks in turn.
 
-local before = redis.call('HGET', K, 'state')
-if before ~= 'failed' and before ~= 'cancelled' then return { before or '', {} } end
+local before = status()
+if before ~= 'failed' and before ~= 'cancelled' then return { before, {} } end
 
 every_key(function(name) redis.call('PERSIST', name) end)
 redis.call('DEL', K .. ':end')

@@ -10,6 +10,8 @@
 --   resumed        { parent, track, branch, attempt, block }: the parent's branch, leased to this lane to go on after this block
 --   late           commits refused: the lane did not hold the branch any more
 --
+-- A paused run: what was finished is taken, and nothing is leased.
+--
 -- Keeps: running slots never above the limit; a branch is leased by one lane at a time; only its holder commits it;
 -- the commit that makes the block complete is the only one that resumes its parent.
 
@@ -32,7 +34,7 @@ width = tonumber(width)
 
 -- Lease the branch that a complete block hangs on to this lane, where it may run here; else ask for a collect.
 local function carry_on(complete_block)
-  if not complete_block then return {} end
+  if not complete_block or is_paused() then return {} end
   local parent, branch, parent_track = unpack(redis.call('HMGET', key('b', complete_block), 'parent', 'branch', 'track'))
   if redis.call('HGET', key('b', parent), 'queue:' .. parent_track) ~= queue then
     ask_collect(complete_block)
@@ -64,7 +66,7 @@ if deadline and tonumber(deadline) <= NOW then
   return { 'timeout', 0, 0, {}, {}, commits, publish }
 end
 
-if block == ROOT and redis.call('HGET', K, 'state') == 'pending' then
+if block == ROOT and status() == 'pending' then
   redis.call('HSET', K, 'state', 'running', 'started', NOW)
   event('run.started')
 end
@@ -136,6 +138,11 @@ if held ~= believed then
   end
   hold(block, token, track, slots, held, width)
   return { 'open', 0, -1, again, {}, late, publish }
+end
+
+if is_paused() then
+  hold(block, token, track, slots, held, width)
+  return { 'open', 0, 0, {}, {}, late, publish }
 end
 
 limit, lanes, fresh, stop = tonumber(limit), tonumber(lanes), tonumber(fresh or 0), tonumber(stop or 0)

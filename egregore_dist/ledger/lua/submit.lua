@@ -1,15 +1,22 @@
 -- Accept a run: its record, its code, its input, and block "0", which is the whole workflow as one branch.
 -- The same id again changes nothing, so a client that saw a time-out may ask again.
 --
--- ARGV  workflow name, spec, functions, queue of nodes that ask for none, input, queue of the first step, retention ms, then digest, code, ...
--- Returns 1 if the run is new, else 0.
+-- The epoch is a random word that stands for the server's data: where they are lost it is lost with them, and the next run
+-- that is accepted makes another. A run that is missing though its epoch is not the present one was lost, not deleted.
+--
+-- ARGV  key of the epoch, epoch if there is none, workflow name, spec, functions, queue of nodes that ask for none, input,
+--       queue of the first step, retention ms, then digest, code, ...
+-- Returns { 1 if the run is new else 0, epoch }
 
-if redis.call('EXISTS', K) == 1 then return 0 end
-local workflow, spec, functions, default_queue, input, queue, retention = unpack(ARGV, 1, 7)
+local FIRST_CODE = 10
+local epoch_key, new_epoch, workflow, spec, functions, default_queue, input, queue, retention = unpack(ARGV, 1, 9)
+redis.call('SETNX', epoch_key, new_epoch)
+local epoch = redis.call('GET', epoch_key)
+if redis.call('EXISTS', K) == 1 then return { 0, epoch } end
 
 redis.call('HSET', K, 'state', 'pending', 'workflow', workflow, 'spec', spec, 'functions', functions, 'queue', default_queue, 'created', NOW,
-  'retention', retention)
-for i = 8, #ARGV, 2 do redis.call('HSET', K .. ':code', ARGV[i], ARGV[i + 1]) end
+  'retention', retention, 'epoch', epoch)
+for i = FIRST_CODE, #ARGV, 2 do redis.call('HSET', K .. ':code', ARGV[i], ARGV[i + 1]) end
 redis.call('SADD', K .. ':blocks', ROOT)
 redis.call('SADD', K .. ':open', ROOT)
 redis.call('SET', key('i', ROOT), input)
@@ -19,4 +26,4 @@ redis.call('HSET', key('b', ROOT), 'state', 'open', 'name', workflow, 'n', 1, 'l
 schedule('hint', ROOT, NOW + HINT_AFTER)
 redis.call('ZADD', RUNS, NOW, RUN)
 event('run.submitted', 'workflow', workflow)
-return 1
+return { 1, epoch }

@@ -7,7 +7,7 @@
 -- deadline: end the block. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
 -- worker said, after they had begun, that it does not have them (a branch that lost its last attempt fails as "lost"). Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
 -- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for after some rounds.
--- A block that lanes work on is looked at again soon all the same.
+-- A block that lanes work on is looked at again soon all the same. For a paused run no lane is asked for.
 --
 -- Keeps: an entry that is not due, since another janitor has dealt with it, changes nothing; each open block has an entry.
 
@@ -90,7 +90,7 @@ end
 hinted, ask_after = tonumber(hinted or 0), tonumber(ask_after or 0)
 local free = math.huge
 if limit ~= '0' then free = tonumber(limit) - tonumber(redis.call('HGET', B, 'running')) end
-local waits, asks = false, ask_after <= NOW
+local waits, asks, paused = false, ask_after <= NOW, is_paused()
 for t = 0, tonumber(tracks) - 1 do
   local lanes, queue = unpack(redis.call('HMGET', B, 'lanes:' .. t, 'queue:' .. t))
   local missing = math.min(tonumber(lanes) - (serving[tostring(t)] or 0), waiting(block, t), free, LANES_AT_MOST)
@@ -98,7 +98,7 @@ for t = 0, tonumber(tracks) - 1 do
   if queue == backed_up then missing = math.min(missing, hinted < PATIENT_ROUNDS and 0 or 1) end
   for _ = 1, asks and missing or 0 do ask_lane(block, t) end
 end
-if not waits then
+if not waits or paused then
   redis.call('HDEL', B, 'hinted', 'ask_after')
   ask_after = NOW + HINT_AT_MOST
 elseif asks then
