@@ -187,9 +187,9 @@ def _rounds(count: int) -> int:
 
 def _settled(bench: Bench) -> int:
     bench.settle()
-    # Without the clients' buffers. Keys are freed in the background: the least of some moments.
+    # The data, without the buffers of clients. Keys are freed in the background: the least of some moments.
     readings = []
     for _ in range(5):
         time.sleep(0.1)
-        readings.append(bench.stat("memory", "used_memory") - bench.stat("memory", "mem_clients_normal"))
+        readings.append(bench.stat("memory", "used_memory_dataset"))
     return min(readings)
