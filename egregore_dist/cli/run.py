@@ -76,8 +76,6 @@ def waiting_for(run: str) -> Iterator[None]:
     # The client's own advice would be said twice, and would be wrong for an embedded cluster.
     log = logging.getLogger("egregore_dist.client.run")
     before = log.level
-    # Not while waiting: Ctrl-C in code that is made from text, as dataclasses are, ends Python with a code of its own.
-    importlib.import_module("egregore_dist.client.progress")
     log.setLevel(logging.ERROR)
     try:
         yield
