@@ -48,7 +48,7 @@ class ClusterLauncher:
         shipped = [ship(fn, to.signer) for fn in described.functions]
         run = id or uuid.uuid4().hex
         queue = compiler.queue_of(described.spec.root, settings.queue)
-        new = to.ledger.submit(
+        accepted = to.ledger.submit(
             run,
             Work(
                 workflow=described.spec.name,
@@ -60,10 +60,10 @@ class ClusterLauncher:
             input=raw,
             queue=queue,
         )
-        if new:
+        if accepted.new:
             # The run is accepted; that its message is on its way need not be waited for.
             to.later.put(run, 0.0, partial(publish.advance, to.app, run, queue, name=described.spec.name))
-        return Run(run, of=to, result_type=describe.result_type(step))
+        return Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch)
 
     async def arun(self, step: Step, data: Any) -> Any:
         """Submit, wait without holding the event loop, return the value or raise."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import tenacity
@@ -16,7 +17,7 @@ from egregore_dist.client.events import Event
 from egregore_dist.client.typed import typed
 from egregore_dist.engine import inside, publish
 from egregore_dist.engine.outcome import Reader
-from egregore_dist.ledger import ENDED
+from egregore_dist.ledger import ENDED, RunRecord
 from egregore_dist.wire import codec
 from egregore_dist.workflow import describe, spec
 
@@ -51,20 +52,31 @@ class Run:
     """
 
     def __init__(
-        self, id: str, *, of: session.Session | None = None, result_type: describe.ResultType | None = None
+        self,
+        id: str,
+        *,
+        of: session.Session | None = None,
+        result_type: describe.ResultType | None = None,
+        epoch: str | None = None,
     ) -> None:
         self.id = id
         self._session = of or session.current()
         self._ledger = self._session.ledger
         self._result_type = result_type
+        self._epoch = epoch
+        self._ended = False
+        self._seen = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<Run {self.id}>"
 
     @property
     def status(self) -> str:
-        """``pending``, ``running``, ``succeeded``, ``failed`` or ``cancelled``. Raises `RunNotFound`."""
-        return self._ledger.run(self.id).state
+        """``pending``, ``running``, ``paused``, ``succeeded``, ``failed`` or ``cancelled``.
+
+        A run that is paused may still have branches that run. Raises `RunNotFound`, `RunLost`.
+        """
+        return self._record().state
 
     def result(self, timeout: float | None = None, *, progress: bool | None = None) -> Any:
         """Wait for the run, and return its value.
@@ -78,12 +90,16 @@ class Run:
             ParallelTimeoutError: a block reached its deadline.
             RunCancelled: the run was cancelled.
             RunFailed: it failed outside of a block.
+            RunLost: the server has lost its data, and the run with it.
             TimeoutError: the run had not ended after ``timeout`` seconds.
             RunNotFound: there is no such run.
             NestedWaitError: called inside a node.
         """
         self._refuse_inside()
         deadline = None if timeout is None else time.monotonic() + timeout
+        if self._epoch is None:
+            # Seen once, so that it can be told apart from one that never was when it is missing.
+            _patient(self._record)
         try:
             from egregore_dist.client.progress import shown
 
@@ -105,16 +121,38 @@ class Run:
     def cancel(self) -> str:
         """End the run now: nothing more starts, what runs is stopped. Returns its state after that.
 
-        A run that has ended already stays as it is. Raises `RunNotFound`.
+        A run that has ended already stays as it is. Raises `RunNotFound`, `RunLost`.
         """
-        return self._ledger.cancel(self.id)
+        with self._missed():
+            return self._ledger.cancel(self.id)
+
+    def pause(self) -> str:
+        """Start nothing more of the run until `resume`. Returns its state after that.
+
+        The branches that run go on to their end, nested blocks' too, and are kept; if they were the last ones, the run
+        ends. Timeouts go on: who waits for a block with a ``timeout`` gets its error in time, paused or not. A
+        run that is paused or has ended stays as it is. Raises `RunNotFound`, `RunLost`.
+        """
+        with self._missed():
+            return self._ledger.pause(self.id)
+
+    def resume(self) -> str:
+        """Let a paused run go on. Returns its state after that.
+
+        A run that is not paused stays as it is. Raises `RunNotFound`, `RunLost`.
+        """
+        with self._missed():
+            state, wanted = self._ledger.resume(self.id)
+        publish.messages(self._session.app, self.id, wanted)
+        return state
 
     def retry(self) -> str:
         """Run again what did not end well, and keep the rest. Returns the run's state.
 
-        Only a run that failed or was cancelled is changed. Raises `RunNotFound`.
+        Only a run that failed or was cancelled is changed. Raises `RunNotFound`, `RunLost`.
         """
-        before, wanted = self._ledger.retry(self.id)
+        with self._missed():
+            before, wanted = self._ledger.retry(self.id)
         if before not in ("failed", "cancelled"):
             return before
         publish.messages(self._session.app, self.id, wanted)
@@ -129,7 +167,7 @@ class Run:
         cursor = "0"
         while True:
             # Asked before the events: what is read after the end is all there is.
-            ended = self._ledger.run(self.id).state in ENDED
+            ended = self._record().state in ENDED
             found = self._ledger.events(self.id, cursor, 0 if ended or not follow else _WAIT)
             for cursor, fields in found:
                 yield Event.of(cursor, fields)
@@ -143,7 +181,7 @@ class Run:
         cursor = "0"
         async with self._ledger.watch() as watch:
             while True:
-                ended = (await asyncio.to_thread(self._ledger.run, self.id)).state in ENDED
+                ended = (await asyncio.to_thread(self._record)).state in ENDED
                 found = await watch.events(self.id, cursor, 0 if ended else _WAIT)
                 for cursor, fields in found:
                     yield Event.of(cursor, fields)
@@ -152,13 +190,20 @@ class Run:
 
     async def _wait(self) -> Any:
         self._refuse_inside()
+        if self._epoch is None:
+            await asyncio.to_thread(_patient, self._record)
         async with self._ledger.watch() as watch:
             while not await _apatient(watch.wait, self.id, _WAIT):
                 await asyncio.to_thread(self._check, None, None)
         return await asyncio.to_thread(self._outcome)
 
     def _outcome(self) -> Any:
-        record, raw = _patient(self._ledger.outcome, self.id)
+        with self._missed():
+            record, raw = _patient(self._ledger.outcome, self.id)
+            self._keep(record)
+            return self._value(record, raw)
+
+    def _value(self, record: RunRecord, raw: bytes | None) -> Any:
         if record.state == "succeeded":
             if raw is None:
                 raise errors.RunNotFound(f"run {self.id!r} has succeeded, but its value was deleted or has expired")
@@ -172,9 +217,42 @@ class Run:
         return Reader(self._ledger, self.id, spec.decode(work.spec).root)
 
     def _check(self, timeout: float | None, deadline: float | None) -> None:
-        _patient(self._ledger.run, self.id)
+        _patient(self._record)
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"run {self.id!r} has not ended within {timeout} s; it goes on")
+
+    def _record(self) -> RunRecord:
+        with self._missed():
+            record = self._ledger.run(self.id)
+            self._keep(record)
+            return record
+
+    def _keep(self, record: RunRecord) -> None:
+        if self._epoch not in (None, record.epoch):
+            raise errors.RunNotFound(f"the run {self.id!r} that is there now is another one")
+        self._epoch, self._ended, self._seen = record.epoch, record.state in ENDED, time.monotonic()
+
+    @contextmanager
+    def _missed(self) -> Iterator[None]:
+        """Tell a run that the server has lost from one that it never had, or that was deleted or has expired."""
+        try:
+            yield
+        except errors.RunNotFound:
+            if self._epoch is None:
+                raise
+            if _patient(self._ledger.epoch) != self._epoch:
+                raise errors.RunLost(
+                    f"run {self.id!r} is lost: the server has come back without its data; submit it again",
+                    run_id=self.id,
+                ) from None
+            # A run expires only after its end, and only after the end may somebody delete it.
+            if self._ended or time.monotonic() - self._seen > self._session.settings.retention:
+                raise
+            raise errors.RunLost(
+                f"run {self.id!r} is lost: it had not ended when it was last seen, and the server does not have it. "
+                "The server has lost its last writes, unless somebody has deleted the run; submit it again",
+                run_id=self.id,
+            ) from None
 
     def _tell_if_unserved(self) -> None:
         if self.status == "pending" and not _patient(self._ledger.reports):

@@ -3,6 +3,7 @@
 from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import (
     ENDED,
+    Accepted,
     BlockRecord,
     Commit,
     Entered,
@@ -19,6 +20,7 @@ from egregore_dist.ledger.records import (
 
 __all__ = [
     "ENDED",
+    "Accepted",
     "BlockRecord",
     "Commit",
     "Entered",

@@ -22,6 +22,16 @@ class Keys:
         return f"{self.prefix}:runs"
 
     @property
+    def epoch(self) -> str:
+        """A random word that is lost when the server's data are, see ``submit.lua``."""
+        return f"{self.prefix}:epoch"
+
+    @property
+    def janitor(self) -> str:
+        """The janitor that leads."""
+        return f"{self.prefix}:janitor"
+
+    @property
     def workers(self) -> str:
         return f"{self.prefix}:workers"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from egregore_dist import errors
 from egregore_dist.ledger import replies, scripts
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
+    Accepted,
     BlockRecord,
     Commit,
     Entered,
@@ -75,11 +77,13 @@ class Ledger:
         code: Mapping[str, bytes],
         input: bytes,
         queue: str,
-    ) -> bool:
-        """Accept a run. Returns False where the id is taken already, and changes nothing then."""
+    ) -> Accepted:
+        """Accept a run; where the id is taken already, nothing is changed."""
         pairs = [part for item in code.items() for part in item]
-        args = [work.workflow, work.spec, work.functions, work.queue, input, queue, int(self._retention * 1000), *pairs]
-        return bool(self._transition("submit", run, args))
+        args: list[Any] = [self.keys.epoch, secrets.token_hex(8), work.workflow, work.spec, work.functions, work.queue]
+        args += [input, queue, int(self._retention * 1000), *pairs]
+        new, epoch = self._transition("submit", run, args)
+        return Accepted(bool(new), epoch.decode())
 
     def enter(self, run: str, block: str, track: int, token: str, *, work: bool) -> Entered | None:
         """Come to a block as a new lane: its record, the first leases, the server's time, and the run's work if asked.
@@ -176,15 +180,47 @@ class Ledger:
             raise replies.not_found(run)
         return before.decode(), list(replies.messages(publish))
 
+    def pause(self, run: str) -> str:
+        """Pause a run that has not ended: nothing of it is leased. Returns its state after it.
+
+        Raises:
+            errors.RunNotFound: there is no such run.
+        """
+        state = cast(bytes, self._transition("pause", run, []))
+        if not state:
+            raise replies.not_found(run)
+        return state.decode()
+
+    def resume(self, run: str) -> tuple[str, list[Message]]:
+        """Let a paused run go on. Returns its state after it, and the messages that have it served.
+
+        Raises:
+            errors.RunNotFound: there is no such run.
+        """
+        state, publish = self._transition("resume", run, [])
+        if not state:
+            raise replies.not_found(run)
+        return state.decode(), list(replies.messages(publish))
+
     def delete(self, run: str) -> bool:
         """Forget a run that has ended. Returns False where it has not, or does not exist."""
         return bool(self._transition("delete", run, []))
 
-    def due(self, limit: int = 1000) -> list[tuple[str, str, str]]:
-        """Entries of the agenda that are due: run, kind, block; deadlines first."""
-        with reachable():
-            now = self.now()
-            entries = cast(list[bytes], self.redis.zrangebyscore(self.keys.agenda, "-inf", now, start=0, num=limit))
+    def due(self, janitor: str, lease: float, limit: int = 1000) -> list[tuple[str, str, str]] | None:
+        """What is due, where this janitor leads: entries of the agenda as run, kind, block; deadlines first.
+
+        Args:
+            janitor: who asks; it leads if nobody does.
+            lease: seconds that it leads after this, unless it asks again.
+            limit: entries at most.
+
+        Returns:
+            None where another one leads.
+        """
+        keys = (self.keys.janitor, self.keys.agenda, self.keys.runs)
+        leads, entries = self._call("due", keys, [janitor, max(1, int(lease * 1000)), limit])
+        if not leads:
+            return None
         found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
         return sorted(found, key=lambda entry: entry[1] != "deadline")
 
@@ -194,20 +230,16 @@ class Ledger:
             return not self.redis.exists(self.keys.agenda)
 
     def sweep(
-        self, run: str, kind: str, block: str, *, workers: Mapping[str, Presence], backed_up: str = ""
+        self, run: str, kind: str, block: str, *, workers: Mapping[str, Presence] | None, backed_up: str = ""
     ) -> list[Message]:
         """Do what an entry of the agenda asks for.
 
         Args:
-            workers: the live workers, by name.
+            workers: the live workers, by name; None where that is not known, and so nobody is taken for dead.
             backed_up: a queue where messages wait, or "".
         """
         args = [kind, block, ATTEMPTS, backed_up, msgspec.msgpack.encode(workers)]
-        publish = self._transition("sweep", run, args)
-        if not publish and not self.exists(run):
-            with reachable():
-                self.redis.zrem(self.keys.agenda, f"{run} {kind} {block}")
-        return list(replies.messages(publish))
+        return list(replies.messages(self._transition("sweep", run, args)))
 
     # Reads
 
@@ -223,6 +255,12 @@ class Ledger:
         if fields[0] is None:
             raise replies.not_found(run)
         return replies.run_record(run, fields)
+
+    def epoch(self) -> str:
+        """The epoch of the server's data, see ``submit.lua``; "" where it has accepted no run."""
+        with reachable():
+            found = cast(bytes | None, self.redis.get(self.keys.epoch))
+        return (found or b"").decode()
 
     def runs(self, limit: int = 50, offset: int = 0) -> list[RunRecord]:
         """The newest runs first; runs that have expired are left out."""
@@ -403,8 +441,10 @@ class Ledger:
         return (self.keys.run(run), self.keys.agenda, self.keys.runs)
 
     def _transition(self, name: str, run: str, args: Sequence[Any]) -> Any:
+        return self._call(name, self._keys(run), args)
+
+    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script = self._script(name)
-        keys = self._keys(run)
         with reachable():
             try:
                 return self.redis.evalsha(script.sha, len(keys), *keys, *args)

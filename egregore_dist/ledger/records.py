@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-RunState = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A run is there: ``new``, or it was before. ``epoch`` is that of the server's data."""
+
+    new: bool
+    epoch: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +160,10 @@ class BlockRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """One run as it stands. Times are seconds of the server's clock since the epoch."""
+    """One run as it stands. Times are seconds of the server's clock since 1970.
+
+    ``state`` is "paused" whether the run was pending or running. ``epoch`` is that of the data it was submitted to.
+    """
 
     id: str
     state: str
@@ -161,6 +171,7 @@ class RunRecord:
     created: float
     started: float | None
     ended: float | None
+    epoch: str = ""
 
 
 def path_of(text: str) -> tuple[int, ...]:

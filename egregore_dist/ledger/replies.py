@@ -12,7 +12,7 @@ from egregore_dist import errors
 from egregore_dist.ledger.keys import Keys
 from egregore_dist.ledger.records import Commit, Lease, Message, NewBlock, Resumed, RunRecord, Served, Work
 
-RUN_FIELDS = ["state", "workflow", "created", "started", "ended"]
+RUN_FIELDS = ["state", "workflow", "created", "started", "ended", "epoch", "paused"]
 # Seconds; a longer timeout is as good as this one, and its milliseconds stay whole numbers in the scripts.
 _LONGEST_TIMEOUT = 100 * 365 * 86400
 
@@ -90,14 +90,15 @@ def served(reply: Sequence[Any]) -> Served:
 
 def run_record(run: str, fields: Sequence[bytes | None]) -> RunRecord:
     """A run's record, from `RUN_FIELDS`."""
-    state, workflow, created, started, ended = fields
+    state, workflow, created, started, ended, epoch, paused = fields
     return RunRecord(
         id=run,
-        state=(state or b"").decode(),
+        state=(b"paused" if paused else state or b"").decode(),
         workflow=(workflow or b"").decode(),
         created=int(created or 0) / 1000,
         started=int(started) / 1000 if started else None,
         ended=int(ended) / 1000 if ended else None,
+        epoch=(epoch or b"").decode(),
     )
 
 

@@ -18,11 +18,11 @@ from celery import Celery, bootsteps
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import publish
-from egregore_dist.ledger import Ledger, Presence
+from egregore_dist.ledger import Ledger
 from egregore_dist.resources import report
 from egregore_dist.settings import Settings
 from egregore_dist.worker import pool
+from egregore_dist.worker.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Heartbeat(_Periodic):
 
 
 class Janitor(_Periodic):
-    """Enforces deadlines, takes leases back from the dead, and asks again for what a lost message asked for."""
+    """Enforces deadlines and repairs, where it leads."""
 
     name = "egregore-janitor"
     requires = (Heartbeat,)
@@ -146,56 +146,11 @@ class Janitor(_Periodic):
     def interval(self) -> float:
         return self.settings.sweep_interval
 
-    def begin(self, _parent: Any) -> None:
-        self._rounds = 0
-        self._app = apps.make_app(self.settings)
-        self._last = time.monotonic()
-        self._trusts_at = self._last + (self.settings.report_ttl if self._is_fresh_server() else 0.0)
+    def begin(self, parent: Any) -> None:
+        self._sweeper = Sweeper(self.ledger, apps.make_app(self.settings), self.settings, parent.hostname)
 
     def tick(self, _parent: Any) -> None:
-        due = self.ledger.due()
-        now = time.monotonic()
-        if now - self._last > self.settings.report_ttl / 2:
-            self._trusts_at = now + self.settings.report_ttl
-        self._last = now
-        # Nobody could report to a server that was away, so for a while nobody is taken for dead.
-        if now < self._trusts_at:
-            due = [entry for entry in due if entry[1] == "deadline"]
-        if due:
-            workers = self._workers()
-            backed_up = self.settings.queue if publish.waiting(self._app, self.settings.queue) else ""
-            for run, kind, block in due:
-                try:
-                    wanted = self.ledger.sweep(run, kind, block, workers=workers, backed_up=backed_up)
-                except errors.BrokerUnavailable:
-                    raise
-                except Exception:
-                    # One entry that cannot be dealt with must not keep the others waiting.
-                    log.exception("janitor: run %s, block %s", run, block, extra={"action": "sweep_failed"})
-                else:
-                    publish.messages(self._app, run, wanted)
-        if self._rounds % 3600 == 0:
-            self.ledger.forget_expired()
-        self._rounds += 1
-
-    def _is_fresh_server(self) -> bool:
-        try:
-            return self.ledger.uptime() < self.settings.report_ttl and not self.ledger.is_idle()
-        except errors.BrokerUnavailable:
-            return True
-
-    def _workers(self) -> dict[str, Presence]:
-        found = {}
-        for name, raw in self.ledger.reports().items():
-            try:
-                said = msgspec.msgpack.decode(raw, type=report.Report)
-            except msgspec.DecodeError as error:
-                # It is alive all the same: of another release.
-                log.warning("janitor: report of %s: %s", name, error, extra={"action": "report_unreadable"})
-                found[name] = Presence(at=0)
-            else:
-                found[name] = Presence(at=said.at, dead=said.dead, lanes=said.lanes)
-        return found
+        self._sweeper.round()
 
 
 def register(app: Celery, settings: Settings) -> None:

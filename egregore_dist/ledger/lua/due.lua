@@ -1,7 +1,7 @@
 -- Elect a janitor, and tell it what is due. It belongs to no run.
 --
 -- KEYS[1]  <prefix>:janitor   string  the janitor that leads, until its lease ends
--- ARGV  janitor, lease ms (0: give it back), entries at most
+-- ARGV  janitor, lease ms, entries at most
 -- Returns { 1 if it leads else 0, entries of the agenda that are due, the oldest first }
 --
 -- One call a round, whoever leads; a follower's changes nothing. Two that both believe to lead do no harm: what they do
@@ -10,10 +10,6 @@
 local me, lease, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local leader = redis.call('GET', KEYS[1])
 if leader and leader ~= me then return { 0, {} } end
-if lease == 0 then
-  redis.call('DEL', KEYS[1])
-  return { 0, {} }
-end
 if leader then
   redis.call('PEXPIRE', KEYS[1], lease)
 else

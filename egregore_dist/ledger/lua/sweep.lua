@@ -1,7 +1,8 @@
 -- Do what a due entry of the agenda asks for, if nobody did it before.
 --
 -- ARGV  "deadline" | "hint", block, attempts at most, queue with messages waiting or "", then packed what the live workers
---       said: worker -> { at = server ms, dead = { pid, ... }, lanes = { id, ... }, or nil where it did not say }
+--       said: worker -> { at = server ms, dead = { pid, ... }, lanes = { id, ... }, or nil where it did not say };
+--       nil where nobody could say anything lately: no lane is taken for gone
 -- Returns messages to publish, flat.
 --
 -- deadline: end the block. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
@@ -40,6 +41,7 @@ local function among(list, wanted)
 end
 
 local function gone(token)
+  if not workers then return false end
   local worker, pid, lane = string.match(token, '^(.*)/(%d+)/([^/.]*)')
   local said = workers[worker]
   if not said or among(said.dead, pid) then return true end

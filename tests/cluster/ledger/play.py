@@ -52,7 +52,7 @@ class Play:
         """Submit a run of a new id."""
         play = cls(ledger, uuid.uuid4().hex[:12])
         work = Work("flow", b"spec", b"functions")
-        assert ledger.submit(play.run, work, code={"digest": b"code"}, input=input, queue=queue)
+        assert ledger.submit(play.run, work, code={"digest": b"code"}, input=input, queue=queue).new
         return play
 
     def lane(self, worker: str = WORKER, pid: int = 1) -> str:

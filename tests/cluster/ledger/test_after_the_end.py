@@ -84,14 +84,15 @@ def test_waiting_for_the_end_does_not_keep_it(play: Play) -> None:
 
 
 def test_delete_leaves_nothing(play: Play) -> None:
-    """Every key of the run, its entries in the agenda and in the list of runs are gone."""
+    """Every key of the run, its entries in the agenda and in the list of runs are gone; the epoch stays."""
     busy(play)
     assert not play.ledger.delete(play.run)
     play.ledger.cancel(play.run)
 
     assert play.ledger.delete(play.run)
     assert not play.ledger.delete(play.run)
-    assert list(play.ledger.redis.scan_iter(match=f"{play.ledger.keys.prefix}*")) == []
+    left = list(play.ledger.redis.scan_iter(match=f"{play.ledger.keys.prefix}*"))
+    assert left == [play.ledger.keys.epoch.encode()]
 
 
 def test_runs_that_expired_are_forgotten(ledger: Ledger) -> None:
@@ -112,7 +113,7 @@ def test_a_run_may_be_submitted_again_after_it_was_deleted(play: Play) -> None:
     play.finish()
     play.ledger.delete(play.run)
 
-    assert play.ledger.submit(play.run, Work("w", b"", b""), code={}, input=b"", queue="q")
+    assert play.ledger.submit(play.run, Work("w", b"", b""), code={}, input=b"", queue="q").new
     assert numbers(play.serve(ROOT, play.lane())) == [0]
 
 

@@ -14,8 +14,8 @@ def test_a_run_is_accepted_once(ledger: Ledger) -> None:
     """The same id again is answered with False, and changes nothing."""
     first = Work("first", b"spec", b"functions")
 
-    assert ledger.submit("order-42", first, code={"d": b"code"}, input=b"one", queue="q")
-    assert not ledger.submit("order-42", Work("second", b"", b""), code={}, input=b"two", queue="q2")
+    assert ledger.submit("order-42", first, code={"d": b"code"}, input=b"one", queue="q").new
+    assert not ledger.submit("order-42", Work("second", b"", b""), code={}, input=b"two", queue="q2").new
     assert ledger.work("order-42") == first
     assert ledger.input("order-42", ROOT) == b"one"
     assert ledger.code("order-42", "d") == b"code"

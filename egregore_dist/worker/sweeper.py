@@ -1,0 +1,122 @@
+"""A janitor's rounds: the one that leads enforces deadlines, and repairs what the dead and lost messages have left."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterable
+
+import msgspec
+from celery import Celery
+
+from egregore_dist import errors
+from egregore_dist.engine import publish
+from egregore_dist.ledger import Ledger, Message, Presence
+from egregore_dist.resources import report
+from egregore_dist.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Rounds that a leader may miss before another janitor leads.
+_MISSED = 2.5
+# Seconds between two clearings of the list of runs.
+_CLEAR_EVERY = 3600.0
+
+Entry = tuple[str, str, str]
+
+
+class Sweeper:
+    """The rounds of one worker's janitor.
+
+    Args:
+        app: publishes what transitions ask for.
+        worker: the worker's name.
+    """
+
+    def __init__(self, ledger: Ledger, app: Celery, settings: Settings, worker: str) -> None:
+        self._ledger = ledger
+        self._app = app
+        self._settings = settings
+        self._name = f"{worker}/{os.getpid()}/{secrets.token_hex(4)}"
+        self._lease = _MISSED * settings.sweep_interval
+        self._leads = False
+        self._cleared = -_CLEAR_EVERY
+        self._heard = time.monotonic()
+        self._trusts_at = self._heard + (settings.report_ttl if self._is_fresh_server() else 0.0)
+
+    def round(self) -> None:
+        """Ask who leads and what is due, in one call, and deal with it.
+
+        Raises:
+            errors.BrokerUnavailable: the ledger cannot be reached.
+        """
+        due = self._ledger.due(self._name, self._lease)
+        self._hear()
+        if (due is not None) != self._leads:
+            self._leads = not self._leads
+            log.info("janitor %s: %s", self._name, "leads" if self._leads else "leads no more")
+        if due is None:
+            return
+        # First every deadline, and then what is published for them: a broker that is away takes its time to say so.
+        deadlines = [entry for entry in due if entry[1] == "deadline"]
+        wanted = [(entry[0], self._sweep(entry)) for entry in deadlines]
+        for run, messages in wanted:
+            publish.messages(self._app, run, messages)
+        self._look_after(entry for entry in due if entry[1] != "deadline")
+        if time.monotonic() - self._cleared >= _CLEAR_EVERY:
+            self._ledger.forget_expired()
+            self._cleared = time.monotonic()
+        # What this round took was no silence of the server's.
+        self._heard = time.monotonic()
+
+    def _hear(self) -> None:
+        now = time.monotonic()
+        # Nobody could report to a server that was away, so for a while nobody is taken for dead.
+        if now - self._heard - self._settings.sweep_interval > self._settings.report_ttl / 2:
+            self._trusts_at = now + self._settings.report_ttl
+        self._heard = now
+
+    def _look_after(self, entries: Iterable[Entry]) -> None:
+        workers: dict[str, Presence] | None = None
+        backed_up: str | None = None
+        until = time.monotonic() + self._lease
+        for entry in entries:
+            if backed_up is None:
+                backed_up = self._settings.queue if publish.waiting(self._app, self._settings.queue) else ""
+                workers = self._workers() if self._heard >= self._trusts_at else None
+            publish.messages(self._app, entry[0], self._sweep(entry, workers, backed_up))
+            if time.monotonic() > until:
+                # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
+                return
+
+    def _sweep(self, entry: Entry, workers: dict[str, Presence] | None = None, backed_up: str = "") -> list[Message]:
+        run, kind, block = entry
+        try:
+            return self._ledger.sweep(run, kind, block, workers=workers, backed_up=backed_up)
+        except errors.BrokerUnavailable:
+            raise
+        except Exception:
+            # One entry that cannot be dealt with must not keep the others waiting.
+            log.exception("janitor: run %s, block %s", run, block, extra={"action": "sweep_failed", "run_id": run})
+            return []
+
+    def _is_fresh_server(self) -> bool:
+        try:
+            return self._ledger.uptime() < self._settings.report_ttl and not self._ledger.is_idle()
+        except errors.BrokerUnavailable:
+            return True
+
+    def _workers(self) -> dict[str, Presence]:
+        found = {}
+        for name, raw in self._ledger.reports().items():
+            try:
+                said = msgspec.msgpack.decode(raw, type=report.Report)
+            except msgspec.DecodeError as error:
+                # It is alive all the same: of another release.
+                log.warning("janitor: report of %s: %s", name, error, extra={"action": "report_unreadable"})
+                found[name] = Presence(at=0)
+            else:
+                found[name] = Presence(at=said.at, dead=said.dead, lanes=said.lanes)
+        return found
