@@ -1,0 +1,272 @@
+"""One fault test: a server and worker nodes of its own, what was submitted, and the checker at the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+import redis
+
+from egregore_dist import LocalCluster, Run, RunFailed, errors
+from egregore_dist.ledger import ENDED, Ledger
+from tests.support import history, work
+from tests.support.history import Control, Execution, History, Left, Seen
+from tests.support.nodes import MARK, Nodes, ProcessContainer, ProcessNode, marked
+from tests.support.waiting import until
+
+# A worker is dead after three seconds, so that a busy machine does not make it so; with a sweep, about four.
+QUICK = {"report_interval": "0.5", "report_ttl": "3", "sweep_interval": "0.25"}
+TTL = float(QUICK["report_ttl"])
+
+
+class Trial:
+    """A cluster for one test; a context manager that checks I1 to I10 at its end.
+
+    Args:
+        workers: nodes to begin with.
+        concurrency: lanes of each.
+        seed: of the test's own randomness.
+        settings: ``EGREGORE_*`` by lower-case field name, beside `QUICK`.
+        settle: seconds within which every run must have ended once the test is over.
+
+    Attributes:
+        cluster: the server, as what this process submits to.
+        workers: the nodes.
+        ledger: for looking.
+        rng: chooses the faults.
+        notes: what only the test can know: `History` fields for the checker.
+        failed: whether the test has failed already, so that nothing is waited for.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        concurrency: int = 1,
+        seed: object = 0,
+        settings: dict[str, str] | None = None,
+        settle: float = 40.0,
+    ) -> None:
+        self.rng = random.Random(str(seed))
+        self.concurrency = concurrency
+        self.notes = History()
+        self.failed = False
+        self.folder = Path(tempfile.mkdtemp(prefix="egdtest-"))
+        self._file = self.folder / "executions"
+        self._settle = settle
+        self._wanted = workers
+        self._mark = uuid.uuid4().hex
+        self._settings = {**QUICK, **(settings or {})}
+        self._patch = pytest.MonkeyPatch()
+        self._kills = 0
+        self._named = 0
+        self.nodes: list[ProcessContainer] = []
+
+    def __enter__(self) -> Self:
+        for name, value in self._settings.items():
+            self._patch.setenv(f"EGREGORE_{name.upper()}", value)
+        self._patch.setenv(MARK, self._mark)
+        self._patch.setenv(work.FILE, str(self._file))
+        self._patch.setenv(work.EPOCH, str(time.time() - time.monotonic()))
+        self.cluster = LocalCluster(workers=0, concurrency=self.concurrency)
+        self.cluster.__enter__()
+        self.ledger = Ledger(self.cluster.url, prefix=self.cluster.settings.prefix)
+        try:
+            for _ in range(self._wanted):
+                self.add(wait=False)
+            for node in self.nodes:
+                node.ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.failed = self.failed or error is not None
+        try:
+            if not self.failed:
+                self._come_to_rest()
+            found = self.history()
+        finally:
+            self._stop()
+        found.remaining = self._remaining()
+        broken = history.check(found)
+        if self.failed or broken:
+            for node in self.nodes:
+                print(f"--- {node.name}, {node.status}\n{node.logs()[-3000:]}")
+        if self.failed:
+            print("--- the checker found, where runs may not have ended:", *broken[:10], sep="\n")
+        else:
+            assert not broken, history.told(broken)
+
+    # Nodes
+
+    @property
+    def workers(self) -> Nodes:
+        """The nodes, as pytest-celery's cluster."""
+        return Nodes(*(ProcessNode(node) for node in self.nodes))
+
+    def add(
+        self,
+        *,
+        before: Sequence[str] = (),
+        hooks: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+        concurrency: int | None = None,
+        queues: Sequence[str] = (),
+        wait: bool = True,
+    ) -> ProcessContainer:
+        """Start one more node; see `ProcessContainer`."""
+        self._named += 1
+        options = ["--concurrency", str(concurrency or self.concurrency), "--loglevel", "INFO"]
+        if queues:
+            options += ["--queues", ",".join(queues)]
+        node = ProcessContainer(
+            f"n{self._named}",
+            env={**self.cluster.worker_environment(), "TMPDIR": str(self.folder), **(env or {})},
+            ledger=self.ledger,
+            log=self.folder / f"n{self._named}.log",
+            options=options,
+            before=before,
+            hooks=hooks,
+        )
+        self.nodes.append(node)
+        if wait:
+            node.ready()
+        return node
+
+    def kill(self, node: ProcessContainer) -> float:
+        """Kill a node; returns when, in milliseconds of the test's clock."""
+        at = work.now()
+        node.kill()
+        self.count_kill()
+        return at
+
+    def count_kill(self) -> None:
+        """A node was killed: the messages that it held stay with it."""
+        self._kills += 1
+
+    # Runs
+
+    def submit(self, flow: Any, data: Any, id: str | None = None) -> Run:
+        """Submit a run; from now on it must end."""
+        run: Run = flow.submit(data, id=id)
+        self.accepted(run.id)
+        return run
+
+    def accepted(self, run: str) -> None:
+        """A run was accepted by somebody else's submit."""
+        self.notes.accepted.add(run)
+
+    def result(self, run: Run, timeout: float = 60.0) -> Any:
+        """The run's value, or its `RunFailed` as a value; what was told is held against the ledger."""
+        try:
+            value = run.result(timeout=timeout, progress=False)
+        except errors.RunLost as error:
+            self.notes.lost.add(run.id)
+            return error
+        except RunFailed as error:
+            state = "cancelled" if isinstance(error, errors.RunCancelled) else "failed"
+            self.notes.seen.append(Seen(run.id, state))
+            return error
+        self.notes.seen.append(Seen(run.id, "succeeded", value))
+        return value
+
+    def run(self, flow: Any, data: Any, timeout: float = 60.0) -> Any:
+        """Submit, and `result`."""
+        return self.result(self.submit(flow, data), timeout)
+
+    # Looking
+
+    def executions(self, node: str | None = None) -> list[Execution]:
+        """What the nodes wrote down so far, by start."""
+        found = history.read_executions(self._file)
+        return sorted((it for it in found if node in (None, it.node)), key=lambda it: it.start)
+
+    def wait_for(self, count: int = 1, *, node: str | None = None, pid: int | None = None, seconds: float = 30) -> None:
+        """Wait until so many executions of a node have begun; ``pid``: in this worker's process group."""
+
+        def there() -> bool:
+            return len([it for it in self.executions(node) if pid is None or _group(it.pid) == pid]) >= count
+
+        until(there, seconds=seconds, what=f"{count} executions of {node or 'any node'}")
+
+    def history(self) -> History:
+        """All that is known now."""
+        notes = self.notes
+        ids = [record.id for record in self.ledger.runs(limit=1_000_000)]
+        notes.runs = {id: history.read_run(self.ledger, id) for id in {*ids, *notes.accepted}}
+        notes.executions = self.executions()
+        notes.died = [died for node in self.nodes if (died := node.died) is not None]
+        notes.left = self._left()
+        return notes
+
+    def control(self, control: Control) -> None:
+        """Have the checker look at control runs."""
+        self.notes.control = control
+
+    def _left(self) -> Left:
+        server: redis.Redis = self.ledger.redis
+        queues = [key for key in server.scan_iter(match="*", count=1000, _type="list") if b"{" not in key]
+        return Left(
+            queued=sum(int(server.llen(key)) for key in queues if key.decode() in self._queues()),
+            unacked=int(server.hlen("unacked")),
+            may_hold=self._kills * self.concurrency * 2,
+            agenda=int(server.zcard(self.ledger.keys.agenda)),
+        )
+
+    def _queues(self) -> set[str]:
+        server: redis.Redis = self.ledger.redis
+        return {key.decode().removeprefix("_kombu.binding.") for key in server.scan_iter(match="_kombu.binding.*")}
+
+    def _come_to_rest(self) -> None:
+        # What does not end is for the checker to say.
+        def ended() -> bool:
+            records = {record.id: record.state for record in self.ledger.runs(limit=1_000_000)}
+            return all(records.get(run, "gone") in {*ENDED, "gone"} for run in self.notes.accepted)
+
+        try:
+            until(ended, seconds=self._settle, what="the end of every run")
+            until(self._is_empty, seconds=10, what="the end of every message")
+            until(self._is_quiet, seconds=10, what="the end of every execution")
+        except AssertionError as error:
+            print(error)
+
+    def _is_empty(self) -> bool:
+        left = self._left()
+        return not left.queued and left.unacked <= left.may_hold and not left.agenda
+
+    def _is_quiet(self) -> bool:
+        living = {int(it.name) for it in Path("/proc").iterdir() if it.name.isdigit()}
+        return all(it.end is not None or it.pid not in living for it in self.executions())
+
+    def _stop(self) -> None:
+        for node in self.nodes:
+            node.teardown()
+        self.ledger.close()
+        self.cluster.__exit__(None, None, None)
+        self._patch.undo()
+
+    def _remaining(self) -> list[str]:
+        # Processes of a killed group are gone once they are reaped, which is not ours to do.
+        limit = time.monotonic() + 5
+        while (found := marked(self._mark)) and time.monotonic() < limit:
+            time.sleep(0.05)
+        return [f"{pid} {command}" for pid, command in found.items()]
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
