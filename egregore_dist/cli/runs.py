@@ -1,4 +1,4 @@
-"""``egregore-dist runs``: look at runs, and end them."""
+"""``egregore-dist runs``: look at runs, and pause, resume, end and retry them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import click
 from egregore_dist.cli import picture, show, target
 
 if TYPE_CHECKING:
+    from egregore_dist.client.run import Run
     from egregore_dist.ledger import Ledger, RunRecord
 
-STATES = ("pending", "running", "succeeded", "failed", "cancelled")
+ENDED = ("succeeded", "failed", "cancelled")
+STATES = ("pending", "running", "paused", *ENDED)
 
 # Runs read at a time while looking for those of one state.
 _PAGE = 200
@@ -21,7 +23,7 @@ _PAGE = 200
 @click.group()
 @target.options
 def runs() -> None:
-    """Look at runs, and end them."""
+    """Look at runs, and pause, resume, end and retry them."""
 
 
 @runs.command("list")
@@ -91,11 +93,63 @@ def cancel(run_id: str, wants_json: bool) -> None:
     """
     ledger = target.ledger()
     before = ledger.run(run_id).state
-    state = ledger.cancel(run_id)
+    _tell(run_id, before, ledger.cancel(run_id), wants_json)
+
+
+@runs.command()
+@click.argument("run_id", metavar="ID")
+@show.as_json
+@target.options
+def pause(run_id: str, wants_json: bool) -> None:
+    """Start nothing more of a run until it is resumed. What runs goes on to its end, and timeouts go on too.
+
+    A run that is paused or has ended stays as it is. JSON keys: id, state.
+    """
+    ledger = target.ledger()
+    before = ledger.run(run_id).state
+    _tell(run_id, before, ledger.pause(run_id), wants_json)
+
+
+@runs.command()
+@click.argument("run_id", metavar="ID")
+@show.as_json
+@target.options
+def resume(run_id: str, wants_json: bool) -> None:
+    """Let a paused run go on. A run that is not paused stays as it is.
+
+    JSON keys: id, state.
+    """
+    run = _run(run_id)
+    before = run.status
+    _tell(run_id, before, run.resume(), wants_json)
+
+
+@runs.command()
+@click.argument("run_id", metavar="ID")
+@show.as_json
+@target.options
+def retry(run_id: str, wants_json: bool) -> None:
+    """Run again what did not end well in a run that failed or was cancelled, and keep the rest.
+
+    A run that goes on or has succeeded stays as it is. JSON keys: id, state.
+    """
+    run = _run(run_id)
+    before = run.status
+    _tell(run_id, before, run.retry(), wants_json)
+
+
+def _run(run_id: str) -> Run:
+    from egregore_dist.client.run import Run
+
+    return Run(run_id, of=target.session())
+
+
+def _tell(run_id: str, before: str, after: str, wants_json: bool) -> None:
     if wants_json:
-        show.print_json({"id": run_id, "state": state})
-    else:
-        click.echo(f"run {run_id} had ended before: {state}" if before == state else f"run {run_id}: {state}")
+        show.print_json({"id": run_id, "state": after})
+        return
+    stays = "had ended before" if after in ENDED else "stays as it was"
+    click.echo(f"run {run_id} {stays}: {after}" if before == after else f"run {run_id}: {after}")
 
 
 def _newest(ledger: Ledger, state: str | None) -> Iterator[RunRecord]:

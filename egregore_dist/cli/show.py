@@ -27,6 +27,7 @@ _STYLES = {
     "running": "cyan",
     "open": "cyan",
     "pending": "yellow",
+    "paused": "yellow",
     "warning": "yellow",
     "cancelled": "yellow",
     "failed": "red",

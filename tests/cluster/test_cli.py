@@ -194,6 +194,29 @@ def test_looking_at_runs(local: LocalCluster, tmp_path: Path) -> None:
     assert Run(going).status == "cancelled"
 
 
+def test_a_run_is_paused_resumed_and_retried(local: LocalCluster, tmp_path: Path) -> None:
+    """``runs pause``, ``resume`` and ``retry`` change a run and tell its state; what does not apply changes nothing."""
+    gate, name = tmp_path / "gate", uuid.uuid4().hex
+    env = environment(local)
+    ask("run", f"{FLOWS}:gated", "--input", json.dumps(str(gate)), "--id", name, "--no-wait", env=env)
+    until(lambda: Run(name).status == "running", what="the run")
+
+    said = [ask("runs", verb, name, env=env).stdout for verb in ("resume", "retry", "pause", "pause")]
+    assert said == [
+        f"run {name} stays as it was: running\n",
+        f"run {name} stays as it was: running\n",
+        f"run {name}: paused\n",
+        f"run {name} stays as it was: paused\n",
+    ]
+    assert name in {run["id"] for run in read("runs", "list", "--state", "paused", env=env)["runs"]}
+    assert read("runs", "resume", name, env=env) == {"id": name, "state": "running"}
+    ask("runs", "cancel", name, env=env)
+    assert ask("runs", "pause", name, env=env).stdout == f"run {name} had ended before: cancelled\n"
+    gate.touch()
+    assert read("runs", "retry", name, env=env)["state"] in ("running", "succeeded")
+    assert Run(name).result(timeout=30) == {"gate": "open"}
+
+
 def test_show_with_the_value(local: LocalCluster) -> None:
     """``runs show --value`` prints the value of a run too."""
     name = uuid.uuid4().hex
@@ -203,7 +226,7 @@ def test_show_with_the_value(local: LocalCluster) -> None:
     assert read("runs", "show", name, "--value", env=env)["value"] == 10
 
 
-@pytest.mark.parametrize("verb", ["show", "cancel"])
+@pytest.mark.parametrize("verb", ["show", "cancel", "pause", "resume", "retry"])
 def test_a_run_that_is_not_there(local: LocalCluster, verb: str) -> None:
     """A run that is not there ends with 4."""
     done = ask("runs", verb, "absent", env=environment(local))

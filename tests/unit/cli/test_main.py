@@ -16,6 +16,7 @@ from egregore_dist.cli import codes, main, runs
 from egregore_dist.cli.main import COMMANDS
 from egregore_dist.ledger.records import RunState
 
+CHANGING = ("cancel", "pause", "resume", "retry")
 HEAVY = ("billiard", "celery", "kombu", "psutil", "pydantic", "redis", "rich")
 
 
@@ -31,7 +32,7 @@ def test_help_is_quick() -> None:
     assert all(name in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "runs list", "runs show", "runs cancel"])
+@pytest.mark.parametrize("name", [*COMMANDS, "runs list", "runs show", *(f"runs {verb}" for verb in CHANGING)])
 def test_every_command_has_help(name: str) -> None:
     """Every command says what it does, and takes the cluster's URLs."""
     result = CliRunner().invoke(main, [*name.split(), "--help"])
@@ -40,9 +41,11 @@ def test_every_command_has_help(name: str) -> None:
     assert "--broker-url" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["runs list", "runs show x", "workers", "doctor"])
-def test_reading_verbs_take_json(name: str) -> None:
-    """Every verb that reads has ``--json``, and its help lists the keys."""
+@pytest.mark.parametrize(
+    "name", ["runs list", "runs show x", *(f"runs {verb} x" for verb in CHANGING), "workers", "doctor"]
+)
+def test_verbs_take_json(name: str) -> None:
+    """Every verb that reads or changes has ``--json``, and its help lists the keys."""
     result = CliRunner().invoke(main, [*name.split(), "--help"])
 
     assert "--json" in result.stdout
@@ -50,7 +53,8 @@ def test_reading_verbs_take_json(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["runs list", "runs show x", "runs cancel x", "workers", "doctor", "run json:x --no-wait"]
+    "name",
+    ["runs list", "runs show x", *(f"runs {verb} x" for verb in CHANGING), "workers", "doctor", "run json:x --no-wait"],
 )
 def test_without_a_cluster(name: str) -> None:
     """What needs a cluster that stays says in one line how to configure one, and ends with 2."""
