@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, Any
 from egregore_dist.errors import (
     BindingError,
     BranchError,
+    BrokerFull,
+    BrokerUnavailable,
     ParallelExecutionError,
     ParallelTimeoutError,
+    RunCancelled,
     RunFailed,
+    RunLost,
+    RunNotFound,
 )
 from egregore_dist.workflow import Context, Sequence, decision, node, parallel
 
@@ -32,9 +37,14 @@ __all__ = [
     # What can go wrong
     "BindingError",
     "BranchError",
+    "BrokerFull",
+    "BrokerUnavailable",
     "ParallelExecutionError",
     "ParallelTimeoutError",
+    "RunCancelled",
     "RunFailed",
+    "RunLost",
+    "RunNotFound",
 ]
 
 _CLIENT = {"LocalCluster": "client.cluster", "Run": "client.run", "connect": "client.session"}

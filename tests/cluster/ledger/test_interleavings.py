@@ -1,4 +1,4 @@
-"""Any interleaving of lanes, janitors, deaths, lost replies, deadlines and cancels, against a small model.
+"""Any interleaving of lanes, janitors, deaths, lost replies, deadlines and what users do, against a small model.
 
 ``HYPOTHESIS_PROFILE=thorough`` runs many more, and longer, interleavings.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -99,6 +100,7 @@ class Interleavings(RuleBasedStateMachine):
         root = Block(ROOT, None, 0, 1, 0, "cancel", (track(1, lanes=1),), {0: 0})
         self.blocks = {ROOT: root}
         self.run_state = "pending"
+        self.paused = False
         self.lanes: list[Lane] = []
         self.messages: list[Message] = []
         self.workers = [STEADY, "w1@there", "w2@there"]
@@ -108,6 +110,16 @@ class Interleavings(RuleBasedStateMachine):
 
     # The model: small, and nothing of it shared with the scripts
 
+    @property
+    def seen_state(self) -> str:
+        return "paused" if self.paused else self.run_state
+
+    def take(self, messages: Iterable[Message]) -> None:
+        """Keep what a transition asked for."""
+        before = len(self.messages)
+        self.messages += messages
+        assert not self.paused or len(self.messages) == before, "a paused run asks for nothing"
+
     def close(self, block: Block, state: str) -> None:
         block.state = state
         for child in block.parked.values():
@@ -115,6 +127,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def end_run(self, state: str) -> None:
         self.run_state = state
+        self.paused = False
         self.ends += 1
 
     def complete(self, block: Block) -> None:
@@ -172,6 +185,7 @@ class Interleavings(RuleBasedStateMachine):
         new = found - before
         assert before <= found
         assert new <= block.waiting - set(block.again), f"leased {new}, but only {block.waiting} waited"
+        assert not (new and self.paused), "a branch of a paused run is leased"
         if new and any(block.lost.get(branch) for branch in found):
             assert len(found) == 1, "a branch that lost its process is leased with others"
         for branch in new:
@@ -189,6 +203,7 @@ class Interleavings(RuleBasedStateMachine):
         """Take over which children of a retried run the server found room for: as many as there is room for."""
         for branch, holder in self.leases(block.id).items():
             if holder == "*" and branch in block.again:
+                assert not self.paused, "a block of a paused run is opened again"
                 child = block.again.pop(branch)
                 block.parked[branch] = child
                 self.reopen(self.blocks[child])
@@ -201,7 +216,7 @@ class Interleavings(RuleBasedStateMachine):
         believed = lane.holds - {commit.branch for commit in commits} - set(releases)
         for again in (False, True) if lose else (False,):
             was_open = block.state == "open"
-            if was_open and self.run_state == "pending":
+            if was_open and self.run_state == "pending" and not self.paused:
                 self.run_state = "running"
             late = self.expected_commits(block, lane.token, commits)
             if block.state == "open":
@@ -221,7 +236,7 @@ class Interleavings(RuleBasedStateMachine):
                 assert served.leases == ()
             self.learn_resumed(block, lane, served, first=was_open)
             if not lost:
-                self.messages += served.messages
+                self.take(served.messages)
         lane.holds = believed
         if served.state != "open":
             lane.holds = set()
@@ -250,6 +265,7 @@ class Interleavings(RuleBasedStateMachine):
         assert (served.resumed.block, lease.branch, lease.after) == (parent.id, block.branch, block.id)
         assert lease.attempt == parent.lost.get(block.branch, 0) + 1
         if first:
+            assert not self.paused, "a branch of a paused run is resumed"
             assert block.branch in parent.waiting
             assert self.leases(parent.id)[block.branch] == lane.token
             parent.leased[block.branch] = lane.token
@@ -385,7 +401,7 @@ class Interleavings(RuleBasedStateMachine):
         before = dict(self.blocks[lane.block].leased)
         held = sorted(lane.holds)
         block = self.blocks[lane.block]
-        if block.state == "open" and self.run_state == "pending":
+        if block.state == "open" and self.run_state == "pending" and not self.paused:
             self.run_state = "running"
         # Believing that it holds more than it does, it is leased nothing.
         served = self.play.serve(
@@ -437,7 +453,8 @@ class Interleavings(RuleBasedStateMachine):
         elif len(block.ended) == block.n:
             self.complete(block)
         lanes = [lane.token for lane in self.lanes]
-        self.messages += self.play.sweep("hint", name, alive=self.workers, dead=self.dead, lanes=lanes)
+        messages = self.play.sweep("hint", name, alive=self.workers, dead=self.dead, lanes=lanes)
+        self.take(messages)
         again = self.play.sweep("hint", name, alive=self.workers, dead=self.dead, lanes=lanes, due=False)
         assert again == []
 
@@ -453,9 +470,9 @@ class Interleavings(RuleBasedStateMachine):
             self.play.make_due("deadline", name)
             served = self.play.serve(name, self.play.lane(STEADY))
             assert (served.state, served.leases, served.resumed) == ("timeout", (), None)
-            self.messages += served.messages
+            self.take(served.messages)
         else:
-            self.messages += self.play.sweep("deadline", name)
+            self.take(self.play.sweep("deadline", name))
 
     @rule(data=strategies.data())
     def cancel(self, data: strategies.DataObject) -> None:
@@ -467,16 +484,51 @@ class Interleavings(RuleBasedStateMachine):
             self.end_run("cancelled")
         assert self.ledger.cancel(self.play.run) == self.run_state
 
-    @precondition(lambda self: self.run_state in ("failed", "cancelled"))
-    @rule()
-    def retry(self) -> None:
-        """The user has what did not end well run again."""
+    @rule(data=strategies.data())
+    def retry(self, data: strategies.DataObject) -> None:
+        """The user has what did not end well run again; in any other state that changes nothing."""
+        able = self.run_state in ("failed", "cancelled")
+        if not able and not self.seldom(data, 20):
+            return
         before, messages = self.ledger.retry(self.play.run)
-        assert before == self.run_state
-        self.run_state = "running"
-        self.ends = 0
-        self.reopen(self.blocks[ROOT])
-        self.messages += messages
+        assert before == self.seen_state
+        if able:
+            self.run_state = "running"
+            self.ends = 0
+            self.reopen(self.blocks[ROOT])
+        else:
+            assert messages == []
+        self.take(messages)
+
+    @rule(data=strategies.data())
+    def pause(self, data: strategies.DataObject) -> None:
+        """The user pauses; a second time, or after the end, that changes nothing."""
+        if not self.seldom(data, 8):
+            return
+        self.paused = self.run_state in ("pending", "running")
+        assert self.ledger.pause(self.play.run) == self.seen_state
+
+    @rule(data=strategies.data())
+    def resume(self, data: strategies.DataObject) -> None:
+        """The user lets the run go on: a lane is asked for wherever branches wait, as many as planned at most."""
+        if data.draw(strategies.booleans()):
+            self.do_resume()
+
+    def do_resume(self) -> None:
+        was_paused, self.paused = self.paused, False
+        state, messages = self.ledger.resume(self.play.run)
+        assert state == self.run_state
+        waits = Counter(
+            (block.id, block.track_of[branch])
+            for block in self.blocks.values()
+            if was_paused and block.state == "open"
+            for branch in block.waiting
+        )
+        planned = {
+            (name, number): min(n, self.blocks[name].tracks[number].lanes) for (name, number), n in waits.items()
+        }
+        assert Counter((message.block, message.track) for message in messages) == planned
+        self.take(messages)
 
     def reopen(self, block: Block) -> None:
         block.state = "open"
@@ -547,7 +599,7 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def it_ends_once(self) -> None:
         """There is one end, the state does not change after it, and the agenda holds open blocks only."""
-        assert self.play.state == self.run_state
+        assert self.play.state == self.seen_state
         assert self.play.ends() == self.ends == int(self.run_state not in ("pending", "running"))
         still_open = [block for block in self.blocks.values() if block.state == "open"]
         expected = {("hint", block.id) for block in still_open}
@@ -568,6 +620,7 @@ class Interleavings(RuleBasedStateMachine):
         """With janitors, and lanes that do what they are asked to, the run ends, and can be deleted without a trace."""
         self.check_times_to_live()
         self.messages.clear()
+        self.do_resume()
         rounds = itertools.count()
         while not self.ends:
             assert next(rounds) < 1000, "the run does not end"
