@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,8 +13,11 @@ import msgspec
 
 from egregore_dist import errors
 from egregore_dist.wire.annotations import convert
+from egregore_dist.workflow.step import MAX_NESTING
 
 __all__ = ["convert", "decode", "encode", "join_list", "join_mapping", "split"]
+
+log = logging.getLogger(__name__)
 
 BRANCH_ERROR = 1
 """The code of the MessagePack extension that carries a `BranchError`."""
@@ -20,7 +25,29 @@ BRANCH_ERROR = 1
 READ_BACK = 2**20
 """Encoded values up to this many bytes are read back at once, so that a key no reader can hash fails at its source."""
 
+DEPTH = 64
+"""How deep lists and mappings may stand inside each other in a value."""
+
+LARGE = 2**20
+"""Values over this many bytes are warned of, once each place."""
+
+LARGEST = 512 * 2**20 - 1
+"""What a server takes as one value, in bytes."""
+
+# Each block puts its branches' values into one mapping more.
+_JOINED_DEPTH = DEPTH + MAX_NESTING
+
+# Bytes that begin no list and no mapping: what is left without them counts the containers, and never too few.
+_NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
+_CONTAINERS = (list, dict, tuple, set, frozenset)
+# Finite, and in order: they travel as lists.
+_LISTS = (range, collections.deque, type({}.keys()), type({}.values()), type({}.items()))
+_LONGEST = 2**24
+
 _DEEPEST = 32
+_WARNED_OF_AT_MOST = 1024
+_warned_of: set[str] = set()
+
 _NUMPY_TIMES = ("datetime", "timedelta")  # their items may be bare numbers, without a unit
 _LIMIT = "EGREGORE_PAYLOAD_LIMIT"
 
@@ -43,7 +70,7 @@ def encode(value: Any, *, where: str, limit: int | None = None) -> bytes:
             pydantic models, numpy scalars and `BranchError` values, anywhere inside each other. Of an attrs class,
             attributes whose names begin with an underscore stay behind: msgspec takes them for private.
         where: what the value is, for messages, such as ``"the value returned by node 'load'"``.
-        limit: the largest result, in bytes; None for no limit.
+        limit: the largest result, in bytes; None for no limit. With one, results over `LARGE` are warned of.
 
     Raises:
         EncodingError: something inside cannot be encoded; says what, where inside, and what to do.
@@ -52,25 +79,24 @@ def encode(value: Any, *, where: str, limit: int | None = None) -> bytes:
     try:
         raw = _encoder.encode(value)
     except RecursionError:
-        raise errors.EncodingError(
-            f"{where} cannot be encoded: it is nested too deeply, or contains itself. "
-            "Flatten it, or refer to parts by id."
-        ) from None
+        raise _too_deep(where) from None
+    except errors.EncodingError as cause:
+        raise errors.EncodingError(f"{where} cannot be encoded: {cause}") from None
     except Exception as cause:
         raise _explain(value, where, cause) from cause
-    if limit is not None and len(raw) > limit:
-        raise errors.PayloadTooLarge(
-            f"{where} takes {len(raw)} bytes encoded, the limit is {limit}. "
-            f"Return a reference (a path, a key, a URL) instead, or raise {_LIMIT} on clients and workers."
-        )
+    if limit is not None:
+        _check_size(raw, where, limit)
+    seen = value
     if len(raw) <= READ_BACK:
         try:
-            _decoder.decode(raw)
+            seen = _decoder.decode(raw)
         except Exception as cause:
             raise errors.EncodingError(
                 f"{where} could not be read back: {cause}. "
                 "As keys of a dict use text, numbers, bytes, or tuples of these."
             ) from cause
+    if _is_deeper(raw, seen, DEPTH):
+        raise _too_deep(where)
     return raw
 
 
@@ -78,17 +104,26 @@ def decode(raw: bytes) -> Any:
     """The plain value that ``raw`` holds; keys of mappings keep their types.
 
     Raises:
-        EncodingError: ``raw`` is not well-formed MessagePack.
+        EncodingError: ``raw`` is not well-formed MessagePack, or is nested too deeply.
     """
     try:
-        return _decoder.decode(raw)
+        value = _decoder.decode(raw)
+    except RecursionError:
+        raise _too_deep("stored data", _JOINED_DEPTH) from None
     except Exception as cause:
         raise _malformed(cause) from cause
+    if _is_deeper(raw, value, _JOINED_DEPTH):
+        raise _too_deep("stored data", _JOINED_DEPTH)
+    return value
 
 
 def join_list(raws: Sequence[bytes]) -> bytes:
-    """A list of encoded values, without decoding them."""
-    return _encoder.encode([msgspec.Raw(raw) for raw in raws])
+    """A list of encoded values, without decoding them.
+
+    Raises:
+        PayloadTooLarge: together they are larger than what a server takes as one value.
+    """
+    return _storable(_encoder.encode([msgspec.Raw(raw) for raw in raws]))
 
 
 def join_mapping(pairs: Sequence[tuple[Any, bytes]]) -> bytes:
@@ -96,14 +131,16 @@ def join_mapping(pairs: Sequence[tuple[Any, bytes]]) -> bytes:
 
     Raises:
         EncodingError: two keys are equal, or a key cannot be encoded.
+        PayloadTooLarge: together they are larger than what a server takes as one value.
     """
     mapping = {key: msgspec.Raw(raw) for key, raw in pairs}
     if len(mapping) != len(pairs):
         raise errors.EncodingError("two entries of a mapping have one key: a result would be lost. Rename one of them.")
     try:
-        return _encoder.encode(mapping)
+        raw = _encoder.encode(mapping)
     except Exception as cause:
         raise _explain(list(mapping), "the keys of a mapping", cause) from cause
+    return _storable(raw)
 
 
 def split(raw: bytes) -> list[tuple[Any, bytes]]:
@@ -139,6 +176,10 @@ def _encode_other(value: Any) -> Any:
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
+    if isinstance(value, _LISTS):
+        if len(value) > _LONGEST:
+            raise errors.EncodingError(f"a {type(value).__name__} of {len(value)} items. Send what makes it instead.")
+        return list(value)
     kind = type(value)
     if callable(getattr(kind, "model_dump", None)) and hasattr(kind, "model_fields"):
         return value.model_dump(round_trip=True)
@@ -172,6 +213,55 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_other)
 _decoder = msgspec.msgpack.Decoder(ext_hook=_decode_extension)
 _fields_decoder = msgspec.msgpack.Decoder(_BranchErrorFields, ext_hook=_decode_extension)
 _splitter = msgspec.msgpack.Decoder(list[msgspec.Raw] | dict[Any, msgspec.Raw], ext_hook=_decode_extension)
+
+
+def _check_size(raw: bytes, where: str, limit: int) -> None:
+    if len(raw) > limit:
+        raise errors.PayloadTooLarge(
+            f"{where} takes {len(raw)} bytes encoded, the limit is {limit}. "
+            f"Return a reference (a path, a key, a URL) instead, or raise {_LIMIT} on clients and workers."
+        )
+    if len(raw) > LARGE and where not in _warned_of and len(_warned_of) < _WARNED_OF_AT_MOST:
+        _warned_of.add(where)
+        log.warning(
+            "%s takes %.1f MB encoded: a reference (a path, a key, a URL) to something so large is faster",
+            where,
+            len(raw) / 1e6,
+            extra={"action": "large_payload"},
+        )
+
+
+def _storable(raw: bytes) -> bytes:
+    if len(raw) > LARGEST:
+        raise errors.PayloadTooLarge(
+            f"the values of a block's branches take {len(raw)} bytes together, and a server stores at most {LARGEST} "
+            "as one value. Let the branches return references (a path, a key, a URL) instead."
+        )
+    return raw
+
+
+def _is_deeper(raw: bytes, value: Any, limit: int) -> bool:
+    """Whether more than ``limit`` containers stand inside each other in ``value``, which is encoded as ``raw``."""
+    if len(raw) <= limit or raw[0] in _NO_CONTAINERS or len(raw.translate(None, _NO_CONTAINERS)) <= limit:
+        return False
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    for _ in range(limit):
+        level = [
+            child
+            for part in level
+            for child in (part.values() if isinstance(part, dict) else part)
+            if isinstance(child, _CONTAINERS)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _too_deep(where: str, limit: int = DEPTH) -> errors.EncodingError:
+    return errors.EncodingError(
+        f"{where} is nested too deeply, or contains itself: at most {limit} lists and mappings may stand inside each "
+        "other. Flatten it, or refer to parts by id."
+    )
 
 
 def _malformed(cause: Exception) -> errors.EncodingError:
@@ -269,6 +359,8 @@ def _cure(value: Any, cause: Exception) -> str:
         return "Read it and return the content, or return its path."
     if hasattr(type(value), "keys") and hasattr(type(value), "__getitem__"):
         return "Return dict(value)."
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return "It can be read only once, and only here: make a list of it first."
     if hasattr(type(value), "__iter__"):
         return "Return list(value)."
     if _field_names(type(value)):

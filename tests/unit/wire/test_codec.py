@@ -12,7 +12,7 @@ import math
 import pathlib
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -193,10 +193,8 @@ class Holder:
     ("value", "named", "cure"),
     [
         (_Array(), r"numpy\.ndarray", r"\.tolist\(\)"),
-        (iter_of_nothing(), "generator", r"list\(value\)"),
-        (range(3), "range", r"list\(value\)"),
-        (collections.deque(), r"collections\.deque", r"list\(value\)"),
-        ({}.keys(), "dict_keys", r"list\(value\)"),
+        (iter_of_nothing(), "generator", "make a list of it"),
+        (collections.UserList(), r"collections\.UserList", r"list\(value\)"),
         (ValueError("x"), "ValueError", r"str\(exception\)"),
         (len, "builtin_function_or_method", "Code does not travel"),
         (Point, "type", "Code does not travel"),
@@ -243,22 +241,122 @@ def test_a_value_inside_itself_is_refused() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
 
-    with pytest.raises(
-        errors.EncodingError, match=r"load' cannot be encoded: it is nested too deeply, or contains itself"
-    ):
+    with pytest.raises(errors.EncodingError, match=r"load' is nested too deeply, or contains itself"):
         codec.encode(cycle, where=WHERE)
 
 
-def test_deep_nesting_is_refused_on_both_ways() -> None:
-    """Too deep a value is refused when it is encoded, and when it is decoded."""
-    deep: list[Any] = []
-    for _ in range(5000):
-        deep = [deep]
+def nested(levels: int, wrap: Callable[[Any], Any], inner: Any = 1) -> Any:
+    """``inner`` inside so many containers."""
+    for _ in range(levels):
+        inner = wrap(inner)
+    return inner
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda it: [it], lambda it: {"k": it}, lambda it: (it,), lambda it: {"k": 1, "l": [it, "x" * 200]}],
+    ids=["list", "dict", "tuple", "mixed"],
+)
+@pytest.mark.parametrize("size", [0, codec.READ_BACK + 1], ids=["small", "large"])
+def test_the_depth_is_limited(wrap: Callable[[Any], Any], size: int) -> None:
+    """A value of as many levels as are allowed travels, one of one level more is refused at its source."""
+    levels = codec.DEPTH // 2 if "l" in wrap(1) else codec.DEPTH
+    inner: Any = "x" * size
+    deepest = nested(levels, wrap, inner)
+
+    assert codec.encode(deepest, where=WHERE)
+    with pytest.raises(errors.EncodingError, match=r"load' is nested too deeply.*64"):
+        codec.encode(nested(1, lambda it: [it], deepest), where=WHERE)
+
+
+def test_records_count_as_levels() -> None:
+    """Records inside each other are mappings inside each other."""
+    with pytest.raises(errors.EncodingError, match="nested too deeply"):
+        codec.encode(nested(codec.DEPTH + 1, Holder), where=WHERE)
+
+
+def test_many_containers_are_not_deep() -> None:
+    """How many lists and mappings there are says nothing about their depth."""
+    value = [{"id": number, "tags": [[], {}]} for number in range(1000)]
+
+    assert journey(value) == value
+
+
+@pytest.mark.parametrize("levels", [100, 1000, 10_000, 100_000, 1_000_000])
+def test_deep_nesting_is_refused_on_both_ways(levels: int) -> None:
+    """However deep a value or stored data is, it ends in an `EncodingError`, never in a crash."""
+    deep = nested(levels, lambda it: [it])
 
     with pytest.raises(errors.EncodingError, match="nested too deeply"):
         codec.encode(deep, where=WHERE)
-    with pytest.raises(errors.EncodingError, match="not well-formed"):
-        codec.decode(b"\x91" * 5000 + b"\x90")
+    with pytest.raises(errors.EncodingError, match="nested too deeply"):
+        codec.decode(b"\x91" * levels + b"\x90")
+    with pytest.raises(errors.EncodingError, match="nested too deeply"):
+        codec.decode(b"\x81\x01" * levels + b"\x90")
+    with contextlib.suppress(errors.EncodingError):
+        codec.split(b"\x91" * levels + b"\x90")
+
+
+def test_joined_values_may_be_deeper() -> None:
+    """What branches returned at the deepest comes back inside the mappings of their blocks."""
+    deepest = nested(codec.DEPTH, lambda it: [it])
+    raw = codec.encode(deepest, where=WHERE)
+    for _ in range(16):
+        raw = codec.join_mapping([("branch", raw)])
+
+    assert codec.decode(raw) == nested(16, lambda it: {"branch": it}, deepest)
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        (range(3), [0, 1, 2]),
+        ({"a": 1}.keys(), ["a"]),
+        ({"a": 1}.values(), [1]),
+        ({"a": 1}.items(), [["a", 1]]),
+        (collections.deque([1]), [1]),
+        ({"inside": range(2)}, {"inside": [0, 1]}),
+    ],
+    ids=repr,
+)
+def test_ranges_and_views_travel_as_lists(value: Any, seen: Any) -> None:
+    """A range, or a view of a dict, is a list at the other end."""
+    assert journey(value) == seen
+
+
+def test_an_endless_range_is_refused() -> None:
+    """A range is not written out where it is larger than any list that could travel."""
+    with pytest.raises(errors.EncodingError, match=r"load' cannot be encoded: a range of 1000000000 items"):
+        codec.encode({"a": range(10**9)}, where=WHERE)
+
+
+def test_a_generator_is_named_with_its_cure() -> None:
+    """A generator has no length and can be read once: the message says to make a list of it."""
+    with pytest.raises(errors.EncodingError, match=r"generator at \[0\].*make a list of it"):
+        codec.encode([(n for n in ())], where=WHERE)
+
+
+def test_large_values_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The first value over 1 MB from one place is warned of, and small ones and repetitions are not."""
+    where = f"the value returned by node {uuid.uuid4().hex!r}"
+    codec.encode("x" * (codec.LARGE - 100), where=where, limit=10**7)
+    assert caplog.text == ""
+    for _ in range(3):
+        codec.encode("x" * codec.LARGE, where=where, limit=10**7)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{where} takes 1.0 MB encoded: a reference (a path, a key, a URL) to something so large is faster"
+    ]
+
+
+def test_what_no_server_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of branches that together exceed what a server stores as one are refused with the cure."""
+    monkeypatch.setattr(codec, "LARGEST", 100)
+    raws = [codec.encode("x" * 60, where=WHERE)] * 2
+    with pytest.raises(errors.PayloadTooLarge, match=r"branches take 12\d bytes together.*references"):
+        codec.join_list(raws)
+    with pytest.raises(errors.PayloadTooLarge, match=r"branches take 12\d bytes together.*references"):
+        codec.join_mapping(list(enumerate(raws)))
 
 
 @pytest.mark.parametrize("key", [Point(1), (1, Point(1))])
