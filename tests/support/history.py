@@ -233,7 +233,7 @@ def one_truth(history: History) -> Iterator[str]:
         run = history.runs[seen.run]
         if seen.state != run.state:
             yield f"run {seen.run}: a reader was told {seen.state}, the ledger says {run.state}"
-        elif seen.state == "succeeded" and seen.value != run.value:
+        elif seen.state == "succeeded" and not _same(seen.value, run.value):
             yield f"run {seen.run}: a reader was told {seen.value!r}, the ledger says {run.value!r}"
 
 
@@ -390,6 +390,11 @@ def percentile(values: Iterable[float], percent: float) -> float:
     """The smallest value that so many percent of them do not exceed; 0 of none."""
     ordered = sorted(values)
     return ordered[max(0, ceil(len(ordered) * percent / 100) - 1)] if ordered else 0.0
+
+
+def _same(one: Any, other: Any) -> bool:
+    # Errors that are values are not equal to anything.
+    return bool(one == other) or codec.encode(one, where="one") == codec.encode(other, where="the other")
 
 
 def _counted_once(events: Iterable[Happened], block: Block) -> Iterator[str]:

@@ -108,3 +108,15 @@ def join(results: Any, context: Context) -> Any:
     """Hands on what it got."""
     with recorded(context):
         return results
+
+
+@node
+def moment(data: Any) -> float:
+    """A hundredth of a second, for the nap after it."""
+    return 0.01
+
+
+@node
+def minute(data: Any) -> float:
+    """Sixty seconds, for the nap after it."""
+    return 60.0
