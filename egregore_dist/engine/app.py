@@ -9,6 +9,7 @@ from egregore_dist.settings import Settings
 
 LANE, COLLECT, ADVANCE = "egregore.lane", "egregore.collect", "egregore.advance"
 BACKEND = "egregore_dist.engine.backend:ChordBackend"
+MESSAGING = "egregore_dist.engine.broker:AMQP"
 
 # A message that a worker holds longer than this is delivered again; a second lane of a block is harmless.
 VISIBILITY_TIMEOUT = 3600
@@ -20,7 +21,7 @@ def make_app(settings: Settings) -> Celery:
     Raises:
         errors.ConfigurationError: no broker, or a broker that cannot hold the ledger and no other server that does.
     """
-    app = Celery("egregore", set_as_current=False)
+    app = Celery("egregore", set_as_current=False, amqp=MESSAGING)
     app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket", "unix"), BACKEND)
     app.conf.update(
         broker_url=broker_url(settings),
@@ -42,11 +43,15 @@ def make_app(settings: Settings) -> Celery:
         worker_enable_prefetch_count_reduction=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=False,
+        # What a process wrote before it died is read at once; only then is its message given back.
+        worker_lost_wait=0.2,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options=_transport_options(settings),
+        # An answer that nobody expected is no reason for a worker to end. RabbitMQ says by one that a queue is another.
+        broker_channel_error_retry=_is_redis(settings),
         # What a chord leaves behind where its callback never came.
         result_expires=3600,
         event_queue_expires=60,
@@ -76,12 +81,19 @@ def ledger_url(settings: Settings) -> str:
 
 
 def _transport_options(settings: Settings) -> dict[str, object]:
-    if not broker_url(settings).startswith(("redis", "unix")):
+    if not _is_redis(settings):
         return {}
     return {
         "visibility_timeout": VISIBILITY_TIMEOUT,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
-        "socket_timeout": 30,
+        # A connection that died in silence is noticed, and made again, within ten seconds.
+        "socket_timeout": 5,
+        "socket_connect_timeout": 3,
         "socket_keepalive": True,
+        "health_check_interval": 4,
     }
+
+
+def _is_redis(settings: Settings) -> bool:
+    return broker_url(settings).startswith(("redis", "unix"))

@@ -105,6 +105,7 @@ class Lane:
             self._publish(entered.served)
             record, now, leases = entered.record, entered.now, list(entered.served.leases)
             if not leases:
+                self._runtime.set_aside(self._run, to.block, self._token)
                 return _resumed(entered.served)
         elif (known := self._places.get((to.block, to.track))) is not None:
             return self._serve_place(known, [to.lease])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from egregore_dist.engine import app as apps
 from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.later import Later
-from egregore_dist.ledger import Ledger, Work
+from egregore_dist.ledger import Aside, Ledger, Work
 from egregore_dist.resources.report import Report, measure
 from egregore_dist.settings import Settings
 from egregore_dist.wire.code import Loader
@@ -27,6 +28,8 @@ from egregore_dist.workflow import spec
 from egregore_dist.workflow.binding import Parameters
 
 _SPECS_KEPT = 256
+log = logging.getLogger(__name__)
+
 _REPORTS_FRESH = 1.0
 
 # While the ledger is away, a lane keeps its leases and waits some ten minutes: its branches are not run twice.
@@ -122,6 +125,15 @@ class Runtime:
 
     def _own_report(self) -> Report:
         machine = measure()
+    def set_aside(self, run: str, block: str, token: str) -> None:
+        """Note that a message asked this lane to serve a block that there is not."""
+        reason = "there is no such run or block: it has expired or was deleted, or there never was one"
+        noted = Aside(reason=reason, worker=token.partition("/")[0], excerpt=f"run {run}, block {block[:100]}")
+        try:
+            self.ledger.set_aside([noted])
+        except errors.BrokerUnavailable as error:
+            log.warning("run %s is unknown, and was not noted: %s", run, error, extra={"action": "set_aside"})
+
         return Report(
             worker="",
             host=machine.host,

@@ -72,7 +72,9 @@ def register(app: Celery, settings: Settings) -> Runtimes:
         runtime = runtimes.get()
         record = runtime.ledger.block(run, block)
         # Where the last lane collected in place, the parent's branch is leased or has ended, and this finds nothing.
-        if record is not None and record.state == "ok" and record.parent is not None:
+        if record is None:
+            runtime.set_aside(run, block, self.request.hostname or "eager")
+        elif record.state == "ok" and record.parent is not None:
             _lane(self, runtime, run).serve(record.parent, record.track)
 
     return runtimes

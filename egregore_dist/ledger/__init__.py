@@ -4,6 +4,7 @@ from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import (
     ENDED,
     Accepted,
+    Aside,
     BlockRecord,
     Commit,
     Entered,
@@ -22,6 +23,7 @@ __all__ = [
     "ENDED",
     "Accepted",
     "BlockRecord",
+    "Aside",
     "Commit",
     "Entered",
     "Lease",

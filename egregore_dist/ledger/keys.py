@@ -32,6 +32,11 @@ class Keys:
         return f"{self.prefix}:janitor"
 
     @property
+    def aside(self) -> str:
+        """Messages that could not be served, newest first."""
+        return f"{self.prefix}:aside"
+
+    @property
     def workers(self) -> str:
         return f"{self.prefix}:workers"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import msgspec
 import redis
@@ -16,6 +19,7 @@ from egregore_dist.ledger import replies, scripts
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
     Accepted,
+    Aside,
     BlockRecord,
     Commit,
     Entered,
@@ -30,8 +34,18 @@ from egregore_dist.ledger.records import (
 from egregore_dist.ledger.watch import CONNECTION, EVENTS_READ, Watch, reachable
 
 # Attempts of a branch whose process dies under it, before it ends as lost.
+log = logging.getLogger(__name__)
+
 ATTEMPTS = 3
 
+
+# Messages that were set aside are kept for looking at: the newest.
+ASIDE_KEPT = 1000
+
+# Seconds between two lines of log about a server that refuses to write.
+_SAY_EVERY = 30.0
+
+_T = TypeVar("_T")
 
 class Ledger:
     """A ledger on a Redis or Valkey server.
@@ -40,16 +54,18 @@ class Ledger:
         url: ``redis://``, ``rediss://`` or ``unix://``.
         prefix: what every key starts with.
         retention: seconds that a finished run is kept.
-        retries: how often a call is tried again, at most a second apart, while the server cannot be reached.
+        retries: how often a call is tried again, at most a second apart, while the server cannot be reached, or refuses
+            to write.
 
-    Every method raises `errors.BrokerUnavailable` where the server cannot be reached. It is safe to share between
-    threads, not between processes.
+    Every method raises `errors.BrokerUnavailable` where the server cannot be reached, and `errors.BrokerFull` where it
+    refuses to write. It is safe to share between threads, not between processes.
     """
 
     def __init__(self, url: str, *, prefix: str = "egd", retention: float = 7 * 86400, retries: int = 3) -> None:
-        backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
+        self._backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
+        self._retries = retries
         try:
-            self.redis = redis.Redis.from_url(url, retry=Retry(backoff, retries=retries), **CONNECTION)
+            self.redis = redis.Redis.from_url(url, retry=Retry(self._backoff, retries=retries), **CONNECTION)
         except ValueError as error:
             # The URL may hold a password, and redis-py does not repeat it.
             raise errors.ConfigurationError(f"the ledger's URL cannot be used: {error}") from None
@@ -58,6 +74,7 @@ class Ledger:
         self._retention = retention
         self._known_scripts: set[str] = set()
 
+        self._said = -_SAY_EVERY
     def close(self) -> None:
         """Close every connection."""
         self.redis.close()
@@ -444,12 +461,15 @@ class Ledger:
         return self._call(name, self._keys(run), args)
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        script = self._script(name)
-        with reachable():
-            try:
-                return self.redis.evalsha(script.sha, len(keys), *keys, *args)
-            except redis.exceptions.NoScriptError:
-                return self.redis.eval(script.text, len(keys), *keys, *args)
+        def ask() -> Any:
+            script = self._script(name)
+            with reachable():
+                try:
+                    return self.redis.evalsha(script.sha, len(keys), *keys, *args)
+                except redis.exceptions.NoScriptError:
+                    return self.redis.eval(script.text, len(keys), *keys, *args)
+
+        return self._patiently(ask)
 
     def _together(
         self, run: str, reads: Sequence[tuple[Any, ...]], transitions: Sequence[tuple[str, Sequence[Any]]]
@@ -466,8 +486,26 @@ class Ledger:
         if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
             # The server was started anew. Each that was done may be asked again.
             self._known_scripts.clear()
-            return self._together(run, reads, transitions)
+            return self._ask_together(run, reads, transitions)
         with reachable():
+    # Messages that nobody can serve
+
+    def set_aside(self, messages: Sequence[Aside]) -> None:
+        """Note messages that were taken off a queue and could not be served."""
+        with reachable():
+            now = replies.milliseconds(self.redis.time())
+            raw = [msgspec.msgpack.encode(dataclasses.replace(message, at=now)) for message in messages]
+            pipe = self.redis.pipeline(transaction=True)
+            pipe.lpush(self.keys.aside, *raw)
+            pipe.ltrim(self.keys.aside, 0, ASIDE_KEPT - 1)
+            pipe.execute()
+
+    def aside(self, limit: int = ASIDE_KEPT) -> list[Aside]:
+        """The messages that were set aside, newest first."""
+        with reachable():
+            found = cast(list[bytes], self.redis.lrange(self.keys.aside, 0, limit - 1))
+        return [msgspec.msgpack.decode(raw, type=Aside) for raw in found]
+
             for reply in found:
                 if isinstance(reply, Exception):
                     raise reply
@@ -481,3 +519,20 @@ class Ledger:
                 self.redis.script_load(script.text)
             self._known_scripts.add(name)
         return script
+        return self._patiently(lambda: self._ask_together(run, reads, transitions))
+
+    def _patiently(self, ask: Callable[[], _T]) -> _T:
+        # A script that is refused has changed nothing: its first write is what the server refuses.
+        for failures in range(1, self._retries + 1):
+            try:
+                return ask()
+            except errors.BrokerFull as error:
+                if time.monotonic() - self._said > _SAY_EVERY:
+                    self._said = time.monotonic()
+                    log.warning("the ledger waits: %s", error, extra={"action": "ledger_full"})
+                time.sleep(self._backoff.compute(failures))
+        return ask()
+
+    def _ask_together(
+        self, run: str, reads: Sequence[tuple[Any, ...]], transitions: Sequence[tuple[str, Sequence[Any]]]
+    ) -> tuple[list[Any], list[Any]]:

@@ -211,6 +211,48 @@ class Work:
     spec: bytes
     functions: bytes
     queue: str = ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """A message that was taken off a queue and could not be served.
+
+    Attributes:
+        reason: why.
+        worker: who took it.
+        queue: where from; "" where that is not known.
+        excerpt: its shape and size: of what is not this package's, nothing of the content is kept.
+        at: when, in server milliseconds.
+    """
+
+    reason: str
+    worker: str
+    queue: str = ""
+    excerpt: str = ""
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """How a lane ended with its process.
+
+    Attributes:
+        verdict: "lost": the branch has cost the process; "timeout": its node's timeout has; "stopped": nobody's fault.
+        branch: the branch that was executed, or None where that is not known.
+        why: how the process ended.
+        node: the node that was called, or "".
+        calls: how often it has been called by now.
+        most: how often it may be.
+        failure: how the branch fails where the last call took too long, encoded.
+    """
+
+    verdict: Literal["lost", "timeout", "stopped"]
+    branch: int | None = None
+    why: str = ""
+    node: str = ""
+    calls: int = 0
+    most: int = 0
+    failure: bytes = b""
+
+
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -16,8 +17,18 @@ from egregore_dist import errors
 from egregore_dist.ledger import replies
 from egregore_dist.ledger.keys import Keys
 
-CONNECTION: dict[str, Any] = {"socket_timeout": 15.0, "socket_connect_timeout": 5.0, "socket_keepalive": True}
+# A connection that died in silence is noticed, and made again, within ten seconds.
+CONNECTION: dict[str, Any] = {"socket_timeout": 6.0, "socket_connect_timeout": 3.0, "socket_keepalive": True}
 EVENTS_READ = 1000
+
+# How a server says that it takes no write, itself or (up to Redis 6) within the error of a script.
+_REFUSALS = {
+    "OOM": "its memory is full (maxmemory): raise the limit, or wait until finished runs have expired",
+    "READONLY": "it is read-only, as a replica is: use the primary's address, or wait for the failover",
+    "MISCONF": "it cannot write to its disk: make room there, and see the server's log",
+    "NOREPLICAS": "it has too few replicas that follow it (min-replicas-to-write)",
+}
+_CODE = re.compile(rf"(?:^|[\s-])({'|'.join(_REFUSALS)})\s")
 
 
 class Watch:
@@ -54,10 +65,32 @@ class Watch:
 
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Raise `errors.BrokerUnavailable` for what redis-py raises where the server cannot be reached."""
+    """Turn what redis-py raises into errors that a user can meet.
+
+    Raises:
+        errors.BrokerUnavailable: the server cannot be reached.
+        errors.BrokerFull: it can, and refuses to write.
+    """
     try:
         yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise errors.BrokerUnavailable(
             f"the ledger cannot be reached: {error}; is the server up, and the URL right?"
         ) from error
+    except redis.exceptions.ResponseError as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        raise errors.BrokerFull(f"the server takes nothing more: {reason}") from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the server takes no write, and what to do; None where the error says something else."""
+    if not isinstance(error, redis.exceptions.ResponseError):
+        return None
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return _REFUSALS["OOM"]
+    if isinstance(error, redis.exceptions.ReadOnlyError):
+        return _REFUSALS["READONLY"]
+    found = _CODE.search(str(error))
+    return _REFUSALS[found[1]] if found else None

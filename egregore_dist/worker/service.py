@@ -15,7 +15,7 @@ from egregore_dist.engine import tasks
 from egregore_dist.engine.runtime import signer
 from egregore_dist.settings import Settings, load
 from egregore_dist.wire.code import Loader
-from egregore_dist.worker import steps
+from egregore_dist.worker import guard, slots, steps
 
 POOLS = ("prefork", "threads")
 
@@ -31,6 +31,10 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
         modules: modules with nodes to load, beside those of ``EGREGORE_MODULES``; nodes of others are refused.
         settings: read from ``EGREGORE_*`` where absent; the app's own broker is taken where those name none.
     """
+    _install(app, modules=modules, settings=settings, owns=False)
+
+
+def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None, owns: bool) -> None:
     if settings is None:
         settings = load()
         if settings.broker_url is None:
@@ -41,6 +45,8 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
     Loader(signer(settings), settings.modules).load_modules()
     tasks.register(app, settings)
     steps.register(app, settings)
+    guard.register(app, owns=owns)
+    slots.register(app)
 
 
 def run(
@@ -70,7 +76,7 @@ def run(
             "the others stand still while they work, so that deadlines and heartbeats would not be kept"
         )
     app = apps.make_app(settings)
-    install(app, settings=settings)
+    _install(app, settings=settings, owns=True)
     argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]
     argv += [f"--concurrency={concurrency or 'auto'}", f"--queues={','.join(queues) or settings.queue}"]
     name = name or f"egregore-{os.getpid()}"

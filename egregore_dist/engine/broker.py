@@ -1,0 +1,316 @@
+"""Connections to the broker: kombu's, made to outlive what a server and the messages on it can do.
+
+A stock worker ends when its Redis server restarts while it holds a message, when the server is full or read-only, and
+when a message's envelope cannot be read. Here such a message is handed to whoever keeps the connection, the worker
+waits, and what it could not acknowledge is acknowledged on its next connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import Empty
+from typing import Any
+
+import kombu
+import redis
+from celery.app.amqp import AMQP as CeleryAMQP
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual as kombu_virtual
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+from egregore_dist.ledger.watch import refusal
+
+log = logging.getLogger(__name__)
+
+# What is used of these is not in their type stubs.
+stock: Any = kombu_redis
+virtual: Any = kombu_virtual
+
+# Seconds for which a server that refuses to write is left alone, and between two lines of log about it.
+_PAUSE = (0.5, 1.5)
+_SAY_EVERY = 30.0
+
+# What a lost connection raises. Kombu's own list has KeyError too, which a message can cause.
+_LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+
+
+@dataclass(slots=True)
+class Keeper:
+    """What a consumer keeps from one of its connections to the next.
+
+    Attributes:
+        set_aside: takes a message that cannot be read: its queue, the raw message, and the error.
+        at_work: whether the message with this delivery tag is executed here, so that it is not to be delivered anew.
+        done: delivery tags of what has ended, and could not be acknowledged.
+        held: delivery tags of what was not begun, and could not be given back.
+    """
+
+    set_aside: Callable[[str, object, Exception], None] = lambda queue, raw, error: log.error(
+        "a message on queue %s cannot be read, and is dropped: %s", queue, type(error).__name__
+    )
+    at_work: Callable[[str], bool] = lambda tag: False
+    done: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+
+
+class QoS(stock.QoS):  # type: ignore[misc]
+    """What a channel has delivered and not acknowledged."""
+
+    def can_consume(self) -> bool:
+        """Whether another message may be taken: not from a server that refuses to note that it was."""
+        return not self.channel.pausing and bool(super().can_consume())
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message as delivered."""
+        try:
+            super().append(message, delivery_tag)
+        except redis.exceptions.ResponseError as error:
+            if not self.channel.refused(error):
+                raise
+            # It is off the queue already: better served without a note than not at all.
+            virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message: on the next connection, where this one is lost."""
+        if self.channel.pausing or not self._settle(delivery_tag):
+            self.channel.keeper.done.add(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Refuse a message, or give it back."""
+        if not requeue:
+            self.ack(delivery_tag)
+            return
+        try:
+            self.restore_by_tag(delivery_tag, leftmost=True)
+        except Exception as error:
+            if not self.channel.is_away(error):
+                raise
+            self.channel.keeper.held.add(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Give back what was delivered when the channel closes, but for what is still executed."""
+        keeper = self.channel.keeper
+        waiting = [tag for tag in self._delivered if not keeper.at_work(tag)]
+        while waiting:
+            try:
+                self.restore_by_tag(waiting[-1], client)
+            except Exception as error:
+                if not self.channel.is_away(error):
+                    raise
+                keeper.held.update(waiting)
+                break
+            waiting.pop()
+        self._delivered.clear()
+
+    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
+        """Settle what earlier connections left, and give back what dead workers hold."""
+        if self.channel.pausing:
+            return
+        keeper = self.channel.keeper
+        try:
+            while keeper.done:
+                self._remove_from_indices(next(iter(keeper.done))).execute()
+                keeper.held.discard(keeper.done.pop())
+            while keeper.held:
+                self.restore_by_tag(next(iter(keeper.held)))
+                keeper.held.pop()
+            super().restore_visible(start, num, interval)
+        except Exception as error:
+            if not self.channel.is_away(error):
+                raise
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Put a message that was delivered back on its queue; one that cannot be read is set aside."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            self._settle(tag)
+            self.channel.keeper.set_aside("", None, error)
+
+    def _settle(self, tag: str) -> bool:
+        try:
+            self._remove_from_indices(tag).execute()
+        except Exception as error:
+            if not self.channel.is_away(error):
+                raise
+            return False
+        return True
+
+
+class Channel(stock.Channel):  # type: ignore[misc]
+    """A channel that outlives a server which refuses to write, and messages that cannot be read."""
+
+    QoS = QoS
+    _paused_until = 0.0
+    _said = -_SAY_EVERY
+
+    @property
+    def keeper(self) -> Keeper:
+        """Who keeps what this channel leaves."""
+        client = self.connection.client if self.connection is not None else None
+        # Channels are closed a second time after their connection was taken apart.
+        if client is not None:
+            self._keeper = client.keeper
+        return self._keeper
+
+    _keeper = Keeper()
+
+    @property
+    def pausing(self) -> bool:
+        """Whether the server has just refused to write."""
+        return time.monotonic() < self._paused_until
+
+    def refused(self, error: BaseException) -> bool:
+        """Whether this is the server refusing to write; it is then left alone for a moment."""
+        reason = refusal(error)
+        if reason is None:
+            return False
+        now = time.monotonic()
+        self._paused_until = now + random.uniform(*_PAUSE)  # noqa: S311 (no secret)
+        if now - self._said > _SAY_EVERY:
+            Channel._said = now
+            log.warning("the broker takes nothing: %s; waiting", reason, extra={"action": "broker_full"})
+        return True
+
+    def is_away(self, error: BaseException) -> bool:
+        """Whether the server cannot be reached, or refuses to write."""
+        return isinstance(error, _LOST) or self.refused(error)
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Consume from a queue; what cannot be read of it is set aside."""
+        answer = super().basic_consume(queue, no_ack, *args, **kwargs)
+        callback = kwargs.get("callback") or args[0]
+
+        def take(raw: Any) -> Any:
+            try:
+                message = self.Message(raw, channel=self)
+                if not no_ack:
+                    self.qos.append(message, message.delivery_tag)
+            except Exception as error:
+                if isinstance(error, _LOST):
+                    raise
+                self.keeper.set_aside(queue, raw, error)
+                return None
+            return callback(message)
+
+        self.connection._callbacks[queue] = take
+        return answer
+
+    def _brpop_read(self, **options: Any) -> bool:
+        # As kombu's, but that what cannot be decoded is set aside, and a refusal is waited out.
+        connection = self.client.connection
+        try:
+            try:
+                found = self.client.parse_response(connection, "BRPOP", **options)
+            except redis.exceptions.ResponseError as error:
+                if not self.refused(error):
+                    raise
+                found = None
+            except self.connection_errors:
+                connection.disconnect()
+                raise
+            if not found:
+                raise Empty
+            queue = bytes_to_str(found[0]).rsplit(self.sep, 1)[0]
+            self._queue_cycle.rotate(queue)
+            try:
+                raw = loads(bytes_to_str(found[1]))
+            except Exception as error:  # a JSON decoder's hooks raise what they like
+                self.keeper.set_aside(queue, found[1], error)
+                return True
+            self.connection._deliver(raw, queue)
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _receive_one(self, client: Any) -> Any:
+        try:
+            return super()._receive_one(client)
+        except Empty:
+            # Raised for what is not JSON too: what came with it must not wait for what comes next.
+            return False
+        except Exception as error:
+            if isinstance(error, _LOST):
+                raise
+            # Remote control is published, not queued: there is nothing to acknowledge.
+            self.keeper.set_aside("", None, error)
+            return False
+
+    def _do_restore_message(
+        self, payload: Any, exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
+    ) -> None:
+        if not (isinstance(payload["headers"], dict) and isinstance(payload["properties"], dict)):
+            # Kombu would drop it, and log all of it.
+            raise TypeError("a message of another shape")
+        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+        except redis.exceptions.ResponseError as error:
+            # A full server must be drained: what has been bound once needs no writing, nor does what is broadcast.
+            if not self.refused(error) or not (queue in self._fanout_queues or self._is_bound(exchange, queue)):
+                raise
+
+    def _is_bound(self, exchange: str, queue: str) -> bool:
+        return any(entry[-1] == queue for entry in self.get_table(exchange))
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        if self.connection is None or self.connection.client is None:
+            # Kombu closes a lost connection twice, and in between there is nothing to connect to.
+            raise redis.exceptions.ConnectionError("this channel's connection was given up")
+        return super()._connparams(asynchronous)
+
+
+class Transport(stock.Transport):  # type: ignore[misc]
+    """Kombu's Redis transport with these channels."""
+
+    Channel = Channel
+
+    def create_channel(self, connection: Any) -> Any:
+        """A new channel. A server that refuses to write counts as one that cannot be reached yet."""
+        try:
+            return super().create_channel(connection)
+        except redis.exceptions.ResponseError as error:
+            reason = refusal(error)
+            if reason is None:
+                raise
+            raise redis.exceptions.ConnectionError(reason) from error
+
+
+class Connection(kombu.Connection):
+    """A connection whose channels are ours where the broker is Redis, and that is made again within seconds."""
+
+    #: The consumer gives its own to each of its connections.
+    keeper: Keeper
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.keeper = Keeper()
+
+    def get_transport_cls(self) -> Any:
+        """The class of the transport."""
+        found = super().get_transport_cls()
+        return Transport if found is kombu_redis.Transport else found
+
+    def _ensure_connection(self, *args: Any, **options: Any) -> Any:
+        # Kombu waits up to 30 seconds between two attempts, and all workers at the same instants.
+        names = ("errback", "max_retries", "interval_start", "interval_step", "interval_max")
+        given = dict(zip(names, args, strict=False))
+        jitter = random.uniform(0.7, 1.3)  # noqa: S311 (no secret)
+        pauses = {"interval_start": 0.25 * jitter, "interval_step": 0.5 * jitter, "interval_max": 2.5 * jitter}
+        return super()._ensure_connection(**{**pauses, **given, **options})
+
+
+class AMQP(CeleryAMQP):
+    """Celery's messaging over these connections."""
+
+    Connection = Connection

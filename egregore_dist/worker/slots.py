@@ -1,0 +1,40 @@
+"""Keep the slots of a prefork pool: a child that died is replaced at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, bootsteps
+
+from egregore_dist.worker import pool
+
+# Celery hears of most deaths at once, and of the others when it looks, every 5 seconds.
+_LOOK_EVERY = 0.2
+
+
+class Slots(bootsteps.StartStopStep):
+    """Has the pool look after its processes often."""
+
+    name = "egregore-slots"
+    requires: tuple[Any, ...] = ("celery.worker.components:Pool", "celery.worker.components:Timer")
+    _timer: Any = None
+
+    def start(self, parent: Any) -> None:
+        """Begin to look."""
+        if pool.kind(parent.pool) == "prefork" and parent.use_eventloop:
+            self._timer = parent.timer.call_repeatedly(_LOOK_EVERY, self._look, (parent.pool,))
+
+    def stop(self, _parent: Any) -> None:
+        """Look no more: the pool is about to be stopped."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @staticmethod
+    def _look(prefork: Any) -> None:
+        prefork.maintain_pool()
+
+
+def register(app: Celery) -> None:
+    """Add the step to the workers of an app."""
+    app.steps["worker"].add(Slots)
