@@ -41,7 +41,7 @@ _JOINED_DEPTH = DEPTH + MAX_NESTING
 _NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
 _CONTAINERS = (list, dict, tuple, set, frozenset)
 # Finite, and in order: they travel as lists.
-_LISTS = (range, collections.deque, type({}.keys()), type({}.values()), type({}.items()))
+_LISTS: tuple[Any, ...] = (range, collections.deque, type({}.keys()), type({}.values()), type({}.items()))
 _LONGEST = 2**24
 
 _DEEPEST = 32

@@ -39,6 +39,12 @@ def optional(name: object, what: str) -> str | None:
     return None if name is None else checked(name, what)
 
 
+def of_class(kind: type) -> str:
+    """How a class is called where it is not at hand: a builtin by its name, others as ``package.module.Class``."""
+    module, name = str(kind.__module__), str(kind.__qualname__)
+    return name if module == "builtins" else f"{module}.{name}"
+
+
 def shortened(value: object, limit: int = 80) -> str:
     """The repr of ``value``, cut to ``limit`` characters."""
     text = repr(value)
