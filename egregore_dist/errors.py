@@ -134,6 +134,8 @@ class ParallelTimeoutError(RunFailed, TimeoutError):
         results: the values of the branches that had ended by then, by name.
         running: the names of the branches that were running at the deadline.
         pending: the names of the branches that had not started.
+        stopping: how long after the deadline, in seconds, nothing of the block ran any more; None where something still
+            did half a second after it, which is stopped all the same.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class ParallelTimeoutError(RunFailed, TimeoutError):
         results: Mapping[Any, Any],
         running: Sequence[Any],
         pending: Sequence[Any],
+        stopping: float | None = None,
         run_id: str | None = None,
     ) -> None:
         super().__init__(message, run_id=run_id)
@@ -153,6 +156,7 @@ class ParallelTimeoutError(RunFailed, TimeoutError):
         self.results = dict(results)
         self.running = list(running)
         self.pending = list(pending)
+        self.stopping = stopping
 
 
 class RunCancelled(RunFailed):

@@ -214,7 +214,7 @@ class Run:
 
     def _reader(self) -> Reader:
         work = self._ledger.work(self.id)
-        return Reader(self._ledger, self.id, spec.decode(work.spec).root)
+        return Reader(self._ledger, self.id, spec.decode(work.spec).root, patient=True)
 
     def _check(self, timeout: float | None, deadline: float | None) -> None:
         _patient(self._record)

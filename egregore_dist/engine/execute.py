@@ -14,17 +14,18 @@ import tenacity
 
 from egregore_dist import errors
 from egregore_dist.engine import inside
+from egregore_dist.engine.board import Step
 from egregore_dist.engine.interpret import Value
 from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.runtime import Callee
 from egregore_dist.wire import codec
-from egregore_dist.workflow import spec
+from egregore_dist.workflow import names, spec
 from egregore_dist.workflow.context import Context
 
 # Wrong however often it is tried.
 _NOT_RETRIED = (errors.BindingError, errors.EncodingError, errors.PayloadTooLarge, errors.CodeError)
-_BACKOFF = tenacity.wait_exponential(multiplier=0.1, max=10.0) + tenacity.wait_random(0.0, 0.1)
+_LONGEST_DELAY = 100
 
 Limit = Callable[[float | None], AbstractContextManager[None]]
 
@@ -35,7 +36,11 @@ class NodeTimeout(TimeoutError):
 
 @dataclass(slots=True)
 class Job:
-    """One call of one node. ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own."""
+    """One call of one node.
+
+    ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own, ``calls`` from those of this
+    node that cost its branch a process.
+    """
 
     node: spec.NodeSpec
     callee: Callee
@@ -43,6 +48,7 @@ class Job:
     context: Callable[[int], Context]
     attempts: int
     limit: int
+    calls: int = 1
 
     def start(self) -> Any:
         """Bind and call the function; what it returns may have to be awaited."""
@@ -61,10 +67,11 @@ class Job:
 
     def retry(self) -> dict[str, Any]:
         """What tenacity needs to know of the node's ``retries``."""
+        delay = self.node.retry_delay
         return {
-            "stop": tenacity.stop_after_attempt(self.node.retries + 1),
-            "wait": _BACKOFF,
-            "retry": tenacity.retry_if_exception(_is_retried),
+            "stop": tenacity.stop_after_attempt(self.node.retries + 2 - self.calls),
+            "wait": tenacity.wait_exponential(delay, max=_LONGEST_DELAY * delay) + tenacity.wait_random(0.0, delay),
+            "retry": tenacity.retry_if_exception(self._is_retried),
             "before_sleep": self._count,
             "reraise": True,
         }
@@ -73,8 +80,20 @@ class Job:
         """The error of a call that took longer than the node's ``timeout``."""
         return NodeTimeout(f"node {self.node.name!r} did not end within its timeout of {self.node.timeout} s")
 
+    @property
+    def timeout_retries(self) -> int:
+        """How often the node is tried again after it took longer than its ``timeout``."""
+        return self.node.retries if self._is_retried(self.timed_out()) else 0
+
+    def _is_retried(self, error: BaseException) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, _NOT_RETRIED):
+            return False
+        wanted = self.node.retry_on
+        return wanted is None or any(names.of_class(kind) in wanted for kind in type(error).__mro__)
+
     def _count(self, _state: tenacity.RetryCallState) -> None:
         self.attempts += 1
+        self.calls += 1
 
 
 def call(job: Job, loop: Loop, limit: Limit) -> Value:
@@ -102,20 +121,25 @@ def call(job: Job, loop: Loop, limit: Limit) -> Value:
     return tenacity.Retrying(**job.retry())(once) if job.node.retries else once()
 
 
-async def acall(job: Job) -> Value:
-    """Call a node from a lane of many; whatever it raises is raised."""
+async def acall(job: Job, step: Callable[[Job], Step]) -> Value:
+    """Call a node from a lane of many; whatever it raises is raised.
+
+    Args:
+        step: what to tell the board when it is the call's turn.
+    """
 
     async def once() -> Value:
         deadline = asyncio.timeout(job.node.timeout)
-        try:
-            async with deadline if job.node.timeout is not None else nullcontext():
-                result = job.start()
-                if inspect.isawaitable(result):
-                    result = await _awaited(result, job.node.name)
-        except TimeoutError:
-            if job.node.timeout is None or not deadline.expired():
-                raise
-            raise job.timed_out() from None
+        with step(job) as turn:
+            try:
+                async with deadline if job.node.timeout is not None else nullcontext():
+                    result = job.start()
+                    if inspect.isawaitable(result):
+                        result = await turn.drive(_awaited(result, job.node.name))
+            except TimeoutError:
+                if job.node.timeout is None or not deadline.expired():
+                    raise
+                raise job.timed_out() from None
         return job.finish(result)
 
     return await tenacity.AsyncRetrying(**job.retry())(once) if job.node.retries else await once()
@@ -125,7 +149,3 @@ async def _awaited(awaitable: Any, node: str) -> Any:
     # The body of an async function runs only now, so this is where it must know that it is inside a node.
     inside.current.set(node)
     return await awaitable
-
-
-def _is_retried(error: BaseException) -> bool:
-    return isinstance(error, Exception) and not isinstance(error, _NOT_RETRIED)

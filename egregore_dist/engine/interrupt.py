@@ -64,8 +64,8 @@ class Interrupter:
             self._set_alarm(None)
 
     @contextlib.contextmanager
-    def limit(self, seconds: float | None) -> Iterator[None]:
-        """Inside of a guarded body, raise `Interrupt` after ``seconds`` too."""
+    def limit(self, seconds: float | None, ended: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Inside of a guarded body, raise `Interrupt` after ``seconds`` too; after such a one ``ended`` is called."""
         if seconds is None or not self._is_here():
             yield
             return
@@ -75,6 +75,7 @@ class Interrupter:
             self._set_alarm(seconds if left is None else min(seconds, left))
             yield
         finally:
+            ended()
             self._fired = False
             self._set_alarm(None if self._until is None else self._until - time.monotonic())
 

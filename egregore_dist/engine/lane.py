@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +18,7 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import publish
 from egregore_dist.engine.batch import Batch
+from egregore_dist.engine.board import Step
 from egregore_dist.engine.execute import Job, NodeTimeout, acall, call
 from egregore_dist.engine.interpret import Done, Meet, Value
 from egregore_dist.engine.interrupt import Interrupt
@@ -86,26 +88,30 @@ class Lane:
     def serve(self, block: str, track: int) -> None:
         """Serve a block until it is dry, and then whatever block its end or its branches lead to."""
         following: Next | None = Next(block, track)
+        board = self._runtime.board
         try:
             while following is not None:
                 following = self._come_to(following)
         finally:
+            board.stop()
             self._loop.close()
+            board.leave()
 
     def _come_to(self, to: Next) -> Next | None:
         entered = None
+        self._runtime.board.come(self._run, to.block, to.track, self._token)
         if to.lease is None:
             entered = to.entered or self._ledger.enter(
                 self._run, to.block, to.track, self._token, work=self._load is None
             )
             if entered is None:
+                self._runtime.set_aside(self._run, to.block, self._token)
                 return None
             if entered.input is not None:
                 self._inputs.put(to.block, entered.input)
             self._publish(entered.served)
             record, now, leases = entered.record, entered.now, list(entered.served.leases)
             if not leases:
-                self._runtime.set_aside(self._run, to.block, self._token)
                 return _resumed(entered.served)
         elif (known := self._places.get((to.block, to.track))) is not None:
             return self._serve_place(known, [to.lease])
@@ -125,6 +131,7 @@ class Lane:
         return self._serve_place(place, leases)
 
     def _serve_place(self, place: Place, leases: list[Lease]) -> Next | None:
+        self._runtime.board.serve(place.left(), loop=place.wide)
         try:
             if place.wide:
                 return self._loop.run(self._serve_wide(place, leases))
@@ -154,6 +161,7 @@ class Lane:
                 fails = isinstance(end, Commit) and end.kind == "error" and place.record.on_error == "cancel"
                 if end is None or fails or time.monotonic() - started > LONG:
                     break
+            self._runtime.board.rest()
             commits, releases = batch.rest()
             if opened is not None and place.record.n == 1:
                 # The only branch is parked, so there is nothing left to serve here.
@@ -169,21 +177,31 @@ class Lane:
         return None
 
     def _execute(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
+        board, interrupter = self._runtime.board, self._runtime.interrupter
+        since = board.begin(lease.branch, lease.attempt)
+
         def attend() -> bool:
             # This branch takes long: others shall not wait for it, and it may not be this lane's any more.
             batch.share()
-            return not place.holds(lease.branch, self._token)
+            if place.holds(lease.branch, self._token):
+                return False
+            board.ask(since)
+            return True
+
+        def limit(seconds: float | None) -> AbstractContextManager[None]:
+            assert job is not None
+            board.call(job.node.name, job.attempts, job.calls, job.node.retries, seconds)
+            return interrupter.limit(seconds, board.called)
 
         node: str | None = None
         job: Job | None = None
-        interrupter = self._runtime.interrupter
         try:
             with interrupter.guard(place.left(), attend):
                 execution = place.execute(lease)
                 job, end = _first(execution)
                 while job is not None:
                     node = job.node.name
-                    value = call(job, self._loop, interrupter.limit)
+                    value = call(job, self._loop, limit)
                     job, end = _then(execution, value)
             assert end is not None
             return Commit(lease.branch, "ok", end.value.raw) if isinstance(end, Done) else self._open(place, lease, end)
@@ -195,6 +213,7 @@ class Lane:
 
     def _open(self, place: Place, lease: Lease, meet: Meet) -> Opened | None:
         assert self._load is not None
+        self._runtime.board.rest()
         shape = self._load.shape(meet.path)
         block = compiler.new_block(
             meet,
@@ -243,24 +262,47 @@ class Lane:
                     self._commit, place, want=0, held=len(tasks), commits=commits, releases=()
                 )
                 if served.state != "open":
+                    if tasks:
+                        await self._end(tasks)
+                        # Only now does nothing of the block run here any more.
+                        await asyncio.to_thread(self._commit, place, want=0, held=0, commits=[], releases=())
                     return _resumed(served)
                 leases = list(served.leases)
                 if served.resync:
                     leases = _agree(tasks, leases)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._end(tasks)
+
+    async def _end(self, tasks: dict[asyncio.Task[Commit], Lease]) -> None:
+        if not tasks:
+            return
+        self._runtime.board.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()
 
     async def _aexecute(self, place: Place, lease: Lease) -> Commit:
         node: str | None = None
         job: Job | None = None
+
+        def step(job: Job) -> Step:
+            return Step(
+                self._runtime.board,
+                lease.branch,
+                job.attempts,
+                job.node.name,
+                job.calls,
+                job.node.retries,
+                job.node.timeout,
+            )
+
         try:
             execution = place.execute(lease)
             job, end = _first(execution)
             while job is not None:
                 node = job.node.name
-                value = await acall(job)
+                value = await acall(job, step)
                 job, end = _then(execution, value)
             assert isinstance(end, Done)
             return Commit(lease.branch, "ok", end.value.raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -14,6 +15,10 @@ from egregore_dist.wire.failure import Failure
 from egregore_dist.workflow import spec
 
 _INPUTS_KEPT = 8
+
+# How long the error of a deadline waits for what is stopped, in seconds; and in milliseconds, until when after it.
+_PATIENCE, _PATIENCE_AFTER = 0.5, 700
+_LOOK_EVERY = 0.02
 
 
 class Inputs:
@@ -40,12 +45,19 @@ class Inputs:
 
 
 class Reader:
-    """Reads the outcomes of one run's blocks."""
+    """Reads the outcomes of one run's blocks.
 
-    def __init__(self, ledger: Ledger, run: str, root: spec.StepSpec, inputs: Inputs | None = None) -> None:
+    Args:
+        patient: wait a moment for what a deadline stops, so that its error can say how long that took.
+    """
+
+    def __init__(
+        self, ledger: Ledger, run: str, root: spec.StepSpec, inputs: Inputs | None = None, *, patient: bool = False
+    ) -> None:
         self._ledger = ledger
         self._run = run
         self._root = root
+        self._patient = patient
         self._inputs = inputs or Inputs(ledger, run)
 
     def error(self) -> errors.RunFailed:
@@ -118,6 +130,7 @@ class Reader:
                 results=results,
                 running=[names[branch] for branch in running],
                 pending=[names[branch] for branch in range(record.n) if branch not in known],
+                stopping=self._stopping(record),
                 run_id=self._run,
             )
             return error, None
@@ -140,6 +153,18 @@ class Reader:
         )
         failed.__cause__ = cause
         return failed, leaf
+
+    def _stopping(self, record: BlockRecord) -> float | None:
+        assert record.deadline is not None
+        stopped = self._ledger.stopped(self._run, record.id)
+        if stopped is None and self._patient:
+            # The caller has its error within a second of the deadline, by the server's clock.
+            left = (record.deadline + _PATIENCE_AFTER - self._ledger.now()) / 1000
+            until = time.monotonic() + min(_PATIENCE, left)
+            while stopped is None and time.monotonic() < until:
+                time.sleep(_LOOK_EVERY)
+                stopped = self._ledger.stopped(self._run, record.id)
+        return None if stopped is None else max(0.0, (stopped - record.deadline) / 1000)
 
     def _cause(self, raw: bytes) -> tuple[BaseException, Failure | None]:
         child = msgspec.msgpack.decode(raw, type=_Child)

@@ -139,6 +139,7 @@ class Place:
             value=request.value,
             context=context,
             attempts=lease.attempt,
+            calls=1 + (lease.tried if lease.node == node.name else 0),
             limit=self._runtime.settings.payload_limit,
         )
 

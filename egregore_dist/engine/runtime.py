@@ -16,6 +16,7 @@ from celery import Celery
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
+from egregore_dist.engine.board import Board
 from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.later import Later
@@ -27,9 +28,9 @@ from egregore_dist.wire.signing import Signer
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.binding import Parameters
 
-_SPECS_KEPT = 256
 log = logging.getLogger(__name__)
 
+_SPECS_KEPT = 256
 _REPORTS_FRESH = 1.0
 
 # While the ledger is away, a lane keeps its leases and waits some ten minutes: its branches are not run twice.
@@ -74,6 +75,7 @@ class Runtime:
             apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention, retries=_PATIENCE
         )
         self.interrupter = Interrupter()
+        self.board = Board.mine()
         self.later = Later()
         self.loader = Loader(signer(settings), settings.modules)
         self._specs: OrderedDict[tuple[str, bytes], tuple[spec.WorkflowSpec, dict[spec.Path, Shape]]] = OrderedDict()
@@ -123,8 +125,6 @@ class Runtime:
             self._reports = (time.monotonic(), reports)
         return reports
 
-    def _own_report(self) -> Report:
-        machine = measure()
     def set_aside(self, run: str, block: str, token: str) -> None:
         """Note that a message asked this lane to serve a block that there is not."""
         reason = "there is no such run or block: it has expired or was deleted, or there never was one"
@@ -134,6 +134,8 @@ class Runtime:
         except errors.BrokerUnavailable as error:
             log.warning("run %s is unknown, and was not noted: %s", run, error, extra={"action": "set_aside"})
 
+    def _own_report(self) -> Report:
+        machine = measure()
         return Report(
             worker="",
             host=machine.host,

@@ -24,6 +24,7 @@ from egregore_dist.ledger.records import (
     Commit,
     Entered,
     Lease,
+    Loss,
     Message,
     NewBlock,
     Presence,
@@ -33,11 +34,10 @@ from egregore_dist.ledger.records import (
 )
 from egregore_dist.ledger.watch import CONNECTION, EVENTS_READ, Watch, reachable
 
-# Attempts of a branch whose process dies under it, before it ends as lost.
 log = logging.getLogger(__name__)
 
+# Attempts of a branch whose process dies under it, before it ends as lost.
 ATTEMPTS = 3
-
 
 # Messages that were set aside are kept for looking at: the newest.
 ASIDE_KEPT = 1000
@@ -46,6 +46,7 @@ ASIDE_KEPT = 1000
 _SAY_EVERY = 30.0
 
 _T = TypeVar("_T")
+
 
 class Ledger:
     """A ledger on a Redis or Valkey server.
@@ -73,8 +74,8 @@ class Ledger:
         self.keys = Keys(prefix)
         self._retention = retention
         self._known_scripts: set[str] = set()
-
         self._said = -_SAY_EVERY
+
     def close(self) -> None:
         """Close every connection."""
         self.redis.close()
@@ -258,6 +259,12 @@ class Ledger:
         args = [kind, block, ATTEMPTS, backed_up, msgspec.msgpack.encode(workers)]
         return list(replies.messages(self._transition("sweep", run, args)))
 
+    def lost(self, run: str, block: str, token: str, loss: Loss) -> list[Message]:
+        """Give back what a lane of a dead process held at a block. Returns what has to be published for it."""
+        branch = -1 if loss.branch is None else loss.branch
+        args = [block, token, branch, loss.verdict, ATTEMPTS, loss.why, loss.node, loss.calls, loss.most, loss.failure]
+        return list(replies.messages(self._transition("lost", run, args)))
+
     # Reads
 
     def exists(self, run: str) -> bool:
@@ -350,6 +357,35 @@ class Ledger:
             state, holder = pipe.execute()
         return bool(state == b"open" and holder == token.encode())
 
+    def held(self, questions: Sequence[tuple[str, str, int | None, str]]) -> list[bool]:
+        """`holds` of many (run, block, branch, token) in one round trip; without a branch: whether it holds any."""
+        pipe = self.redis.pipeline(transaction=False)
+        for run, block, branch, token in questions:
+            pipe.hget(self.keys.block(run, "b", block), "state")
+            pipe.hget(self.keys.block(run, "l", block), f"@{token}" if branch is None else str(branch))
+        with reachable():
+            found = pipe.execute()
+        return [
+            found[2 * i] == b"open"
+            and found[2 * i + 1] is not None
+            and (branch is None or found[2 * i + 1] == token.encode())
+            for i, (_, _, branch, token) in enumerate(questions)
+        ]
+
+    def stopped(self, run: str, block: str) -> int | None:
+        """When the last lane of an ended block and those inside it was gone, in server ms; None while there is one."""
+        with reachable():
+            names = {name.decode() for name in cast(set[bytes], self.redis.smembers(self.keys.part(run, "blocks")))}
+            inside = [name for name in names if name == block or name.startswith(f"{block}.")]
+            pipe = self.redis.pipeline(transaction=False)
+            for name in inside:
+                pipe.hmget(self.keys.block(run, "b", name), "ended", "stopped")
+                pipe.hkeys(self.keys.block(run, "l", name))
+            found = pipe.execute()
+        if any(holder.startswith(b"@") for holders in found[1::2] for holder in holders):
+            return None
+        return max(int(stopped or ended or 0) for ended, stopped in found[::2])
+
     def uptime(self) -> float:
         """Seconds since the server was started."""
         with reachable():
@@ -400,7 +436,7 @@ class Ledger:
         return replies.run_record(run, fields), value
 
     def wait(self, run: str, seconds: float) -> bool:
-        """Wait until a run has ended, at most ``seconds`` (rounded up to a millisecond). Returns whether it has."""
+        """Wait until a run has ended, at most ``seconds`` (10 ms at least). Returns whether it has."""
         with reachable():
             return bool(self.redis.execute_command(*replies.wait_command(self.keys, run, seconds)))  # type: ignore[no-untyped-call]
 
@@ -449,6 +485,24 @@ class Ledger:
             found = cast(list[bytes | None], self.redis.mget([self.keys.worker(name) for name in names]))
         return {name: report for name, report in zip(names, found, strict=True) if report is not None}
 
+    # Messages that nobody can serve
+
+    def set_aside(self, messages: Sequence[Aside]) -> None:
+        """Note messages that were taken off a queue and could not be served."""
+        with reachable():
+            now = replies.milliseconds(self.redis.time())
+            raw = [msgspec.msgpack.encode(dataclasses.replace(message, at=now)) for message in messages]
+            pipe = self.redis.pipeline(transaction=True)
+            pipe.lpush(self.keys.aside, *raw)
+            pipe.ltrim(self.keys.aside, 0, ASIDE_KEPT - 1)
+            pipe.execute()
+
+    def aside(self, limit: int = ASIDE_KEPT) -> list[Aside]:
+        """The messages that were set aside, newest first."""
+        with reachable():
+            found = cast(list[bytes], self.redis.lrange(self.keys.aside, 0, limit - 1))
+        return [msgspec.msgpack.decode(raw, type=Aside) for raw in found]
+
     def _branches(self, run: str, kind: str, block: str) -> dict[int, bytes]:
         with reachable():
             found = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, kind, block)))
@@ -475,50 +529,6 @@ class Ledger:
         self, run: str, reads: Sequence[tuple[Any, ...]], transitions: Sequence[tuple[str, Sequence[Any]]]
     ) -> tuple[list[Any], list[Any]]:
         # Transitions in their order and then reads, in one round trip.
-        keys = self._keys(run)
-        pipe = self.redis.pipeline(transaction=False)
-        for name, args in transitions:
-            pipe.evalsha(self._script(name).sha, len(keys), *keys, *args)
-        for command in reads:
-            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-        with reachable():
-            found = pipe.execute(raise_on_error=False)
-        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
-            # The server was started anew. Each that was done may be asked again.
-            self._known_scripts.clear()
-            return self._ask_together(run, reads, transitions)
-        with reachable():
-    # Messages that nobody can serve
-
-    def set_aside(self, messages: Sequence[Aside]) -> None:
-        """Note messages that were taken off a queue and could not be served."""
-        with reachable():
-            now = replies.milliseconds(self.redis.time())
-            raw = [msgspec.msgpack.encode(dataclasses.replace(message, at=now)) for message in messages]
-            pipe = self.redis.pipeline(transaction=True)
-            pipe.lpush(self.keys.aside, *raw)
-            pipe.ltrim(self.keys.aside, 0, ASIDE_KEPT - 1)
-            pipe.execute()
-
-    def aside(self, limit: int = ASIDE_KEPT) -> list[Aside]:
-        """The messages that were set aside, newest first."""
-        with reachable():
-            found = cast(list[bytes], self.redis.lrange(self.keys.aside, 0, limit - 1))
-        return [msgspec.msgpack.decode(raw, type=Aside) for raw in found]
-
-            for reply in found:
-                if isinstance(reply, Exception):
-                    raise reply
-        return found[len(transitions) :], found[: len(transitions)]
-
-    def _script(self, name: str) -> scripts.Script:
-        # Loaded first: a script that is unknown when it is called has to be sent with all its arguments again.
-        script = scripts.load(name)
-        if name not in self._known_scripts:
-            with reachable():
-                self.redis.script_load(script.text)
-            self._known_scripts.add(name)
-        return script
         return self._patiently(lambda: self._ask_together(run, reads, transitions))
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:
@@ -536,3 +546,29 @@ class Ledger:
     def _ask_together(
         self, run: str, reads: Sequence[tuple[Any, ...]], transitions: Sequence[tuple[str, Sequence[Any]]]
     ) -> tuple[list[Any], list[Any]]:
+        keys = self._keys(run)
+        pipe = self.redis.pipeline(transaction=False)
+        for name, args in transitions:
+            pipe.evalsha(self._script(name).sha, len(keys), *keys, *args)
+        for command in reads:
+            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+        with reachable():
+            found = pipe.execute(raise_on_error=False)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
+            # The server was started anew. Each that was done may be asked again.
+            self._known_scripts.clear()
+            return self._ask_together(run, reads, transitions)
+        with reachable():
+            for reply in found:
+                if isinstance(reply, Exception):
+                    raise reply
+        return found[len(transitions) :], found[: len(transitions)]
+
+    def _script(self, name: str) -> scripts.Script:
+        # Loaded first: a script that is unknown when it is called has to be sent with all its arguments again.
+        script = scripts.load(name)
+        if name not in self._known_scripts:
+            with reachable():
+                self.redis.script_load(script.text)
+            self._known_scripts.add(name)
+        return script

@@ -20,11 +20,21 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to execute one branch. ``after`` is the block that it goes on after, or "" from its start."""
+    """The right to execute one branch.
+
+    Attributes:
+        branch: which.
+        attempt: counts its leases that were lost, from 1.
+        after: the block that it goes on after, or "" from its start.
+        tried: how often ``node`` was called in vain already, each time until its process was killed for its timeout.
+        node: the node that this is about, or "".
+    """
 
     branch: int
     attempt: int = 1
     after: str = ""
+    tried: int = 0
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,10 @@ class NewBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRecord:
-    """One block as it stands. Times are server milliseconds, ``timeout`` is seconds."""
+    """One block as it stands. Times are server milliseconds, ``timeout`` is seconds.
+
+    ``stopped``: when a lane was last found gone after the end.
+    """
 
     id: str
     name: str
@@ -121,6 +134,7 @@ class BlockRecord:
     deadline: int | None
     opened: int
     ended: int | None
+    stopped: int | None = None
 
     @classmethod
     def of(cls, block: str, fields: Mapping[bytes, bytes]) -> BlockRecord:
@@ -156,6 +170,7 @@ class BlockRecord:
             deadline=number("deadline"),
             opened=number("opened") or 0,
             ended=number("ended"),
+            stopped=number("stopped"),
         )
 
 
@@ -196,21 +211,6 @@ class Presence:
     lanes: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a process needs to execute branches of a run.
-
-    Attributes:
-        workflow: the workflow's name.
-        spec: its spec, encoded.
-        functions: the references of its functions, encoded.
-        queue: the Celery queue of nodes that ask for no other.
-    """
-
-    workflow: str
-    spec: bytes
-    functions: bytes
-    queue: str = ""
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aside:
     """A message that was taken off a queue and could not be served.
@@ -253,6 +253,21 @@ class Loss:
     failure: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a process needs to execute branches of a run.
+
+    Attributes:
+        workflow: the workflow's name.
+        spec: its spec, encoded.
+        functions: the references of its functions, encoded.
+        queue: the Celery queue of nodes that ask for no other.
+    """
+
+    workflow: str
+    spec: bytes
+    functions: bytes
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)

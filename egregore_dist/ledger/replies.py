@@ -22,7 +22,8 @@ WORK_FIELDS = ["workflow", "spec", "functions", "queue"]
 def wait_command(keys: Keys, run: str, seconds: float) -> tuple[str | float, ...]:
     """Wait for a run's end. Moving the one entry onto its own list leaves it there, so any number can wait."""
     end = keys.part(run, "end")
-    return ("BLMOVE", end, end, "LEFT", "LEFT", max(0.001, seconds))
+    # Redis 6.2 takes a millisecond for less than one, and that for no limit.
+    return ("BLMOVE", end, end, "LEFT", "LEFT", max(0.01, seconds))
 
 
 def work(run: str, fields: Sequence[bytes | None]) -> Work:
@@ -76,7 +77,7 @@ def milliseconds(reply: tuple[int, int]) -> int:
 def served(reply: Sequence[Any]) -> Served:
     """The reply of ``serve.lua``."""
     state, first, count, again, following, late, publish = reply
-    leases = [Lease(int(again[i]), int(again[i + 1]), again[i + 2].decode()) for i in range(0, len(again), 3)]
+    leases = [_lease(*again[i : i + 4]) for i in range(0, len(again), 4)]
     leases += [Lease(branch) for branch in range(first, first + count)]
     return Served(
         state=state.decode(),
@@ -109,8 +110,13 @@ def branches(fields: Mapping[bytes, bytes]) -> dict[int, bytes]:
 
 def resumed(reply: Sequence[Any]) -> Resumed:
     """The branch of the parent that ``serve.lua`` leased to the lane."""
-    parent, track, branch, attempt, after = reply
-    return Resumed(parent.decode(), int(track), Lease(int(branch), int(attempt), after.decode()))
+    parent, track, *lease = reply
+    return Resumed(parent.decode(), int(track), _lease(*lease))
+
+
+def _lease(branch: bytes, attempt: int, after: bytes, tried: bytes) -> Lease:
+    calls, _, node = tried.decode().partition(" ")
+    return Lease(int(branch), int(attempt), after.decode(), int(calls or 0), node)
 
 
 def messages(reply: Sequence[bytes]) -> tuple[Message, ...]:

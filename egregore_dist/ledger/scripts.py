@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import sha1
 from importlib import resources
 
-TRANSITIONS = ("submit", "serve", "open", "cancel", "retry", "pause", "resume", "sweep", "due", "delete")
+TRANSITIONS = ("submit", "serve", "open", "cancel", "retry", "pause", "resume", "sweep", "lost", "due", "delete")
 
 
 @dataclass(frozen=True, slots=True)

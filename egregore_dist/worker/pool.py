@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery.worker import state
@@ -33,9 +33,28 @@ class Children:
         return tuple(sorted(self._dead))
 
     def _living(self) -> set[int]:
-        # Prefork only; other pools run their lanes in the worker's own process.
-        processes = getattr(getattr(self._pool, "_pool", None), "_pool", ())
-        return {process.pid for process in processes if hasattr(process, "pid") and process.is_alive()}
+        return {process.pid for process in processes(self._pool) if process.is_alive()}
+
+
+def on_start(pool: Any, tell: Callable[[Any], None]) -> None:
+    """Call ``tell`` with every process that a prefork pool has, and with every one that it starts from now on."""
+    billiards = pool._pool
+    start = billiards._create_worker_process
+
+    def started(index: int) -> Any:
+        process = start(index)
+        tell(process)
+        return process
+
+    # Its own callback belongs to Celery, which sets it late. One that dies at once is in no list of it that others see.
+    billiards._create_worker_process = started
+    for process in processes(pool):
+        tell(process)
+
+
+def processes(pool: Any) -> list[Any]:
+    """The processes of a prefork pool; other pools run their lanes in the worker's own."""
+    return [process for process in getattr(getattr(pool, "_pool", None), "_pool", ()) if hasattr(process, "pid")]
 
 
 def lanes() -> tuple[str, ...]:
@@ -46,7 +65,12 @@ def lanes() -> tuple[str, ...]:
 
 def kind(pool: Any) -> str:
     """The kind of a pool, as its option names it."""
-    return type(pool).__module__.rpartition(".")[2]
+    return kind_of(type(pool))
+
+
+def kind_of(pool: type[Any]) -> str:
+    """The kind of pool that a class makes."""
+    return pool.__module__.rpartition(".")[2]
 
 
 def node_names(modules: Iterable[str]) -> tuple[str, ...]:

@@ -18,13 +18,16 @@ from celery import Celery, bootsteps
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
+from egregore_dist.engine import board
 from egregore_dist.ledger import Ledger
 from egregore_dist.resources import report
 from egregore_dist.settings import Settings
-from egregore_dist.worker import pool
+from egregore_dist.worker import pool, warden
 from egregore_dist.worker.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
+
+_WATCH_EVERY = 0.2
 
 
 class _Periodic(bootsteps.StartStopStep):
@@ -81,10 +84,62 @@ class _Periodic(bootsteps.StartStopStep):
             log.exception("%s: a round failed", type(self).__name__.lower(), extra={"action": "round_failed"})
 
 
+class Watch(_Periodic):
+    """Ends the processes of the pool that do not stop, and gives back at once what dead ones held."""
+
+    name = "egregore-watch"
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        parent.egregore_warden = None
+        # Before the pool has processes, since they look for it when they begin.
+        self._folder = self._make_folder() if pool.kind_of(parent.pool_cls) == "prefork" else None
+
+    def interval(self) -> float:
+        return _WATCH_EVERY
+
+    def begin(self, parent: Any) -> None:
+        if self._folder is None:
+            log.warning(
+                "nodes run on %s here: one that goes on when it is asked to stop cannot be stopped, "
+                "and holds its slot; prefork workers have no such nodes",
+                pool.kind(parent.pool),
+                extra={"action": "no_hard_stop"},
+            )
+            return
+        parent.egregore_warden = warden.Warden(
+            self.ledger,
+            apps.make_app(self.settings),
+            grace=self.settings.stop_grace,
+            folder=self._folder.path,
+        )
+        pool.on_start(parent.pool, parent.egregore_warden.started)
+
+    def tick(self, parent: Any) -> None:
+        if parent.egregore_warden is not None:
+            parent.egregore_warden.round()
+
+    def stop(self, _parent: Any) -> None:
+        """Go on: the pool is stopped after this step, and waits for what runs."""
+
+    @staticmethod
+    def _make_folder() -> board.Folder:
+        board.remove_left()
+        folder, owner = board.Folder(), os.getpid()
+
+        def remove() -> None:
+            if os.getpid() == owner:
+                folder.remove()
+
+        atexit.register(remove)
+        return folder
+
+
 class Heartbeat(_Periodic):
     """Publishes the worker's report; while it is fresh the worker counts as alive."""
 
     name = "egregore-heartbeat"
+    requires = (Watch,)
     _leaving = False
 
     def interval(self) -> float:
@@ -122,6 +177,9 @@ class Heartbeat(_Periodic):
             lanes=lanes,
             dead=self._children.dead(),
         )
+        if parent.egregore_warden is not None:
+            # It knows of whom to blame, so it comes before any janitor that reads this.
+            parent.egregore_warden.bury()
         self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
 
     def stop(self, _parent: Any) -> None:
@@ -157,4 +215,4 @@ def register(app: Celery, settings: Settings) -> None:
     """Add the steps to the workers of an app."""
     # Not in its configuration, which may be loaded only after this.
     app.egregore_settings = settings  # type: ignore[attr-defined]
-    app.steps["worker"].update((Heartbeat, Janitor))
+    app.steps["worker"].update((Watch, Heartbeat, Janitor))

@@ -16,7 +16,8 @@
 --   K:l:<block>   hash    <branch> -> token of the lane that leases it, or "*": parked;
 --                         "@<token>" -> "<held>:<width>:<track>:<since when it holds any, server ms>"
 --   K:m:<block>   hash    marks: at:<branch> (the child block it stands at), track:<branch> (where there are several),
---                         lost:<branch> (leases lost)
+--                         lost:<branch> (leases lost), why:<branch> (how they were) and died:<branch> (at what node),
+--                         tried:<branch> ("<calls> <node>": of a node whose timeout cost its process)
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
 --
@@ -153,6 +154,42 @@ local function failed_with(block, branch)
   event('branches.ended', 'block', block, 'ok', cmsgpack.pack({}), 'error', cmsgpack.pack({ tonumber(branch) }))
 end
 
+-- A lane of a block that has ended is there no more: the last one to say so says how long stopping took.
+local function left(block, token)
+  if redis.call('HDEL', key('l', block), '@' .. token) == 1 then redis.call('HSET', key('b', block), 'stopped', NOW) end
+end
+
+local function give_back(block, branch)
+  redis.call('HDEL', key('l', block), branch)
+  redis.call('LPUSH', key('q', block) .. ':' .. (redis.call('HGET', key('m', block), 'track:' .. branch) or 0), branch)
+end
+
+-- A leased branch ends with a failure that its lane did not commit.
+local function fail_branch(block, branch, failure)
+  redis.call('HDEL', key('l', block), branch)
+  redis.call('HSET', key('e', block), branch, failure)
+  redis.call('HSETNX', key('b', block), 'failed', branch)
+  failed_with(block, branch)
+end
+
+-- A leased branch lost its lane, which ended as `why` says, at `node` or "". It is leased again, first of all; the last of
+-- `attempts` times it ends as lost. Returns how many branches have ended: 0 or 1.
+local function lose(block, branch, attempts, why, node)
+  local M = key('m', block)
+  local before, died = unpack(redis.call('HMGET', M, 'why:' .. branch, 'died:' .. branch))
+  if before and not string.find(before, why, 1, true) then why = before .. '; ' .. why end
+  if node == '' then node = died or '' end
+  event('branch.lost', 'block', block, 'branch', branch, 'lane', redis.call('HGET', key('l', block), branch), 'why', why)
+  if redis.call('HINCRBY', M, 'lost:' .. branch, 1) < attempts then
+    redis.call('HSET', M, 'why:' .. branch, why, 'died:' .. branch, node)
+    give_back(block, branch)
+    return 0
+  end
+  fail_branch(block, branch, cmsgpack.pack({ kind = 'lost', type = 'WorkerLost', attempt = attempts,
+    node = node ~= '' and node or nil, message = 'it was lost ' .. attempts .. ' times: ' .. why }))
+  return 1
+end
+
 local RUN_STATE = { ok = 'succeeded', error = 'failed', timeout = 'failed', cancelled = 'cancelled' }
 
 -- End `block` well: its parent's branch may go on where it stood. It is first in its queue, and its slot is free until it is
@@ -196,6 +233,23 @@ local function fail(block, state)
   end
 end
 
+-- Branches of an open block have failed, so many of them: end the block if they were the last, or ends with them. Returns
+-- whether it has ended.
+local function settle(block, failed)
+  if failed == 0 then return false end
+  local on_error, n = unpack(redis.call('HMGET', key('b', block), 'on_error', 'n'))
+  if on_error ~= 'collect' then
+    fail(block, 'error')
+    return true
+  end
+  if redis.call('HINCRBY', key('b', block), 'done', failed) < tonumber(n) then return false end
+  if complete(block) then ask_collect(block) end
+  return true
+end
+
+-- Marks that a retry forgets.
+local OF_ATTEMPTS = { lost = true, why = true, died = true, tried = true }
+
 -- Open again a block that did not end well, see retry.lua. A branch that waits while the block that it stands at has not
 -- ended well is one whose block there was no room for yet.
 local function reopen(block)
@@ -204,7 +258,7 @@ local function reopen(block)
   for _, branch in ipairs(redis.call('HKEYS', E)) do started[#started + 1] = branch end
   redis.call('DEL', L, E)
   for _, mark in ipairs(redis.call('HKEYS', M)) do
-    if string.sub(mark, 1, 5) == 'lost:' then redis.call('HDEL', M, mark) end
+    if OF_ATTEMPTS[string.match(mark, '^%a+')] then redis.call('HDEL', M, mark) end
   end
   local parked, queued, limit = 0, {}, tonumber(redis.call('HGET', B, 'limit'))
   for _, branch in ipairs(started) do
@@ -222,7 +276,7 @@ local function reopen(block)
     end
   end
   redis.call('HSET', B, 'state', 'open', 'running', parked, 'done', redis.call('HLEN', R))
-  redis.call('HDEL', B, 'ended', 'failed', 'hinted', 'ask_after')
+  redis.call('HDEL', B, 'ended', 'stopped', 'failed', 'hinted', 'ask_after')
   redis.call('SADD', K .. ':open', block)
   event('block.opened', 'block', block, 'name', redis.call('HGET', B, 'name'), 'n', redis.call('HGET', B, 'n'))
   local timeout = redis.call('HGET', B, 'timeout')

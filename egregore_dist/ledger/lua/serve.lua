@@ -5,9 +5,9 @@
 --       then r branches given back unstarted
 -- Returns { state of the block, first, count, held again, resumed, late, messages to publish }
 --   first, count   a range of untouched branches, leased
---   held again     flat triples (branch, attempt, block to go on after or ""): branches leased from the queue; with count -1
---                  all that the token holds, since that is not what the lane believes (its last reply was lost)
---   resumed        { parent, track, branch, attempt, block }: the parent's branch, leased to this lane to go on after this block
+--   held again     flat fours (branch, attempt, block to go on after or "", mark `tried` or ""): branches leased from the
+--                  queue; with count -1 all that the token holds, since that is not what the lane believes (its last reply was lost)
+--   resumed        { parent, track, branch, attempt, block, tried }: the parent's branch, leased to this lane to go on after this block
 --   late           commits refused: the lane did not hold the branch any more
 --
 -- A paused run: what was finished is taken, and nothing is leased.
@@ -22,8 +22,9 @@ local B, L, R, E = key('b', block), key('l', block), key('r', block), key('e', b
 local Q = key('q', block) .. ':' .. track
 
 local function attempt_of(of, branch)
-  local lost, after = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch, 'at:' .. branch))
-  return tonumber(lost or 0) + 1, after or ''
+  local lost, after, tried = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch, 'at:' .. branch,
+    'tried:' .. branch))
+  return tonumber(lost or 0) + tonumber(string.match(tried or '0', '^%d+')) + 1, after or '', tried or ''
 end
 
 local state, n, limit, on_error, parent, its_branch, its_track, deadline = unpack(redis.call('HMGET', B, 'state', 'n',
@@ -44,17 +45,17 @@ local function carry_on(complete_block)
   redis.call('HSET', key('l', parent), branch, token)
   local held, its_width = held_by(parent, token)
   hold(parent, token, parent_track, math.min(held, its_width), held + 1, its_width)
-  local attempt, after = attempt_of(parent, branch)
-  return { parent, parent_track, branch, attempt, after }
+  return { parent, parent_track, branch, attempt_of(parent, branch) }
 end
 
 if state ~= 'open' then
   local resumed = {}
   -- The reply that told this lane to go on in the parent may have been lost: tell it again.
   if state == 'ok' and parent and redis.call('HGET', key('l', parent), its_branch) == token then
-    local attempt, after = attempt_of(parent, its_branch)
-    if after == block then resumed = { parent, its_track, its_branch, attempt, after } end
+    local attempt, after, tried = attempt_of(parent, its_branch)
+    if after == block then resumed = { parent, its_track, its_branch, attempt, after, tried } end
   end
+  if believed == 0 then left(block, token) end
   return { state or 'gone', 0, 0, {}, resumed, commits, publish }
 end
 
@@ -63,6 +64,7 @@ if not width then return { 'gone', 0, 0, {}, {}, commits, publish } end
 
 if deadline and tonumber(deadline) <= NOW then
   fail(block, 'timeout')
+  if believed == 0 then left(block, token) end
   return { 'timeout', 0, 0, {}, {}, commits, publish }
 end
 
@@ -132,8 +134,8 @@ if held ~= believed then
   local all = redis.call('HGETALL', L)
   for i = 1, #all, 2 do
     if all[i + 1] == token then
-      local attempt, after = attempt_of(block, all[i])
-      again[#again + 1], again[#again + 2], again[#again + 3] = all[i], attempt, after
+      local attempt, after, tried = attempt_of(block, all[i])
+      for _, part in ipairs({ all[i], attempt, after, tried }) do again[#again + 1] = part end
     end
   end
   hold(block, token, track, slots, held, width)
@@ -159,7 +161,7 @@ if todo > 0 and free > 0 then
   while take > 0 do
     local branch = redis.call('LPOP', Q)
     if not branch then break end
-    local attempt, after = attempt_of(block, branch)
+    local attempt, after, tried = attempt_of(block, branch)
     local child_again = after ~= '' and redis.call('HGET', key('b', after), 'state') ~= 'ok'
     local busy = held + #leases > 0
     if child_again and not busy then
@@ -173,7 +175,7 @@ if todo > 0 and free > 0 then
       redis.call('LPUSH', Q, branch)
       take = 0
     else
-      again[#again + 1], again[#again + 2], again[#again + 3] = branch, attempt, after
+      for _, part in ipairs({ branch, attempt, after, tried }) do again[#again + 1] = part end
       leases[#leases + 1], leases[#leases + 2] = branch, token
       take = take - 1
       if attempt > 1 then width, take = 1, 0 end

@@ -13,9 +13,9 @@
 -- Keeps: an entry that is not due, since another janitor has dealt with it, changes nothing; each open block has an entry.
 
 local kind, block, attempts, backed_up = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local B, L, E, M = key('b', block), key('l', block), key('e', block), key('m', block)
-local state, deadline, tracks, hinted, ask_after, limit, on_error, n = unpack(redis.call('HMGET', B, 'state', 'deadline',
-  'tracks', 'hinted', 'ask_after', 'limit', 'on_error', 'n'))
+local B, L = key('b', block), key('l', block)
+local state, deadline, tracks, hinted, ask_after, limit = unpack(redis.call('HMGET', B, 'state', 'deadline', 'tracks',
+  'hinted', 'ask_after', 'limit'))
 
 if state ~= 'open' then
   unschedule(block)
@@ -40,25 +40,30 @@ local function among(list, wanted)
   return false
 end
 
-local function gone(token)
-  if not workers then return false end
+-- Why a lane is gone, or nil.
+local function how_it_ended(token)
+  if not workers then return nil end
   local worker, pid, lane = string.match(token, '^(.*)/(%d+)/([^/.]*)')
   local said = workers[worker]
-  if not said or among(said.dead, pid) then return true end
+  if not said then return 'its worker ended, or lost the server' end
+  if among(said.dead, pid) then return 'its process ended' end
   local _, _, since = held_by(block, token)
-  return type(said.lanes) == 'table' and tonumber(since) < said.at and not among(said.lanes, lane)
+  if type(said.lanes) == 'table' and tonumber(since) < said.at and not among(said.lanes, lane) then
+    return 'its lane ended without giving it back'
+  end
+  return nil
 end
 
-local leases, serving, watched, lost, done, is_gone = redis.call('HGETALL', L), {}, false, false, 0, {}
+local leases, serving, watched, failed, ended = redis.call('HGETALL', L), {}, false, 0, {}
 for i = 1, #leases, 2 do
   local token = string.match(leases[i], '^@(.*)')
-  if token then is_gone[token] = gone(token) end
+  if token then ended[token] = how_it_ended(token) end
 end
 for i = 1, #leases, 2 do
   local branch, holder = leases[i], leases[i + 1]
   local token = string.match(branch, '^@(.*)')
   if token then
-    if is_gone[token] then
+    if ended[token] then
       local held, width = held_by(block, token)
       hold(block, token, nil, math.min(held, width), 0, width)
     else
@@ -66,28 +71,11 @@ for i = 1, #leases, 2 do
       serving[of_track] = (serving[of_track] or 0) + 1
       watched = true
     end
-  elseif holder ~= PARKED and is_gone[holder] then
-    redis.call('HDEL', L, branch)
-    event('branch.lost', 'block', block, 'branch', branch, 'lane', holder)
-    if redis.call('HINCRBY', M, 'lost:' .. branch, 1) < attempts then
-      redis.call('LPUSH', key('q', block) .. ':' .. (redis.call('HGET', M, 'track:' .. branch) or 0), branch)
-    else
-      redis.call('HSET', E, branch, cmsgpack.pack({ kind = 'lost', type = 'WorkerLost', attempt = attempts,
-        message = 'its lane ended ' .. attempts .. ' times without a result: its process died, or lost the ledger' }))
-      redis.call('HSETNX', B, 'failed', branch)
-      failed_with(block, branch)
-      lost, done = true, done + 1
-    end
+  elseif holder ~= PARKED and ended[holder] then
+    failed = failed + lose(block, branch, attempts, ended[holder], '')
   end
 end
-if lost and on_error ~= 'collect' then
-  fail(block, 'error')
-  return publish
-end
-if done > 0 and redis.call('HINCRBY', B, 'done', done) == tonumber(n) then
-  if complete(block) then ask_collect(block) end
-  return publish
-end
+if settle(block, failed) then return publish end
 
 hinted, ask_after = tonumber(hinted or 0), tonumber(ask_after or 0)
 local free = math.huge

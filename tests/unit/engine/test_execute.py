@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import tenacity
 
 from egregore_dist import Context, errors
 from egregore_dist.engine import execute, inside
+from egregore_dist.engine.board import Board, Step
 from egregore_dist.engine.execute import Job, NodeTimeout
 from egregore_dist.engine.interpret import Value
 from egregore_dist.engine.interrupt import Interrupt, Interrupter
@@ -22,20 +22,21 @@ from egregore_dist.workflow import spec
 from egregore_dist.workflow.binding import Parameters
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "_BACKOFF", tenacity.wait_none())
-
-
 def job(fn: Callable[..., Any], data: Any = 1, *, attempts: int = 1, limit: int = 10_000, **options: Any) -> Job:
     """One call of ``fn`` as a node named ``it``."""
 
     def context(attempt: int) -> Context:
         return Context(run="r", workflow="w", block="b", branch="x", node="it", attempt=attempt)
 
+    options = {"retry_delay": 1e-6, **options}
     node = spec.NodeSpec(name="it", function=0, is_async=asyncio.iscoroutinefunction(fn), **options)
     raw = codec.encode(data, where="test")
     return Job(node, Callee(fn, Parameters.of(fn)), Value(raw), context, attempts, limit)
+
+
+def unseen(job: Job) -> Step:
+    """A call that no board shows."""
+    return Step(Board(), 0, job.attempts, job.node.name, job.calls, job.node.retries, job.node.timeout)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -43,7 +44,7 @@ def result(request: pytest.FixtureRequest) -> Iterator[Callable[[Job], Any]]:
     """Calls a job from a sync lane, or from a lane of many, and decodes its value."""
     with contextlib.closing(Loop()) as loop:
         if request.param == "async":
-            yield lambda job: codec.decode(loop.run(execute.acall(job)).raw)
+            yield lambda job: codec.decode(loop.run(execute.acall(job, unseen)).raw)
         else:
             yield lambda job: codec.decode(execute.call(job, loop, lambda _: contextlib.nullcontext()).raw)
 
@@ -157,7 +158,7 @@ def test_an_async_node_has_a_timeout() -> None:
             ended.append(True)
 
     with pytest.raises(NodeTimeout, match=r"'it'.*0\.01 s"):
-        asyncio.run(execute.acall(job(endless, timeout=0.01)))
+        asyncio.run(execute.acall(job(endless, timeout=0.01), unseen))
 
     assert ended == [True]
 
@@ -169,7 +170,7 @@ def test_a_timeout_of_the_node_s_own_making_stays() -> None:
         raise TimeoutError("the service")
 
     with pytest.raises(TimeoutError, match="the service") as caught:
-        asyncio.run(execute.acall(job(gives_up, timeout=5.0)))
+        asyncio.run(execute.acall(job(gives_up, timeout=5.0), unseen))
 
     assert not isinstance(caught.value, NodeTimeout)
 

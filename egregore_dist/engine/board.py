@@ -1,0 +1,390 @@
+"""What a pool process is executing now, for its worker's main process to see.
+
+Each process of a pool has a small file of its own, mapped into memory, in a folder that the main process makes. It is
+written at every branch and every call of a node, so it has to cost next to nothing, and it can be read when the process
+has died or holds its GIL: that is what it is for. Times are those of ``time.monotonic``, which the processes of a
+machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import math
+import mmap
+import os
+import shutil
+import struct
+import tempfile
+import types
+from collections.abc import Coroutine, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self, TypeVar, cast
+
+import msgspec
+
+#: Names the folder to a pool's processes, however they are started.
+FOLDER = "_EGREGORE_BOARDS"
+
+# Two copies of the note take turns: while one is written the other holds. The number of the last one says which.
+_NUMBER = struct.Struct("<Q")
+_ASKED = struct.Struct("<dd")
+_NOTE = struct.Struct("<qqqqddddBHH")
+_ASKED_AT, _FIRST_AT, _COPY = 8, 64, 4032
+_SIZE = _FIRST_AT + 2 * _COPY
+_NAME_LIMIT = 512
+_PREFIX = "egregore-boards-"
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+NEVER = math.inf
+NOBODY = -1
+
+
+class Where(msgspec.Struct, frozen=True, array_like=True):
+    """A lane at one block."""
+
+    run: str
+    block: str
+    track: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What a process was executing when it wrote this.
+
+    Attributes:
+        number: counts the notes of the process.
+        where: the lane, and the block that it serves.
+        loop: the lane executes many branches on one event loop, or ends what is left on it.
+        branch: the branch at work; `NOBODY` between two, and while an event loop waits.
+        since: when that began.
+        stop_at: when the lane has to leave the block: its deadline, or earlier where it is stopping already.
+        node: the node that is called; "" before the first.
+        attempt: of the branch.
+        calls: how often the node has been called with this one.
+        retries: how often it may be called again after the first time.
+        called: when it was called.
+        node_stop_at: when the node's own timeout is over.
+        timeout: that timeout, in seconds.
+        asked: when the branch was asked to stop; `NEVER` if it was not.
+    """
+
+    number: int
+    where: Where
+    loop: bool
+    branch: int
+    since: float
+    stop_at: float
+    node: str
+    attempt: int
+    calls: int
+    retries: int
+    called: float
+    node_stop_at: float
+    asked: float
+
+    @property
+    def timeout(self) -> float:
+        return self.node_stop_at - self.called
+
+
+class Board:
+    """One process's file, as that process writes it. Without a folder nothing is written."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._map: mmap.mmap | None = None
+        if path is not None:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                # Not a file with a hole: where the disk is full, that would be found by a signal.
+                os.write(descriptor, bytes(_SIZE))
+                self._map = mmap.mmap(descriptor, _SIZE)
+            finally:
+                os.close(descriptor)
+        self._number = 0
+        self._where = b""
+        self._loop = False
+        self._stop_at = NEVER
+        self._branch = NOBODY
+        self._attempt = 0
+        self._since = 0.0
+        self._overdue: Step | None = None
+
+    @classmethod
+    def mine(cls) -> Board:
+        """The board of this process: in the folder of the worker that started it, if there is one."""
+        folder = os.environ.get(FOLDER)
+        if not folder:
+            return cls()
+        try:
+            return cls(Path(folder) / str(os.getpid()))
+        except OSError as error:
+            log.warning("this process cannot be watched: %s", error, extra={"action": "no_board"})
+            return cls()
+
+    def come(self, run: str, block: str, track: int, token: str) -> None:
+        """A lane asks for branches of a block."""
+        if self._map is not None:
+            self._where = msgspec.msgpack.encode(Where(run, block, track, token))
+            self._loop, self._stop_at, self._overdue = False, NEVER, None
+            self._rest()
+
+    def serve(self, left: float | None, *, loop: bool) -> None:
+        """It executes them, for so many seconds at most; on an event loop, where it does not come back between two."""
+        if self._map is not None:
+            self._loop, self._stop_at = loop, NEVER if left is None else monotonic() + left
+            self._rest()
+
+    def leave(self) -> None:
+        """A lane has ended."""
+        if self._map is not None:
+            self._where, self._loop, self._stop_at, self._overdue = b"", False, NEVER, None
+            self._rest()
+
+    def stop(self) -> None:
+        """The lane ends what is left on its event loop, so that it can leave."""
+        if self._map is not None:
+            self._loop, self._stop_at, self._overdue = True, min(self._stop_at, monotonic()), None
+            self._rest()
+
+    def begin(self, branch: int, attempt: int) -> float:
+        """A branch begins, now: a lane of width 1 executes it until the next one, or `rest`."""
+        since = monotonic()
+        if self._map is not None:
+            self._branch, self._attempt, self._since = branch, attempt, since
+            self._write(branch, attempt, since, b"", 0, 0, since, NEVER)
+        return since
+
+    def call(self, node: str, attempt: int, calls: int, retries: int, timeout: float | None) -> None:
+        """The branch calls a node."""
+        if self._map is not None:
+            now = monotonic()
+            until = NEVER if timeout is None else now + timeout
+            name = node.encode()[:_NAME_LIMIT]
+            self._write(self._branch, attempt, self._since, name, calls, retries, now, until)
+
+    def called(self) -> None:
+        """The node with a timeout has ended."""
+        if self._map is not None:
+            self._write(self._branch, self._attempt, self._since, b"", 0, 0, self._since, NEVER)
+
+    def rest(self) -> None:
+        """No branch is executed just now."""
+        if self._map is not None:
+            self._rest()
+
+    def ask(self, since: float) -> None:
+        """The branch that began at ``since`` is asked to stop. May be called by another thread."""
+        if self._map is not None:
+            _ASKED.pack_into(self._map, _ASKED_AT, since, monotonic())
+
+    def _rest(self) -> None:
+        self._branch = NOBODY
+        self._write(NOBODY, 0, 0.0, b"", 0, 0, 0.0, NEVER)
+
+    def _write(
+        self,
+        branch: int,
+        attempt: int,
+        since: float,
+        node: bytes,
+        calls: int,
+        retries: int,
+        called: float,
+        node_stop_at: float,
+    ) -> None:
+        # An overdue node stays in sight until it ends: the process has to end with it.
+        if self._overdue is not None:
+            return
+        assert self._map is not None
+        where, number = self._where, self._number + 1
+        at = _FIRST_AT + (number & 1) * _COPY
+        size, named = len(where), len(node)
+        if _NOTE.size + size + named > _COPY:
+            # Ids without end: the janitor's way of finding out is left.
+            where, size = b"", 0
+        _NOTE.pack_into(
+            self._map,
+            at,
+            branch,
+            attempt,
+            calls,
+            retries,
+            since,
+            self._stop_at,
+            called,
+            node_stop_at,
+            self._loop,
+            size,
+            named,
+        )
+        at += _NOTE.size
+        self._map[at : at + size] = where
+        self._map[at + size : at + size + named] = node
+        _NUMBER.pack_into(self._map, 0, number)
+        self._number = number
+
+
+class Step:
+    """One call of a node in a lane of many: keeps the board up to date whenever it is its turn."""
+
+    def __init__(
+        self, board: Board, branch: int, attempt: int, node: str, calls: int, retries: int, timeout: float | None
+    ) -> None:
+        self._board = board
+        self._branch, self._attempt, self._calls, self._retries = branch, attempt, calls, retries
+        self._node = node.encode()[:_NAME_LIMIT]
+        self._called = monotonic()
+        self._stop_at = NEVER if timeout is None else self._called + timeout
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        if self._board._map is not None:
+            if self._stop_at != NEVER:
+                # Whoever goes on after that was asked to stop, and did not.
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(self._stop_at - self._called, self._overdue)
+            self._turn()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: types.TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._board._map is not None:
+            if self._board._overdue is self:
+                self._board._overdue = None
+            self._board._rest()
+
+    @types.coroutine
+    def drive(self, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+        """Await a coroutine."""
+        board = self._board
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            if board._map is not None:
+                self._turn()
+            try:
+                yielded = coroutine.send(value) if error is None else coroutine.throw(error)
+            except StopIteration as stop:
+                return cast(T, stop.value)
+            finally:
+                if board._map is not None:
+                    board._rest()
+            try:
+                value, error = (yield yielded), None
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as thrown:
+                error = thrown
+
+    def _turn(self) -> None:
+        now = monotonic()
+        self._board._write(
+            self._branch, self._attempt, now, self._node, self._calls, self._retries, self._called, self._stop_at
+        )
+
+    def _overdue(self) -> None:
+        # From now on it is what the board shows, until it ends.
+        if self._board._overdue is None:
+            self._turn()
+            self._board._overdue = self
+
+
+class Reader:
+    """Another process's board. Raises `OSError` where it has none, and `ValueError` where it is only being made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), _SIZE, access=mmap.ACCESS_READ)
+
+    def close(self) -> None:
+        self._map.close()
+
+    def read(self) -> Note | None:
+        """What it was executing at some moment just now; None where that is nothing, or changes too quickly."""
+        for _ in range(20):
+            (number,) = _NUMBER.unpack_from(self._map, 0)
+            at = _FIRST_AT + (number & 1) * _COPY
+            copy = self._map[at : at + _COPY]
+            asked_of, asked = _ASKED.unpack_from(self._map, _ASKED_AT)
+            if _NUMBER.unpack_from(self._map, 0)[0] != number:
+                continue
+            (
+                branch,
+                attempt,
+                calls,
+                retries,
+                since,
+                stop_at,
+                called,
+                node_stop_at,
+                loop,
+                size,
+                named,
+            ) = _NOTE.unpack_from(copy)
+            if not size:
+                return None
+            at = _NOTE.size + size
+            return Note(
+                number=number,
+                where=msgspec.msgpack.decode(copy[_NOTE.size : at], type=Where),
+                loop=bool(loop),
+                branch=branch,
+                since=since,
+                stop_at=stop_at,
+                node=copy[at : at + named].decode(errors="ignore"),
+                attempt=attempt,
+                calls=calls,
+                retries=retries,
+                called=called,
+                node_stop_at=node_stop_at,
+                asked=asked if asked_of == since else NEVER,
+            )
+        return None
+
+
+class Folder:
+    """Where the boards of this process's pool are; the processes that it starts find it."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        # Held while this process, or one of its pool, lives.
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.environ[FOLDER] = str(self.path)
+
+    def remove(self) -> None:
+        """Remove it, with all that is in it."""
+        os.environ.pop(FOLDER, None)
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_left() -> None:
+    """Remove the folders of processes that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            # It is not ours.
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_uid == os.geteuid():
+                shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(lock)

@@ -1,0 +1,327 @@
+"""The warden of a pool: ends the processes that do not stop, and gives back at once what dead ones held."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal
+
+from celery import Celery
+from celery.worker import state
+
+from egregore_dist import errors
+from egregore_dist.engine import publish
+from egregore_dist.engine.board import NEVER, NOBODY, Note, Reader
+from egregore_dist.ledger import Ledger, Loss
+from egregore_dist.resources import oom
+from egregore_dist.wire import failure
+from egregore_dist.wire.failure import Failure
+
+log = logging.getLogger(__name__)
+
+# Seconds. A branch that takes longer than the first is asked about every so often: it may not be its lane's any more.
+_LONG = _ASK_EVERY = 1.0
+# A lane that has not ended its block by itself so long after the deadline does not come to it.
+_LATE = 0.1
+# The kernel's count of those it killed may be ahead of the news of a death by so much.
+_OOM_WINDOW = 5.0
+
+Reason = tuple[object, ...]
+Verdict = Literal["timeout", "stopped"]
+
+
+@dataclass(slots=True)
+class _Child:
+    """One process of the pool.
+
+    ``condemned`` is what it should stop for and since when it is known; ``asked`` when the ledger was, ``gone`` what it
+    said it does not hold any more; ``killed`` what for.
+    """
+
+    pid: int
+    reader: Reader
+    process: Any = None
+    condemned: tuple[Reason, float] | None = None
+    asked: float = 0.0
+    gone: Reason | None = None
+    killed: tuple[Verdict, Note] | None = None
+
+
+@dataclass(slots=True)
+class _Dead:
+    pid: int
+    note: Note
+    loss: Loss
+
+
+@dataclass(slots=True)
+class _OutOfMemory:
+    """Tells which of the killed processes the kernel killed for want of memory."""
+
+    counts: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def look(self) -> None:
+        count = oom.kills()
+        if count is not None:
+            now = monotonic()
+            self.counts.append((now, count))
+            while self.counts[0][0] < now - _OOM_WINDOW:
+                self.counts.popleft()
+
+    def killed(self) -> bool:
+        """Whether one more was killed than has been asked for here; asked for each that died by SIGKILL."""
+        self.look()
+        if not self.counts or self.counts[-1][1] <= self.counts[0][1]:
+            return False
+        self.counts = deque((at, max(count, self.counts[0][1] + 1)) for at, count in self.counts)
+        return True
+
+
+class Warden:
+    """Watches the processes of one prefork pool through their boards. Its methods may be called from any thread.
+
+    Args:
+        app: publishes what transitions ask for.
+        grace: seconds from the moment that a process should stop to the one that it is killed.
+        folder: the boards.
+    """
+
+    def __init__(self, ledger: Ledger, app: Celery, *, grace: float, folder: Path) -> None:
+        self._ledger = ledger
+        self._app = app
+        self._grace = grace
+        self._folder = folder
+        self._processes: dict[int, Any] = {}
+        self._children: dict[int, _Child] = {}
+        self._dead: list[_Dead] = []
+        self._ended: set[tuple[str, str]] = set()
+        self._out_of_memory = _OutOfMemory()
+        self._lock = threading.Lock()
+
+    def started(self, process: Any) -> None:
+        """A process of the pool was started."""
+        self._processes[process.pid] = process
+
+    def round(self) -> None:
+        """Look at every process, and do what has to be done.
+
+        Raises:
+            errors.BrokerUnavailable: the ledger cannot be reached; what it has to hear is told in a later round.
+        """
+        with self._lock:
+            self._find()
+            self._out_of_memory.look()
+            notes = [(child, note) for child in self._children.values() if (note := child.reader.read()) is not None]
+            for child, note in notes:
+                self._judge(child, note)
+            self._give_back()
+            self._end_blocks(notes)
+            self._ask(notes)
+
+    def bury(self) -> None:
+        """Give back what processes held that have died by now.
+
+        Raises:
+            errors.BrokerUnavailable: the ledger cannot be reached.
+        """
+        with self._lock:
+            self._find()
+            self._give_back()
+
+    def _find(self) -> None:
+        for path in self._folder.iterdir():
+            pid = int(path.name)
+            if pid not in self._children:
+                try:
+                    self._children[pid] = _Child(pid, Reader(path), self._processes.get(pid))
+                except (OSError, ValueError):
+                    # It is being made.
+                    continue
+        for pid, process in list(self._processes.items()):
+            if pid not in self._children and _code(process) is not None:
+                del self._processes[pid]
+
+    # Those that live
+
+    def _judge(self, child: _Child, note: Note) -> None:
+        now = monotonic()
+        reasons = _reasons(note, now)
+        lane: Reason = (note.where.block, note.where.token)
+        if child.gone in (lane, (*lane, note.branch, note.since)):
+            reasons["gone", child.gone] = "stopped"
+        if not reasons:
+            child.condemned = None
+            return
+        if child.condemned is None or child.condemned[0] not in reasons:
+            child.condemned = (next(iter(reasons)), now)
+        reason, since = child.condemned
+        asked = note.asked if reason[0] == "gone" and note.asked != NEVER else since
+        if now >= max(since, asked) + self._grace and child.killed is None:
+            self._kill(child, note, reasons[reason])
+
+    def _kill(self, child: _Child, note: Note, verdict: Verdict) -> None:
+        log.warning(
+            "process %d is killed: run %s, block %s, node %r did not stop within %g s",
+            child.pid,
+            note.where.run,
+            note.where.block,
+            note.node,
+            self._grace,
+            extra={"action": "process_killed", "run_id": note.where.run},
+        )
+        child.killed = (verdict, note)
+        try:
+            os.kill(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _end_blocks(self, notes: list[tuple[_Child, Note]]) -> None:
+        # Its lanes would have ended it; where all are stuck in their nodes, a janitor's next round is far away.
+        late = {
+            (note.where.run, note.where.block)
+            for _, note in notes
+            if note.stop_at + _LATE <= monotonic() and (note.branch != NOBODY or note.loop)
+        }
+        for run, block in late - self._ended:
+            publish.messages(self._app, run, self._ledger.sweep(run, "deadline", block, workers=None))
+            self._ended.add((run, block))
+        self._ended &= late
+
+    def _ask(self, notes: list[tuple[_Child, Note]]) -> None:
+        now = monotonic()
+        due = [(child, note) for child, note in notes if _is_long(note, now) and child.asked + _ASK_EVERY <= now]
+        if not due:
+            return
+        held = self._ledger.held(
+            [
+                (note.where.run, note.where.block, None if note.branch == NOBODY else note.branch, note.where.token)
+                for _, note in due
+            ]
+        )
+        for (child, note), holds in zip(due, held, strict=True):
+            lane = (note.where.block, note.where.token)
+            branch = () if note.branch == NOBODY else (note.branch, note.since)
+            child.asked, child.gone = now, None if holds else (*lane, *branch)
+
+    # Those that died
+
+    def _give_back(self) -> None:
+        for child in list(self._children.values()):
+            ended = _how_it_ended(child)
+            if ended is None:
+                continue
+            note = child.reader.read()
+            if note is not None:
+                self._dead.append(_Dead(child.pid, note, self._loss(child, note, *ended)))
+            child.reader.close()
+            child.reader.path.unlink(missing_ok=True)
+            del self._children[child.pid]
+            self._processes.pop(child.pid, None)
+        while self._dead:
+            dead = self._dead[0]
+            where = dead.note.where
+            try:
+                wanted = self._ledger.lost(where.run, where.block, where.token, dead.loss)
+                publish.messages(self._app, where.run, wanted)
+            except errors.BrokerUnavailable:
+                raise
+            except Exception:
+                # The janitor finds it too; the others must not wait for this one.
+                log.exception("warden: process %d", dead.pid, extra={"action": "give_back_failed"})
+            self._dead.pop(0)
+
+    def _loss(self, child: _Child, note: Note, code: int | None, text: str) -> Loss:
+        branch = None if note.branch == NOBODY else note.branch
+        if child.killed is not None:
+            verdict, at = child.killed
+            if verdict == "timeout" and (note.where, note.branch, note.called) == (at.where, at.branch, at.called):
+                return _timed_out(note)
+            return Loss(verdict="stopped")
+        if state.should_terminate:
+            return Loss(verdict="stopped")
+        if code == -signal.SIGKILL and self._out_of_memory.killed():
+            text += " (out of memory)"
+        log.warning(
+            "process %d died: %s; run %s, block %s, node %r",
+            child.pid,
+            text,
+            note.where.run,
+            note.where.block,
+            note.node,
+            extra={"action": "process_died", "run_id": note.where.run},
+        )
+        return Loss(verdict="lost", branch=branch, why=f"its process {text}", node=note.node)
+
+
+def _reasons(note: Note, now: float) -> dict[Reason, Verdict]:
+    # Why a process should stop, by what has to change for it to have stopped.
+    where, found = note.where, dict[Reason, Verdict]()
+    if note.branch != NOBODY and note.node_stop_at <= now:
+        found["node", where.block, where.token, note.branch, note.called] = "timeout"
+    if note.stop_at <= now and (note.branch != NOBODY or note.loop):
+        found["block", where.block, where.token] = "stopped"
+    return found
+
+
+def _is_long(note: Note, now: float) -> bool:
+    return note.since + _LONG <= now and (note.branch != NOBODY or note.loop)
+
+
+def _timed_out(note: Note) -> Loss:
+    found = Failure(
+        kind="timeout",
+        type=TimeoutError.__name__,
+        message=f"node {note.node!r} did not end within its timeout of {note.timeout:g} s, and its process was killed",
+        node=note.node,
+        attempt=note.attempt,
+    )
+    return Loss(
+        verdict="timeout",
+        branch=note.branch,
+        node=note.node,
+        calls=note.calls,
+        most=note.retries + 1,
+        failure=failure.encode(found),
+    )
+
+
+def _how_it_ended(child: _Child) -> tuple[int | None, str] | None:
+    # Only looked at: the pool has to hear of it too.
+    code: int | None = None
+    try:
+        if hasattr(os, "waitid"):
+            found = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None:
+                return None
+            code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        elif child.process is None:
+            os.kill(child.pid, 0)
+            return None
+        else:
+            code = child.process.exitcode
+            return None if code is None else (code, _said(code))
+    except (ChildProcessError, ProcessLookupError):
+        code = _code(child.process)
+    return code, _said(code)
+
+
+def _code(process: Any) -> int | None:
+    # What the pool has found out; it is not asked to look.
+    return getattr(getattr(process, "_popen", None), "returncode", None)
+
+
+def _said(code: int | None) -> str:
+    if code is None:
+        return "ended"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
