@@ -190,7 +190,7 @@ class Lane:
 
         def limit(seconds: float | None) -> AbstractContextManager[None]:
             assert job is not None
-            board.call(job.node.name, job.attempts, job.calls, job.node.retries, seconds)
+            board.call(job.node.name, job.attempts, job.calls, job.timeout_retries, seconds)
             return interrupter.limit(seconds, board.called)
 
         node: str | None = None
@@ -293,7 +293,7 @@ class Lane:
                 job.attempts,
                 job.node.name,
                 job.calls,
-                job.node.retries,
+                job.timeout_retries,
                 job.node.timeout,
             )
 

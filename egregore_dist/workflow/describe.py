@@ -143,6 +143,8 @@ class _Compiler:
             name=node.name,
             function=self._index(node.fn),
             retries=options.retries,
+            retry_on=options.retry_on,
+            retry_delay=options.retry_delay,
             timeout=options.timeout,
             memory=options.memory,
             cpus=options.cpus,

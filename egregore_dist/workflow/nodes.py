@@ -26,6 +26,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         retries: how often it is tried again after a failure.
+        retry_on: the names of the exception classes that it is tried again after, or None for every ``Exception``.
+        retry_delay: seconds before the first of these attempts; doubled for each further one.
         timeout: seconds for one attempt, or None.
         memory: bytes that it needs, or None for what is learned.
         cpus: cores that it needs, or None for one.
@@ -33,6 +35,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     retries: int = 0
+    retry_on: tuple[str, ...] | None = None
+    retry_delay: float = 0.1
     timeout: float | None = None
     memory: int | None = None
     cpus: float | None = None
@@ -98,6 +102,8 @@ def node(
     name: str | None = None,
     *,
     retries: int = 0,
+    retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
+    retry_delay: float = 0.1,
     timeout: float | None = None,
     memory: int | str | None = None,
     cpus: float | None = None,
@@ -109,6 +115,8 @@ def node(
     name: Any = None,
     *,
     retries: int = 0,
+    retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
+    retry_delay: float = 0.1,
     timeout: float | None = None,
     memory: int | str | None = None,
     cpus: float | None = None,
@@ -119,7 +127,12 @@ def node(
     Args:
         name: the name of the node; by default that of the function.
         retries: how often it is tried again after a failure.
-        timeout: seconds for one attempt.
+        retry_on: the exception class, or a tuple of classes, that it is tried again after; absent, every ``Exception``.
+            They travel by name, and a subclass counts. Data that does not fit, values that cannot travel and code that
+            cannot be loaded are never tried again.
+        retry_delay: seconds before the first of these attempts; doubled for each further one up to a hundredfold, and
+            with as much again at random, so that many nodes do not try at the same moment.
+        timeout: seconds for one attempt; one that takes longer has failed with ``TimeoutError``.
         memory: what it needs, in bytes or as a string such as ``"2GB"`` or ``"512MiB"``.
         cpus: how many cores it needs.
         queue: the Celery queue whose workers run it; absent, it runs where its branch does.
@@ -138,6 +151,8 @@ def node(
     where = "node" if name is None else f"node {name!r}"
     options = Options(
         retries=checks.whole_number(retries, f"{where}: retries", least=0),
+        retry_on=None if retry_on is None else _class_names(retry_on, f"{where}: retry_on"),
+        retry_delay=checks.positive_number(retry_delay, f"{where}: retry_delay (seconds)"),
         timeout=None if timeout is None else checks.positive_number(timeout, f"{where}: timeout (seconds)"),
         memory=None if memory is None else _bytes(memory, f"{where}: memory"),
         cpus=None if cpus is None else checks.positive_number(cpus, f"{where}: cpus"),
@@ -148,6 +163,19 @@ def node(
         return Node(function, name, options)
 
     return decorate
+
+
+def _class_names(classes: object, where: str) -> tuple[str, ...]:
+    given = classes if isinstance(classes, tuple) else (classes,)
+    for kind in given:
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            raise errors.WorkflowError(
+                f"{where} takes an exception class or a tuple of them, not {names.shortened(kind)}: "
+                "retry_on=(ConnectionError, TimeoutError)"
+            )
+    if not given:
+        raise errors.WorkflowError(f"{where} is empty: leave it out, or give retries=0")
+    return tuple(names.of_class(kind) for kind in given)
 
 
 def _bytes(memory: object, where: str) -> int:

@@ -17,11 +17,16 @@ Path = tuple[int, ...]
 
 
 class NodeSpec(msgspec.Struct, frozen=True, tag="node", omit_defaults=True):
-    """A user's function with a name and options. ``memory`` in bytes, ``timeout`` in seconds."""
+    """A user's function with a name and options. ``memory`` in bytes, ``timeout`` and ``retry_delay`` in seconds.
+
+    ``retry_on`` has names of classes: no code is needed to see whether an exception is one of them.
+    """
 
     name: str
     function: int
     retries: int = 0
+    retry_on: tuple[str, ...] | None = None
+    retry_delay: float = 0.1
     timeout: float | None = None
     memory: int | None = None
     cpus: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,6 +105,72 @@ def test_what_cannot_get_better_is_not_tried_again(result: Callable[[Job], Any],
         result(job(broken, retries=5))
 
     assert len(calls) == 1
+
+
+class Odd(ConnectionError):
+    """An exception of the user's own."""
+
+
+@pytest.mark.parametrize(
+    ("retry_on", "error", "calls"),
+    [
+        (None, ValueError, 3),
+        (("OSError",), OSError, 3),
+        (("OSError",), Odd, 3),
+        ((f"{__name__}.Odd",), Odd, 3),
+        ((f"{__name__}.Odd",), ConnectionError, 1),
+        (("KeyError", "ConnectionError"), Odd, 3),
+        (("OSError",), ValueError, 1),
+        (("Exception",), ValueError, 3),
+        (("Exception",), errors.BindingError, 1),
+        (("TypeError",), errors.EncodingError, 1),
+    ],
+)
+def test_a_node_is_tried_again_after_what_it_names(
+    result: Callable[[Job], Any], retry_on: Any, error: type[Exception], calls: int
+) -> None:
+    """With ``retry_on`` only its classes and their subclasses are worth another attempt."""
+    seen: list[int] = []
+
+    def broken(value: int) -> None:
+        seen.append(value)
+        raise error("no")
+
+    with pytest.raises(error):
+        result(job(broken, retries=2, retry_on=retry_on))
+
+    assert len(seen) == calls
+
+
+@pytest.mark.parametrize(("retry_on", "calls"), [(("TimeoutError",), 3), (("OSError",), 3), (("KeyError",), 1)])
+def test_a_timeout_is_one_of_the_things_to_try_again_after(retry_on: Any, calls: int) -> None:
+    """A node that takes longer than its ``timeout`` has failed with a `TimeoutError`, also where it must be killed."""
+    seen: list[int] = []
+
+    async def endless(value: int) -> None:
+        seen.append(value)
+        await asyncio.Event().wait()
+
+    late = job(endless, timeout=0.01, retries=2, retry_on=retry_on)
+    with pytest.raises(NodeTimeout):
+        asyncio.run(execute.acall(late, unseen))
+
+    assert len(seen) == calls
+    assert late.timeout_retries == calls - 1
+
+
+def test_attempts_are_ever_further_apart() -> None:
+    """The wait before an attempt doubles from ``retry_delay`` on, up to a hundredfold, and is never the same twice."""
+    wait = job(lambda value: value, retries=20, retry_delay=2.0).retry()["wait"]
+
+    def waits(attempt: int) -> list[float]:
+        state = types.SimpleNamespace(attempt_number=attempt)
+        return [wait(state) for _ in range(20)]
+
+    for attempt, least in ((1, 2.0), (2, 4.0), (3, 8.0), (7, 128.0), (8, 200.0), (20, 200.0)):
+        found = waits(attempt)
+        assert all(least <= seconds <= least + 2.0 for seconds in found)
+        assert len(set(found)) > 1
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])

@@ -17,7 +17,7 @@ async def named(url: str) -> bytes:
     return url.encode()
 
 
-@node(timeout=3)
+@node(timeout=3, retries=1, retry_on=(OSError, KeyError), retry_delay=0.5)
 def optioned(data: dict[str, int]) -> list[int]:
     return list(data.values())
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]
 
 
-@node("a", retries=1, timeout=2, memory="1kB", cpus=0.5, queue="q")
+@node("a", retries=1, retry_on=(OSError, KeyError), retry_delay=2, timeout=2, memory="1kB", cpus=0.5, queue="q")
 def a(x: int) -> int:
     return x
 
@@ -44,7 +44,17 @@ async def route(x: int) -> str:
     return "a"
 
 
-A = spec.NodeSpec(name="a", function=0, retries=1, timeout=2.0, memory=1000, cpus=0.5, queue="q")
+A = spec.NodeSpec(
+    name="a",
+    function=0,
+    retries=1,
+    retry_on=("OSError", "KeyError"),
+    retry_delay=2.0,
+    timeout=2.0,
+    memory=1000,
+    cpus=0.5,
+    queue="q",
+)
 B = spec.NodeSpec(name="b", function=1, is_async=True)
 
 

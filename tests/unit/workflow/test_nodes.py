@@ -228,6 +228,11 @@ def test_memory(memory: int | str, expected: int) -> None:
     [
         *[("retries", value) for value in (-1, True, 1.5, "3", None)],
         *[("timeout", value) for value in (0, -1, True, "3", float("nan"), float("inf"))],
+        *[
+            ("retry_on", value)
+            for value in ((), "ValueError", [ValueError], ValueError(), KeyboardInterrupt, (OSError, 3))
+        ],
+        *[("retry_delay", value) for value in (0, -1, True, "3", None, float("inf"))],
         *[("memory", value) for value in (0, -1, True, 1.5, "", "0GB", "2 potatoes", "GB", "-1MB", "2G", "0.1B")],
         *[("cpus", value) for value in (0, -0.5, True, "2", float("nan"))],
         *[("queue", value) for value in ("", 3, "two words", "a,b")],
@@ -253,6 +258,27 @@ def test_good_options() -> None:
     made = node("n", retries=2, timeout=3, memory="1kB", cpus=0.5, queue="gpu")(double)
 
     assert Options(retries=2, timeout=3.0, memory=1000, cpus=0.5, queue="gpu") == made.options
+
+
+class Odd(Exception):
+    """An exception of the user's own."""
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (OSError, ("OSError",)),
+        ((ConnectionError, Odd), ("ConnectionError", f"{__name__}.Odd")),
+        ((ExceptionGroup,), ("ExceptionGroup",)),
+        (None, None),
+    ],
+)
+def test_classes_to_retry_on_are_kept_by_name(given: Any, kept: Any) -> None:
+    """The classes that a node is tried again after travel by name, in copies of the node too."""
+    made = node("n", retries=1, retry_on=given, retry_delay=2)(double)
+
+    assert Options(retries=1, retry_on=kept, retry_delay=2.0) == made.options
+    assert made.alias("m").options == made.options
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 129])
