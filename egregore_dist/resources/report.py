@@ -1,33 +1,69 @@
-"""What a worker says about its machine."""
+"""What a worker says about itself and its machine."""
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 import psutil
 
-_CGROUP = Path("/sys/fs/cgroup")
+from egregore_dist.resources import cgroup
+
+log = logging.getLogger(__name__)
+
+# What a machine is taken to have that cannot be measured: a little. Bytes.
+_ASSUMED_MEMORY = 256 * 2**20
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One worker's report; memory in bytes, times in seconds.
+class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a process may use of its machine. Memory in bytes.
+
+    Attributes:
+        host: the machine: processes of one host share its cores and memory.
+        cores: cores that it may use (affinity and cgroup quota).
+        memory_available: what can be had now, under the cgroup's limit where there is one.
+        memory_total: what there is for it: the limit, or the machine's.
+        memory_limit: the cgroup's limit; 0 for none.
+        group: the cgroup that has the limit: processes of one group share what it leaves; "" for none.
+        machine_available: what the machine itself could still give.
+        machine_total: what the machine itself has.
+        load: the machine's load average of the last minute.
+        cpu: the share of the machine's cores that were busy since the last report, 0 to 1.
+    """
+
+    host: str
+    cores: float
+    memory_available: int
+    memory_total: int
+    memory_limit: int = 0
+    group: str = ""
+    machine_available: int = 0
+    machine_total: int = 0
+    load: float = 0.0
+    cpu: float = 0.0
+
+
+class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
+    """One worker's report: its machine, and itself. Memory in bytes, times in seconds.
 
     Attributes:
         worker: the worker's node name.
-        host: the machine: workers with one host share its cores and memory.
         pid: the worker's main process.
-        cores: cores that the machine lets it use (affinity and cgroup quota).
-        memory_available: bytes that can be had now (cgroup limit where there is one).
-        memory_total: bytes that there are for it.
         slots: lanes that it serves at a time, its pool's size.
         pool: the kind of pool.
+        prefetch: messages that it takes at most before they are acknowledged; 0 for no limit.
         queues: the queues that it consumes.
         modules: the modules that it was told to load.
         nodes: names of the nodes found in them.
+        code: a hash of the code of each, in the same order.
+        children: the pool's processes, with the memory that each holds (RSS).
         time: the worker's own clock.
+        skew: how far that is ahead of the server's.
         version: of this package.
         at: when, in milliseconds of the server's clock.
         lanes: the ids of the lanes that it had then, running or received.
@@ -35,41 +71,117 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     worker: str
-    host: str
     pid: int
-    cores: float
-    memory_available: int
-    memory_total: int
     slots: int
     pool: str = "prefork"
+    prefetch: int = 0
     queues: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    children: dict[int, int] = {}
     time: float = 0.0
+    skew: float = 0.0
     version: str = ""
     at: int = 0
     lanes: tuple[str, ...] = ()
     dead: tuple[int, ...] = ()
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What this process may use of its machine."""
+class Meter:
+    """Measures this machine; where that fails, or gives what cannot be, the last sound measurement stays."""
 
-    host: str
-    cores: float
-    memory_available: int
-    memory_total: int
+    def __init__(self) -> None:
+        self._last = assumed()
+        self._failing = False
+        self.measure()
+
+    def measure(self) -> Machine:
+        """What this process may use now, or could the last time that it was told."""
+        try:
+            found = _measure()
+            wrong = None if is_sound(found) else f"it cannot be: {found}"
+        except Exception as error:
+            # Whatever psutil or the system do, the worker goes on.
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong is None:
+            self._last = found
+        elif not self._failing:
+            log.warning("the machine cannot be measured: %s", wrong, extra={"action": "machine_not_measured"})
+        self._failing = wrong is not None
+        return self._last
 
 
 def measure() -> Machine:
-    """Measure this machine: psutil for the host, the cgroup's own files where they say less."""
+    """Measure this machine once: psutil for the host, the cgroup's own files where they say less."""
+    return Meter().measure()
+
+
+def assumed() -> Machine:
+    """What a machine is taken to be that cannot be measured: one core, and memory for some lanes."""
+    return Machine(host=_host(), cores=1.0, memory_available=_ASSUMED_MEMORY, memory_total=_ASSUMED_MEMORY)
+
+
+def is_sound(machine: Machine) -> bool:
+    """Whether a measurement can be true. A group may have nothing left; a whole machine never has."""
+    return (
+        0 < machine.cores < math.inf
+        and machine.memory_total > 0
+        and 0 <= machine.memory_available <= machine.memory_total
+        and (machine.memory_available > 0 or machine.memory_limit > 0)
+        and 0 <= machine.load < math.inf
+        and 0 <= machine.cpu <= 1
+    )
+
+
+def read(raws: Iterable[bytes], *, now: int, ttl: float) -> tuple[Report, ...]:
+    """The reports that count: of a release that this one can read, sound, and not too old.
+
+    Args:
+        raws: encoded reports.
+        now: the server's time, in milliseconds.
+        ttl: seconds after which a silent worker counts as gone.
+    """
+    found = []
+    for raw in raws:
+        try:
+            said = msgspec.msgpack.decode(raw, type=Report)
+        except msgspec.MsgspecError:
+            continue
+        if said.at >= now - ttl * 1000 and said.slots > 0 and is_sound(said):
+            found.append(said)
+    return tuple(found)
+
+
+def memory_of(pids: Iterable[int]) -> dict[int, int]:
+    """The memory that processes hold (RSS); those that have ended, or may not be looked at, are left out."""
+    found = {}
+    for pid in pids:
+        try:
+            found[pid] = int(psutil.Process(pid).memory_info().rss)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def _measure() -> Machine:
     memory = psutil.virtual_memory()
-    available, total = memory.available, memory.total
-    limit, used = _cgroup_memory()
-    if limit is not None and limit < total:
-        total = limit
-        available = min(available, max(0, limit - used))
-    return Machine(host=_host(), cores=_cores(), memory_available=available, memory_total=total)
+    available, total = int(memory.available), int(memory.total)
+    group = cgroup.memory()
+    if group is not None and group.limit >= total:
+        group = None
+    return Machine(
+        host=_host(),
+        cores=_cores(),
+        memory_available=available if group is None else min(available, group.available),
+        memory_total=total if group is None else group.limit,
+        memory_limit=0 if group is None else group.limit,
+        group="" if group is None else group.group,
+        machine_available=available,
+        machine_total=total,
+        load=float(psutil.getloadavg()[0]),
+        cpu=psutil.cpu_percent(interval=None) / 100,
+    )
 
 
 def _host() -> str:
@@ -85,37 +197,5 @@ def _cores() -> float:
         cores = float(len(os.sched_getaffinity(0)))
     except AttributeError:
         cores = float(os.cpu_count() or 1)
-    quota = _cgroup_cores()
+    quota = cgroup.cores()
     return cores if quota is None else max(0.1, min(cores, quota))
-
-
-def _cgroup_cores() -> float | None:
-    text = _read(_CGROUP / "cpu.max")
-    if text:
-        quota, _, period = text.partition(" ")
-    else:
-        quota, period = _read(_CGROUP / "cpu/cpu.cfs_quota_us"), _read(_CGROUP / "cpu/cpu.cfs_period_us")
-    try:
-        cores = int(quota) / int(period)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return cores if cores > 0 else None
-
-
-def _cgroup_memory() -> tuple[int | None, int]:
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return int(_read(_CGROUP / limit)), int(_read(_CGROUP / used))
-        except ValueError:
-            continue
-    return None, 0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("ascii").strip()
-    except OSError:
-        return ""

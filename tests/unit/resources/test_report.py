@@ -1,16 +1,21 @@
-"""What a worker says about its machine, under control groups of both kinds."""
+"""What a worker says about its machine, under control groups of both kinds, and when it cannot be measured."""
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import psutil
 import pytest
 
-from egregore_dist.resources import report
+from egregore_dist.resources import cgroup, report
 
 GIB = 2**30
 NO_LIMIT_V1 = 0x7FFFFFFFFFFFF000
@@ -18,18 +23,23 @@ NO_LIMIT_V1 = 0x7FFFFFFFFFFFF000
 
 @pytest.fixture
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of eight cores and 16 GiB, 10 of them free, with an empty folder for its control group."""
-    monkeypatch.setattr(report, "_CGROUP", tmp_path)
+    """A machine of eight cores and 16 GiB, 10 of them free, with an empty folder for its control groups."""
+    root = tmp_path / "root"
+    root.mkdir()
+    monkeypatch.setattr(cgroup, "_ROOT", root)
+    monkeypatch.setattr(cgroup, "_SELF", tmp_path / "self")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10 * GIB, total=16 * GIB))
-    return tmp_path
+    return root
 
 
-def write(group: Path, files: dict[str, object]) -> None:
+def write(group: Path, files: dict[str, object], self: str = "") -> None:
     for name, content in files.items():
         path = group / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{content}\n")
+    if self:
+        (group.parent / "self").write_text(self)
 
 
 def test_without_a_group_the_machine_counts(group: Path) -> None:
@@ -37,6 +47,7 @@ def test_without_a_group_the_machine_counts(group: Path) -> None:
     machine = report.measure()
 
     assert (machine.cores, machine.memory_available, machine.memory_total) == (8.0, 10 * GIB, 16 * GIB)
+    assert (machine.memory_limit, machine.group) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -72,8 +83,10 @@ def test_the_affinity_counts(group: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"memory.max": 4 * GIB, "memory.current": GIB}, 3 * GIB, 4 * GIB),
         ({"memory.max": 4 * GIB, "memory.current": 5 * GIB}, 0, 4 * GIB),
         ({"memory.max": 15 * GIB, "memory.current": GIB}, 10 * GIB, 15 * GIB),
+        ({"memory.max": 17 * GIB, "memory.current": 16 * GIB}, 10 * GIB, 16 * GIB),
         ({"memory.max": "max", "memory.current": GIB}, 10 * GIB, 16 * GIB),
         ({"memory.max": 4 * GIB}, 10 * GIB, 16 * GIB),
+        ({"memory.max": 4 * GIB, "memory.current": -1}, 10 * GIB, 16 * GIB),
         ({"memory/memory.limit_in_bytes": 2 * GIB, "memory/memory.usage_in_bytes": GIB}, GIB, 2 * GIB),
         ({"memory/memory.limit_in_bytes": NO_LIMIT_V1, "memory/memory.usage_in_bytes": GIB}, 10 * GIB, 16 * GIB),
     ],
@@ -84,6 +97,66 @@ def test_memory_is_that_of_the_limit(group: Path, files: dict[str, object], avai
     machine = report.measure()
 
     assert (machine.memory_available, machine.memory_total) == (available, total)
+    assert machine.memory_limit == (total if total < 16 * GIB else 0)
+    assert (machine.group != "") == (machine.memory_limit > 0)
+    assert (machine.machine_available, machine.machine_total) == (10 * GIB, 16 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("files", "self", "folder"),
+    [
+        (
+            {"memory.max": "4294967296", "memory.current": 3 * GIB, "memory.stat": f"anon 1\ninactive_file {2 * GIB}"},
+            "0::/\n",
+            "",
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": 4 * GIB,
+                "memory/memory.usage_in_bytes": 3 * GIB,
+                "memory/memory.stat": f"inactive_file 7\ntotal_inactive_file {2 * GIB}",
+            },
+            "4:memory:/docker/0123\n",
+            "memory",
+        ),
+    ],
+)
+def test_files_that_can_be_dropped_are_free(group: Path, files: dict[str, object], self: str, folder: str) -> None:
+    """A group's file caches count as available, under both versions; a group is told apart by its folder."""
+    write(group, files, self)
+    machine = report.measure()
+
+    assert machine.memory_available == 3 * GIB
+    assert machine.group == str((group / folder).stat().st_ino)
+
+
+def test_the_tightest_group_around_counts(group: Path) -> None:
+    """A service's own group and those around it: the one that leaves the least decides, for cores too."""
+    write(
+        group,
+        {
+            "system.slice/memory.max": 8 * GIB,
+            "system.slice/memory.current": 7 * GIB,
+            "system.slice/cpu.max": "100000 100000",
+            "system.slice/it.service/memory.max": 4 * GIB,
+            "system.slice/it.service/memory.current": GIB,
+            "system.slice/it.service/cpu.max": "400000 100000",
+        },
+        "0::/system.slice/it.service\n",
+    )
+    machine = report.measure()
+
+    assert (machine.cores, machine.memory_available, machine.memory_limit) == (1.0, GIB, 8 * GIB)
+
+
+@pytest.mark.parametrize(
+    "self", ["0::/../elsewhere\n", "0::\n", "nonsense", "0::/not/here\n", "1:name=systemd:/\n0::/\n"]
+)
+def test_a_group_seen_from_inside_is_the_root(group: Path, self: str) -> None:
+    """Where the path of a group leads nowhere, as in a container, the root is the group."""
+    write(group, {"memory.max": 4 * GIB, "memory.current": GIB}, self)
+
+    assert report.measure().memory_limit == 4 * GIB
 
 
 def test_this_machine_can_be_measured() -> None:
@@ -96,15 +169,94 @@ def test_this_machine_can_be_measured() -> None:
     assert machine.host == report.measure().host
 
 
+def raises(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("psutil is broken")
+
+
+@pytest.mark.parametrize(
+    ("name", "lie"),
+    [
+        ("virtual_memory", raises),
+        ("virtual_memory", lambda: SimpleNamespace(available=0, total=16 * GIB)),
+        ("virtual_memory", lambda: SimpleNamespace(available=0, total=0)),
+        ("virtual_memory", lambda: SimpleNamespace(available=-GIB, total=16 * GIB)),
+        ("virtual_memory", lambda: SimpleNamespace(available=32 * GIB, total=16 * GIB)),
+        ("virtual_memory", lambda: SimpleNamespace(available=None, total=None)),
+        ("getloadavg", raises),
+        ("getloadavg", lambda: (-1.0, 0.0, 0.0)),
+        ("getloadavg", lambda: (math.nan, 0.0, 0.0)),
+        ("cpu_percent", raises),
+        ("cpu_percent", lambda interval: -5.0),
+        ("cpu_percent", lambda interval: math.nan),
+    ],
+)
+def test_lies_keep_the_last_sound_measurement(
+    group: Path, name: str, lie: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """psutil that raises, or says 0 or nonsense, changes nothing; that is logged once, and ends again."""
+    meter = report.Meter()
+    before = meter.measure()
+    with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
+        patch.setattr(psutil, name, lie)
+        during = [meter.measure() for _ in range(3)]
+        assumed = report.measure()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * GIB, total=16 * GIB))
+
+    assert [machine.memory_available for machine in during] == [before.memory_available] * 3 == [10 * GIB] * 3
+    assert [machine.cores for machine in during] == [8.0] * 3
+    assert (assumed.cores, assumed.memory_available) == (1.0, 256 * 2**20)
+    assert len([record for record in caplog.records if "cannot be measured" in record.message]) == 2
+    assert meter.measure().memory_available == 2 * GIB
+
+
+def a_report(**changes: Any) -> report.Report:
+    values: dict[str, Any] = {"worker": "w@h", "host": "h", "pid": 1, "cores": 1.5, "slots": 3, "at": 100_000}
+    return report.Report(**(values | {"memory_available": 1, "memory_total": 2} | changes))
+
+
 def test_a_report_travels() -> None:
     """A report survives the wire, and one of an older release that says less can be read."""
-    said = report.Report(
-        worker="w@h", host="h", pid=1, cores=1.5, memory_available=1, memory_total=2, slots=3, queues=("a",), dead=(7,)
-    )
-    raw = msgspec.msgpack.encode(said)
+    said = a_report(queues=("a",), dead=(7,), children={12: 34}, nodes=("n",), code=("abc",), skew=-0.5, prefetch=2)
     old = msgspec.msgpack.encode(
         {"worker": "w", "host": "h", "pid": 1, "cores": 1, "memory_available": 1, "memory_total": 1, "slots": 1}
     )
 
-    assert msgspec.msgpack.decode(raw, type=report.Report) == said
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(said), type=report.Report) == said
     assert msgspec.msgpack.decode(old, type=report.Report).queues == ()
+
+
+def test_reports_that_cannot_be_do_not_count() -> None:
+    """Of several reports those count that can be read, are sound, and are not older than their time to live."""
+    wrong = [
+        a_report(at=89_999),
+        a_report(at=0),
+        a_report(slots=0),
+        a_report(slots=-1),
+        a_report(cores=0.0),
+        a_report(cores=-2.0),
+        a_report(cores=math.inf),
+        a_report(cores=math.nan),
+        a_report(memory_total=0, memory_available=0),
+        a_report(memory_available=-1),
+        a_report(memory_available=3),
+        a_report(cpu=math.nan),
+    ]
+    right = [a_report(), a_report(worker="other", at=90_000), a_report(memory_limit=2, memory_available=0)]
+    raws = [msgspec.msgpack.encode(each) for each in [*wrong, *right]]
+
+    found = report.read([b"\xc1", b"", msgspec.msgpack.encode({"worker": 1}), *raws], now=100_000, ttl=10.0)
+
+    assert list(found) == right
+
+
+def test_the_memory_of_processes() -> None:
+    """Each process's own memory; of one that has ended nothing is said."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        found = report.memory_of([os.getpid(), child.pid])
+    finally:
+        child.communicate()
+
+    assert found.keys() == {os.getpid(), child.pid}
+    assert all(rss > 2**20 for rss in found.values())
+    assert report.memory_of([child.pid]) == {}

@@ -1,0 +1,105 @@
+"""What the control groups of this process allow: the few files that psutil does not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+_ROOT = Path("/sys/fs/cgroup")
+_SELF = Path("/proc/self/cgroup")
+
+# Where no limit is set, version 1 says the largest number of pages; no machine has so much. Bytes.
+_NO_LIMIT = 2**60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The tightest limit of a process's groups, and what is left of it, in bytes.
+
+    Attributes:
+        limit: what all processes of the group may take together.
+        available: what can be had until then; file caches that can be dropped count as free.
+        group: tells apart the groups of one machine.
+    """
+
+    limit: int
+    available: int
+    group: str
+
+
+def cores() -> float | None:
+    """The cores that the quotas of this process's groups and of those around them allow; None for no quota."""
+    found = [_quota(folder / "cpu.max") for folder in _groups("")]
+    found += [_share(_read(at / "cpu.cfs_quota_us"), _read(at / "cpu.cfs_period_us")) for at in _groups("cpu")]
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def memory() -> Memory | None:
+    """The memory limit of this process's groups that leaves the least; None for no limit."""
+    found = [_memory(folder, "memory.max", "memory.current", "inactive_file") for folder in _groups("")]
+    found += [
+        _memory(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        for folder in _groups("memory")
+    ]
+    return min((each for each in found if each is not None), key=lambda each: each.available, default=None)
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """The folders of this process's group and of all around it; "" is the one hierarchy of version 2."""
+    for line in _read(_SELF).splitlines() or [f"0:{controller}:/"]:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller not in controllers.split(","):
+            continue
+        for base in (_ROOT / controllers, _ROOT / controller):
+            if base.is_dir():
+                yield from _upwards(base, path)
+                break
+
+
+def _upwards(base: Path, path: str) -> Iterator[Path]:
+    # A container may see its own group as the root, and its path as it is outside.
+    inside = PurePosixPath(path).relative_to("/") if path.startswith("/") and ".." not in path else PurePosixPath()
+    for part in (inside, *inside.parents) if inside.parts else (inside,):
+        if (base / part).is_dir():
+            yield base / part
+
+
+def _quota(path: Path) -> float | None:
+    quota, _, period = _read(path).partition(" ")
+    return _share(quota, period)
+
+
+def _share(quota: str, period: str) -> float | None:
+    try:
+        cores = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return cores if cores > 0 else None
+
+
+def _memory(folder: Path, limit_name: str, used_name: str, cache_name: str) -> Memory | None:
+    try:
+        limit, used = int(_read(folder / limit_name)), int(_read(folder / used_name))
+    except ValueError:
+        return None
+    if not 0 < limit < _NO_LIMIT or used < 0:
+        return None
+    kept = used - min(used, _cache(folder, cache_name))
+    return Memory(limit=limit, available=max(0, limit - kept), group=str(folder.stat().st_ino))
+
+
+def _cache(folder: Path, name: str) -> int:
+    for line in _read(folder / "memory.stat").splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.isdecimal():
+            return int(value)
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
