@@ -503,7 +503,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(data=strategies.data())
     def pause(self, data: strategies.DataObject) -> None:
         """The user pauses; a second time, or after the end, that changes nothing."""
-        if not self.seldom(data, 8):
+        if not self.seldom(data, 3):
             return
         self.paused = self.run_state in ("pending", "running")
         assert self.ledger.pause(self.play.run) == self.seen_state

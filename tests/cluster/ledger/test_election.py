@@ -1,0 +1,72 @@
+"""Which janitor leads, and what it is told."""
+
+from __future__ import annotations
+
+from egregore_dist.ledger import Ledger, Message
+from egregore_dist.ledger.keys import ROOT
+from tests.cluster.ledger.play import QUEUE, WORKER, Play
+from tests.cluster.ledger.test_costs import alone as alone
+from tests.cluster.ledger.test_costs import commands
+from tests.support.waiting import until
+
+
+def test_one_janitor_leads(play: Play) -> None:
+    """Who asks first leads for as long as it asks in time; the others are told nothing."""
+    play.make_due("hint", ROOT)
+    ledger = play.ledger
+
+    assert ledger.due("first", 60.0) == [(play.run, "hint", ROOT)]
+    assert ledger.due("second", 60.0) is None
+    assert ledger.due("first", 60.0) == [(play.run, "hint", ROOT)]
+
+
+def test_a_janitor_that_does_not_ask_is_replaced(ledger: Ledger) -> None:
+    """Its lease ends by itself, and when it comes back it follows."""
+    assert ledger.due("first", 0.05) == []
+    until(lambda: ledger.due("second", 60.0) is not None, seconds=5)
+
+    assert ledger.due("first", 60.0) is None
+
+
+def test_a_leader_keeps_its_lease(ledger: Ledger) -> None:
+    """Each question prolongs it."""
+    ledger.due("first", 0.2)
+    ledger.due("first", 60.0)
+
+    assert ledger.redis.pttl(ledger.keys.janitor) > 50_000
+
+
+def test_an_idle_round_is_one_call(alone: Ledger) -> None:
+    """Leading or not, a janitor with nothing to do asks once, and a follower writes nothing."""
+    alone.due("first", 60.0)
+    leads = commands(alone, lambda: alone.due("first", 60.0))
+    follows = commands(alone, lambda: alone.due("second", 60.0))
+
+    assert (leads["evalsha"], sum(leads.values())) == (1, 5)
+    assert (follows["evalsha"], follows["get"], follows.keys()) == (1, 1, {"evalsha", "get", "time"})
+
+
+def test_at_most_so_many_are_told(ledger: Ledger) -> None:
+    """The oldest come first."""
+    for number in range(5):
+        ledger.redis.zadd(ledger.keys.agenda, {f"run{number} hint 0": number})
+
+    assert ledger.due("me", 60.0, limit=2) == [("run0", "hint", "0"), ("run1", "hint", "0")]
+
+
+def test_what_is_not_due_is_not_told(play: Play) -> None:
+    """The server's clock decides."""
+    assert play.ledger.due("me", 60.0) == []
+    assert play.agenda() != {}
+
+
+def test_nobody_is_taken_for_dead_where_nobody_could_report(play: Play) -> None:
+    """After an outage leases stay where they are, and lanes are asked for where they are missing."""
+    block, lane = play.block(3), play.lane("gone@there")
+    play.serve(block, lane)
+    play.make_due("hint", block)
+
+    assert play.ledger.sweep(play.run, "hint", block, workers=None) == [Message("lane", block, 0, QUEUE)]
+    assert play.ledger.running(play.run, block) == [0]
+    assert len(play.sweep("hint", block, alive=[WORKER])) == 2
+    assert play.ledger.running(play.run, block) == []
