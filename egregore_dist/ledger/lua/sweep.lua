@@ -6,7 +6,8 @@
 -- Returns messages to publish, flat.
 --
 -- deadline: end the block. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
--- worker said, after they had begun, that it does not have them (a branch that lost its last attempt fails as "lost"). Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
+-- worker said, after they had begun, that it does not have them (a branch that lost its last attempt fails as "lost"), and
+-- ask for others in their place. Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
 -- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for after some rounds.
 -- A block that lanes work on is looked at again soon all the same. For a paused run no lane is asked for.
 --
@@ -54,7 +55,7 @@ local function how_it_ended(token)
   return nil
 end
 
-local leases, serving, watched, failed, ended = redis.call('HGETALL', L), {}, false, 0, {}
+local leases, serving, watched, failed, ended, replace = redis.call('HGETALL', L), {}, false, 0, {}, {}
 for i = 1, #leases, 2 do
   local token = string.match(leases[i], '^@(.*)')
   if token then ended[token] = how_it_ended(token) end
@@ -63,11 +64,12 @@ for i = 1, #leases, 2 do
   local branch, holder = leases[i], leases[i + 1]
   local token = string.match(branch, '^@(.*)')
   if token then
+    local of_track = string.match(holder, '^%d+:%d+:(%d+)')
     if ended[token] then
       local held, width = held_by(block, token)
       hold(block, token, nil, math.min(held, width), 0, width)
+      replace[of_track] = (replace[of_track] or 0) + 1
     else
-      local of_track = string.match(holder, '^%d+:%d+:(%d+)')
       serving[of_track] = (serving[of_track] or 0) + 1
       watched = true
     end
@@ -85,8 +87,10 @@ for t = 0, tonumber(tracks) - 1 do
   local lanes, queue = unpack(redis.call('HMGET', B, 'lanes:' .. t, 'queue:' .. t))
   local missing = math.min(tonumber(lanes) - (serving[tostring(t)] or 0), waiting(block, t), free, LANES_AT_MOST)
   waits = waits or missing > 0
-  if queue == backed_up then missing = math.min(missing, hinted < PATIENT_ROUNDS and 0 or 1) end
-  for _ = 1, asks and missing or 0 do ask_lane(block, t) end
+  local wanted = asks and missing or 0
+  if queue == backed_up then wanted = math.min(wanted, hinted < PATIENT_ROUNDS and 0 or 1) end
+  -- No message of a lane that is gone will come.
+  for _ = 1, math.max(wanted, math.min(missing, replace[tostring(t)] or 0)) do ask_lane(block, t) end
 end
 if not waits or paused then
   redis.call('HDEL', B, 'hinted', 'ask_after')

@@ -314,6 +314,18 @@ def test_a_queue_where_messages_wait_is_asked_patiently(play: Play) -> None:
     assert len(play.sweep("hint", block, backed_up="another")) == 5
 
 
+def test_a_lane_that_is_gone_is_replaced_at_once(play: Play) -> None:
+    """Its message will not come, so neither the next round nor the messages that wait are waited for."""
+    block = play.block(50, tracks=[track(50, lanes=5)])
+    asked = [len(play.sweep("hint", block, backed_up=QUEUE)) for _ in range(6)]
+    for process in (7, 8):
+        play.serve(block, play.lane("gone@there", process))
+    again = play.sweep("hint", block, alive=[WORKER], backed_up=QUEUE)
+
+    assert asked[-1] == 1
+    assert again == [Message("lane", block, 0, QUEUE)] * 2
+
+
 def test_a_hint_asks_for_a_bounded_number_of_lanes(play: Play) -> None:
     """A block planned with a lane for each of its thousands of branches is not published anew at once."""
     block = play.block(5000, tracks=[track(5000, lanes=5000)])
