@@ -8,7 +8,6 @@ machine share.
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import logging
 import math
@@ -17,12 +16,9 @@ import os
 import shutil
 import struct
 import tempfile
-import types
-from collections.abc import Coroutine, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self, TypeVar, cast
 
 import msgspec
 
@@ -39,8 +35,6 @@ _NAME_LIMIT = 512
 _PREFIX = "egregore-boards-"
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 NEVER = math.inf
 NOBODY = -1
@@ -115,7 +109,7 @@ class Board:
         self._branch = NOBODY
         self._attempt = 0
         self._since = 0.0
-        self._overdue: Step | None = None
+        self._overdue: object = None
 
     @classmethod
     def mine(cls) -> Board:
@@ -185,6 +179,24 @@ class Board:
         if self._map is not None:
             _ASKED.pack_into(self._map, _ASKED_AT, since, monotonic())
 
+    def turn(
+        self, branch: int, attempt: int, node: bytes, calls: int, retries: int, called: float, node_stop_at: float
+    ) -> None:
+        """It is a branch's turn on the event loop, in a call that has begun some time ago."""
+        if self._map is not None:
+            self._write(branch, attempt, monotonic(), node, calls, retries, called, node_stop_at)
+
+    def keep(self, owner: object) -> None:
+        """Go on to show what is shown, until its owner ends: it was to stop, and its process has to stop with it."""
+        self._overdue = self._overdue or owner
+
+    def end(self, owner: object) -> None:
+        """What may have been kept has ended."""
+        if self._map is not None:
+            if self._overdue is owner:
+                self._overdue = None
+            self._rest()
+
     def _rest(self) -> None:
         self._branch = NOBODY
         self._write(NOBODY, 0, 0.0, b"", 0, 0, 0.0, NEVER)
@@ -200,7 +212,6 @@ class Board:
         called: float,
         node_stop_at: float,
     ) -> None:
-        # An overdue node stays in sight until it ends: the process has to end with it.
         if self._overdue is not None:
             return
         assert self._map is not None
@@ -230,75 +241,6 @@ class Board:
         self._map[at + size : at + size + named] = node
         _NUMBER.pack_into(self._map, 0, number)
         self._number = number
-
-
-class Step:
-    """One call of a node in a lane of many: keeps the board up to date whenever it is its turn."""
-
-    def __init__(
-        self, board: Board, branch: int, attempt: int, node: str, calls: int, retries: int, timeout: float | None
-    ) -> None:
-        self._board = board
-        self._branch, self._attempt, self._calls, self._retries = branch, attempt, calls, retries
-        self._node = node.encode()[:_NAME_LIMIT]
-        self._called = monotonic()
-        self._stop_at = NEVER if timeout is None else self._called + timeout
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        if self._board._map is not None:
-            if self._stop_at != NEVER:
-                # Whoever goes on after that was asked to stop, and did not.
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(self._stop_at - self._called, self._overdue)
-            self._turn()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: types.TracebackType | None
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._board._map is not None:
-            if self._board._overdue is self:
-                self._board._overdue = None
-            self._board._rest()
-
-    @types.coroutine
-    def drive(self, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-        """Await a coroutine."""
-        board = self._board
-        value: Any = None
-        error: BaseException | None = None
-        while True:
-            if board._map is not None:
-                self._turn()
-            try:
-                yielded = coroutine.send(value) if error is None else coroutine.throw(error)
-            except StopIteration as stop:
-                return cast(T, stop.value)
-            finally:
-                if board._map is not None:
-                    board._rest()
-            try:
-                value, error = (yield yielded), None
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as thrown:
-                error = thrown
-
-    def _turn(self) -> None:
-        now = monotonic()
-        self._board._write(
-            self._branch, self._attempt, now, self._node, self._calls, self._retries, self._called, self._stop_at
-        )
-
-    def _overdue(self) -> None:
-        # From now on it is what the board shows, until it ends.
-        if self._board._overdue is None:
-            self._turn()
-            self._board._overdue = self
 
 
 class Reader:

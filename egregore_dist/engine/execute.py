@@ -14,11 +14,11 @@ import tenacity
 
 from egregore_dist import errors
 from egregore_dist.engine import inside
-from egregore_dist.engine.board import Step
 from egregore_dist.engine.interpret import Value
 from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.runtime import Callee
+from egregore_dist.engine.turns import Turns
 from egregore_dist.wire import codec
 from egregore_dist.workflow import names, spec
 from egregore_dist.workflow.context import Context
@@ -121,21 +121,25 @@ def call(job: Job, loop: Loop, limit: Limit) -> Value:
     return tenacity.Retrying(**job.retry())(once) if job.node.retries else once()
 
 
-async def acall(job: Job, step: Callable[[Job], Step]) -> Value:
+async def acall(job: Job, turns: Callable[[Job], Turns]) -> Value:
     """Call a node from a lane of many; whatever it raises is raised.
 
     Args:
-        step: what to tell the board when it is the call's turn.
+        turns: what sees to each call.
     """
 
     async def once() -> Value:
         deadline = asyncio.timeout(job.node.timeout)
-        with step(job) as turn:
+        with turns(job) as turn:
             try:
                 async with deadline if job.node.timeout is not None else nullcontext():
                     result = job.start()
                     if inspect.isawaitable(result):
-                        result = await turn.drive(_awaited(result, job.node.name))
+                        result = await turn.take(_awaited(result, job.node.name))
+            except Interrupt:
+                if not turn.over:
+                    raise
+                raise job.timed_out() from None
             except TimeoutError:
                 if job.node.timeout is None or not deadline.expired():
                     raise

@@ -79,6 +79,24 @@ class Interrupter:
             self._fired = False
             self._set_alarm(None if self._until is None else self._until - time.monotonic())
 
+    def prepare(self) -> None:
+        """Before `enter` is called, some or many times."""
+        if self._is_here():
+            signal.signal(signal.SIGALRM, self._on_alarm)
+            self._start_attending()
+
+    def enter(self, attend: Callable[[], bool]) -> None:
+        """Until `leave`, raise `Interrupt` once ``attend`` says so; it has to see itself how long that takes."""
+        if self.usable:
+            self._fired = False
+            self._attend = attend
+
+    def leave(self) -> None:
+        """What was entered has ended."""
+        if self.usable:
+            with self._lock:
+                self._attend = None
+
     def _is_here(self) -> bool:
         return self.usable and threading.current_thread() is threading.main_thread()
 

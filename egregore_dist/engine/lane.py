@@ -18,7 +18,6 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import publish
 from egregore_dist.engine.batch import Batch
-from egregore_dist.engine.board import Step
 from egregore_dist.engine.execute import Job, NodeTimeout, acall, call
 from egregore_dist.engine.interpret import Done, Meet, Value
 from egregore_dist.engine.interrupt import Interrupt
@@ -26,6 +25,7 @@ from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.outcome import Inputs
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
+from egregore_dist.engine.turns import Turns
 from egregore_dist.ledger import BlockRecord, Commit, Entered, Lease, NewBlock, Served
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
@@ -134,6 +134,7 @@ class Lane:
         self._runtime.board.serve(place.left(), loop=place.wide)
         try:
             if place.wide:
+                self._runtime.interrupter.prepare()
                 return self._loop.run(self._serve_wide(place, leases))
             return self._serve_narrow(place, leases)
         finally:
@@ -286,15 +287,20 @@ class Lane:
         node: str | None = None
         job: Job | None = None
 
-        def step(job: Job) -> Step:
-            return Step(
+        def is_lost() -> bool:
+            return place.left() == 0 or not place.holds(lease.branch, self._token)
+
+        def turns(job: Job) -> Turns:
+            return Turns(
                 self._runtime.board,
-                lease.branch,
-                job.attempts,
-                job.node.name,
-                job.calls,
-                job.timeout_retries,
-                job.node.timeout,
+                self._runtime.interrupter,
+                is_lost,
+                branch=lease.branch,
+                attempt=job.attempts,
+                node=job.node.name,
+                calls=job.calls,
+                retries=job.timeout_retries,
+                timeout=job.node.timeout,
             )
 
         try:
@@ -302,10 +308,13 @@ class Lane:
             job, end = _first(execution)
             while job is not None:
                 node = job.node.name
-                value = await acall(job, step)
+                value = await acall(job, turns)
                 job, end = _then(execution, value)
             assert isinstance(end, Done)
             return Commit(lease.branch, "ok", end.value.raw)
+        except Interrupt:
+            # What it would commit is refused by now.
+            raise asyncio.CancelledError from None
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from egregore_dist import errors
+from egregore_dist.engine.interpret import branch_path, nodes
 from egregore_dist.ledger import BlockRecord, Ledger
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import codec, failure
@@ -17,7 +18,7 @@ from egregore_dist.workflow import spec
 _INPUTS_KEPT = 8
 
 # How long the error of a deadline waits for what is stopped, in seconds; and in milliseconds, until when after it.
-_PATIENCE, _PATIENCE_AFTER = 0.5, 700
+_PATIENCE, _PATIENCE_AFTER = 0.5, 600
 _LOOK_EVERY = 0.02
 
 
@@ -63,7 +64,7 @@ class Reader:
     def error(self) -> errors.RunFailed:
         """The exception of a run that failed."""
         for raw in self._ledger.failures(self._run, ROOT).values():
-            cause, leaf = self._cause(raw)
+            cause, leaf = self._cause(raw, self._root)
             if isinstance(cause, errors.ParallelExecutionError | errors.ParallelTimeoutError):
                 return cause
             node = leaf.node if leaf else None
@@ -81,13 +82,12 @@ class Reader:
         record, values, failures = self._ledger.collected(self._run, block)
         names = self.names(record)
         for branch, raw in failures.items():
-            error = self.branch_error(raw, names[branch])
+            error = self._branch_error(raw, names[branch], self._step(record, branch))
             values[branch] = codec.encode(error, where=f"the error of branch {names[branch]!r}")
         return record, [(names[branch], values[branch]) for branch in range(record.n)]
 
-    def branch_error(self, raw: bytes, name: Any) -> errors.BranchError:
-        """The failure of one branch as a value."""
-        cause, leaf = self._cause(raw)
+    def _branch_error(self, raw: bytes, name: Any, step: spec.StepSpec) -> errors.BranchError:
+        cause, leaf = self._cause(raw, step)
         if isinstance(cause, errors.ParallelExecutionError | errors.ParallelTimeoutError):
             return errors.BranchError(
                 name,
@@ -117,7 +117,7 @@ class Reader:
         failures = self._ledger.failures(self._run, block)
         if isinstance(spec.step_at(self._root, record.path), spec.NodeSpec) and failures:
             # A node that only went to another queue: its own failure is the branch's.
-            return self._cause(failures[0])
+            return self._cause(failures[0], self._step(record, 0))
         results = {names[branch]: codec.decode(raw) for branch, raw in self._ledger.results(self._run, block).items()}
         if record.state == "timeout":
             running = self._ledger.running(self._run, block)
@@ -139,13 +139,18 @@ class Reader:
                 f"block {record.name!r} of run {self._run!r} was cancelled", run_id=self._run
             ), None
         first = record.failed if record.failed in failures else min(failures)
-        cause, leaf = self._cause(failures[first])
+        cause, leaf = self._cause(failures[first], self._step(record, first))
+        at, said = "", str(cause)
+        if leaf is not None and not isinstance(cause, errors.RunFailed):
+            at, said = "" if leaf.node in (None, names[first]) else f" (node {leaf.node!r})", _said(leaf)
         failed = errors.ParallelExecutionError(
-            f"branch {names[first]!r} of block {record.name!r} failed in run {self._run!r}: "
-            + (str(cause) if leaf is None or isinstance(cause, errors.RunFailed) else _said(leaf)),
+            f"branch {names[first]!r}{at} of block {record.name!r} failed in run {self._run!r}: {said}",
             block=record.name,
             branch=names[first],
-            errors={names[branch]: self.branch_error(raw, names[branch]) for branch, raw in failures.items()},
+            errors={
+                names[branch]: self._branch_error(raw, names[branch], self._step(record, branch))
+                for branch, raw in failures.items()
+            },
             results=results,
             run_id=self._run,
             node=leaf.node if leaf else None,
@@ -166,11 +171,18 @@ class Reader:
                 stopped = self._ledger.stopped(self._run, record.id)
         return None if stopped is None else max(0.0, (stopped - record.deadline) / 1000)
 
-    def _cause(self, raw: bytes) -> tuple[BaseException, Failure | None]:
+    def _step(self, record: BlockRecord, branch: int) -> spec.StepSpec:
+        step = spec.step_at(self._root, record.path)
+        return self._root if record.id == ROOT else spec.step_at(step, branch_path(step, (), branch))
+
+    def _cause(self, raw: bytes, step: spec.StepSpec) -> tuple[BaseException, Failure | None]:
         child = msgspec.msgpack.decode(raw, type=_Child)
         if child.block is not None:
             return self._block_error(child.block)
         leaf = failure.decode(raw)
+        if leaf.node is None and len(only := {node.name for node in nodes(step)}) == 1:
+            # Nobody was there to say it, and it can be no other.
+            leaf = msgspec.structs.replace(leaf, node=only.pop())
         return failure.rebuild(leaf), leaf
 
     def _record(self, block: str) -> BlockRecord:

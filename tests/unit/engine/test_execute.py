@@ -12,12 +12,13 @@ import pytest
 
 from egregore_dist import Context, errors
 from egregore_dist.engine import execute, inside
-from egregore_dist.engine.board import Board, Step
+from egregore_dist.engine.board import Board
 from egregore_dist.engine.execute import Job, NodeTimeout
 from egregore_dist.engine.interpret import Value
 from egregore_dist.engine.interrupt import Interrupt, Interrupter
 from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.runtime import Callee
+from egregore_dist.engine.turns import Turns
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.binding import Parameters
@@ -35,9 +36,19 @@ def job(fn: Callable[..., Any], data: Any = 1, *, attempts: int = 1, limit: int 
     return Job(node, Callee(fn, Parameters.of(fn)), Value(raw), context, attempts, limit)
 
 
-def unseen(job: Job) -> Step:
+def unseen(job: Job) -> Turns:
     """A call that no board shows."""
-    return Step(Board(), 0, job.attempts, job.node.name, job.calls, job.node.retries, job.node.timeout)
+    return Turns(
+        Board(),
+        Interrupter(),
+        lambda: False,
+        branch=0,
+        attempt=job.attempts,
+        node=job.node.name,
+        calls=job.calls,
+        retries=job.node.retries,
+        timeout=job.node.timeout,
+    )
 
 
 @pytest.fixture(params=["sync", "async"])
