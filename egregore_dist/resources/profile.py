@@ -1,0 +1,189 @@
+"""What is learned of a node's function from its executions: how long they take, of what, and how much memory they need.
+
+Pure values: each quantity is a histogram, so profiles of many processes can be added up. What is old counts less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+#: Seconds after which what was learned counts half beside what is new.
+HALF_LIFE = 3600.0
+#: What is kept of it counts as so many executions at most, so that a node that has changed is learned anew soon.
+MOST = 1000.0
+
+# Four buckets for every doubling: a quantile is at most 19 % too high. The lowest one holds what is nothing.
+_PER_DOUBLING = 4
+_LOWEST, _HIGHEST = -200, 200
+_NEGLIGIBLE = 1e-4
+
+
+class Histogram(msgspec.Struct, omit_defaults=True):
+    """One quantity: the sum of what was seen, and in which bucket each was. Buckets have weights, aged with time."""
+
+    total: float = 0.0
+    buckets: dict[int, float] = msgspec.field(default_factory=dict)
+
+    @property
+    def weight(self) -> float:
+        """How much was seen."""
+        return sum(self.buckets.values())
+
+    @property
+    def mean(self) -> float:
+        """The mean, 0 where nothing was seen."""
+        weight = self.weight
+        return self.total / weight if weight else 0.0
+
+    def add(self, value: float, weight: float = 1.0) -> None:
+        """Count a value ``weight`` times."""
+        self.total += value * weight
+        bucket = bucket_of(value)
+        self.buckets[bucket] = self.buckets.get(bucket, 0.0) + weight
+
+    def quantile(self, share: float) -> float:
+        """The least value that at least ``share`` of what was seen did not exceed, rounded up to its bucket's end."""
+        wanted = share * self.weight
+        for bucket in sorted(self.buckets):
+            wanted -= self.buckets[bucket]
+            if wanted <= 1e-9:
+                return 0.0 if bucket == _LOWEST else _end_of(bucket)
+        return 0.0
+
+    def scaled(self, factor: float) -> Histogram:
+        """The same, counting ``factor`` times as much."""
+        return Histogram(self.total * factor, {bucket: weight * factor for bucket, weight in self.buckets.items()})
+
+    def plus(self, other: Histogram) -> Histogram:
+        """Both together; buckets of next to nothing are dropped."""
+        buckets = dict(self.buckets)
+        for bucket, weight in other.buckets.items():
+            buckets[bucket] = buckets.get(bucket, 0.0) + weight
+        least = _NEGLIGIBLE * sum(buckets.values())
+        return Histogram(
+            self.total + other.total, {bucket: weight for bucket, weight in buckets.items() if weight > least}
+        )
+
+
+class Profile(msgspec.Struct, omit_defaults=True):
+    """What is known of one function. Times in seconds, memory and sizes in bytes.
+
+    Attributes:
+        at: when it was last added to, in milliseconds of the server's clock.
+        count: executions, aged.
+        wall: how long one takes.
+        cpu: CPU time of its process, all threads, and of processes that it started and waited for.
+        memory: by how much its process's memory grew at most while it ran (peak RSS).
+        size: of the encoded result.
+    """
+
+    at: int = 0
+    count: float = 0.0
+    wall: Histogram = msgspec.field(default_factory=Histogram)
+    cpu: Histogram = msgspec.field(default_factory=Histogram)
+    memory: Histogram = msgspec.field(default_factory=Histogram)
+    size: Histogram = msgspec.field(default_factory=Histogram)
+
+    def scaled(self, factor: float) -> Profile:
+        """The same, counting ``factor`` times as much."""
+        return Profile(
+            at=self.at,
+            count=self.count * factor,
+            wall=self.wall.scaled(factor),
+            cpu=self.cpu.scaled(factor),
+            memory=self.memory.scaled(factor),
+            size=self.size.scaled(factor),
+        )
+
+
+def merge(known: Profile, new: Profile) -> Profile:
+    """What is known and what is new together: the older one aged to the time of the other, at most `MOST` in all."""
+    at = max(known.at, new.at)
+    one, other = (each.scaled(0.5 ** ((at - each.at) / 1000 / HALF_LIFE)) for each in (known, new))
+    found = Profile(
+        at=at,
+        count=one.count + other.count,
+        wall=one.wall.plus(other.wall),
+        cpu=one.cpu.plus(other.cpu),
+        memory=one.memory.plus(other.memory),
+        size=one.size.plus(other.size),
+    )
+    return found.scaled(MOST / found.count) if found.count > MOST else found
+
+
+def encode(profile: Profile) -> bytes:
+    """A profile as it is kept in the ledger."""
+    return msgspec.msgpack.encode(profile)
+
+
+def decode(raw: bytes) -> Profile:
+    """The profile that was encoded; an empty one where this release cannot read it."""
+    try:
+        return msgspec.msgpack.decode(raw, type=Profile)
+    except msgspec.MsgspecError:
+        return Profile()
+
+
+def bucket_of(value: float) -> int:
+    """The bucket that counts a value."""
+    if value <= 0:
+        return _LOWEST
+    return max(_LOWEST + 1, min(_HIGHEST, math.floor(math.log2(value) * _PER_DOUBLING)))
+
+
+def _end_of(bucket: int) -> float:
+    return float(2 ** ((bucket + 1) / _PER_DOUBLING))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What is known of the branches of a track. Times in seconds, memory in bytes.
+
+    Attributes:
+        executions: of the function that is known least, aged.
+        wall: how long a branch takes, on average.
+        cpu: CPU time of a branch, on average; None where that is not known.
+        memory: p95 of the memory that the neediest function needs; None where that is not known.
+    """
+
+    executions: float
+    wall: float
+    cpu: float | None
+    memory: int | None
+
+
+def of_branches(branches: Mapping[tuple[str, ...], int], known: Mapping[str, Profile]) -> Learned | None:
+    """What is known of branches, or None where one of their functions is not known.
+
+    Args:
+        branches: how many branches execute these functions one after the other.
+        known: profiles, by function.
+    """
+    functions = {function for chain in branches for function in chain}
+    found = [profile for function in functions if (profile := known.get(function)) is not None and profile.count > 0]
+    if not found or len(found) < len(functions):
+        return None
+    number = sum(branches.values())
+    walls = {function: known[function].wall.mean for function in functions}
+    cpus = {function: known[function].cpu.mean for function in functions}
+    has_cpu = all(profile.cpu.buckets for profile in found)
+    memories = [profile.memory.quantile(0.95) for profile in found if profile.memory.buckets]
+    return Learned(
+        executions=min(profile.count for profile in found),
+        wall=_mean(branches, walls, number),
+        cpu=_mean(branches, cpus, number) if has_cpu else None,
+        memory=math.ceil(max(memories)) if memories else None,
+    )
+
+
+def _mean(branches: Mapping[tuple[str, ...], int], values: Mapping[str, float], number: int) -> float:
+    total: float = sum(count * _total(chain, values) for chain, count in branches.items())
+    return total / number
+
+
+def _total(chain: Iterable[str], values: Mapping[str, float]) -> float:
+    return sum(values[function] for function in chain)

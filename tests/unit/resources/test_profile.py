@@ -1,0 +1,146 @@
+"""What is learned of nodes, and how it is added up."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from egregore_dist.resources import profile
+from egregore_dist.resources.profile import Histogram, Profile
+
+HOUR = 3_600_000
+
+values = st.lists(st.floats(1e-7, 1e12), min_size=1, max_size=50)
+
+
+def seen(*samples: float) -> Histogram:
+    histogram = Histogram()
+    for sample in samples:
+        histogram.add(sample)
+    return histogram
+
+
+def known(*walls: float, at: int = 0, cpu: float | None = None, memory: float | None = None) -> Profile:
+    return Profile(
+        at=at,
+        count=float(len(walls)),
+        wall=seen(*walls),
+        cpu=Histogram() if cpu is None else seen(*[cpu] * len(walls)),
+        memory=Histogram() if memory is None else seen(*[memory] * len(walls)),
+        size=seen(*[1.0] * len(walls)),
+    )
+
+
+profiles = st.builds(
+    lambda walls, at, memory: known(*walls, at=at, memory=memory),
+    values,
+    st.integers(0, 10 * HOUR),
+    st.none() | st.floats(0, 1e12),
+)
+
+
+@hypothesis.given(samples=values, share=st.sampled_from([0.0, 0.5, 0.95, 1.0]))
+def test_a_quantile_is_at_most_a_bucket_too_high(samples: list[float], share: float) -> None:
+    """It is never below the true one, and at most 19 % above it."""
+    ordered = sorted(samples)
+    number = max(1, -(-int(share * 100) * len(samples) // 100))
+    true = ordered[number - 1]
+
+    assert true * 0.999 <= seen(*samples).quantile(share) <= true * 1.2
+    assert seen(*samples).mean == pytest.approx(sum(samples) / len(samples))
+
+
+def test_nothing_is_zero() -> None:
+    """Of nothing the mean and each quantile are 0; so is what did not grow."""
+    assert (Histogram().mean, Histogram().quantile(0.95)) == (0.0, 0.0)
+    assert seen(0.0, -1.0, 0.0).quantile(0.95) == 0.0
+    assert seen(*[0.0] * 18, 8.0, 8.0).quantile(0.5) == 0.0
+    assert 8.0 <= seen(*[0.0] * 18, 8.0, 8.0).quantile(0.95) <= 9.6
+
+
+@hypothesis.given(one=profiles, other=profiles)
+def test_merging_has_no_order(one: Profile, other: Profile) -> None:
+    """Whoever is merged into whom, the profile is the same, and of the later time."""
+    a, b = profile.merge(one, other), profile.merge(other, one)
+
+    assert a.at == b.at == max(one.at, other.at)
+    assert a.count == pytest.approx(b.count)
+    assert a.wall.buckets == pytest.approx(b.wall.buckets)
+    assert a.memory.total == pytest.approx(b.memory.total)
+
+
+@hypothesis.given(parts=st.lists(profiles, min_size=2, max_size=6), split=st.integers(1, 5))
+def test_merging_may_be_grouped(parts: list[Profile], split: int) -> None:
+    """Processes may add up what they know in any groups, as long as what they know is of one time."""
+    same = [each.scaled(1.0) for each in parts]
+    for each in same:
+        each.at = 7
+    split = min(split, len(same) - 1)
+
+    def together(some: list[Profile]) -> Profile:
+        found = some[0]
+        for each in some[1:]:
+            found = profile.merge(found, each)
+        return found
+
+    all_at_once = together(same)
+    in_groups = profile.merge(together(same[:split]), together(same[split:]))
+    assert all_at_once.count == pytest.approx(in_groups.count)
+    assert all_at_once.wall.total == pytest.approx(in_groups.wall.total)
+
+
+def test_what_is_old_counts_less() -> None:
+    """After a half-life the old counts half beside what is new; where nothing new comes, nothing is forgotten."""
+    old = known(*[1.0] * 64, at=0)
+
+    found = profile.merge(old, known(*[4.0] * 64, at=2 * HOUR))
+
+    assert found.count == pytest.approx(64 / 4 + 64)
+    assert found.wall.mean == pytest.approx((16 * 1.0 + 64 * 4.0) / 80)
+    assert old.wall.quantile(0.5) >= 1.0
+
+
+def test_a_profile_is_bounded() -> None:
+    """Many executions count as `MOST`, so that new ones still move it; and it does not grow with their number."""
+    found = known(1.0)
+    for number in range(200):
+        found = profile.merge(found, known(*[1.0 + number % 7] * 100, at=number * 1000))
+    later = profile.merge(found, known(*[1e-3] * 1000, at=200_000))
+    wide = seen(*[2.0**power for power in range(-400, 400)], 0.0)
+
+    assert found.count == pytest.approx(profile.MOST)
+    assert later.wall.quantile(0.49) < 0.01
+    assert len(wide.buckets) <= 402
+    assert len(profile.encode(known(*[0.1] * 1000, cpu=0.1, memory=1e6))) < 300
+
+
+def test_a_profile_travels() -> None:
+    """What is stored is read again; what a release cannot read is nothing."""
+    found = known(0.5, 1.0, at=12, cpu=0.25, memory=3e6)
+
+    assert profile.decode(profile.encode(found)) == found
+    assert profile.decode(b"\xc1") == profile.decode(b"\x01") == Profile()
+
+
+def test_what_is_known_of_branches() -> None:
+    """Times add up along a branch and are averaged over branches; the neediest function decides on memory."""
+    all_known = {"a": known(1.0, 1.0, cpu=0.5, memory=100.0), "b": known(3.0, cpu=0.0, memory=1000.0)}
+
+    found = profile.of_branches({("a", "b"): 1, ("a",): 3}, all_known)
+
+    assert found is not None
+    assert (found.executions, found.wall, found.cpu) == (1.0, (4.0 + 3 * 1.0) / 4, 0.5)
+    assert found.memory is not None
+    assert 1000 <= found.memory <= 1200
+
+
+def test_what_is_not_known_of_branches() -> None:
+    """One unknown function makes a branch unknown; CPU time and memory may be unknown by themselves."""
+    assert profile.of_branches({("a", "b"): 2}, {"a": known(1.0)}) is None
+    assert profile.of_branches({("a",): 2}, {"a": Profile()}) is None
+    assert profile.of_branches({(): 2}, {}) is None
+
+    found = profile.of_branches({("a",): 2}, {"a": known(1.0)})
+    assert found is not None
+    assert (found.cpu, found.memory) == (None, None)

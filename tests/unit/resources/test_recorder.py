@@ -1,0 +1,155 @@
+"""What a process records of its executions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from egregore_dist.resources import recorder
+from egregore_dist.resources.profile import Profile
+from egregore_dist.resources.recorder import Recorder
+
+MIB = 2**20
+
+
+def record(of: Recorder, function: str, work: object, size: int = 1, *, alone: bool = True) -> bool:
+    mark = of.begin(function, alone=alone)
+    assert callable(work)
+    work()
+    if mark is not None:
+        of.end(mark, size)
+    return mark is not None
+
+
+def burn(seconds: float) -> None:
+    limit = time.process_time() + seconds
+    while time.process_time() < limit:
+        pass
+
+
+def taken(of: Recorder, function: str = "f") -> Profile:
+    return of.take()[function]
+
+
+def test_time_and_size_are_recorded() -> None:
+    """A sleep takes time and no CPU, a computation takes both; sizes are those of the results."""
+    recorded = Recorder(lambda: None)
+    record(recorded, "sleeps", lambda: time.sleep(0.05), 10)
+    record(recorded, "burns", lambda: burn(0.05), 1000)
+
+    news = recorded.take()
+    assert news["sleeps"].wall.mean >= 0.05
+    assert news["sleeps"].cpu.mean < news["sleeps"].wall.mean / 2
+    assert news["burns"].cpu.mean >= 0.05
+    assert (news["sleeps"].size.mean, news["burns"].size.mean) == (10, 1000)
+
+
+def test_other_processes_and_threads_count() -> None:
+    """What a thread or a process of its own burns is a node's CPU time too."""
+    recorded = Recorder(lambda: None)
+    code = "import time\nlimit = time.process_time() + 0.2\nwhile time.process_time() < limit: pass"
+    record(recorded, "f", lambda: subprocess.run([sys.executable, "-c", code], check=True))
+    by_process = taken(recorded).cpu.mean
+
+    def in_a_thread() -> None:
+        thread = threading.Thread(target=burn, args=(0.1,))
+        thread.start()
+        thread.join()
+
+    record(recorded, "f", in_a_thread)
+    by_thread = taken(recorded).cpu.mean
+    assert by_process >= 0.2
+    assert by_thread >= 0.1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc to reset the peak")
+def test_the_peak_of_memory_is_recorded() -> None:
+    """What was taken and given back again counts, every time; what takes nothing counts next to nothing."""
+    recorded = Recorder(lambda: None)
+    for _ in range(3):
+        record(recorded, "large", lambda: len(b"x" * (80 * MIB)))
+        record(recorded, "small", lambda: None)
+
+    news = recorded.take()
+    assert 80 * MIB <= news["large"].memory.quantile(0.5) <= 110 * MIB
+    assert news["small"].memory.quantile(0.95) < 8 * MIB
+
+
+def test_without_a_peak_what_is_held_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the peak cannot be reset, growth that stays is seen; where nothing can be told, memory is unknown."""
+    kept: list[bytearray] = []
+    recorded = Recorder(lambda: None)
+    monkeypatch.setattr(recorder, "_reset_peak", lambda: False)
+    if recorder._held() is not None:
+        record(recorded, "f", lambda: kept.append(bytearray(os.urandom(MIB) * 30)))
+        assert 25 * MIB <= taken(recorded).memory.mean <= 80 * MIB
+
+    monkeypatch.setattr(recorder, "_held", lambda: None)
+    record(recorded, "f", lambda: None)
+    assert taken(recorded).memory.buckets == {}
+
+
+def test_beside_others_only_what_can_be_told_is_recorded() -> None:
+    """Memory needs the process for itself; on a shared thread CPU time is nobody's."""
+    recorded = Recorder(lambda: None)
+    record(recorded, "f", lambda: burn(0.02), alone=False)
+    on_a_thread = taken(recorded)
+    mark = recorded.begin("g", alone=False, shares_thread=True)
+    assert mark is not None
+    recorded.end(mark, 1)
+    on_a_loop = taken(recorded, "g")
+
+    assert on_a_thread.cpu.mean >= 0.019
+    assert on_a_thread.memory.buckets == {}
+    assert (on_a_loop.cpu.buckets, on_a_loop.memory.buckets) == ({}, {})
+    assert on_a_loop.count == 1
+
+
+def test_of_tiny_executions_a_sample_is_measured() -> None:
+    """Most of them cost a look only, and each measured one stands for those before it; long ones are all measured."""
+    recorded = Recorder(lambda: None)
+    measured = sum(record(recorded, "tiny", lambda: None) for _ in range(5000))
+    long = [record(recorded, "long", lambda: time.sleep(0.002)) for _ in range(20)]
+
+    news = recorded.take()
+    assert measured < 500
+    assert news["tiny"].count == pytest.approx(5000, abs=300)
+    assert all(long)
+    assert news["long"].count == 20
+
+
+def test_news_are_told_once() -> None:
+    """The first record since the last take calls, the others do not; what was taken is gone."""
+    told: list[int] = []
+    recorded = Recorder(lambda: told.append(1))
+    for _ in range(3):
+        record(recorded, "f", lambda: None)
+    assert (len(told), taken(recorded).count) == (1, 3)
+    assert recorded.take() == {}
+    record(recorded, "f", lambda: None)
+    assert len(told) == 2
+
+
+def test_what_does_not_end_well_is_not_recorded() -> None:
+    """A failed execution says nothing about those that end well, and disturbs none of them."""
+    recorded = Recorder(lambda: None)
+    recorded.begin("f", alone=True)
+
+    assert recorded.take() == {}
+    record(recorded, "f", lambda: None)
+    assert taken(recorded).count == 1
+
+
+def test_a_process_remembers_a_bounded_number_of_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that meets ever new functions forgets the old ones."""
+    monkeypatch.setattr(recorder, "_MOST_FUNCTIONS", 10)
+    recorded = Recorder(lambda: None)
+    for number in range(100):
+        record(recorded, f"f{number}", lambda: None)
+
+    assert len(recorded._tallies) <= 10
