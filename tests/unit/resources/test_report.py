@@ -251,11 +251,14 @@ def test_reports_that_cannot_be_do_not_count() -> None:
 
 def test_the_memory_of_processes() -> None:
     """Each process's own memory; of one that has ended nothing is said."""
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    code = "print(flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert child.stdout is not None
+        child.stdout.readline()
         found = report.memory_of([os.getpid(), child.pid])
     finally:
-        child.communicate()
+        child.communicate(b"\n")
 
     assert found.keys() == {os.getpid(), child.pid}
     assert all(rss > 2**20 for rss in found.values())
