@@ -16,7 +16,7 @@ import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
 from egregore_dist.engine import compile as compiler
-from egregore_dist.engine import publish
+from egregore_dist.engine import leaving, publish
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Job, NodeTimeout, acall, call
 from egregore_dist.engine.interpret import Done, Meet, Value
@@ -26,7 +26,7 @@ from egregore_dist.engine.outcome import Inputs
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.engine.turns import Turns
-from egregore_dist.ledger import BlockRecord, Commit, Entered, Lease, NewBlock, Served
+from egregore_dist.ledger import LEAVE, BlockRecord, Commit, Entered, Lease, NewBlock, Served
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 
@@ -98,6 +98,8 @@ class Lane:
             board.leave()
 
     def _come_to(self, to: Next) -> Next | None:
+        if leaving.told():
+            return self._leave(to)
         entered = None
         self._runtime.board.come(self._run, to.block, to.track, self._token)
         if to.lease is None:
@@ -130,6 +132,17 @@ class Lane:
         self._places[to.block, to.track] = place
         return self._serve_place(place, leases)
 
+    def _leave(self, to: Next) -> Next | None:
+        # Whatever it was leased there is for others.
+        leases = (
+            [to.lease] if to.lease is not None else list(to.entered.served.leases) if to.entered is not None else []
+        )
+        served = self._ledger.serve(
+            self._run, to.block, to.track, self._token, want=LEAVE, releases=[lease.branch for lease in leases]
+        )
+        self._publish(served)
+        return _resumed(served)
+
     def _serve_place(self, place: Place, leases: list[Lease]) -> Next | None:
         self._runtime.board.serve(place.left(), loop=place.wide)
         try:
@@ -160,7 +173,7 @@ class Lane:
                 elif isinstance(end, Opened):
                     opened = end
                 fails = isinstance(end, Commit) and end.kind == "error" and place.record.on_error == "cancel"
-                if end is None or fails or time.monotonic() - started > LONG:
+                if end is None or fails or time.monotonic() - started > LONG or leaving.told():
                     break
             self._runtime.board.rest()
             commits, releases = batch.rest()
@@ -171,7 +184,9 @@ class Lane:
             if place.shape.batched and self._runtime.interrupter.usable:
                 lasted = time.monotonic() - started
                 want = min(2 * want, MOST_LEASED) if lasted < SHORT else max(1, want // 2) if lasted > LONG else want
-            served = self._commit(place, want=want, held=0, commits=commits, releases=releases)
+            served = self._commit(
+                place, want=LEAVE if leaving.told() else want, held=0, commits=commits, releases=releases
+            )
             if served.state != "open":
                 return _resumed(served)
             leases = list(served.leases)
@@ -259,8 +274,9 @@ class Lane:
                 wait = _ASK_EVERY if left is None else min(_ASK_EVERY, left)
                 done, _ = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 commits = [_commit_of(task, tasks.pop(task)) for task in done]
+                want = LEAVE if leaving.told() else 0
                 served = await asyncio.to_thread(
-                    self._commit, place, want=0, held=len(tasks), commits=commits, releases=()
+                    self._commit, place, want=want, held=len(tasks), commits=commits, releases=()
                 )
                 if served.state != "open":
                     if tasks:

@@ -3,6 +3,7 @@
 from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import (
     ENDED,
+    LEAVE,
     Accepted,
     Aside,
     BlockRecord,
@@ -22,6 +23,7 @@ from egregore_dist.ledger.records import (
 
 __all__ = [
     "ENDED",
+    "LEAVE",
     "Accepted",
     "Aside",
     "BlockRecord",

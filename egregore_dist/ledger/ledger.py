@@ -139,7 +139,7 @@ class Ledger:
 
         Args:
             token: the lane, as ``<worker>/<pid>/<lane>``.
-            want: branches to hold at most after this; 0 for one, or as many as the track is wide.
+            want: branches to hold at most after this; 0 for one, or as many as the track is wide; `LEAVE` for no more.
             held: branches that the lane believes it holds after these commits and releases; where the ledger knows
                 otherwise, it answers with all that the lane holds.
         """

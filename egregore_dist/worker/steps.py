@@ -18,7 +18,7 @@ from celery import Celery, bootsteps
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import board
+from egregore_dist.engine import board, leaving
 from egregore_dist.ledger import Ledger
 from egregore_dist.resources import report
 from egregore_dist.settings import Settings
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 _WATCH_EVERY = 0.2
 
 
+# Seconds between two lines of log about a ledger that does not answer.
+_SAY_EVERY = 30.0
+
+
 class _Periodic(bootsteps.StartStopStep):
     """Calls ``tick`` every ``interval`` seconds, first of all before the worker takes its first message."""
 
@@ -39,6 +43,7 @@ class _Periodic(bootsteps.StartStopStep):
         super().__init__(parent, **kwargs)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._silent_until = 0.0
 
     def start(self, parent: Any) -> None:
         self.settings: Settings = parent.app.egregore_settings
@@ -77,8 +82,11 @@ class _Periodic(bootsteps.StartStopStep):
     def _round(self, parent: Any) -> None:
         try:
             self.tick(parent)
+            self._silent_until = 0.0
         except errors.BrokerUnavailable as error:
-            log.warning("%s: %s", type(self).__name__.lower(), error, extra={"action": "ledger_unreachable"})
+            if time.monotonic() >= self._silent_until:
+                self._silent_until = time.monotonic() + _SAY_EVERY
+                log.warning("%s: %s", type(self).__name__.lower(), error, extra={"action": "ledger_unreachable"})
         except Exception:
             # A round that fails must not end the rounds after it.
             log.exception("%s: a round failed", type(self).__name__.lower(), extra={"action": "round_failed"})
@@ -92,6 +100,7 @@ class Watch(_Periodic):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         parent.egregore_warden = None
+        leaving.tell(False)
         # Before the pool has processes, since they look for it when they begin.
         self._folder = self._make_folder() if pool.kind_of(parent.pool_cls) == "prefork" else None
 
@@ -120,7 +129,8 @@ class Watch(_Periodic):
             parent.egregore_warden.round()
 
     def stop(self, _parent: Any) -> None:
-        """Go on: the pool is stopped after this step, and waits for what runs."""
+        """Tell the lanes to leave, and go on: the pool is stopped after this step, and waits for what runs."""
+        leaving.tell(True)
 
     @staticmethod
     def _make_folder() -> board.Folder:

@@ -1,8 +1,8 @@
 -- Serve a block: take what a lane has finished, and lease it what comes next.
 --
--- ARGV  block, track, token, branches to hold at most after this (0: one, or the track's width), branches that the lane
---       believes it holds after these commits, commits c, releases r, then c triples (branch, "ok"|"error", payload),
---       then r branches given back unstarted
+-- ARGV  block, track, token, branches to hold at most after this (0: one, or the track's width; -1: no more, the lane
+--       leaves, and where it leaves branches waiting another is asked for), branches that the lane believes it holds after
+--       these commits, commits c, releases r, then c triples (branch, "ok"|"error", payload), then r branches given back unstarted
 -- Returns { state of the block, first, count, held again, resumed, late, messages to publish }
 --   first, count   a range of untouched branches, leased
 --   held again     flat fours (branch, attempt, block to go on after or "", mark `tried` or ""): branches leased from the
@@ -143,6 +143,12 @@ if held ~= believed then
 end
 
 if is_paused() then
+  hold(block, token, track, slots, held, width)
+  return { 'open', 0, 0, {}, {}, late, publish }
+end
+
+if want < 0 then
+  if held == 0 and waiting(block, track) > 0 then ask_lane(block, track) end
   hold(block, token, track, slots, held, width)
   return { 'open', 0, 0, {}, {}, late, publish }
 end

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from egregore_dist.ledger import Lease, Message
+from egregore_dist.ledger import LEAVE, Lease, Message
 from egregore_dist.ledger.keys import ROOT
-from tests.cluster.ledger.play import Play, bad, numbers, ok, track
+from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok, track
 
 
 def test_branches_are_leased_in_order(play: Play) -> None:
@@ -260,3 +260,21 @@ def test_a_slot_that_is_needed_asks_for_nobody(play: Play) -> None:
     other.serve(free, lane, want=4)
     other.serve(free, lane, ok(0))
     assert other.serve(free, lane, ok(1)).messages == ()
+
+
+def test_a_lane_that_leaves_is_leased_nothing_and_replaced(play: Play) -> None:
+    """It commits and gives back what it holds; another is asked for where it leaves branches waiting, and only there."""
+    block, lane, other = play.block(3, tracks=[track(3, lanes=1)]), play.lane(), play.lane()
+    held = numbers(play.serve(block, lane, want=2))
+    some = play.serve(block, lane, ok(0), want=LEAVE, held=1)
+    left = play.serve(block, lane, want=LEAVE, releases=[1])
+    come = play.serve(block, play.lane(), want=LEAVE)
+    for branch in (1, 2):
+        assert numbers(play.serve(block, other)) == [branch]
+        last = play.serve(block, other, ok(branch), want=LEAVE)
+
+    assert held == [0, 1]
+    assert (some.leases, some.messages) == ((), ())
+    assert (left.leases, left.messages) == ((), (Message("lane", block, 0, QUEUE),))
+    assert come == left
+    assert (last.state, last.messages) == ("ok", ())
