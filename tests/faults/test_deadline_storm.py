@@ -27,7 +27,7 @@ limited = parallel(spin, nap, quick, max_concurrent=1, timeout=TIMEOUT, name="li
 
 @pytest.mark.timeout(180)
 def test_a_storm_of_deadlines(trial_of: Callable[..., Trial], figure: Callable[[str], None]) -> None:
-    """Each ends at its own deadline with what it holds, waiting and running branches included, and the slots are free."""
+    """Each ends at its own deadline with all that it holds, waiting and running branches, and the slots are free."""
     trial = trial_of(workers=2, concurrency=2)
     kinds = [flat, deep, limited]
     branches = [trial.rng.choice(kinds).alias(f"b{number}") for number in range(BLOCKS // RUNS)]

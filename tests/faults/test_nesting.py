@@ -24,7 +24,7 @@ def nest(depth: int, limit: int | None) -> Any:
 
 @pytest.mark.parametrize("limit", [None, 1])
 def test_nested_blocks_need_one_slot(trial_of: Callable[..., Trial], limit: int | None) -> None:
-    """No branch waits in a worker's slot for another: five levels end on one worker of one lane, many runs at a time."""
+    """No branch waits in a slot for another: five levels end on one worker of one lane, many runs at a time."""
     trial = trial_of(workers=1, concurrency=1)
     runs = [trial.submit(nest(DEPTH, limit), 0.01) for _ in range(3)]
 

@@ -8,9 +8,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pytest
 import redis
@@ -21,6 +22,8 @@ from tests.support import history, work
 from tests.support.history import Control, Execution, History, Left, Seen
 from tests.support.nodes import MARK, Nodes, ProcessContainer, ProcessNode, marked
 from tests.support.waiting import until
+
+T = TypeVar("T")
 
 # A worker is dead after three seconds, so that a busy machine does not make it so; with a sweep, about four.
 QUICK = {"report_interval": "0.5", "report_ttl": "3", "sweep_interval": "0.25"}
@@ -68,6 +71,7 @@ class Trial:
         self._patch = pytest.MonkeyPatch()
         self._kills = 0
         self._named = 0
+        self._around = ExitStack()
         self.nodes: list[ProcessContainer] = []
 
     def __enter__(self) -> Self:
@@ -108,6 +112,10 @@ class Trial:
             print("--- the checker found, where runs may not have ended:", *broken[:10], sep="\n")
         else:
             assert not broken, history.told(broken)
+
+    def enter(self, context: AbstractContextManager[T]) -> T:
+        """Keep something up until the nodes have ended, such as the wire between them and the server."""
+        return self._around.enter_context(context)
 
     # Nodes
 
@@ -186,6 +194,13 @@ class Trial:
         """Submit, and `result`."""
         return self.result(self.submit(flow, data), timeout)
 
+    def serves(self, step: Any, within: float) -> float:
+        """Seconds until a run of one node has ended, which must come before ``within``."""
+        began = time.monotonic()
+        run = self.submit(step, None)
+        until(lambda: run.status == "succeeded", seconds=within, what=f"a run of {step.name}")
+        return time.monotonic() - began
+
     # Looking
 
     def executions(self, node: str | None = None) -> list[Execution]:
@@ -253,6 +268,7 @@ class Trial:
     def _stop(self) -> None:
         for node in self.nodes:
             node.teardown()
+        self._around.close()
         self.ledger.close()
         self.cluster.__exit__(None, None, None)
         self._patch.undo()

@@ -68,6 +68,13 @@ def quick(data: Any, context: Context) -> str:
         return stamp
 
 
+@node(queue="far")
+def far_only(data: Any, context: Context) -> str:
+    """Only runs on a worker that serves the queue ``far``."""
+    with recorded(context) as stamp:
+        return stamp
+
+
 @node
 def nap(seconds: float, context: Context) -> str:
     """Sleeps."""

@@ -1,0 +1,92 @@
+"""F3: workers are asked to stop, in each of the ways there are."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from egregore_dist import Sequence, parallel
+from tests.support.nodes import ProcessContainer
+from tests.support.trial import TTL, Trial
+from tests.support.waiting import until
+from tests.support.work import join, long_first, nap
+
+# A branch is given back within two seconds; a busy machine is slower than the product.
+GIVEN_BACK = 2.0
+SLACK = 5.0
+
+
+def holder(trial: Trial, node: str) -> ProcessContainer:
+    """The worker that has begun a node."""
+    trial.wait_for(node=node)
+    group = os.getpgid(trial.executions(node)[0].pid)
+    return next(it for it in trial.nodes if it.pid == group)
+
+
+@pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGQUIT"], ["SIGTERM", "SIGTERM"]], ids="-".join)
+def test_what_is_settled_is_not_run_again(trial: Trial, signals: list[str]) -> None:
+    """A worker that is asked to stop in the middle of a block stops; each branch that ended has run once."""
+    run = trial.submit(Sequence(nap.map(), join), [0.1] * 60)
+    trial.wait_for(6)
+    leaving = trial.nodes[0]
+    for name in signals:
+        leaving.kill(name)
+    until(lambda: leaving.status == "exited", seconds=10, what="the worker's end")
+    assert run.status == "running"
+    assert len(trial.result(run)) == 60
+
+    # An attempt that was cut short is run again; one that ended is not.
+    ended = Counter(it.branch for it in trial.executions("nap") if it.value is not None)
+    assert set(ended.values()) == {1}
+
+
+def test_a_long_branch_is_handed_back(trial: Trial, figure: Callable[[str], None]) -> None:
+    """A worker that must stop at once hands back what it runs: it runs again at once, not when its report expires."""
+    run = trial.submit(parallel(long_first), 60.0)
+    leaving = holder(trial, "long_first")
+    leaving.kill("SIGQUIT")
+    trial.wait_for(2, node="long_first")
+    first, second = trial.executions("long_first")
+    assert first.end is not None
+    took = (second.start - first.end) / 1000
+
+    figure(f"{took:.2f} s from its end until it runs elsewhere")
+    assert trial.result(run)
+    assert took < GIVEN_BACK + SLACK
+    assert leaving.wait(10)
+
+
+def test_a_long_branch_outlives_docker_stop(trial: Trial) -> None:
+    """A branch that is longer than the time that ``docker stop`` leaves runs again elsewhere."""
+    run = trial.submit(parallel(long_first), 60.0)
+    leaving = holder(trial, "long_first")
+    leaving.stop(timeout=2.0)
+    trial.count_kill()
+    trial.wait_for(2, node="long_first", seconds=TTL + GIVEN_BACK + SLACK)
+
+    assert trial.result(run)
+
+
+def test_a_short_branch_ends_before_its_worker(trial: Trial) -> None:
+    """``docker stop`` lets a branch end that does so in time, and it counts."""
+    run = trial.submit(parallel(nap), 1.0)
+    holder(trial, "nap").stop(timeout=10.0)
+
+    assert trial.result(run)
+    assert len(trial.executions("nap")) == 1
+
+
+def test_workers_that_are_restarted_in_turn_lose_nothing(trial: Trial) -> None:
+    """A rolling restart under load: every run ends well, and no branch runs twice."""
+    runs = [trial.submit(Sequence(nap.map(), join), [0.05] * 40) for _ in range(3)]
+    for node in trial.nodes:
+        node.restart()
+        node.ready()
+
+    for run in runs:
+        assert len(trial.result(run)) == 40
+    ended = Counter((it.run, it.branch) for it in trial.executions("nap") if it.value is not None)
+    assert set(ended.values()) == {1}

@@ -1,0 +1,107 @@
+"""F10: the network between a worker and the server is slow, lossy, dripping, half-closed or cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from egregore_dist import Sequence, parallel
+from tests.support.nodes import ProcessContainer
+from tests.support.proxy import Proxy, Weather
+from tests.support.trial import Trial
+from tests.support.waiting import let_pass
+from tests.support.work import anap, far_only, join, nap, quick
+
+# A busy machine is slower than the product.
+HEALED = 10.0 + 5.0
+
+
+@pytest.fixture
+def proxy(trial: Trial) -> Proxy:
+    """What is between the third worker and the server."""
+    assert trial.cluster.server is not None
+    return trial.enter(Proxy(trial.cluster.server.port, seed=trial.rng.random()))
+
+
+@pytest.fixture
+def far(trial: Trial, proxy: Proxy) -> ProcessContainer:
+    """A worker behind the proxy, beside two that are not."""
+    env = {"EGREGORE_BROKER_URL": proxy.url(trial.cluster.url)}
+    return trial.add(env=env, queues=[trial.cluster.settings.queue, "far"])
+
+
+def load(trial: Trial) -> list[object]:
+    """Some of everything, more than two workers end at once."""
+    return [
+        trial.submit(Sequence(quick.map(), join), list(range(300))),
+        trial.submit(Sequence(parallel(nap, anap, parallel(nap, quick, name="inner")), join), 0.2),
+        trial.submit(nap.map(max_concurrent=2), [0.05] * 30),
+        trial.submit(anap.map(), [0.1] * 100),
+    ]
+
+
+WEATHERS = {
+    "latency": Weather(latency=0.05),
+    "loss": Weather(stall=0.1, stalled=0.3),
+    "drip": Weather(drip=20_000),
+}
+
+
+@pytest.mark.parametrize("name", WEATHERS)
+def test_bad_weather_only_delays(trial: Trial, proxy: Proxy, far: ProcessContainer, name: str) -> None:
+    """Over a slow or lossy wire everything takes longer, and everything is right."""
+    proxy.weather = WEATHERS[name]
+    for run in load(trial):
+        trial.result(run)  # type: ignore[arg-type]
+    assert far.status == "running"
+
+
+@pytest.mark.parametrize("fault", ["cut", "half_close"])
+def test_connections_that_break_are_made_anew(
+    trial: Trial, proxy: Proxy, far: ProcessContainer, fault: str, figure: Callable[[str], None]
+) -> None:
+    """Connections are broken again and again under load; afterwards the worker soon serves as before."""
+    runs = load(trial)
+    for _ in range(5):
+        let_pass(trial.rng.uniform(0.05, 0.4))
+        getattr(proxy, fault)()
+    for run in runs:
+        trial.result(run)  # type: ignore[arg-type]
+
+    took = trial.serves(far_only, within=HEALED)
+    figure(f"{took:.1f} s until the worker serves")
+    assert far.status == "running"
+
+
+def test_a_refusing_server_is_waited_for(
+    trial: Trial, proxy: Proxy, far: ProcessContainer, figure: Callable[[str], None]
+) -> None:
+    """A worker whose every connection is refused for a while goes on when it is let in."""
+    runs = load(trial)
+    proxy.refuse()
+    proxy.cut()
+    let_pass(5)
+    for run in runs:
+        trial.result(run)  # type: ignore[arg-type]
+    proxy.refuse(False)
+
+    took = trial.serves(far_only, within=HEALED)
+    figure(f"{took:.1f} s until the worker serves")
+    assert far.status == "running"
+
+
+def test_a_frozen_wire_is_given_up(
+    trial: Trial, proxy: Proxy, far: ProcessContainer, figure: Callable[[str], None]
+) -> None:
+    """Nothing comes through and nobody says so: the others take over, and after it the worker serves again."""
+    runs = load(trial)
+    let_pass(trial.rng.uniform(0, 0.3))
+    proxy.freeze()
+    for run in runs:
+        trial.result(run)  # type: ignore[arg-type]
+    proxy.thaw()
+
+    took = trial.serves(far_only, within=HEALED)
+    figure(f"{took:.1f} s until the worker serves")
+    assert far.status == "running"
