@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,12 @@ from egregore_dist.cli import codes, examine, probe, redact, show, target, worke
 from egregore_dist.cli.examine import Check
 from egregore_dist.cli.failing import Quit, line_of
 from egregore_dist.settings import Settings
+
+if TYPE_CHECKING:
+    from egregore_dist.ledger import Aside
+
+#: Messages that were set aside, at most so many are listed.
+_LISTED = 100
 
 _SIGNS = {"ok": "✓", "warning": "!", "problem": "✗"}
 
@@ -25,15 +32,17 @@ def doctor(wants_json: bool) -> None:
     Ends with code 1 where there is a problem, and with 2 where no cluster is configured.
 
     JSON keys: ok, configured, checks: a list of name, status (ok, warning or problem), detail, cure; workers: as the
-    command `workers` gives them.
+    command `workers` gives them; aside: the newest messages that could not be served, each with reason, queue, worker,
+    excerpt and at (milliseconds since the epoch).
     """
     settings = target.settings()
     configured = settings.broker_url is not None
     checks = examine.here(settings)
     alive: list[probe.Worker] = []
+    aside: list[Aside] = []
     if configured:
         checks.append(examine.broker(settings))
-        more, alive = _cluster(settings)
+        more, alive, aside = _cluster(settings)
         checks += more
     problems = sum(check.status == "problem" for check in checks)
     if wants_json:
@@ -42,7 +51,10 @@ def doctor(wants_json: bool) -> None:
             for check in checks
         ]
         said: list[dict[str, Any]] = [workers.as_json(worker) for worker in alive]
-        show.print_json({"ok": not problems, "configured": configured, "checks": listed, "workers": said})
+        left = [{**dataclasses.asdict(it), "reason": redact.clean(it.reason)} for it in aside[:_LISTED]]
+        show.print_json(
+            {"ok": not problems, "configured": configured, "checks": listed, "workers": said, "aside": left}
+        )
     else:
         _print(checks)
     if not configured:
@@ -51,7 +63,7 @@ def doctor(wants_json: bool) -> None:
         click.get_current_context().exit(codes.FAILED)
 
 
-def _cluster(settings: Settings) -> tuple[list[Check], list[probe.Worker]]:
+def _cluster(settings: Settings) -> tuple[list[Check], list[probe.Worker], list[Aside]]:
     from redis.exceptions import RedisError
 
     from egregore_dist.engine import app as apps
@@ -59,12 +71,13 @@ def _cluster(settings: Settings) -> tuple[list[Check], list[probe.Worker]]:
 
     try:
         ledger = target.readable(lambda: Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=1))
-        server, alive = probe.server(ledger), probe.workers(ledger)
+        server, alive, aside, now = probe.server(ledger), probe.workers(ledger), ledger.aside(), ledger.now()
     except (errors.EgregoreError, RedisError) as error:
         cure = "see that the server is up, and that EGREGORE_LEDGER_URL (else EGREGORE_BROKER_URL) names it"
-        return [Check("ledger", "problem", f"it does not answer: {line_of(error)}", cure)], []
+        return [Check("ledger", "problem", f"it does not answer: {line_of(error)}", cure)], [], []
     version = metadata.version("egregore-dist")
-    return examine.judge_server(server) + examine.judge_workers(alive, settings, version), alive
+    checks = [*examine.judge_server(server), examine.judge_messages(aside, now)]
+    return checks + examine.judge_workers(alive, settings, version), alive, aside
 
 
 def _print(checks: list[Check]) -> None:

@@ -15,6 +15,7 @@ from egregore_dist.cli import show
 
 if TYPE_CHECKING:
     from egregore_dist.cli.probe import Server, Worker
+    from egregore_dist.ledger import Aside
     from egregore_dist.settings import Settings
 
 Status = Literal["ok", "warning", "problem"]
@@ -24,6 +25,11 @@ OLDEST_PYTHON = (3, 11)
 OLDEST_REDIS = (6, 2)
 #: Seconds between two clocks from which on a person should know.
 SKEW = 2.0
+
+#: Of its memory, the part from which on a server counts as nearly full.
+NEARLY_FULL = 0.9
+#: Milliseconds for which a message that was set aside is news.
+NEWS = 86_400_000
 
 _CONNECT_TIMEOUT = 3
 
@@ -81,13 +87,20 @@ def judge_server(server: Server) -> list[Check]:
         checks = [Check("ledger", "problem", f"{detail}: too old", cure)]
     else:
         checks = [Check("ledger", "ok", detail)]
-    if server.persistent:
+    if not server.writes:
+        cure = "make room on the server's disk: until then it takes no write"
+        checks.append(Check("persistence", "problem", "the last write of the append-only file failed", cure))
+    elif server.persistent:
         checks.append(Check("persistence", "ok", "append-only file is on: a restart of the server loses nothing"))
     else:
         cure = "set `appendonly yes` on the server, where runs must survive its restart"
         checks.append(Check("persistence", "warning", "append-only file is off: a restart loses runs", cure))
     limit = f"maxmemory {show.size(server.maxmemory) if server.maxmemory else 'not set'}, {server.policy}"
-    if server.policy == "noeviction":
+    if server.maxmemory and server.used >= NEARLY_FULL * server.maxmemory:
+        full: Status = "problem" if server.used >= server.maxmemory else "warning"
+        cure = "raise maxmemory on the server, or keep finished runs for a shorter time (EGREGORE_RETENTION)"
+        checks.append(Check("memory", full, f"{limit}: {show.size(server.used)} are used", cure))
+    elif server.policy == "noeviction":
         checks.append(Check("memory", "ok", limit))
     else:
         status: Status = "problem" if server.maxmemory else "warning"
@@ -100,6 +113,19 @@ def judge_server(server: Server) -> list[Check]:
     else:
         checks.append(Check("agenda", "ok", "nothing is overdue"))
     return checks
+
+
+def judge_messages(aside: Sequence[Aside], now: float) -> Check:
+    """Messages that workers took off their queues and could not serve. ``now``: the server's, in milliseconds."""
+    if not aside:
+        return Check("messages", "ok", "none was set aside")
+    newest = max(aside, key=lambda message: message.at)
+    kept = f"{len(aside)} messages are set aside"
+    if now - newest.at > NEWS:
+        return Check("messages", "ok", f"{kept}, none within a day")
+    last = f"the newest on queue {newest.queue or 'unknown'}: {newest.reason} ({newest.excerpt})"
+    cure = "see that only egregore-dist, of one release, publishes to its queues; --json lists them"
+    return Check("messages", "warning", f"{kept}; {last}", cure)
 
 
 def judge_workers(workers: Sequence[Worker], settings: Settings, version: str) -> list[Check]:

@@ -40,7 +40,9 @@ class Server:
         kind: ``valkey`` or ``redis``.
         version: its version.
         persistent: whether every write is kept on disk (AOF).
+        writes: whether its last write to that file went well.
         maxmemory: bytes of data that it may hold, 0 for no limit.
+        used: bytes of data that it holds.
         policy: what it does at that limit.
         round_trip: seconds for one call.
         skew: how far this machine's clock is ahead of the server's, in seconds.
@@ -50,7 +52,9 @@ class Server:
     kind: str
     version: str
     persistent: bool
+    writes: bool
     maxmemory: int
+    used: int
     policy: str
     round_trip: float
     skew: float
@@ -73,7 +77,9 @@ def server(ledger: Ledger) -> Server:
         kind="valkey" if is_valkey else "redis",
         version=str(info.get("valkey_version" if is_valkey else "redis_version", "")),
         persistent=bool(int(info.get("aof_enabled", 0))),
+        writes=info.get("aof_last_write_status", "ok") == "ok",
         maxmemory=int(info.get("maxmemory", 0)),
+        used=int(info.get("used_memory", 0)),
         policy=str(info.get("maxmemory_policy", "noeviction")),
         round_trip=took,
         skew=before + took / 2 - now,

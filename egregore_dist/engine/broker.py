@@ -67,8 +67,13 @@ class QoS(stock.QoS):  # type: ignore[misc]
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note a message as delivered."""
+        keeper = self.channel.keeper
         try:
             super().append(message, delivery_tag)
+        except _LOST:
+            # The note may have been taken, and nobody would look for it within the visibility timeout.
+            keeper.held.add(delivery_tag)
+            raise
         except redis.exceptions.ResponseError as error:
             if not self.channel.refused(error):
                 raise
@@ -151,16 +156,17 @@ class Channel(stock.Channel):  # type: ignore[misc]
     _paused_until = 0.0
     _said = -_SAY_EVERY
 
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        self._keeper: Keeper = connection.client.keeper
+        super().__init__(connection, **kwargs)
+
     @property
     def keeper(self) -> Keeper:
         """Who keeps what this channel leaves."""
-        client = self.connection.client if self.connection is not None else None
-        # Channels are closed a second time after their connection was taken apart.
-        if client is not None:
-            self._keeper = client.keeper
+        # What was delivered is acknowledged, and channels are closed once more, after their connection is gone.
+        if self.connection is not None and self.connection.client is not None:
+            self._keeper = self.connection.client.keeper
         return self._keeper
-
-    _keeper = Keeper()
 
     @property
     def pausing(self) -> bool:
@@ -258,6 +264,14 @@ class Channel(stock.Channel):  # type: ignore[misc]
         except redis.exceptions.ResponseError as error:
             # A full server must be drained: what has been bound once needs no writing, nor does what is broadcast.
             if not self.refused(error) or not (queue in self._fanout_queues or self._is_bound(exchange, queue)):
+                raise
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Keep the bindings of queues that expire; a server that takes nothing is asked again later."""
+        try:
+            super().maybe_refresh_binding_expiry()
+        except redis.exceptions.ResponseError as error:
+            if not self.refused(error):
                 raise
 
     def _is_bound(self, exchange: str, queue: str) -> bool:

@@ -26,6 +26,7 @@ _REFUSALS = {
     "OOM": "its memory is full (maxmemory): raise the limit, or wait until finished runs have expired",
     "READONLY": "it is read-only, as a replica is: use the primary's address, or wait for the failover",
     "MISCONF": "it cannot write to its disk: make room there, and see the server's log",
+    "UNBLOCKED": "it has just become a replica: use the primary's address, or wait for the failover",
     "NOREPLICAS": "it has too few replicas that follow it (min-replicas-to-write)",
 }
 _CODE = re.compile(rf"(?:^|[\s-])({'|'.join(_REFUSALS)})\s")

@@ -254,7 +254,7 @@ def test_doctor_finds_nothing_wrong(local: LocalCluster) -> None:
     said = read("doctor", env=environment(local))
 
     assert done.exit_code == 0, done.stdout
-    assert said.keys() == {"ok", "configured", "checks", "workers"}
+    assert said.keys() == {"ok", "configured", "checks", "workers", "aside"}
     assert (said["ok"], said["configured"]) == (True, True)
     assert {check["name"] for check in said["checks"]} >= {
         *("python", "versions", "embedded server", "secret", "broker", "ledger", "persistence", "memory", "clock"),

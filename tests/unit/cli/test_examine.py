@@ -10,6 +10,7 @@ import pytest
 from egregore_dist.cli import examine
 from egregore_dist.cli.examine import Check
 from egregore_dist.cli.probe import Server, Worker
+from egregore_dist.ledger import Aside
 from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
 
@@ -17,7 +18,9 @@ GOOD = Server(
     kind="valkey",
     version="8.1.0",
     persistent=True,
+    writes=True,
     maxmemory=0,
+    used=10**6,
     policy="noeviction",
     round_trip=0.0002,
     skew=0.01,
@@ -62,6 +65,10 @@ def test_a_good_server() -> None:
         (replace(GOOD, kind="redis", version="6.0.16"), {"ledger": "problem"}),
         (replace(GOOD, kind="redis", version="6.2.0"), {}),
         (replace(GOOD, persistent=False), {"persistence": "warning"}),
+        (replace(GOOD, writes=False), {"persistence": "problem"}),
+        (replace(GOOD, maxmemory=2 * 10**6), {}),
+        (replace(GOOD, maxmemory=11 * 10**5), {"memory": "warning"}),
+        (replace(GOOD, maxmemory=10**6), {"memory": "problem"}),
         (replace(GOOD, policy="allkeys-lru"), {"memory": "warning"}),
         (replace(GOOD, policy="allkeys-lru", maxmemory=10**9), {"memory": "problem"}),
         (replace(GOOD, skew=-5.0), {"clock": "problem"}),
@@ -71,6 +78,18 @@ def test_a_good_server() -> None:
 def test_a_server_with_something_wrong(server: Server, expected: dict[str, str]) -> None:
     """Each thing that is wrong with a server is named, with its cure."""
     assert wrong(examine.judge_server(server)) == expected
+
+
+def test_messages_that_were_set_aside() -> None:
+    """They are a warning for a day, with the reason of the newest."""
+    day = 86_400_000
+    older, newest = (Aside(reason=reason, worker="w", queue="q", at=at) for reason, at in (("a", 1), ("broken", day)))
+
+    assert examine.judge_messages([], day).status == "ok"
+    assert wrong([examine.judge_messages([newest, older], 2 * day)]) == {"messages": "warning"}
+    assert "broken" in examine.judge_messages([newest, older], 2 * day).detail
+    assert "2 messages" in examine.judge_messages([newest, older], 3 * day).detail
+    assert examine.judge_messages([newest, older], 3 * day).status == "ok"
 
 
 def test_good_workers() -> None:

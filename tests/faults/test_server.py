@@ -1,0 +1,288 @@
+"""F5, F7, F18, F20: the server is killed, stopped, full, read-only, or cannot write its disk; the workers outlive it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from egregore_dist import BrokerFull, BrokerUnavailable, LocalCluster, Run, Sequence, node, parallel
+from egregore_dist.engine import app as apps
+from egregore_dist.ledger import Ledger
+from tests.support.nodes import ProcessContainer
+from tests.support.trial import Trial
+from tests.support.waiting import let_pass, until
+from tests.support.work import anap, join, nap, quick
+
+# F7's bound on a worker's share of one core while its server does not answer.
+BUSY = 0.20
+HEALS = 10.0
+# A busy machine is slower than the product.
+SLACK = 10.0
+
+
+def submit(trial: Trial, flow: Any, data: Any) -> Run:
+    """Submit until the server has taken it: an answer that was lost is asked for again under the same id."""
+    id = uuid.uuid4().hex
+    limit = time.monotonic() + 30
+    while True:
+        try:
+            return trial.submit(flow, data, id)
+        except BrokerUnavailable:
+            assert time.monotonic() < limit
+            let_pass(0.05)
+
+
+def cpu(nodes: list[ProcessContainer]) -> dict[int, float]:
+    """Seconds of CPU that each process of the workers has used."""
+    used = {}
+    for main in (psutil.Process(it.pid) for it in nodes):
+        for process in (main, *main.children(recursive=True)):
+            times = process.cpu_times()
+            used[process.pid] = times.user + times.system
+    return used
+
+
+def assert_idle(nodes: list[ProcessContainer], seconds: float) -> float:
+    """No process of the workers is busy for so long; returns the busiest one's share of a core."""
+    before, begun = cpu(nodes), time.monotonic()
+    let_pass(seconds)
+    took = time.monotonic() - begun
+    after = cpu(nodes)
+    shares = {pid: (after[pid] - used) / took for pid, used in before.items() if pid in after}
+    assert max(shares.values()) < BUSY, shares
+    return max(shares.values())
+
+
+def mixed(rng: random.Random) -> tuple[Any, Any]:
+    """A small workflow and its input."""
+    return rng.choice(
+        [
+            (parallel(quick, anap), 0.05),
+            (Sequence(nap.map(max_concurrent=2), join), [0.05] * rng.randint(1, 6)),
+            (Sequence(quick.map(), join), list(range(rng.randint(1, 40)))),
+            (Sequence(parallel(quick, nap), join), 0.1),
+        ]
+    )
+
+
+@pytest.mark.timeout(3600)
+def test_a_server_that_is_killed_again_and_again(
+    trial_of: Callable[..., Trial], long: bool, figure: Callable[[str], None]
+) -> None:
+    """Under load the server is killed and comes back with its data: no run is lost, no worker ends."""
+    trial = trial_of(workers=2, concurrency=2, settings={"report_ttl": "5"})
+    server = trial.cluster.server
+    assert server is not None
+    pids = [it.pid for it in trial.nodes]
+    kills, runs = (60, 1000) if long else (4, 60)
+    made: list[Run] = []
+    for number in range(kills):
+        until_kill = time.monotonic() + trial.rng.uniform(0.3, 8.0 if long else 1.5)
+        while time.monotonic() < until_kill or len(made) < runs * (number + 1) // kills:
+            made.append(submit(trial, *mixed(trial.rng)))
+            let_pass(trial.rng.uniform(0, 0.06))
+        server.kill()
+        let_pass(trial.rng.uniform(0, 2.0))
+        server.restart()
+
+    for run in made:
+        assert not isinstance(trial.result(run), Exception)
+    assert [it.pid for it in trial.nodes if it.status == "running"] == pids
+    figure(f"{len(made)} runs, {kills} kills")
+
+
+def test_a_worker_that_holds_messages_outlives_a_restart(trial_of: Callable[..., Trial]) -> None:
+    """A restart of the server ends no worker that holds messages it has not acknowledged, of either pool."""
+    trial = trial_of(workers=1, concurrency=2)
+    server = trial.cluster.server
+    assert server is not None
+    run = trial.submit(Sequence(nap.map(), join), [3.0, 3.0, 0.1])
+    trial.wait_for(2, node="nap")
+    assert trial.ledger.redis.hlen("unacked") >= 1
+    server.restart()
+
+    assert len(trial.result(run)) == 3
+    assert len(trial.result(submit(trial, parallel(quick, anap), 0.01))) == 2
+    assert trial.nodes[0].status == "running"
+    # What was acknowledged while there was nobody to tell is acknowledged in the end.
+    until(lambda: not trial.ledger.redis.hlen("unacked"), seconds=30, what="the end of every message")
+
+
+def test_threads_outlive_a_restart() -> None:
+    """The same with threads."""
+    with LocalCluster(workers=1, concurrency=2, pool="threads") as cluster:
+        assert cluster.server is not None
+        pid = cluster.workers[0].pid
+        run = Sequence(node("pause")(_pause).map(), node("count")(len)).submit([1.5, 1.5, 0.1])
+        until(lambda: run.status == "running")
+        let_pass(0.3)
+        cluster.server.restart()
+
+        assert run.result(timeout=60) == 3
+        assert parallel(node("probe")(lambda _: 1)).run(1) == {"probe": 1}
+        assert (cluster.workers[0].pid, cluster.workers[0].alive) == (pid, True)
+
+
+def _pause(seconds: float) -> float:
+    import time
+
+    time.sleep(seconds)
+    return seconds
+
+
+@pytest.mark.parametrize("how", ["stopped", "gone"])
+def test_no_busy_loop_while_the_server_is_away(
+    trial: Trial, how: str, long: bool, figure: Callable[[str], None]
+) -> None:
+    """While the server is stopped or gone no process of a worker is busy; ten seconds after it is back, runs end."""
+    server = trial.cluster.server
+    assert server is not None
+    begun = trial.submit(Sequence(nap.map(), join), [2.0] * 4)
+    trial.wait_for(2, node="nap")
+    if how == "stopped":
+        os.kill(server.pid, signal.SIGSTOP)
+    else:
+        server.kill()
+    share = assert_idle(trial.nodes, 30.0 if long else 8.0)
+    if how == "stopped":
+        os.kill(server.pid, signal.SIGCONT)
+    else:
+        server.restart()
+    back = time.monotonic()
+    fresh = submit(trial, parallel(quick, anap), 0.01)
+
+    assert len(trial.result(fresh)) == 2
+    took = time.monotonic() - back
+    assert took < HEALS + SLACK
+    assert len(trial.result(begun)) == 4
+    figure(f"busiest process {share:.0%} of a core; {took:.1f} s until a run ended after its return")
+
+
+#: How a server is made to refuse writes, and to take them again.
+REFUSALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "full": (("CONFIG", "SET", "maxmemory", "1mb"), ("CONFIG", "SET", "maxmemory", "0")),
+    "read-only": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    "without replicas": (
+        ("CONFIG", "SET", "min-replicas-to-write", "1"),
+        ("CONFIG", "SET", "min-replicas-to-write", "0"),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", REFUSALS)
+def test_a_server_that_refuses_to_write(trial: Trial, how: str, figure: Callable[[str], None]) -> None:
+    """Submit says so; the workers that are there wait, and so do new ones; with room all that was accepted ends."""
+    refuse, allow = REFUSALS[how]
+    server: redis.Redis = trial.ledger.redis
+    pids = [it.pid for it in trial.nodes]
+    running = trial.submit(Sequence(nap.map(), join), [1.5] * 4)
+    waiting = [trial.submit(parallel(quick, anap), 0.01) for _ in range(10)]
+    trial.wait_for(2, node="nap")
+    server.execute_command(*refuse)
+    refused_at = time.monotonic()
+    with pytest.raises(BrokerFull, match="the server takes nothing more"):
+        parallel(quick, anap).submit(0.01)
+    late = trial.add(wait=False)
+    # Longer than reports live: nobody is taken for dead who could not report.
+    share = assert_idle(trial.nodes[:2], 5.0)
+    assert [it.status for it in trial.nodes] == ["running"] * 3, [it.died for it in trial.nodes]
+    server.execute_command(*allow)
+    allowed_at = time.monotonic()
+    assert len(trial.result(submit(trial, parallel(quick, anap), 0.01))) == 2
+    took = time.monotonic() - allowed_at
+
+    late.ready()
+    assert len(trial.result(running)) == 4
+    assert all(len(trial.result(run)) == 2 for run in waiting)
+    assert len(trial.executions("nap")) == 4
+    assert [it.pid for it in trial.nodes[:2] if it.status == "running"] == pids
+    until(lambda: not server.hlen("unacked"), seconds=30, what="the end of every message")
+    assert took < HEALS + SLACK
+    figure(
+        f"refused for {allowed_at - refused_at:.1f} s, busiest process {share:.0%}; then {took:.1f} s to a run's end"
+    )
+
+
+@pytest.mark.timeout(300)
+def test_a_full_server_is_drained(trial: Trial, long: bool) -> None:
+    """Messages that fill the server are taken off it although it is full, by workers that were just started too."""
+    server: redis.Redis = trial.ledger.redis
+    queue = trial.cluster.settings.queue
+    run = trial.submit(parallel(quick, anap), 0.01)
+    assert len(trial.result(run)) == 2
+    for it in trial.nodes:
+        it.kill("SIGSTOP")
+    used = int(server.info("memory")["used_memory"])
+    server.config_set("maxmemory", str(used + (40 if long else 4) * 2**20))
+    garbage = [f"not ours {number:0500d}" for number in range(1000)]
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        while True:
+            server.lpush(queue, *garbage)
+    for it in trial.nodes:
+        it.kill("SIGCONT")
+        it._asked = False
+    fresh = trial.add(wait=False)
+
+    until(lambda: not server.llen(queue), seconds=120, what="the end of the flood")
+    fresh.ready()
+    assert len(trial.result(submit(trial, parallel(quick, anap), 0.01))) == 2
+    assert [it.status for it in trial.nodes] == ["running"] * 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory with room for four megabytes."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True).returncode:
+        pytest.skip("this machine does not allow to mount a tmpfs")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_is_full(small_disk: Path) -> None:
+    """A server that cannot write its AOF is waited for: submit says so, no worker ends, and it heals with room."""
+    with LocalCluster(workers=1, concurrency=1, data_dir=small_disk) as cluster:
+        ledger = Ledger(apps.ledger_url(cluster.settings), prefix=cluster.settings.prefix)
+        pid = cluster.workers[0].pid
+        flow = Sequence(node("pause")(_pause).map(), node("count")(len))
+        running = flow.submit([1.0] * 3)
+        until(lambda: running.status == "running")
+        filler = small_disk / "filler"
+        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+        def refuses() -> bool:
+            try:
+                ledger.redis.set("some", b"x" * 1000)
+            except redis.exceptions.ResponseError as error:
+                return "MISCONF" in str(error)
+            return False
+
+        until(refuses, what="the server's refusal")
+        with pytest.raises(BrokerUnavailable, match="cannot write to its disk"):
+            flow.submit([0.0])
+        let_pass(4.0)
+        assert cluster.workers[0].alive
+        filler.unlink()
+
+        assert running.result(timeout=60) == 3
+        assert flow.run([0.0]) == 1
+        assert (cluster.workers[0].pid, cluster.workers[0].alive) == (pid, True)
+        ledger.close()
