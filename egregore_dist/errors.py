@@ -30,6 +30,10 @@ from typing import Any
 class EgregoreError(Exception):
     """The root of every error of this package."""
 
+    def __reduce__(self) -> Any:
+        # By their state: a pool's process that hands one on cannot call a constructor that wants more than a message.
+        return _restored, (type(self), self.args, vars(self))
+
 
 class WorkflowError(EgregoreError, ValueError):
     """Raised while a workflow is built, when it could never run as written."""
@@ -79,7 +83,10 @@ class RunFailed(EgregoreError):
         node: the name of the node that failed, or None.
         remote_traceback: the traceback of the process where it failed, or None.
 
-    ``__cause__`` is the original exception where it is a builtin, otherwise a `RemoteError` that looks like it.
+    ``__cause__`` is the original exception, with its notes, its own causes and the remote traceback: as itself where
+    its class is a builtin, or one that this process has imported under the same name, and what it held was plain data;
+    otherwise as a `RemoteError`. An exception of one's own is set up from its state, without calling its constructor.
+    Of a block in a block it is the inner block's error, whose cause is the next one.
     """
 
     def __init__(
@@ -180,7 +187,7 @@ class BranchError(EgregoreError):
         kind: the outcome: ``"error"``, ``"timeout"``, ``"cancelled"`` or ``"lost"``.
         type: the qualified name of the exception's class, such as ``"ValueError"``.
         message: what the exception said.
-        node: the name of the node that raised, or None.
+        node: the name of the node that raised, or that its process was lost under; None where that is not known.
         traceback: the remote traceback, or None.
         attempt: which attempt this was, from 1.
     """
@@ -196,7 +203,8 @@ class BranchError(EgregoreError):
         traceback: str | None = None,
         attempt: int = 1,
     ) -> None:
-        super().__init__(f"branch {branch!r} failed: {type}: {message}")
+        where = f"branch {branch!r}" if node in (None, branch) else f"branch {branch!r} (node {node!r})"
+        super().__init__(f"{where} failed: {type}: {message}")
         self.branch = branch
         self.kind = kind
         self.type = type
@@ -218,3 +226,10 @@ class RemoteError(EgregoreError):
         super().__init__(f"{type}: {message}" if message else type)
         self.type = type
         self.message = message
+
+
+def _restored(kind: type[EgregoreError], args: tuple[Any, ...], state: Mapping[str, Any]) -> EgregoreError:
+    exc = kind.__new__(kind, *args)
+    exc.args = args
+    vars(exc).update(state)
+    return exc

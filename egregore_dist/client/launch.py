@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import uuid
 from functools import partial
@@ -16,12 +17,15 @@ from egregore_dist.client.run import Run
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import inside, publish
 from egregore_dist.ledger import Work
+from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import codec
 from egregore_dist.wire.code import ship
 from egregore_dist.workflow import describe
 from egregore_dist.workflow.binding import Parameters
 from egregore_dist.workflow.launcher import Launcher
 from egregore_dist.workflow.step import Step
+
+log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
@@ -35,7 +39,7 @@ class ClusterLauncher:
         return self.submit(step, data, None).result(progress=progress)
 
     def submit(self, step: Step, data: Any, id: str | None) -> Run:
-        """Submit, and return at once. The same id again returns the run that has it."""
+        """Submit, and return at once. The same id again returns the run that has it, and warns where that differs."""
         if id is not None and not _ID.fullmatch(id):
             raise errors.WorkflowError(f"run id {id!r}: letters, digits, '_', '.' and '-' only, 1 to 128 of them")
         described = describe.describe(step)
@@ -63,12 +67,37 @@ class ClusterLauncher:
         if accepted.new:
             # The run is accepted; that its message is on its way need not be waited for.
             to.later.put(run, 0.0, partial(publish.advance, to.app, run, queue, name=described.spec.name))
+        else:
+            _warn_of_differences(to, run, described, raw)
         return Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch)
 
     async def arun(self, step: Step, data: Any) -> Any:
         """Submit, wait without holding the event loop, return the value or raise."""
         _refuse_inside(step)
         return await (await asyncio.to_thread(self.submit, step, data, None))
+
+
+def _warn_of_differences(to: session.Session, run: str, described: describe.Described, raw: bytes) -> None:
+    """Say where a run that has the id already is not the one that was to be submitted."""
+    try:
+        before, its_raw = to.ledger.work(run), to.ledger.input(run, ROOT)
+        is_other_input = raw != its_raw and codec.decode(raw) != codec.decode(its_raw)
+    except errors.EgregoreError:  # it has expired since, or its server is away
+        return
+    different = []
+    if before.spec != described.encoded:
+        names = (before.workflow, described.spec.name)
+        different.append(f"workflow ({names[0]!r}, not {names[1]!r})" if names[0] != names[1] else "workflow")
+    if is_other_input:
+        different.append("input")
+    if different:
+        log.warning(
+            "run %s exists already, with another %s; that run is returned, and nothing new is started. "
+            "Submit other work under another id",
+            run,
+            " and another ".join(different),
+            extra={"action": "submitted_again", "run_id": run},
+        )
 
 
 def _refuse_inside(step: Step) -> None:

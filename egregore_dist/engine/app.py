@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 from egregore_dist import errors
 from egregore_dist.settings import Settings
@@ -60,10 +61,17 @@ def make_app(settings: Settings) -> Celery:
 
 
 def broker_url(settings: Settings) -> str:
-    """The broker's URL. Raises `errors.ConfigurationError` where there is none."""
+    """The broker's URL. Raises `errors.ConfigurationError` where there is none, or none of a broker."""
     if settings.broker_url is None:
         raise errors.ConfigurationError("no broker is configured: set EGREGORE_BROKER_URL, such as redis://host:6379/0")
-    return settings.broker_url.get_secret_value()
+    url = settings.broker_url.get_secret_value()
+    scheme, separator, _ = url.partition("://")
+    # A transport may also be named by its module.
+    if separator and "." not in scheme and scheme.partition("+")[0] not in (*TRANSPORT_ALIASES, "unix"):
+        raise errors.ConfigurationError(
+            f"no broker is at {scheme[:32]!r} URLs: write redis://host:6379/0, rediss://, unix:// or amqp://"
+        )
+    return url
 
 
 def ledger_url(settings: Settings) -> str:

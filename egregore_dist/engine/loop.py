@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
+
 from egregore_dist.engine.interrupt import Interrupt
 
 T = TypeVar("T")
@@ -21,8 +23,16 @@ class Loop:
         """Run a coroutine to its end, on the same loop as the one before."""
         if self._runner is None:
             self._runner = asyncio.Runner()
+        loop = self._runner.get_loop()
+        task = loop.create_task(coroutine)
         try:
-            return self._runner.run(coroutine)
+            while True:
+                try:
+                    return loop.run_until_complete(task)
+                except (SystemExit, KeyboardInterrupt):
+                    # Raised in a task that a node has made, it is that task's outcome; asyncio stops the loop as well.
+                    if task.done() or terminate_handler_fired():
+                        raise
         except Interrupt:
             # It is still a task of the loop, and would go on beside the next one: it is cancelled, and awaited, here.
             self.close()

@@ -106,8 +106,12 @@ def ship(fn: Callable[..., Any], signer: signing.Signer) -> Shipped:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     def reducer_override(self, obj: Any) -> Any:
         reduced = super().reducer_override(obj)
-        is_made = isinstance(obj, structs.StructMeta) and isinstance(reduced, tuple)
-        return structs.reduction(obj, reduced) if is_made else reduced
+        if not isinstance(obj, type) or not isinstance(reduced, tuple) or len(reduced) < 3:
+            return reduced
+        # Else a class inside of a function, or of another class, would have another name there.
+        maker, arguments, (attributes, slots), *rest = reduced
+        reduced = (maker, arguments, ({**attributes, "__qualname__": obj.__qualname__}, slots), *rest)
+        return structs.reduction(obj, reduced) if isinstance(obj, structs.StructMeta) else reduced
 
 
 def _pickled(value: Any) -> bytes:

@@ -33,12 +33,15 @@ _PARTS = 16
 _PART_DEPTH = 8
 _PART_LIMIT = 1024
 
-# ASCII alone, and no name of the interpreter's own.
-_CLASS_NAME = re.compile(r"(?:(?!__)[A-Za-z_][A-Za-z0-9_]*\.)+(?!__)[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+# ASCII alone, and no name of the interpreter's own but that of a script.
+_NAME = r"(?!__)[A-Za-z_][A-Za-z0-9_]*"
+_CLASS_NAME = re.compile(rf"(?:__main__|{_NAME})(?:\.{_NAME})+", re.ASCII)
 _CUT = "\n  ... cut ...\n"
 
 # What stands between the entry of a worker process and the user's code.
-_MACHINERY = frozenset({"egregore_dist", "celery", "billiard", "kombu", "asyncio", "concurrent", "threading"})
+_MACHINERY = frozenset(
+    {"egregore_dist", "celery", "billiard", "kombu", "asyncio", "concurrent", "threading", "tenacity"}
+)
 
 Kind = Literal["error", "timeout", "cancelled", "lost"]
 
@@ -175,7 +178,7 @@ def _instance(failure: Failure) -> Exception | None:
     exc = base.__new__(own, *args)
     base.__init__(exc, *args)
     _filled(exc, base, failure)
-    return exc if _text(exc) == failure.message else None
+    return exc if _says(exc, failure.message) else None
 
 
 def _filled(exc: Exception, base: type[Exception], failure: Failure) -> Exception:
@@ -219,8 +222,9 @@ def _class_of(name: str) -> type[Exception] | None:
             found = vars(found).get(part)
             if not isinstance(found, type):
                 return None
-        # What a module merely imported is not its own.
-        return found if issubclass(found, Exception) and names.of_class(found) == name else None
+        # What a module merely imported is not its own, and a reader knows errors of this package by their class.
+        is_own = issubclass(found, Exception) and not issubclass(found, errors.EgregoreError)
+        return found if is_own and names.of_class(found) == name else None
     return None
 
 
@@ -305,6 +309,13 @@ def _text(exc: BaseException) -> str:
         return str(exc)
     except BaseException as broken:  # as the interpreter does, where it shows an exception
         return f"<str() of the exception raised {type(broken).__name__}>"
+
+
+def _says(exc: BaseException, message: str) -> bool:
+    try:
+        return str(exc) == message
+    except BaseException:  # as above
+        return False
 
 
 def _traceback(exc: BaseException) -> str | None:
