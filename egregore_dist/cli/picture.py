@@ -168,7 +168,10 @@ def _block(picture: Picture, block: BlockRecord) -> dict[str, Any]:
 
 def _error(run: Run) -> errors.RunFailed | None:
     try:
-        run.result(progress=False)
+        run.result(timeout=0, progress=False)
     except errors.RunFailed as error:
         return error
+    except TimeoutError:
+        # It was retried since.
+        return None
     return None

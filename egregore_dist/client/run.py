@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import tenacity
@@ -39,6 +40,20 @@ _PATIENCE: dict[str, Any] = {
 }
 _patient = tenacity.Retrying(**_PATIENCE)
 _apatient = tenacity.AsyncRetrying(**_PATIENCE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """How a run has ended: with a value, or an error."""
+
+    value: Any = None
+    error: errors.RunFailed | None = None
+
+    def outcome(self) -> Any:
+        """The value; raises the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 class Run:
@@ -105,7 +120,11 @@ class Run:
 
             with shown(self._ledger, self.id, progress) as update:
                 begun: float | None = time.monotonic()
-                while not _patient(self._ledger.wait, self.id, self._next_wait(deadline, update.interval)):
+                end: _End | None = None
+                while end is None:
+                    if _patient(self._ledger.wait, self.id, self._next_wait(deadline, update.interval)):
+                        end = _patient(self._end)
+                        continue
                     _patient(update)
                     self._check(timeout, deadline)
                     if begun is not None and time.monotonic() - begun > _TELL_AFTER:
@@ -116,7 +135,7 @@ class Run:
                 "stopped waiting; run %s goes on. Look at it with: egregore-dist runs show %s", self.id, self.id
             )
             raise
-        return self._outcome()
+        return end.outcome()
 
     def cancel(self) -> str:
         """End the run now: nothing more starts, what runs is stopped. Returns its state after that.
@@ -163,12 +182,14 @@ class Run:
 
         Args:
             follow: wait for what happens next; False stops at what is known.
+
+        Raises `RunNotFound`, `RunLost`.
         """
         cursor = "0"
         while True:
             # Asked before the events: what is read after the end is all there is.
-            ended = self._record().state in ENDED
-            found = self._ledger.events(self.id, cursor, 0 if ended or not follow else _WAIT)
+            ended = _patient(self._record).state in ENDED
+            found = _patient(self._ledger.events, self.id, cursor, 0 if ended or not follow else _WAIT)
             for cursor, fields in found:
                 yield Event.of(cursor, fields)
             if not found and (ended or not follow):
@@ -181,8 +202,8 @@ class Run:
         cursor = "0"
         async with self._ledger.watch() as watch:
             while True:
-                ended = (await asyncio.to_thread(self._record)).state in ENDED
-                found = await watch.events(self.id, cursor, 0 if ended else _WAIT)
+                ended = (await asyncio.to_thread(_patient, self._record)).state in ENDED
+                found: list[Any] = await _apatient(watch.events, self.id, cursor, 0 if ended else _WAIT)
                 for cursor, fields in found:
                     yield Event.of(cursor, fields)
                 if ended and not found:
@@ -193,24 +214,35 @@ class Run:
         if self._epoch is None:
             await asyncio.to_thread(_patient, self._record)
         async with self._ledger.watch() as watch:
-            while not await _apatient(watch.wait, self.id, _WAIT):
-                await asyncio.to_thread(self._check, None, None)
-        return await asyncio.to_thread(self._outcome)
+            while True:
+                if not await _apatient(watch.wait, self.id, _WAIT):
+                    await asyncio.to_thread(self._check, None, None)
+                elif (end := await asyncio.to_thread(_patient, self._end)) is not None:
+                    return end.outcome()
 
-    def _outcome(self) -> Any:
+    def _end(self) -> _End | None:
+        """How the run has ended; None where it goes on again, since it was retried meanwhile."""
         with self._missed():
-            record, raw = _patient(self._ledger.outcome, self.id)
+            record, raw = self._ledger.outcome(self.id)
             self._keep(record)
-            return self._value(record, raw)
-
-    def _value(self, record: RunRecord, raw: bytes | None) -> Any:
-        if record.state == "succeeded":
-            if raw is None:
-                raise errors.RunNotFound(f"run {self.id!r} has succeeded, but its value was deleted or has expired")
-            return typed(codec.decode(raw), self._result_type, self.id)
-        if record.state == "cancelled":
-            raise errors.RunCancelled(f"run {self.id!r} was cancelled", run_id=self.id)
-        raise self._reader().error()
+            if record.state not in ENDED:
+                return None
+            if record.state == "succeeded":
+                if raw is None:
+                    raise errors.RunNotFound(f"run {self.id!r} has succeeded, but its value was deleted or has expired")
+                return _End(value=typed(codec.decode(raw), self._result_type, self.id))
+            if record.state == "cancelled":
+                return _End(error=errors.RunCancelled(f"run {self.id!r} was cancelled", run_id=self.id))
+            try:
+                error = self._reader().error()
+            except errors.BrokerUnavailable:
+                raise
+            except Exception:
+                if self._ledger.run(self.id).ended == record.ended:
+                    raise
+                return None
+            # Of what belongs to one end, part may have been read after a retry has begun to take it away.
+            return _End(error=error) if self._ledger.run(self.id).ended == record.ended else None
 
     def _reader(self) -> Reader:
         work = self._ledger.work(self.id)

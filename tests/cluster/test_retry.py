@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from egregore_dist import Context, LocalCluster, ParallelExecutionError, ParallelTimeoutError, Sequence, node, parallel
+from egregore_dist.client import session
 from egregore_dist.errors import RunCancelled
 from tests.support.waiting import until
 
@@ -108,3 +109,24 @@ def test_a_run_that_succeeded_stays_as_it_is(local: LocalCluster, tmp_path: Path
 
     assert run.retry() == "succeeded"
     assert run.result(timeout=30) == {"counted": 1}
+
+
+def test_who_waits_for_a_run_that_is_retried_waits_on(
+    local: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that was about to read why a run has failed, when it is retried, gets what the retry gives."""
+    run = parallel(counted, needs_key).submit(str(tmp_path))
+    with pytest.raises(ParallelExecutionError):
+        run.result(timeout=30)
+    (tmp_path / "key").touch()
+    ledger = session.current().ledger
+    failures = ledger.failures
+
+    def retried_meanwhile(*of: str) -> dict[int, bytes]:
+        monkeypatch.undo()
+        run.retry()
+        return failures(*of)
+
+    monkeypatch.setattr(ledger, "failures", retried_meanwhile)
+
+    assert run.result(timeout=30)["needs_key"] == "open"
