@@ -151,8 +151,9 @@ class Lane:
                 return self._loop.run(self._serve_wide(place, leases))
             return self._serve_narrow(place, leases)
         finally:
-            # Where this lane was quick, nobody else is needed any more.
-            self._runtime.later.drop(self._key(place.record.id))
+            if len(place.record.queues) == 1:
+                # Where this lane was quick, nobody else is needed any more.
+                self._runtime.later.drop(self._key(place.record.id))
             if place.record.n > 1:
                 # It is not come back to; a block of one branch is, when that goes on.
                 self._places.pop((place.record.id, place.track), None)

@@ -357,6 +357,16 @@ def test_a_free_place_goes_to_any_branch_that_waits(cluster: LocalCluster) -> No
     assert max(end for _, end in spans) - min(start for start, _ in spans) < 1.5
 
 
+def test_branches_of_several_tracks_begin_at_once(local: LocalCluster) -> None:
+    """Where sync and async branches are quick, neither kind waits until a janitor misses its lanes."""
+    mixed = parallel(spends, waits, waits.alias("more"))
+    started = time.monotonic()
+    for _ in range(8):
+        mixed(0.0)
+
+    assert time.monotonic() - started < 12
+
+
 def test_many_async_branches_share_a_lane(slot: LocalCluster) -> None:
     """A hundred async branches that wait half a second run at once on one slot."""
     spans = waits.map().run([0.5] * 100)
