@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from celery import Celery, chord, group
 from celery.canvas import Signature
 
+from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import interpret
 from egregore_dist.engine.interpret import Meet
 from egregore_dist.ledger import NewBlock, Track
 from egregore_dist.ledger.keys import child
 from egregore_dist.resources import router
-from egregore_dist.resources.report import Report
+from egregore_dist.resources.profile import Learned
 from egregore_dist.settings import Settings
 from egregore_dist.workflow import spec
+
+Chain = tuple[int, ...]
+# What is known of branches that execute these functions, by their index, one after the other: so many of each.
+Knows = Callable[[Mapping[Chain, int]], Learned | None]
+
+# Functions of one track that are looked up at most: more of them are not planned with.
+_MOST_FUNCTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +38,16 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """The branches of one track, and what the largest of them was declared to need (bytes, cores)."""
+    """The branches of one track, and what the neediest was declared to need (bytes, cores).
+
+    ``chains``: how many branches execute these functions one after the other; empty where those are too many.
+    """
 
     kind: Kind
     branches: tuple[int, ...]
     memory: int | None
     cpus: float | None
+    chains: Mapping[Chain, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,8 @@ def new_block(
     branch: int,
     n: int,
     settings: Settings,
-    reports: Sequence[Report],
+    cluster: router.Cluster,
+    knows: Knows | None = None,
 ) -> NewBlock:
     """Plan a block that a branch has met.
 
@@ -78,9 +92,15 @@ def new_block(
         form: the step's shape.
         parent: the block that the branch belongs to.
         n: how many branches it has.
-        reports: of the live workers.
+        cluster: the live workers.
+        knows: what is known of the executions of branches.
+
+    Raises:
+        errors.WorkflowError: a branch needs more than the largest worker has.
     """
     step = meet.step
+    for part in form.parts:
+        _refuse_misfit(cluster, f"a branch of {step.name!r}", part.kind.queue, part.memory, part.cpus)
     limits = step if isinstance(step, spec.ParallelSpec | spec.MapSpec) else None
     return NewBlock(
         id=child(parent, branch, meet.path),
@@ -91,7 +111,7 @@ def new_block(
         timeout=(limits.timeout or 0.0) if limits else 0.0,
         on_error=limits.on_error if limits else "cancel",
         input=meet.value.block or meet.value.raw,
-        tracks=_tracks(form, step, n, settings, reports),
+        tracks=_tracks(form, plan(step, form, n, settings=settings, cluster=cluster, knows=knows)),
     )
 
 
@@ -145,40 +165,101 @@ def queue_of(step: spec.StepSpec, default: str) -> str:
     return (first.queue if isinstance(first, spec.NodeSpec) else None) or default
 
 
-def _tracks(
-    form: Shape, step: spec.BlockSpec | spec.NodeSpec, n: int, settings: Settings, reports: Sequence[Report]
-) -> tuple[Track, ...]:
-    limit = None if isinstance(step, spec.NodeSpec) else step.max_concurrent
-    tracks = []
-    for part in form.parts:
-        count = len(part.branches) if len(form.parts) > 1 else n
-        plan = router.plan(
-            count,
-            max_concurrent=limit,
-            reports=[report for report in reports if part.kind.queue in report.queues],
-            memory_per_node=part.memory,
+def plan(
+    step: spec.BlockSpec | spec.NodeSpec,
+    form: Shape,
+    n: int,
+    *,
+    settings: Settings,
+    cluster: router.Cluster,
+    knows: Knows | None = None,
+) -> router.Plan:
+    """Decide how a block of ``n`` branches is served; tracks are in the order of its shape's parts."""
+    is_one = len(form.parts) == 1
+    demands = [
+        router.Demand(
+            queue=part.kind.queue,
+            branches=n if is_one else len(part.branches),
+            is_async=part.kind.wide,
+            batched=form.batched,
+            memory=part.memory,
             cpus=part.cpus,
+            learned=knows(part.chains) if knows is not None and part.chains else None,
         )
-        tracks.append(
-            Track(
-                queue=part.kind.queue,
-                width=settings.async_width if part.kind.wide else 1,
-                lanes=plan.lanes if form.optimize else plan.wanted,
-                count=count,
-                branches=part.branches if len(form.parts) > 1 else None,
-            )
+        for part in form.parts
+    ]
+    return router.plan(
+        demands,
+        cluster,
+        max_concurrent=None if isinstance(step, spec.NodeSpec) else step.max_concurrent,
+        optimize=form.optimize,
+        widths=router.Widths(loop=settings.async_width),
+    )
+
+
+def refuse_misfits(root: spec.StepSpec, default_queue: str, cluster: router.Cluster) -> None:
+    """Refuse a workflow with a node that no worker is large enough for, where workers that would run it are alive.
+
+    Raises:
+        errors.WorkflowError: names the node, what it needs, and what the largest worker has.
+    """
+    for node, queue in _placed(root, queue_of(root, default_queue), default_queue):
+        _refuse_misfit(cluster, f"node {node.name!r}", node.queue or queue, node.memory, node.cpus)
+
+
+def _placed(step: spec.StepSpec, queue: str, default: str) -> Iterator[tuple[spec.NodeSpec, str]]:
+    # Every node, with the queue of the lanes that come to it.
+    if isinstance(step, spec.NodeSpec):
+        yield step, queue
+    is_block = isinstance(step, spec.ParallelSpec | spec.MapSpec)
+    for inner in spec.children(step):
+        yield from _placed(inner, queue_of(inner, default) if is_block else queue, default)
+
+
+def _refuse_misfit(cluster: router.Cluster, what: str, queue: str, memory: int | None, cpus: float | None) -> None:
+    if memory is not None or cpus is not None:
+        why = router.misfit(cluster, queue, memory=memory, cpus=cpus)
+        if why is not None:
+            raise errors.WorkflowError(f"{what} {why}")
+
+
+def _tracks(form: Shape, planned: router.Plan) -> tuple[Track, ...]:
+    return tuple(
+        Track(
+            queue=track.queue,
+            width=track.width,
+            lanes=track.lanes,
+            count=track.branches,
+            branches=part.branches if len(form.parts) > 1 else None,
         )
-    return tuple(tracks)
+        for part, track in zip(form.parts, planned.tracks, strict=True)
+    )
 
 
 def _part(kind: Kind, branches: Sequence[int], roots: Sequence[spec.StepSpec]) -> Part:
-    inside = [node for branch in branches for node in interpret.nodes(roots[branch])]
+    # What another block or queue executes is planned there.
+    inside = [[node for node in _own(roots[branch]) if node.queue in (None, kind.queue)] for branch in branches]
+    every = [node for nodes in inside for node in nodes]
+    chains = Counter(tuple(node.function for node in nodes) for nodes in inside)
+    is_known = 0 < len({node.function for node in every}) <= _MOST_FUNCTIONS and () not in chains
     return Part(
         kind=kind,
         branches=tuple(branches),
-        memory=max((node.memory or 0 for node in inside), default=0) or None,
-        cpus=max((node.cpus or 0.0 for node in inside), default=0.0) or None,
+        memory=max((node.memory or 0 for node in every), default=0) or None,
+        cpus=max((node.cpus or 0.0 for node in every), default=0.0) or None,
+        chains=dict(chains) if is_known else {},
     )
+
+
+def _own(step: spec.StepSpec) -> Iterator[spec.NodeSpec]:
+    # The nodes that are met before any block, decisions' functions too.
+    if isinstance(step, spec.NodeSpec):
+        yield step
+    elif isinstance(step, spec.DecisionSpec):
+        yield step.node
+    if not isinstance(step, spec.ParallelSpec | spec.MapSpec):
+        for inner in spec.children(step):
+            yield from _own(inner)
 
 
 def _kind(root: spec.StepSpec, default_queue: str, optimize: bool) -> Kind:

@@ -239,7 +239,7 @@ class Lane:
             branch=lease.branch,
             n=place.width(meet),
             settings=self._runtime.settings,
-            reports=self._runtime.reports(),
+            cluster=self._runtime.cluster(),
         )
         run, parent, token = self._run, place.record.id, self._token
         if not (shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue):

@@ -21,7 +21,8 @@ from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.later import Later
 from egregore_dist.ledger import Aside, Ledger, Work
-from egregore_dist.resources.report import Report, measure
+from egregore_dist.resources import report
+from egregore_dist.resources.router import Cluster
 from egregore_dist.settings import Settings
 from egregore_dist.wire.code import Loader
 from egregore_dist.wire.signing import Signer
@@ -80,7 +81,7 @@ class Runtime:
         self.loader = Loader(signer(settings), settings.modules)
         self._specs: OrderedDict[tuple[str, bytes], tuple[spec.WorkflowSpec, dict[spec.Path, Shape]]] = OrderedDict()
         self._callees: OrderedDict[str, Callee] = OrderedDict()
-        self._reports: tuple[float, tuple[Report, ...]] = (-_REPORTS_FRESH, ())
+        self._cluster: tuple[float, Cluster] = (-_REPORTS_FRESH, Cluster())
         self._lock = threading.Lock()
 
     def workload(self, run: str, work: Work) -> Workload:
@@ -116,14 +117,15 @@ class Runtime:
             self._keep(self._callees, ref, known, 4 * _SPECS_KEPT)
         return known
 
-    def reports(self) -> tuple[Report, ...]:
-        """What the live workers said lately, at most a second old; where none did, what this machine could offer."""
-        at, reports = self._reports
+    def cluster(self) -> Cluster:
+        """The live workers as they said lately, at most a second old; where none did, what this machine could offer."""
+        at, cluster = self._cluster
         if time.monotonic() - at > _REPORTS_FRESH:
-            reports = tuple(msgspec.msgpack.decode(raw, type=Report) for raw in self.ledger.reports().values())
-            reports = reports or (self._own_report(),)
-            self._reports = (time.monotonic(), reports)
-        return reports
+            raws = self.ledger.reports()
+            reports = report.read(raws.values(), now=self.ledger.now(), ttl=self.settings.report_ttl)
+            cluster = Cluster(reports or (self._own_report(),))
+            self._cluster = (time.monotonic(), cluster)
+        return cluster
 
     def set_aside(self, run: str, block: str, token: str) -> None:
         """Note that a message asked this lane to serve a block that there is not."""
@@ -134,9 +136,9 @@ class Runtime:
         except errors.BrokerUnavailable as error:
             log.warning("run %s is unknown, and was not noted: %s", run, error, extra={"action": "set_aside"})
 
-    def _own_report(self) -> Report:
-        machine = measure()
-        return Report(
+    def _own_report(self) -> report.Report:
+        machine = report.measure()
+        return report.Report(
             worker="",
             host=machine.host,
             pid=self.pid,

@@ -1,62 +1,395 @@
-"""How many lanes a block gets: the page's formula over the whole cluster, as a pure function of what workers report."""
+"""What a block gets of the cluster: pure functions of what workers report, of what was learned, and of its demand.
+
+Every decision carries the numbers that it came from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
+from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.report import Report
 
 MEMORY_SHARE = 0.70
 MEMORY_PER_NODE = 50 * 2**20
 
+#: Lanes at most where no worker has reported that could serve them: some, for those that will come.
+UNSEEN = 64
+
+# A branch that computes for less of its time waits for others, and several share a process; seconds below which
+# that is not worth while, and executions before it is believed.
+_BLOCKING = 0.5
+_WORTH_WAITING, _BELIEVED = 1e-3, 3
+
+# The part of a lane's time that an async branch takes, of which many take turns.
+_OF_ASYNC = 0.01
+
+# One lease shall last so many seconds, and hold at most so many branches.
+_LEASE, _MOST_LEASED = 0.010, 1024
+
+Source = Literal["declared", "learned", "assumed"]
+Bound = Literal["branches", "max_concurrent", "slots", "cores", "memory", "other tracks", "no worker", "not optimized"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """The branches of one track, and what one of them needs. Memory in bytes.
+
+    Attributes:
+        queue: where they run.
+        branches: how many there are.
+        is_async: many of them can run on one event loop.
+        batched: many of them may be leased at a time.
+        memory: what the neediest was declared to need.
+        cpus: cores that it was declared to need.
+        learned: what is known of their executions.
+    """
+
+    queue: str
+    branches: int
+    is_async: bool = False
+    batched: bool = False
+    memory: int | None = None
+    cpus: float | None = None
+    learned: Learned | None = None
+
+    @property
+    def memory_per_node(self) -> tuple[int, Source]:
+        """The memory that a branch is planned with: as it was declared, else learned, else 50 MB."""
+        if self.memory is not None:
+            return self.memory, "declared"
+        if self.learned is not None and self.learned.memory is not None:
+            return max(1, self.learned.memory), "learned"
+        return MEMORY_PER_NODE, "assumed"
+
+    @property
+    def is_blocking(self) -> bool:
+        """Whether a branch was seen to wait most of its time, in a process that could do other things."""
+        known = self.learned
+        return (
+            not self.is_async
+            and known is not None
+            and known.cpu is not None
+            and known.executions >= _BELIEVED
+            and known.wall >= _WORTH_WAITING
+            and known.cpu < _BLOCKING * known.wall
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widths:
+    """How many branches one lane may run at a time: on its event loop, and on its threads."""
+
+    loop: int = 500
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """What one track gets, and why. Memory in bytes, times in seconds.
+
+    Attributes:
+        queue: where its lanes go.
+        branches: how many branches it has.
+        lanes: how many lanes serve it.
+        width: branches that one lane runs at a time.
+        lease: branches that a lane takes at first.
+        bound: what keeps the lanes from being more.
+        wanted: branches at a time if nothing but the block's own limit counted.
+        workers: live workers that may serve it.
+        slots: lanes that their pools run at a time, as many as their cores allow.
+        room: lanes that their memory has room for.
+        memory_available: what their machines can give now; 70 % of it counts.
+        memory_per_node: what one branch is planned with.
+        memory_from: where that comes from.
+        cpus: cores that one branch was declared to need.
+        learned: what is known of its executions.
+    """
+
+    queue: str
+    branches: int
+    lanes: int
+    width: int
+    lease: int
+    bound: Bound
+    wanted: int
+    workers: int
+    slots: int
+    room: int
+    memory_available: int
+    memory_per_node: int
+    memory_from: Source
+    cpus: float | None
+    learned: Learned | None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The decision for one block, with the numbers it came from. Memory in bytes."""
+    """The decision for one block: its tracks, and what they share.
 
-    lanes: int
-    wanted: int
+    Attributes:
+        tracks: what each track gets.
+        max_concurrent: the block's own limit.
+        workers: live workers that may serve any of them.
+        slots: lanes that the pools of those run at a time.
+    """
+
+    tracks: tuple[Allocation, ...]
+    max_concurrent: int | None
+    workers: int
     slots: int
-    memory_available: int
-    memory_per_node: int
+
+    @property
+    def lanes(self) -> int:
+        """All lanes of the block."""
+        return sum(track.lanes for track in self.tracks)
+
+
+@dataclass(slots=True)
+class _Host:
+    """One machine, with what is left of it while lanes are given out."""
+
+    cores: float = 0.0
+    available: int = 0
+    budget: float = 0.0
+    groups: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """What may serve one track: by machine, the slots of its workers and the lanes that its memory has room for."""
+
+    workers: int
+    slots: int
+    room: int
+    lanes: int
+    memory: int
+
+
+class Cluster:
+    """The live workers, as plans are made with them; made once for many blocks."""
+
+    def __init__(self, reports: Iterable[Report] = ()) -> None:
+        self.reports = tuple(reports)
+        self._hosts: dict[str, _Host] = {}
+        for said in self.reports:
+            host = self._hosts.setdefault(said.host, _Host())
+            host.cores = max(host.cores, said.cores)
+            host.groups[said.group] = max(host.groups.get(said.group, 0), said.memory_available)
+            host.available = max(host.available, said.machine_available)
+        for host in self._hosts.values():
+            # Groups of one machine have each their own limit, and all together no more than the machine.
+            together = sum(host.groups.values())
+            host.available = min(together, host.available) if host.available else together
+            host.budget = MEMORY_SHARE * host.available
+        self._pools: dict[tuple[str, int, Source, float], _Pool] = {}
+        self._of: dict[frozenset[str], tuple[int, int]] = {}
+
+    def of(self, queues: frozenset[str]) -> tuple[int, int]:
+        """How many workers consume one of these queues, and the slots that they have."""
+        found = self._of.get(queues)
+        if found is None:
+            slots = [said.slots for said in self.reports if not queues.isdisjoint(said.queues)]
+            found = self._of[queues] = (len(slots), sum(slots))
+        return found
+
+    def pool(self, demand: Demand) -> _Pool:
+        """What may serve a track."""
+        per_node, source = demand.memory_per_node
+        key = (demand.queue, per_node, source, demand.cpus or 1.0)
+        found = self._pools.get(key)
+        if found is None:
+            found = self._pools[key] = self._pool(demand, per_node)
+        return found
+
+    def spread(self, demands: Sequence[Demand], wanted: Sequence[int], limit: int | None) -> list[int]:
+        """Give the slots of the cluster to several tracks: at least one to each, then by how much each has to do."""
+        given = [0] * len(demands)
+        work = _work(demands)
+        needs = [(demand.memory_per_node[0], max(1.0, demand.cpus or 1.0)) for demand in demands]
+        budgets = {name: [host.budget, host.cores] for name, host in self._hosts.items()}
+        served = [
+            (said, [number for number, demand in enumerate(demands) if _serves(said, demand)]) for said in self.reports
+        ]
+        left = min(sum(wanted), limit or sum(wanted))
+        # First those that can serve little else.
+        for said, may in sorted(served, key=lambda each: (len(each[1]), each[0].worker)):
+            budget = budgets[said.host]
+            for _ in range(said.slots):
+                able = [
+                    number
+                    for number in may
+                    if given[number] < wanted[number]
+                    and needs[number][0] <= budget[0]
+                    and (needs[number][1] <= 1.0 or needs[number][1] <= budget[1])
+                ]
+                if not able or left <= 0:
+                    break
+                chosen = max(able, key=lambda number: (not given[number], work[number] / (given[number] + 1), -number))
+                given[chosen] += 1
+                left -= 1
+                budget[0] -= needs[chosen][0]
+                budget[1] -= needs[chosen][1]
+        return [max(1, number) for number in given]
+
+    def _pool(self, demand: Demand, per_node: int) -> _Pool:
+        eligible = [said for said in self.reports if _serves(said, demand)]
+        slots: dict[str, int] = {}
+        for said in eligible:
+            slots[said.host] = slots.get(said.host, 0) + said.slots
+        if demand.cpus is not None and demand.cpus > 1:
+            for host in slots:
+                slots[host] = min(slots[host], max(1, int(self._hosts[host].cores / demand.cpus)))
+        room = {host: int(self._hosts[host].budget / per_node) for host in slots}
+        return _Pool(
+            workers=len(eligible),
+            slots=sum(slots.values()),
+            room=sum(room.values()),
+            lanes=sum(min(slots[host], room[host]) for host in slots),
+            memory=sum(self._hosts[host].available for host in slots),
+        )
 
 
 def plan(
-    branches: int,
+    demands: Sequence[Demand],
+    cluster: Cluster,
     *,
-    max_concurrent: int | None,
-    reports: Iterable[Report],
-    memory_per_node: int | None = None,
-    cpus: float | None = None,
+    max_concurrent: int | None = None,
+    optimize: bool = True,
+    widths: Widths | None = None,
 ) -> Plan:
-    """``min(max_concurrent or branches, cores available, 0.70 x available memory / memory per node)``, at least one.
+    """Decide how the branches of a block are served.
 
-    A machine's cores are offered as its workers' pool slots, so an operator who gave a worker more or fewer slots than
-    cores is respected. Workers on one machine share its memory, which counts once.
+    For one track this is ``min(max_concurrent or branches, cores available, 0.70 x available memory / memory per
+    node)``, at least one. A machine's cores are offered as its workers' pool slots, so an operator who gave a worker
+    more or fewer slots than cores is respected; workers on one machine share its memory. Several tracks share what
+    there is.
 
     Args:
-        branches: how many branches there are.
+        demands: the block's tracks.
+        cluster: the live workers.
         max_concurrent: the block's own limit.
-        reports: of the live workers that may serve the block.
-        memory_per_node: bytes that one branch was declared to need; 50 MB where nothing is known.
-        cpus: cores that one branch was declared to need; one where nothing is known.
+        optimize: False for as many lanes as branches, each of width 1.
+        widths: how many branches a lane may run at a time.
     """
-    reports = tuple(reports)
-    wanted = min(max_concurrent or branches, branches)
-    memory: dict[str, int] = {}
-    for report in reports:
-        memory[report.host] = max(report.memory_available, memory.get(report.host, 0))
-    available = sum(memory.values())
-    per_node = memory_per_node or MEMORY_PER_NODE
-    slots = sum(max(1, int(report.slots / max(1.0, cpus or 1.0))) for report in reports)
-    lanes = wanted
-    if reports:
-        lanes = min(wanted, slots, int(MEMORY_SHARE * available / per_node))
-    return Plan(
-        lanes=max(1, lanes),
-        wanted=wanted,
-        slots=slots,
-        memory_available=available,
-        memory_per_node=per_node,
+    pools = [cluster.pool(demand) for demand in demands]
+    wanted = [min(max_concurrent or demand.branches, demand.branches) for demand in demands]
+    alone = [_alone(pool, most) for pool, most in zip(pools, wanted, strict=True)]
+    lanes = wanted if not optimize else [number for number, _ in alone]
+    if optimize and len(demands) > 1:
+        together = cluster.spread(demands, lanes, max_concurrent)
+        lanes = [
+            min(own, shared) if pool.workers else own for own, shared, pool in zip(lanes, together, pools, strict=True)
+        ]
+    tracks = []
+    for number, (demand, pool) in enumerate(zip(demands, pools, strict=True)):
+        own, bound = alone[number]
+        per_node, source = demand.memory_per_node
+        track = Allocation(
+            queue=demand.queue,
+            branches=demand.branches,
+            lanes=max(1, lanes[number]),
+            width=1,
+            lease=1,
+            bound="not optimized" if not optimize else "other tracks" if lanes[number] < own else bound,
+            wanted=wanted[number],
+            workers=pool.workers,
+            slots=pool.slots,
+            room=pool.room,
+            memory_available=pool.memory,
+            memory_per_node=per_node,
+            memory_from=source,
+            cpus=demand.cpus,
+            learned=demand.learned,
+        )
+        if max_concurrent is not None and track.bound == "branches" and max_concurrent < demand.branches:
+            track = replace(track, bound="max_concurrent")
+        if optimize:
+            track = replace(track, width=_width(demand, track, widths or Widths()), lease=_lease(demand))
+        tracks.append(track)
+    workers, slots = cluster.of(frozenset(demand.queue for demand in demands))
+    return Plan(tracks=tuple(tracks), max_concurrent=max_concurrent, workers=workers, slots=slots)
+
+
+def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | None) -> str | None:
+    """Why no live worker of a queue is large enough for what a node was declared to need; None where one is.
+
+    A queue that nobody serves yet refuses nothing: its workers may come.
+    """
+    serving = [said for said in cluster.reports if queue in said.queues]
+    if not serving or any(_fits(said, memory, cpus) for said in serving):
+        return None
+    needs, has = [], []
+    largest = max(serving, key=lambda said: (_fits(said, memory, None), said.memory_total, said.cores))
+    if memory is not None:
+        needs.append(f"{_size(memory)} of memory")
+        usable = _size(int(MEMORY_SHARE * largest.memory_total))
+        has.append(f"{usable} of memory ({MEMORY_SHARE:.0%} of {_size(largest.memory_total)})")
+    if cpus is not None:
+        needs.append(f"{cpus:g} cores")
+        has.append(f"{largest.cores:g} cores")
+    return (
+        f"needs {' and '.join(needs)}, and the largest worker of queue {queue!r}, {largest.worker!r}, "
+        f"has {' and '.join(has)}: declare less, or start a larger worker"
     )
+
+
+def _alone(pool: _Pool, wanted: int) -> tuple[int, Bound]:
+    # What a track would get if it were the only one.
+    if not pool.workers:
+        return (wanted, "branches") if wanted <= UNSEEN else (UNSEEN, "no worker")
+    lanes = max(1, min(wanted, pool.lanes))
+    if lanes >= wanted:
+        return lanes, "branches"
+    return lanes, "slots" if pool.lanes >= pool.slots else "memory"
+
+
+def _work(demands: Sequence[Demand]) -> list[float]:
+    # How long each track would take a lane: by time where that is known of all, else by number.
+    walls = [demand.learned.wall if demand.learned is not None else 0.0 for demand in demands]
+    if not all(walls):
+        walls = [1.0] * len(demands)
+    return [
+        demand.branches * wall * (_OF_ASYNC if demand.is_async else 1.0)
+        for demand, wall in zip(demands, walls, strict=True)
+    ]
+
+
+def _width(demand: Demand, track: Allocation, widths: Widths) -> int:
+    if demand.is_async:
+        width = widths.loop
+    elif demand.is_blocking and demand.learned is not None and widths.threads > 1:
+        waits = demand.learned.wall / max(demand.learned.cpu or 0.0, demand.learned.wall / widths.threads)
+        width = max(1, min(widths.threads, int(waits), math.ceil(track.wanted / track.lanes)))
+    else:
+        return 1
+    # Each of them takes its memory; what is only assumed for a process is not taken by each of its branches.
+    if track.memory_from != "assumed" and track.workers:
+        width = min(width, max(1, int(MEMORY_SHARE * track.memory_available / track.memory_per_node / track.lanes)))
+    return width
+
+
+def _lease(demand: Demand) -> int:
+    known = demand.learned
+    if not demand.batched or demand.is_async or known is None or known.executions < _BELIEVED:
+        return 1
+    return max(1, min(_MOST_LEASED, int(_LEASE / known.wall))) if known.wall > 0 else 1
+
+
+def _serves(said: Report, demand: Demand) -> bool:
+    return demand.queue in said.queues and _fits(said, demand.memory, demand.cpus)
+
+
+def _fits(said: Report, memory: int | None, cpus: float | None) -> bool:
+    return (memory is None or memory <= MEMORY_SHARE * said.memory_total) and (cpus is None or cpus <= said.cores)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

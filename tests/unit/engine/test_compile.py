@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.compile import Kind
 from egregore_dist.engine.interpret import Meet, Value
 from egregore_dist.ledger import NewBlock
+from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.report import Report
+from egregore_dist.resources.router import Cluster
 from egregore_dist.settings import Settings
 from egregore_dist.workflow import describe, spec
 from egregore_dist.workflow.step import Step
@@ -67,7 +70,14 @@ def report(slots: int = 2, queues: tuple[str, ...] = (HOME,), memory: int = 64 *
     )
 
 
-def opened(step: Step, settings: Settings, *, n: int | None = None, reports: tuple[Report, ...] = ()) -> NewBlock:
+def opened(
+    step: Step,
+    settings: Settings,
+    *,
+    n: int | None = None,
+    reports: tuple[Report, ...] = (),
+    knows: compiler.Knows | None = None,
+) -> NewBlock:
     root = block_of(step)
     return compiler.new_block(
         Meet(root, (), Value(b"\xc0", "0")),
@@ -76,7 +86,8 @@ def opened(step: Step, settings: Settings, *, n: int | None = None, reports: tup
         branch=0,
         n=len(spec.children(root)) if n is None else n,
         settings=settings,
-        reports=reports,
+        cluster=Cluster(reports),
+        knows=knows,
     )
 
 
@@ -116,10 +127,53 @@ def test_only_plain_branches_are_leased_many_at_a_time() -> None:
 
 
 def test_needs_are_those_of_the_neediest_node() -> None:
-    """A track's memory and cores are the largest that a node in it declares."""
-    [part] = compiler.shape(block_of(parallel(Sequence(plain, heavy, plain.alias("p")))), HOME).parts
+    """A track's memory and cores are the largest that a node in it declares: before any block, and on its queue."""
+    needy = node("needy", memory="2GiB", cpus=3)(plain.fn)
+    steps = [Sequence(plain, needy, plain.alias("p")), Sequence(plain.alias("b"), parallel(needy), heavy).alias("c")]
+    [part] = compiler.shape(block_of(parallel(steps[0])), HOME).parts
+    [other] = compiler.shape(block_of(parallel(steps[1])), HOME).parts
 
-    assert (part.memory, part.cpus) == (2**30, 2.0)
+    assert (part.memory, part.cpus) == (2 * 2**30, 3.0)
+    assert (other.memory, other.cpus) == (None, None)
+
+
+def test_a_track_knows_what_its_branches_execute() -> None:
+    """Branches are told by the functions that they execute, whatever their names; too many are not told."""
+    block = parallel(plain, plain.alias("b"), Sequence(plain, heavy, light).alias("c"))
+    [part] = compiler.shape(block_of(block), HOME).parts
+    many = parallel(*(node(f"n{i}")(lambda value: value) for i in range(100)))
+
+    assert part.chains == {(0,): 2, (0, 2): 1}
+    assert compiler.shape(block_of(many), HOME).parts[0].chains == {}
+
+
+def test_what_is_known_is_planned_with(settings: Settings) -> None:
+    """What was learned of a track's functions decides how much memory its branches are planned with."""
+    asked = []
+
+    def knows(chains: Mapping[compiler.Chain, int]) -> Learned:
+        asked.append(chains)
+        return Learned(executions=9.0, wall=1.0, cpu=1.0, memory=10 * 2**30)
+
+    block = opened(plain.map(), settings, n=100, reports=(report(slots=50),), knows=knows)
+
+    assert asked == [{(0,): 1}]
+    assert block.tracks[0].lanes == 4
+
+
+def test_what_fits_nowhere_is_refused(settings: Settings) -> None:
+    """A node that needs more than the largest worker of its queue has is named, with both numbers."""
+    small = (report(queues=("gpu",), memory=2**30),)
+    flow = Sequence(plain, parallel(heavy, plain.alias("b")))
+
+    with pytest.raises(
+        errors.WorkflowError, match=r"node 'heavy' needs 1.07 GB of memory and 2 cores.* 'w@a', has 752 MB"
+    ):
+        compiler.refuse_misfits(block_of(flow), HOME, Cluster(small))
+    with pytest.raises(errors.WorkflowError, match=r"a branch of 'parallel' needs"):
+        opened(parallel(heavy), settings, reports=small)
+    compiler.refuse_misfits(block_of(flow), HOME, Cluster([*small, report(queues=("gpu",), host="b")]))
+    compiler.refuse_misfits(block_of(flow), HOME, Cluster([report(memory=1)]))
 
 
 def test_a_block_is_planned_by_the_workers_that_may_serve_it(settings: Settings) -> None:
@@ -135,7 +189,7 @@ def test_a_block_is_planned_by_the_workers_that_may_serve_it(settings: Settings)
         reports=reports,
     )
 
-    assert [(track.queue, track.lanes, track.count) for track in block.tracks] == [(HOME, 3, 9), ("gpu", 4, 9)]
+    assert [(track.queue, track.lanes, track.count) for track in block.tracks] == [(HOME, 3, 9), ("gpu", 2, 9)]
     assert block.tracks[0].branches == tuple(range(9))
 
 

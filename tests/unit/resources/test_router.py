@@ -1,20 +1,36 @@
-"""The page's formula, against an independent statement of it."""
+"""What a block gets of the cluster: the page's formula against an independent statement of it, and what goes beyond."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from typing import Any
+
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from egregore_dist.resources import router
+from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.report import Report
+from egregore_dist.resources.router import Cluster, Demand, Plan, Widths
 
 MIB = 2**20
+GIB = 2**30
+QUEUE = "home"
 
 
-def report(worker: str, host: str, memory: int, slots: int) -> Report:
-    return Report(
-        worker=worker, host=host, pid=1, cores=float(slots), memory_available=memory, memory_total=memory, slots=slots
-    )
+def report(worker: str, host: str, memory: int, slots: int, **more: Any) -> Report:
+    values: dict[str, Any] = {"cores": float(slots), "memory_total": memory, "queues": (QUEUE,)}
+    return Report(worker=worker, host=host, pid=1, memory_available=memory, slots=slots, **(values | more))
+
+
+def learned(wall: float, cpu: float | None = None, memory: int | None = None, executions: float = 100.0) -> Learned:
+    return Learned(executions=executions, wall=wall, cpu=cpu, memory=memory)
+
+
+def plan(branches: int, reports: Sequence[Report], limit: int | None = None, **demand: Any) -> Plan:
+    return router.plan([Demand(queue=QUEUE, branches=branches, **demand)], Cluster(reports), max_concurrent=limit)
 
 
 machines = st.dictionaries(
@@ -22,23 +38,30 @@ machines = st.dictionaries(
     st.tuples(st.integers(0, 10_000 * MIB), st.lists(st.integers(1, 64), min_size=1, max_size=4)),
     max_size=4,
 )
+limits = st.none() | st.integers(1, 1000)
 
 
-def reports_of(cluster: dict[str, tuple[int, list[int]]]) -> list[Report]:
-    """One report a worker, of machines given as memory and the slots of their workers."""
-    return [
-        report(f"w{number}@{host}", host, memory, slots)
+def reports_of(cluster: dict[str, tuple[int, list[int]]], queues: Sequence[tuple[str, ...]] = ()) -> list[Report]:
+    """One report a worker, of machines given as free memory and the slots of their workers."""
+    found = [
+        report(f"w{number}@{host}", host, memory, slots, memory_total=64 * GIB, cores=64.0)
         for host, (memory, workers) in cluster.items()
         for number, slots in enumerate(workers)
+    ]
+    if not queues:
+        return found
+    return [
+        report(said.worker, said.host, said.memory_available, said.slots, queues=queues[number % len(queues)])
+        for number, said in enumerate(found)
     ]
 
 
 @hypothesis.given(
     branches=st.integers(1, 1000),
-    limit=st.none() | st.integers(1, 1000),
+    limit=limits,
     cluster=machines,
     memory=st.none() | st.integers(1, 20_000 * MIB),
-    cpus=st.none() | st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 100.0]),
+    cpus=st.none() | st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 64.0]),
 )
 def test_lanes_are_the_least_of_three(
     branches: int,
@@ -47,55 +70,303 @@ def test_lanes_are_the_least_of_three(
     memory: int | None,
     cpus: float | None,
 ) -> None:
-    """``min(limit or branches, cores, 0.70 x memory / memory per node)``, each machine's memory once, at least one."""
-    plan = router.plan(branches, max_concurrent=limit, reports=reports_of(cluster), memory_per_node=memory, cpus=cpus)
+    """``min(limit or branches, cores, 0.70 x memory / memory per node)`` machine by machine, at least one."""
+    [track] = plan(branches, reports_of(cluster), limit, memory=memory, cpus=cpus).tracks
     asked = branches if limit is None or limit > branches else limit
-    slots = 0
-    for _, workers in cluster.values():
-        for each in workers:
-            slots += max(1, each if cpus is None or cpus <= 1 else int(each // cpus))
-    room = int(0.70 * sum(amount for amount, _ in cluster.values()) / (memory or 50 * MIB))
+    lanes = 0
+    for free, workers in cluster.values():
+        slots = sum(workers)
+        if cpus is not None and cpus > 1:
+            slots = min(slots, int(64 // cpus))
+        lanes += min(slots, int(0.70 * free / (memory or 50 * MIB)))
 
-    assert plan.wanted == asked
-    assert plan.lanes == (max(1, sorted([asked, slots, room])[0]) if cluster else asked)
+    assert track.wanted == asked
+    assert track.lanes == (max(1, min(asked, lanes)) if cluster else min(asked, router.UNSEEN))
+    assert track.width == 1
 
 
-@hypothesis.given(
-    branches=st.integers(1, 1000), limit=st.none() | st.integers(1, 1000), cluster=machines, data=st.data()
-)
+@hypothesis.given(branches=st.integers(1, 1000), limit=limits, cluster=machines, data=st.data())
 def test_a_plan_does_not_depend_on_the_order_of_reports(
     branches: int, limit: int | None, cluster: dict[str, tuple[int, list[int]]], data: st.DataObject
 ) -> None:
     """Whoever reported first, the plan is the same."""
-    reports = reports_of(cluster)
+    reports = reports_of(cluster, [(QUEUE,), (QUEUE, "gpu"), ("gpu",)])
     shuffled = data.draw(st.permutations(reports))
+    demands = [Demand(queue=QUEUE, branches=branches), Demand(queue="gpu", branches=7, memory=GIB)]
 
-    assert router.plan(branches, max_concurrent=limit, reports=reports) == router.plan(
-        branches, max_concurrent=limit, reports=shuffled
+    assert router.plan(demands, Cluster(reports), max_concurrent=limit) == router.plan(
+        demands, Cluster(shuffled), max_concurrent=limit
     )
 
 
-@hypothesis.given(branches=st.integers(1, 1000), limit=st.none() | st.integers(1, 1000), cluster=machines)
+@hypothesis.given(branches=st.integers(1, 1000), limit=limits, cluster=machines)
 def test_more_workers_never_mean_fewer_lanes(
     branches: int, limit: int | None, cluster: dict[str, tuple[int, list[int]]]
 ) -> None:
     """Lanes stay between one and what is asked for, and one more machine never lowers them."""
-    before = router.plan(branches, max_concurrent=limit, reports=reports_of(cluster))
-    larger = router.plan(
-        branches, max_concurrent=limit, reports=[*reports_of(cluster), report("new", "new", 1000 * MIB, 2)]
-    )
+    before = plan(branches, reports_of(cluster), limit)
+    larger = plan(branches, [*reports_of(cluster), report("new", "new", 1000 * MIB, 2)], limit)
 
-    assert 1 <= before.lanes <= before.wanted <= branches
+    assert 1 <= before.lanes <= before.tracks[0].wanted <= branches
     assert larger.lanes >= before.lanes or not cluster
+
+
+demands = st.lists(
+    st.builds(
+        Demand,
+        queue=st.sampled_from([QUEUE, "gpu"]),
+        branches=st.integers(1, 300),
+        is_async=st.booleans(),
+        batched=st.booleans(),
+        memory=st.none() | st.integers(1, 2000 * MIB),
+        cpus=st.none() | st.sampled_from([0.5, 1.0, 2.0, 8.0]),
+        learned=st.none()
+        | st.builds(
+            learned,
+            st.floats(1e-6, 100),
+            st.none() | st.floats(0, 100),
+            st.none() | st.integers(0, GIB),
+            st.floats(1, 99),
+        ),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@hypothesis.given(demands=demands, limit=limits, cluster=machines, threads=st.integers(1, 32), loop=st.integers(1, 500))
+def test_tracks_share_what_there_is(
+    demands: list[Demand],
+    limit: int | None,
+    cluster: dict[str, tuple[int, list[int]]],
+    threads: int,
+    loop: int,
+) -> None:
+    """All tracks together stay under the slots, the memory and the limit, except that each has a lane."""
+    reports = reports_of(cluster, [(QUEUE,), (QUEUE, "gpu"), ("gpu",)])
+    found = router.plan(demands, Cluster(reports), max_concurrent=limit, widths=Widths(loop=loop, threads=threads))
+    seen = [track for track in found.tracks if track.workers]
+    beyond = [track for track in seen if track.lanes > 1]
+
+    assert len(found.tracks) == len(demands)
+    for demand, track in zip(demands, found.tracks, strict=True):
+        assert 1 <= track.lanes <= track.wanted == min(limit or demand.branches, demand.branches)
+        assert 1 <= track.width <= max(loop, threads)
+        assert track.width == 1 or track.width <= (loop if demand.is_async else threads)
+        assert 1 <= track.lease <= 1024
+        assert track.lanes <= max(1, track.slots) or not track.workers
+    if seen:
+        assert sum(track.lanes for track in seen) <= max(len(seen), found.slots)
+    if limit is not None and seen:
+        assert sum(track.lanes for track in seen) <= max(len(seen), limit)
+    machine = {said.host: said.memory_available for said in reports}
+    if beyond:
+        taken = sum((track.lanes - 1) * track.memory_per_node for track in beyond)
+        assert taken <= 0.70 * sum(machine.values())
+
+
+def test_each_track_has_a_slot_where_there_are_as_many() -> None:
+    """Async and sync branches of one block share the slots, and none waits for all of the other."""
+    both = [Demand(queue=QUEUE, branches=100), Demand(queue=QUEUE, branches=100, is_async=True)]
+
+    two = router.plan(both, Cluster([report("w", "a", 64 * GIB, 2)]))
+    eight = router.plan(both, Cluster([report("w", "a", 64 * GIB, 8)]))
+
+    assert [track.lanes for track in two.tracks] == [1, 1]
+    assert [track.bound for track in two.tracks] == ["other tracks", "other tracks"]
+    assert [track.lanes for track in eight.tracks] == [7, 1]
+
+
+def test_tracks_share_by_the_time_that_they_take() -> None:
+    """Where it was learned how long branches take, the track with more to do gets more of the slots."""
+    tracks = [
+        Demand(queue=QUEUE, branches=10, learned=learned(9.0)),
+        Demand(queue=QUEUE, branches=10, learned=learned(1.0), cpus=0.5),
+    ]
+
+    found = router.plan(tracks, Cluster([report("w", "a", 64 * GIB, 10)]))
+
+    assert [track.lanes for track in found.tracks] == [9, 1]
+
+
+def test_workers_that_can_serve_one_track_only_serve_that() -> None:
+    """A worker of both queues is left to the track that no other worker serves."""
+    reports = [report("both", "a", 64 * GIB, 2, queues=(QUEUE, "gpu")), report("one", "b", 64 * GIB, 4)]
+
+    found = router.plan([Demand(queue=QUEUE, branches=4), Demand(queue="gpu", branches=4)], Cluster(reports))
+
+    assert [track.lanes for track in found.tracks] == [4, 2]
+
+
+def test_without_optimization_there_is_a_lane_a_branch() -> None:
+    """``optimization_enabled=False``: as many lanes as branches, or as the limit; no width, leases of one."""
+    demand = Demand(queue=QUEUE, branches=9, is_async=True, batched=True, learned=learned(1e-5))
+    found = router.plan([demand], Cluster([report("w", "a", MIB, 1)]), max_concurrent=7, optimize=False)
+
+    [track] = found.tracks
+    assert (track.lanes, track.width, track.lease, track.bound) == (7, 1, 1, "not optimized")
 
 
 def test_a_plan_tells_its_numbers() -> None:
     """What a decision came from is part of it."""
-    plan = router.plan(10, max_concurrent=8, reports=[report("w", "a", 1000 * MIB, 16)], memory_per_node=100 * MIB)
+    found = plan(10, [report("w", "a", 1000 * MIB, 16)], 8, memory=100 * MIB, cpus=1.0)
 
-    assert plan == router.Plan(lanes=7, wanted=8, slots=16, memory_available=1000 * MIB, memory_per_node=100 * MIB)
+    assert found == Plan(
+        tracks=(
+            router.Allocation(
+                queue=QUEUE,
+                branches=10,
+                lanes=7,
+                width=1,
+                lease=1,
+                bound="memory",
+                wanted=8,
+                workers=1,
+                slots=16,
+                room=7,
+                memory_available=1000 * MIB,
+                memory_per_node=100 * MIB,
+                memory_from="declared",
+                cpus=1.0,
+                learned=None,
+            ),
+        ),
+        max_concurrent=8,
+        workers=1,
+        slots=16,
+    )
+    assert found.lanes == 7
+
+
+@pytest.mark.parametrize(
+    ("branches", "limit", "slots", "memory", "bound"),
+    [
+        (3, None, 8, GIB, "branches"),
+        (3, 3, 8, GIB, "branches"),
+        (9, 2, 8, GIB, "max_concurrent"),
+        (9, None, 4, GIB, "slots"),
+        (9, 8, 4, GIB, "slots"),
+        (9, None, 8, 200 * MIB, "memory"),
+    ],
+)
+def test_a_plan_tells_what_bounds_it(branches: int, limit: int | None, slots: int, memory: int, bound: str) -> None:
+    """Branches, the limit, the slots or the memory: what would have to be more for more lanes."""
+    assert plan(branches, [report("w", "a", memory, slots)], limit).tracks[0].bound == bound
 
 
 def test_nothing_known_means_fifty_megabytes() -> None:
-    """A node that declared nothing counts 50 MB."""
-    assert router.plan(100, max_concurrent=None, reports=[report("w", "a", 500 * MIB, 64)]).lanes == 7
+    """Memory per node is what was declared, else what was learned, else 50 MB."""
+    reports = [report("w", "a", 500 * MIB, 64)]
+    heavy = learned(1.0, memory=175 * MIB)
+
+    assert (plan(100, reports).lanes, plan(100, reports).tracks[0].memory_from) == (7, "assumed")
+    assert (plan(100, reports, learned=heavy).lanes, plan(100, reports, learned=heavy).tracks[0].memory_from) == (
+        2,
+        "learned",
+    )
+    assert plan(100, reports, learned=heavy, memory=35 * MIB).lanes == 10
+    assert plan(100, reports, learned=learned(1.0, memory=0)).lanes == 64
+    assert plan(100, reports, learned=learned(1.0, memory=10 * GIB)).lanes == 1
+
+
+def test_containers_of_one_machine_have_their_own_memory() -> None:
+    """Groups with limits of their own add up, to no more than their machine can give; a shared one counts once."""
+
+    def pod(name: str, group: str, machine: int = 100 * GIB) -> Report:
+        limit = 500 * MIB
+        return report(name, "a", limit, 64, memory_limit=limit, group=group, machine_available=machine)
+
+    assert plan(100, [pod("1", "x"), pod("2", "y")]).lanes == 14
+    assert plan(100, [pod("1", "x"), pod("2", "x")]).lanes == 7
+    assert plan(100, [pod("1", "x", 600 * MIB), pod("2", "y", 600 * MIB)]).lanes == 8
+
+
+def test_what_nobody_serves_yet_gets_some_lanes() -> None:
+    """Where no worker of the queue has reported, lanes are bounded, and say so."""
+    found = plan(1000, [report("w", "a", GIB, 4, queues=("other",))]).tracks[0]
+
+    assert (found.lanes, found.bound, found.workers) == (router.UNSEEN, "no worker", 0)
+
+
+@pytest.mark.parametrize(
+    ("known", "threads", "width"),
+    [
+        (learned(0.1, 0.001), 32, 32),
+        (learned(0.1, 0.02), 32, 5),
+        (learned(0.1, 0.001), 1, 1),
+        (learned(0.1, 0.09), 32, 1),
+        (learned(0.1, None), 32, 1),
+        (learned(0.1, 0.0), 8, 8),
+        (learned(0.1, 0.001, executions=2.0), 32, 1),
+        (learned(0.0005, 0.0), 32, 1),
+        (None, 32, 1),
+    ],
+)
+def test_what_waits_gets_width(known: Learned | None, threads: int, width: int) -> None:
+    """Branches that were seen to wait share a process, as many as leave it busy; others have it for themselves."""
+    demand = Demand(queue=QUEUE, branches=1000, learned=known)
+    found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=threads))
+
+    assert (found.tracks[0].lanes, found.tracks[0].width) == (2, width)
+
+
+def test_width_takes_no_more_than_there_is() -> None:
+    """Width is bounded by the branches and, where it is known what each takes, by the memory."""
+    reports = [report("w", "a", 1000 * MIB, 2)]
+    waits = learned(0.1, 0.001, memory=50 * MIB)
+    few = router.plan(
+        [Demand(queue=QUEUE, branches=6, learned=learned(0.1, 0.0))], Cluster(reports), widths=Widths(threads=32)
+    )
+    heavy = router.plan([Demand(queue=QUEUE, branches=600, learned=waits)], Cluster(reports), widths=Widths(threads=32))
+    light = router.plan([Demand(queue=QUEUE, branches=600, is_async=True)], Cluster(reports))
+    needy = router.plan([Demand(queue=QUEUE, branches=600, is_async=True, memory=10 * MIB)], Cluster(reports))
+
+    assert [found.tracks[0].width for found in (few, heavy, light, needy)] == [3, 7, 500, 35]
+
+
+@pytest.mark.parametrize(
+    ("known", "batched", "lease"),
+    [
+        (learned(0.001), True, 10),
+        (learned(1e-7), True, 1024),
+        (learned(1.0), True, 1),
+        (learned(0.001), False, 1),
+        (learned(0.001, executions=1.0), True, 1),
+        (learned(0.0), True, 1),
+        (None, True, 1),
+    ],
+)
+def test_a_first_lease_lasts_ten_milliseconds(known: Learned | None, batched: bool, lease: int) -> None:
+    """Where branches may be leased many at a time and are known, the first lease is as large as later ones will be."""
+    reports = [report("w", "a", GIB, 2)]
+
+    assert plan(5000, reports, learned=known, batched=batched).tracks[0].lease == lease
+
+
+def test_what_fits_nowhere_says_why() -> None:
+    """It says what is needed, and what the largest worker of the queue has; 70 % of a machine's memory may be used."""
+    small = report("small@a", "a", 10 * GIB, 4)
+    large = report("large@b", "b", 20 * GIB, 8)
+    cluster = Cluster([small, large, report("other@c", "c", 900 * GIB, 64, queues=("other",))])
+
+    assert router.misfit(cluster, QUEUE, memory=14 * GIB, cpus=8) is None
+    assert router.misfit(cluster, "unseen", memory=999 * GIB, cpus=None) is None
+    assert router.misfit(cluster, QUEUE, memory=15 * GIB, cpus=None) == (
+        "needs 16.1 GB of memory, and the largest worker of queue 'home', 'large@b', has 15 GB of memory "
+        "(70% of 21.5 GB): declare less, or start a larger worker"
+    )
+    why = router.misfit(cluster, QUEUE, memory=None, cpus=9.5)
+    assert why is not None
+    assert "needs 9.5 cores, and the largest worker of queue 'home', 'large@b', has 8 cores" in why
+
+
+def test_planning_is_quick() -> None:
+    """One plan on a known cluster costs micro-seconds, however many workers there are."""
+    cluster = Cluster([report(f"w{number}", f"h{number}", 64 * GIB, 8) for number in range(500)])
+    demand = Demand(queue=QUEUE, branches=10_000)
+    router.plan([demand], cluster)
+    started = time.process_time()
+    for _ in range(200):
+        router.plan([demand], cluster)
+
+    assert (time.process_time() - started) / 200 < 0.001

@@ -1,0 +1,87 @@
+"""What each worker gets of its machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+from hypothesis import strategies as st
+
+from egregore_dist.resources import capacity
+from egregore_dist.resources.report import Report
+
+MIB = 2**20
+GIB = 2**30
+
+
+def report(
+    worker: str, host: str = "a", cores: float = 8.0, memory: int = 64 * GIB, lanes: int = 0, **more: Any
+) -> Report:
+    values: dict[str, Any] = {"memory_total": memory, "slots": 1, "queues": ("home",)}
+    found = tuple(f"lane{number}" for number in range(lanes))
+    return Report(worker=worker, host=host, pid=1, cores=cores, memory_available=memory, lanes=found, **(values | more))
+
+
+@hypothesis.given(
+    machines=st.dictionaries(
+        st.sampled_from("abc"),
+        st.tuples(
+            st.floats(0.1, 64),
+            st.integers(0, 64 * GIB),
+            st.lists(st.tuples(st.integers(0, 20), st.sampled_from(["home", "gpu"])), min_size=1, max_size=5),
+        ),
+    ),
+    waiting=st.dictionaries(st.sampled_from(["home", "gpu", "other"]), st.integers(0, 1000)),
+    per_lane=st.integers(1, 4 * GIB),
+)
+def test_workers_of_one_machine_share_it(
+    machines: dict[str, tuple[float, int, list[tuple[int, str]]]], waiting: dict[str, int], per_lane: int
+) -> None:
+    """Together they stay under its cores and 70 % of its memory; each has a lane, and nothing is left over."""
+    reports = [
+        report(f"{host}{number}", host, cores, memory, lanes, queues=(queue,), memory_total=64 * GIB)
+        for host, (cores, memory, workers) in machines.items()
+        for number, (lanes, queue) in enumerate(workers)
+    ]
+    needs = {said.worker: per_lane for said in reports}
+
+    found = capacity.tune(reports, waiting, needs)
+
+    assert found.keys() == {said.worker for said in reports}
+    assert found == capacity.tune(reports[::-1], waiting, needs)
+    for host, (cores, memory, workers) in machines.items():
+        shares = [found[said.worker].concurrency for said in reports if said.host == host]
+        room = max(0.0, 0.70 * 64 * GIB - (64 * GIB - memory)) // per_lane
+        assert min(shares) >= 1
+        assert sum(shares) == max(len(workers), min(int(cores), int(room)))
+    assert all(each.prefetch == each.concurrency for each in found.values())
+
+
+def test_cores_go_where_work_is() -> None:
+    """A worker with lanes gets the cores that an idle one does not want; two idle ones get the same."""
+    busy = capacity.tune([report("a", lanes=6), report("b")], {})
+    idle = capacity.tune([report("a"), report("b")], {})
+    waiting = capacity.tune([report("a", queues=("gpu",)), report("b")], {"gpu": 5})
+
+    assert [busy[name].concurrency for name in "ab"] == [6, 2]
+    assert [idle[name].concurrency for name in "ab"] == [4, 4]
+    assert [waiting[name].concurrency for name in "ab"] == [5, 3]
+    assert waiting["a"].wanted == 5
+
+
+def test_lanes_that_wait_are_everybodys() -> None:
+    """What waits in a queue is shared by all that consume it, on whatever machine."""
+    found = capacity.tune([report("a"), report("b", host="other")], {"home": 5})
+
+    assert [found[name].wanted for name in "ab"] == [3, 3]
+
+
+def test_what_a_pool_holds_is_its_own() -> None:
+    """The memory of the pools' own processes may be used again; what others hold may not."""
+    total = 10 * GIB
+    holding = report("a", memory=4 * GIB, memory_total=total, children={1: 3 * GIB, 2: 3 * GIB})
+    others = report("a", memory=4 * GIB, memory_total=total)
+
+    assert capacity.tune([holding], {}, {"a": GIB})["a"].room == 7
+    assert capacity.tune([others], {}, {"a": GIB})["a"].room == 1
+    assert capacity.tune([others], {})["a"].memory_per_lane == 50 * MIB
