@@ -231,6 +231,8 @@ def one_truth(history: History) -> Iterator[str]:
                 yield f"run {run.id}, block {id}: its last event says {ends[-1]}, the ledger {block.state}"
     for seen in history.seen:
         run = history.runs[seen.run]
+        if run.state is None and seen.run in history.lost:
+            continue
         if seen.state != run.state:
             yield f"run {seen.run}: a reader was told {seen.state}, the ledger says {run.state}"
         elif seen.state == "succeeded" and not _same(seen.value, run.value):
@@ -305,6 +307,9 @@ def quiet_after_the_end(history: History) -> Iterator[str]:
                     open_ = event.type == "block.opened"
                 elif event.type == "branches.started" and not open_:
                     yield f"run {run.id}, block {id}: branches {event.branches} were leased after its end"
+        if run.state is None and run.id in history.lost:
+            # Its events are lost with it.
+            continue
         for id, executions in history.executions_of(run.id).items():
             periods = _periods(run, id)
             for execution in executions:
