@@ -83,6 +83,7 @@ class Lane:
         self._load: Workload | None = None
         self._inputs = Inputs(runtime.ledger, run)
         self._places: dict[tuple[str, int], Place] = {}
+        self._dry: set[tuple[str, int]] = set()
         self._loop = Loop()
 
     def serve(self, block: str, track: int) -> None:
@@ -114,7 +115,8 @@ class Lane:
             self._publish(entered.served)
             record, now, leases = entered.record, entered.now, list(entered.served.leases)
             if not leases:
-                return _resumed(entered.served)
+                is_open = entered.served.state == "open"
+                return self._beside(record, to.track) if is_open else _resumed(entered.served)
         elif (known := self._places.get((to.block, to.track))) is not None:
             return self._serve_place(known, [to.lease])
         else:
@@ -158,6 +160,14 @@ class Lane:
                 # It is not come back to; a block of one branch is, when that goes on.
                 self._places.pop((place.record.id, place.track), None)
 
+    def _beside(self, record: BlockRecord, track: int) -> Next | None:
+        # Tracks are planned to share the slots: where one is dry, its slot is for the others that may run here.
+        self._dry.add((record.id, track))
+        for other, queue in enumerate(record.queues):
+            if queue == record.queues[track] and (record.id, other) not in self._dry:
+                return Next(record.id, other)
+        return None
+
     # One branch at a time
 
     def _serve_narrow(self, place: Place, leases: list[Lease]) -> Next | None:
@@ -191,7 +201,7 @@ class Lane:
             if served.state != "open":
                 return _resumed(served)
             leases = list(served.leases)
-        return None
+        return self._beside(place.record, place.track)
 
     def _execute(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
         board, interrupter = self._runtime.board, self._runtime.interrupter
@@ -270,7 +280,7 @@ class Lane:
                 for lease in leases:
                     tasks[asyncio.create_task(self._aexecute(place, lease))] = lease
                 if not tasks:
-                    return None
+                    return self._beside(place.record, place.track)
                 left = place.left()
                 wait = _ASK_EVERY if left is None else min(_ASK_EVERY, left)
                 done, _ = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
