@@ -5,13 +5,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .NOTPARALLEL:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint mutants bench clean
 
 help:
 	@echo "make demo    run a real job on two local workers"
 	@echo "make test    run the tests (ARGS='-k name' to choose)"
 	@echo "make lint    check style, types and layers"
 	@echo "make bench   print the figures"
+	@echo "make mutants break the code in many ways, and see that a test fails each time"
 	@echo "make clean   remove all that make has made"
 
 demo: $(VENV)/.demo
@@ -25,6 +26,9 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+mutants: $(VENV)/.dev
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench $(ARGS)

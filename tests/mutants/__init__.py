@@ -1,0 +1,1 @@
+"""Mutations of what the guarantees hang on; each must fail a test."""
