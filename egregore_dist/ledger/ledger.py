@@ -242,6 +242,12 @@ class Ledger:
         found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
         return sorted(found, key=lambda entry: entry[1] != "deadline")
 
+    def put_off(self, run: str, kind: str, block: str, seconds: float) -> None:
+        """Have an entry of the agenda come due later."""
+        with reachable():
+            at = self.now() + int(seconds * 1000)
+            self.redis.zadd(self.keys.agenda, {f"{run} {kind} {block}": at}, xx=True)
+
     def is_idle(self) -> bool:
         """Whether no run is going on: each of its open blocks has an entry in the agenda."""
         with reachable():

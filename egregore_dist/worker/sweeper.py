@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # Rounds that a leader may miss before another janitor leads.
 _MISSED = 2.5
+# Seconds until an entry that could not be dealt with is tried again.
+_AGAIN_AFTER = 60.0
 # Seconds between two clearings of the list of runs.
 _CLEAR_EVERY = 3600.0
 
@@ -98,7 +100,8 @@ class Sweeper:
         except errors.BrokerUnavailable:
             raise
         except Exception:
-            # One entry that cannot be dealt with must not keep the others waiting.
+            # One entry that cannot be dealt with must not keep the others waiting, nor fill the log.
+            self._ledger.put_off(run, kind, block, _AGAIN_AFTER)
             log.exception("janitor: run %s, block %s", run, block, extra={"action": "sweep_failed", "run_id": run})
             return []
 

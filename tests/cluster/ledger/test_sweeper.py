@@ -1,0 +1,258 @@
+"""A janitor's rounds, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from egregore_dist.engine import app as apps
+from egregore_dist.engine import publish
+from egregore_dist.ledger import Message
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.resources.report import Report
+from egregore_dist.settings import Settings
+from egregore_dist.worker.sweeper import Sweeper
+from tests.cluster.ledger.play import WORKER, Play, track
+
+INTERVAL, TTL = 1.0, 10.0
+GONE = "gone@there"
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("egregore_dist.worker.sweeper.time.monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
+    """What a janitor publishes, which goes nowhere."""
+    found: list[tuple[str, Message]] = []
+    monkeypatch.setattr(publish, "messages", lambda _app, run, wanted: found.extend((run, it) for it in wanted))
+    monkeypatch.setattr(publish, "waiting", lambda _app, _queue: 0)
+    return found
+
+
+@pytest.fixture
+def janitor(play: Play, clock: Clock, published: list[tuple[str, Message]]) -> Iterator[Callable[..., Sweeper]]:
+    """Makes janitors of the run's ledger."""
+    settings = Settings(broker_url="redis://127.0.0.1:1", report_ttl=TTL, sweep_interval=INTERVAL, queue="q")
+    app = apps.make_app(settings)
+    # As if it had been up for long.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(play.ledger, "uptime", lambda: 86400.0)
+        yield lambda name=WORKER: Sweeper(play.ledger, app, settings, name)
+
+
+def said(worker: str) -> bytes:
+    """A worker's report, with no lanes known."""
+    return msgspec.msgpack.encode(
+        Report(
+            worker=worker,
+            host="h",
+            pid=1,
+            cores=1.0,
+            memory_available=1,
+            memory_total=1,
+            slots=1,
+            queues=("q",),
+            at=10**15,
+            lanes=None,
+        )
+    )
+
+
+def held(play: Play, worker: str) -> str:
+    """A block of which a lane of this worker holds a branch, and which is to be looked after."""
+    block = play.block(3, tracks=[track(3, lanes=1)])
+    assert play.serve(block, play.lane(worker)).leases
+    play.make_due("hint", block)
+    return block
+
+
+def test_what_the_dead_held_is_given_back(play: Play, janitor: Callable[..., Sweeper]) -> None:
+    """A worker whose report has expired, or was withdrawn, is dead; one that reports is not."""
+    play.ledger.report(WORKER, said(WORKER), 60.0)
+    play.ledger.report(GONE, said(GONE), 60.0)
+    block = held(play, GONE)
+    sweeper = janitor()
+    sweeper.round()
+    assert play.ledger.running(play.run, block) == [0]
+    play.make_due("hint", block)
+    play.ledger.retire(GONE)
+    sweeper.round()
+
+    assert play.ledger.running(play.run, block) == []
+    assert list(play.ledger.reports()) == [WORKER]
+
+
+def test_who_follows_does_nothing(
+    play: Play, janitor: Callable[..., Sweeper], published: list[tuple[str, Message]]
+) -> None:
+    """Of two janitors one sweeps, and the other as soon as that does not ask any more."""
+    block = play.block(1, tracks=[track(1, lanes=1)])
+    first, second = janitor("first@here"), janitor("second@here")
+    first.round()
+    play.make_due("hint", block)
+    second.round()
+    assert published == []
+    play.ledger.redis.delete(play.ledger.keys.janitor)
+    second.round()
+
+    assert [message.block for _, message in published] == [block]
+
+
+def test_after_a_silence_nobody_is_dead(play: Play, janitor: Callable[..., Sweeper], clock: Clock) -> None:
+    """Where the server could not be asked for long, reports could not reach it: for their lifetime none is missed."""
+    sweeper = janitor()
+    sweeper.round()
+    block = held(play, GONE)
+    clock.now += INTERVAL + TTL / 2 + 0.1
+    sweeper.round()
+    assert play.ledger.running(play.run, block) == [0]
+    for _ in range(9):
+        clock.now += INTERVAL
+        play.make_due("hint", block)
+        sweeper.round()
+    assert play.ledger.running(play.run, block) == [0]
+    clock.now += 2 * INTERVAL
+    play.make_due("hint", block)
+    sweeper.round()
+
+    assert play.ledger.running(play.run, block) == []
+
+
+def test_after_a_silence_lost_messages_are_asked_for(
+    play: Play, janitor: Callable[..., Sweeper], clock: Clock, published: list[tuple[str, Message]]
+) -> None:
+    """A message that went with the outage is not waited for, and deadlines are kept."""
+    timed = Play.submit(play.ledger)
+    timed.block(1, timeout=3600.0)
+    block = play.block(1, tracks=[track(1, lanes=1)])
+    sweeper = janitor()
+    clock.now += 100.0
+    play.make_due("hint", block)
+    timed.make_due("deadline", "0.0-0")
+    sweeper.round()
+
+    assert [message.block for _, message in published] == [block]
+    assert timed.state == "failed"
+
+
+def test_a_round_that_takes_long_is_no_silence(
+    play: Play, janitor: Callable[..., Sweeper], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A janitor that was busy for long itself goes on to take leases back."""
+    sweeper = janitor()
+    block = held(play, GONE)
+
+    def takes_long(*_: object) -> int:
+        clock.now += 3 * TTL
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "waiting", takes_long)
+        sweeper.round()
+    assert play.ledger.running(play.run, block) == []
+    assert play.serve(block, play.lane(GONE)).leases
+    play.make_due("hint", block)
+    clock.now += INTERVAL
+    sweeper.round()
+
+    assert play.ledger.running(play.run, block) == []
+
+
+def test_rare_rounds_are_no_silence(play: Play, janitor: Callable[..., Sweeper], clock: Clock) -> None:
+    """A sweep interval longer than a report's lifetime does not keep the dead alive."""
+    sweeper = janitor()
+    sweeper._settings = sweeper._settings.model_copy(update={"sweep_interval": 3 * TTL})
+    sweeper.round()
+    block = held(play, GONE)
+    clock.now += 3 * TTL + 0.5
+    sweeper.round()
+
+    assert play.ledger.running(play.run, block) == []
+
+
+def test_a_server_that_was_just_started_knows_nobody(
+    play: Play, janitor: Callable[..., Sweeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A janitor that begins with the server takes nobody for dead at first."""
+    block = held(play, GONE)
+    monkeypatch.setattr(play.ledger, "uptime", lambda: 1.0)
+    janitor().round()
+
+    assert play.ledger.running(play.run, block) == [0]
+
+
+def test_one_entry_does_not_keep_the_others_waiting(
+    play: Play, janitor: Callable[..., Sweeper], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An entry that cannot be dealt with is said, by its run and block, and the others are dealt with."""
+    broken = [Play.submit(play.ledger), Play.submit(play.ledger)]
+    for one, kind in zip(broken, ("hint", "deadline"), strict=True):
+        block = one.block(1, timeout=3600.0)
+        one.make_due(kind, block)
+        key = one.ledger.keys.block(one.run, "b", block)
+        one.ledger.redis.delete(key)
+        one.ledger.redis.set(key, "no hash")
+    block = held(play, GONE)
+    timed = Play.submit(play.ledger)
+    timed.make_due("deadline", timed.block(1, timeout=3600.0))
+    sweeper = janitor()
+    with caplog.at_level(logging.ERROR):
+        sweeper.round()
+        sweeper.round()
+
+    assert timed.state == "failed"
+    assert play.ledger.running(play.run, block) == []
+    failed = [record.run_id for record in caplog.records if record.action == "sweep_failed"]
+    assert sorted(failed) == sorted(one.run for one in broken)
+
+
+def test_a_broker_that_is_away_does_not_hold_up_deadlines(
+    play: Play, janitor: Callable[..., Sweeper], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every deadline is kept before anything is published, and a round of hints that lasts is left for the next one."""
+    timed = [Play.submit(play.ledger) for _ in range(2)]
+    for one in timed:
+        one.make_due("deadline", one.block(1, timeout=3600.0))
+    waiting = [Play.submit(play.ledger) for _ in range(20)]
+    for one in waiting:
+        one.make_due("hint", ROOT)
+    seen: list[tuple[str, list[str]]] = []
+
+    def is_slow(_app: object, run: str, wanted: list[Message]) -> None:
+        clock.now += 3.0 if wanted else 0.0
+        seen.append((run, [one.state for one in timed]))
+
+    monkeypatch.setattr(publish, "messages", is_slow)
+    janitor().round()
+
+    assert all(states == ["failed", "failed"] for _, states in seen)
+    asked = [run for run, _ in seen if run in {one.run for one in waiting}]
+    assert len(asked) == 1
+
+
+def test_a_report_of_another_release(play: Play, janitor: Callable[..., Sweeper]) -> None:
+    """A worker whose report cannot be read is alive."""
+    play.ledger.report(GONE, b"\xc1", 60.0)
+    block = held(play, GONE)
+    janitor().round()
+
+    assert play.ledger.running(play.run, block) == [0]
