@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     queue: str = Field("egregore", description="The Celery queue of lanes that ask for no other.")
     prefix: str = Field("egd", description="What every ledger key starts with.")
     retention: float = Field(7 * 86400, gt=0, description="Seconds that a finished run is kept.")
-    payload_limit: int = Field(64 * 2**20, gt=0, description="Largest encoded value, in bytes.")
+    payload_limit: int = Field(
+        64 * 2**20, gt=0, lt=512 * 2**20, description="Largest encoded value, in bytes; a server takes no larger one."
+    )
     async_width: int = Field(500, gt=0, description="Async branches that one lane runs at a time.")
     report_interval: float = Field(2.0, gt=0, description="Seconds between two reports of a worker.")
     report_ttl: float = Field(10.0, gt=0, description="Seconds after which a silent worker counts as gone.")

@@ -16,7 +16,8 @@ class Context:
         block: the name of the block, or None outside of one.
         branch: the name of the branch, or its key or index in a map; None outside of a block.
         node: the name of the node.
-        attempt: which attempt this is, from 1.
+        attempt: which attempt this is, from 1. It counts the node's own retries, and before them the processes that the
+            branch has lost; ``run.retry()`` begins at 1 again.
         block_id: the ledger's id of the block: inside a map, blocks of one name run many times.
         path: the node's place in the workflow: one node may stand in it more than once.
     """
@@ -32,9 +33,11 @@ class Context:
 
     @property
     def idempotency_key(self) -> str:
-        """32 hex digits, the same for every attempt of this execution and for no other.
+        """32 hex digits that name this call of the node: the same in every attempt of it, and no other call's.
 
-        Hand it to services that take an idempotency key: after a crash a node can run more than once.
+        After a failure, after its process died, and after ``run.retry()`` it is the same. It differs between runs, and
+        within a run between nodes, branches, items of maps, and places in the workflow. Hand it to services that take
+        such a key, or keep it beside what was done: a node can run more than once, though its result counts once.
         """
         # repr, because branch 1 and branch "1" differ, and a branch may hold any separator.
         identity = repr((self.run, self.block, self.block_id, self.branch, self.node, self.path))

@@ -75,6 +75,15 @@ def test_numbers_must_make_sense(monkeypatch: pytest.MonkeyPatch, name: str, val
         Settings()
 
 
+def test_a_server_takes_no_value_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit above what Redis and Valkey store as one value is refused."""
+    monkeypatch.setenv("EGREGORE_PAYLOAD_LIMIT", str(512 * 2**20 - 1))
+    assert Settings().payload_limit == 512 * 2**20 - 1
+    monkeypatch.setenv("EGREGORE_PAYLOAD_LIMIT", str(512 * 2**20))
+    with pytest.raises(pydantic.ValidationError, match="payload_limit"):
+        Settings()
+
+
 @pytest.mark.parametrize(
     ("text", "modules"), [("a", ("a",)), (" a , b.c ,", ("a", "b.c")), ("", ()), ("*", ("*",)), (",,", ())]
 )

@@ -193,6 +193,27 @@ send(make=make, check=check)
     assert run(tmp_path, write(tmp_path / "worker.py", WORKER, calls), "shipped").split() == ["True", "True"]
 
 
+def test_classes_keep_their_names(tmp_path: Path) -> None:
+    """A class inside of a function, or of a class, is called the same in the worker: exceptions go by that name."""
+    script = f"""
+{SHIP}
+import msgspec
+def outer():
+    class Odd(Exception):
+        class Inner(Exception): pass
+    class Point(msgspec.Struct):
+        x: int
+    def names(value: int): return [kind.__module__ + "." + kind.__qualname__ for kind in (Odd, Odd.Inner, Point)]
+    return names
+send(names=outer())
+"""
+    run(tmp_path, write(tmp_path / "script.py", script), "shipped")
+    found = run(tmp_path, write(tmp_path / "worker.py", WORKER, "print(*call('names', 1))"), "shipped").split()
+
+    home = "__main__.outer.<locals>"
+    assert found == [f"{home}.Odd", f"{home}.Odd.Inner", f"{home}.Point"]
+
+
 STRUCTS = """
 from __future__ import annotations
 import datetime as dt
