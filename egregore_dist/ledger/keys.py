@@ -37,6 +37,11 @@ class Keys:
         return f"{self.prefix}:aside"
 
     @property
+    def profiles(self) -> str:
+        """What was learned of functions, see ``learn.lua``."""
+        return f"{self.prefix}:profiles"
+
+    @property
     def workers(self) -> str:
         return f"{self.prefix}:workers"
 

@@ -7,7 +7,20 @@ from functools import cache
 from hashlib import sha1
 from importlib import resources
 
-TRANSITIONS = ("submit", "serve", "open", "cancel", "retry", "pause", "resume", "sweep", "lost", "due", "delete")
+TRANSITIONS = (
+    "submit",
+    "serve",
+    "open",
+    "cancel",
+    "retry",
+    "pause",
+    "resume",
+    "sweep",
+    "lost",
+    "due",
+    "delete",
+    "learn",
+)
 
 
 @dataclass(frozen=True, slots=True)

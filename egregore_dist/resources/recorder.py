@@ -50,21 +50,22 @@ class Recorder:
 
     Args:
         on_news: called when something is recorded for the first time since the last `take`.
+        alone: executions have this process for themselves, so that its memory and CPU time are theirs.
     """
 
-    def __init__(self, on_news: Callable[[], None]) -> None:
+    def __init__(self, on_news: Callable[[], None], *, alone: bool) -> None:
         self._on_news = on_news
+        self._alone = alone
         self._tallies: dict[str, _Tally] = {}
         self._news: dict[str, Profile] = {}
         self._memory = _Memory()
         self._lock = threading.Lock()
 
-    def begin(self, function: str, *, alone: bool, shares_thread: bool = False) -> Mark | None:
+    def begin(self, function: str, *, shares_thread: bool = False) -> Mark | None:
         """An execution begins; None where this one is not measured.
 
         Args:
             function: the reference of its code.
-            alone: nothing else executes in this process meanwhile, so that its memory and CPU time are those of this.
             shares_thread: other executions take turns with it on this thread, so that nobody can tell its CPU time.
         """
         tally = self._tallies.get(function)
@@ -75,7 +76,7 @@ class Recorder:
         elif tally.left > 0:
             tally.left -= 1
             return None
-        if alone:
+        if self._alone and not shares_thread:
             return Mark(tally, time.perf_counter(), _process_time(), self._memory.begin(), True)
         return Mark(tally, time.perf_counter(), None if shares_thread else time.thread_time(), None, False)
 

@@ -16,6 +16,9 @@ from egregore_dist.resources.report import Report
 MEMORY_SHARE = 0.70
 MEMORY_PER_NODE = 50 * 2**20
 
+# What was learned to need next to nothing is planned with so much. Bytes.
+_LEAST_MEMORY = 2**20
+
 #: Lanes at most where no worker has reported that could serve them: some, for those that will come.
 UNSEEN = 64
 
@@ -62,7 +65,7 @@ class Demand:
         if self.memory is not None:
             return self.memory, "declared"
         if self.learned is not None and self.learned.memory is not None:
-            return max(1, self.learned.memory), "learned"
+            return max(_LEAST_MEMORY, self.learned.memory), "learned"
         return MEMORY_PER_NODE, "assumed"
 
     @property
@@ -150,12 +153,40 @@ class Plan:
 
 @dataclass(slots=True)
 class _Host:
-    """One machine, with what is left of it while lanes are given out."""
+    """One machine, as the workers on it say."""
 
     cores: float = 0.0
     available: int = 0
     budget: float = 0.0
     groups: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Left:
+    """What is left of a machine while lanes are given out."""
+
+    memory: float
+    cores: float
+
+    def holds(self, demand: Demand) -> bool:
+        cpus = demand.cpus or 1.0
+        return demand.memory_per_node[0] <= self.memory and (cpus <= 1.0 or cpus <= self.cores)
+
+    def take(self, demand: Demand) -> None:
+        self.memory -= demand.memory_per_node[0]
+        self.cores -= max(1.0, demand.cpus or 1.0)
+
+
+@dataclass(slots=True)
+class _Offer:
+    """A worker's slots, and the tracks that it may serve."""
+
+    report: Report
+    tracks: tuple[int, ...]
+    slots: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.slots = self.report.slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,32 +238,34 @@ class Cluster:
 
     def spread(self, demands: Sequence[Demand], wanted: Sequence[int], limit: int | None) -> list[int]:
         """Give the slots of the cluster to several tracks: at least one to each, then by how much each has to do."""
-        given = [0] * len(demands)
         work = _work(demands)
-        needs = [(demand.memory_per_node[0], max(1.0, demand.cpus or 1.0)) for demand in demands]
-        budgets = {name: [host.budget, host.cores] for name, host in self._hosts.items()}
-        served = [
-            (said, [number for number, demand in enumerate(demands) if _serves(said, demand)]) for said in self.reports
+        offers = [
+            _Offer(said, tuple(at for at, each in enumerate(demands) if _serves(said, each))) for said in self.reports
         ]
-        left = min(sum(wanted), limit or sum(wanted))
         # First those that can serve little else.
-        for said, may in sorted(served, key=lambda each: (len(each[1]), each[0].worker)):
-            budget = budgets[said.host]
-            for _ in range(said.slots):
-                able = [
-                    number
-                    for number in may
-                    if given[number] < wanted[number]
-                    and needs[number][0] <= budget[0]
-                    and (needs[number][1] <= 1.0 or needs[number][1] <= budget[1])
-                ]
-                if not able or left <= 0:
+        offers.sort(key=lambda offer: (len(offer.tracks), offer.report.worker))
+        left = {name: _Left(host.budget, host.cores) for name, host in self._hosts.items()}
+        given = [0] * len(demands)
+
+        def give(offer: _Offer, track: int) -> None:
+            given[track] += 1
+            offer.slots -= 1
+            left[offer.report.host].take(demands[track])
+
+        for track in sorted(range(len(demands)), key=lambda track: sum(track in offer.tracks for offer in offers)):
+            able = [offer for offer in offers if track in offer.tracks and offer.slots > 0]
+            roomy = [offer for offer in able if left[offer.report.host].holds(demands[track])]
+            if able:
+                give((roomy or able)[0], track)
+        free = min(sum(wanted), limit or sum(wanted)) - sum(given)
+        for offer in offers:
+            while offer.slots > 0 and free > 0:
+                holds = left[offer.report.host].holds
+                open_to = [track for track in offer.tracks if given[track] < wanted[track] and holds(demands[track])]
+                if not open_to:
                     break
-                chosen = max(able, key=lambda number: (not given[number], work[number] / (given[number] + 1), -number))
-                given[chosen] += 1
-                left -= 1
-                budget[0] -= needs[chosen][0]
-                budget[1] -= needs[chosen][1]
+                give(offer, max(open_to, key=lambda track: (work[track] / (given[track] + 1), -track)))
+                free -= 1
         return [max(1, number) for number in given]
 
     def _pool(self, demand: Demand, per_node: int) -> _Pool:

@@ -17,8 +17,8 @@ from egregore_dist.resources.recorder import Recorder
 MIB = 2**20
 
 
-def record(of: Recorder, function: str, work: object, size: int = 1, *, alone: bool = True) -> bool:
-    mark = of.begin(function, alone=alone)
+def record(of: Recorder, function: str, work: object, size: int = 1) -> bool:
+    mark = of.begin(function)
     assert callable(work)
     work()
     if mark is not None:
@@ -38,7 +38,7 @@ def taken(of: Recorder, function: str = "f") -> Profile:
 
 def test_time_and_size_are_recorded() -> None:
     """A sleep takes time and no CPU, a computation takes both; sizes are those of the results."""
-    recorded = Recorder(lambda: None)
+    recorded = Recorder(lambda: None, alone=True)
     record(recorded, "sleeps", lambda: time.sleep(0.05), 10)
     record(recorded, "burns", lambda: burn(0.05), 1000)
 
@@ -51,7 +51,7 @@ def test_time_and_size_are_recorded() -> None:
 
 def test_other_processes_and_threads_count() -> None:
     """What a thread or a process of its own burns is a node's CPU time too."""
-    recorded = Recorder(lambda: None)
+    recorded = Recorder(lambda: None, alone=True)
     code = "import time\nlimit = time.process_time() + 0.2\nwhile time.process_time() < limit: pass"
     record(recorded, "f", lambda: subprocess.run([sys.executable, "-c", code], check=True))
     by_process = taken(recorded).cpu.mean
@@ -70,7 +70,7 @@ def test_other_processes_and_threads_count() -> None:
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc to reset the peak")
 def test_the_peak_of_memory_is_recorded() -> None:
     """What was taken and given back again counts, every time; what takes nothing counts next to nothing."""
-    recorded = Recorder(lambda: None)
+    recorded = Recorder(lambda: None, alone=True)
     for _ in range(3):
         record(recorded, "large", lambda: len(b"x" * (80 * MIB)))
         record(recorded, "small", lambda: None)
@@ -83,7 +83,7 @@ def test_the_peak_of_memory_is_recorded() -> None:
 def test_without_a_peak_what_is_held_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the peak cannot be reset, growth that stays is seen; where nothing can be told, memory is unknown."""
     kept: list[bytearray] = []
-    recorded = Recorder(lambda: None)
+    recorded = Recorder(lambda: None, alone=True)
     monkeypatch.setattr(recorder, "_reset_peak", lambda: False)
     if recorder._held() is not None:
         record(recorded, "f", lambda: kept.append(bytearray(os.urandom(MIB) * 30)))
@@ -96,10 +96,11 @@ def test_without_a_peak_what_is_held_counts(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_beside_others_only_what_can_be_told_is_recorded() -> None:
     """Memory needs the process for itself; on a shared thread CPU time is nobody's."""
-    recorded = Recorder(lambda: None)
-    record(recorded, "f", lambda: burn(0.02), alone=False)
-    on_a_thread = taken(recorded)
-    mark = recorded.begin("g", alone=False, shares_thread=True)
+    threads = Recorder(lambda: None, alone=False)
+    record(threads, "f", lambda: burn(0.02))
+    on_a_thread = taken(threads)
+    recorded = Recorder(lambda: None, alone=True)
+    mark = recorded.begin("g", shares_thread=True)
     assert mark is not None
     recorded.end(mark, 1)
     on_a_loop = taken(recorded, "g")
@@ -112,7 +113,7 @@ def test_beside_others_only_what_can_be_told_is_recorded() -> None:
 
 def test_of_tiny_executions_a_sample_is_measured() -> None:
     """Most of them cost a look only, and each measured one stands for those before it; long ones are all measured."""
-    recorded = Recorder(lambda: None)
+    recorded = Recorder(lambda: None, alone=True)
     measured = sum(record(recorded, "tiny", lambda: None) for _ in range(5000))
     long = [record(recorded, "long", lambda: time.sleep(0.002)) for _ in range(20)]
 
@@ -126,7 +127,7 @@ def test_of_tiny_executions_a_sample_is_measured() -> None:
 def test_news_are_told_once() -> None:
     """The first record since the last take calls, the others do not; what was taken is gone."""
     told: list[int] = []
-    recorded = Recorder(lambda: told.append(1))
+    recorded = Recorder(lambda: told.append(1), alone=True)
     for _ in range(3):
         record(recorded, "f", lambda: None)
     assert (len(told), taken(recorded).count) == (1, 3)
@@ -137,8 +138,8 @@ def test_news_are_told_once() -> None:
 
 def test_what_does_not_end_well_is_not_recorded() -> None:
     """A failed execution says nothing about those that end well, and disturbs none of them."""
-    recorded = Recorder(lambda: None)
-    recorded.begin("f", alone=True)
+    recorded = Recorder(lambda: None, alone=True)
+    recorded.begin("f")
 
     assert recorded.take() == {}
     record(recorded, "f", lambda: None)
@@ -148,7 +149,7 @@ def test_what_does_not_end_well_is_not_recorded() -> None:
 def test_a_process_remembers_a_bounded_number_of_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that meets ever new functions forgets the old ones."""
     monkeypatch.setattr(recorder, "_MOST_FUNCTIONS", 10)
-    recorded = Recorder(lambda: None)
+    recorded = Recorder(lambda: None, alone=True)
     for number in range(100):
         record(recorded, f"f{number}", lambda: None)
 

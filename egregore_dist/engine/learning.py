@@ -1,0 +1,71 @@
+"""What one process learns of functions, and what all have learned: kept in the ledger, and planned with."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+from egregore_dist import errors
+from egregore_dist.engine.compile import Chain, Knows
+from egregore_dist.engine.later import Later
+from egregore_dist.ledger import Ledger
+from egregore_dist.ledger.profiles import Profiles
+from egregore_dist.resources import profile
+from egregore_dist.resources.profile import Learned
+from egregore_dist.resources.recorder import Recorder
+
+log = logging.getLogger(__name__)
+
+# What was recorded is kept after so many seconds, and what was read is read again after so many.
+_KEEP_AFTER, _FRESH = 1.0, 2.0
+_ANSWERS_KEPT = 256
+
+_Question = tuple[tuple[tuple[str, ...], int], ...]
+
+
+class Learning:
+    """The learning of one process.
+
+    Args:
+        later: writes to the ledger off the lane's thread.
+        alone: executions have this process for themselves.
+    """
+
+    def __init__(self, ledger: Ledger, later: Later, *, alone: bool) -> None:
+        self.recorder = Recorder(self._keep_later, alone=alone)
+        self._profiles = Profiles(ledger)
+        self._later = later
+        self._answers: dict[_Question, tuple[float, Learned | None]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, functions: tuple[str, ...]) -> Knows:
+        """Answers what is known of the branches of a workflow with these functions, at most two seconds old."""
+
+        def knows(chains: Mapping[Chain, int]) -> Learned | None:
+            return self._answer(tuple((tuple(functions[at] for at in chain), n) for chain, n in chains.items()))
+
+        return knows
+
+    def _answer(self, question: _Question) -> Learned | None:
+        known = self._answers.get(question)
+        if known is not None and time.monotonic() - known[0] < _FRESH:
+            return known[1]
+        branches = dict(question)
+        found = profile.of_branches(branches, self._profiles.read({name for chain in branches for name in chain}))
+        with self._lock:
+            if len(self._answers) >= _ANSWERS_KEPT:
+                self._answers.clear()
+            self._answers[question] = (time.monotonic(), found)
+        return found
+
+    def _keep_later(self) -> None:
+        self._later.put("what was learned", _KEEP_AFTER, self._keep)
+
+    def _keep(self) -> None:
+        try:
+            self._profiles.learn(self.recorder.take())
+        except errors.BrokerUnavailable as error:
+            # What is learned is never worth a failure: it will be learned again.
+            log.info("what was learned is not kept: %s", error, extra={"action": "not_learned"})

@@ -1,0 +1,71 @@
+"""What was learned of functions, as the ledger keeps it for all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import cast
+
+import redis
+
+from egregore_dist.ledger import replies, scripts
+from egregore_dist.ledger.ledger import Ledger
+from egregore_dist.ledger.watch import reachable
+from egregore_dist.resources import profile
+from egregore_dist.resources.profile import Profile
+
+#: Functions that are kept; those that nobody learned of for longest are forgotten.
+KEPT = 1000
+
+# Functions of one transition, so that the server is not held up. Tries, where others learn of the same at that time.
+_AT_ONCE, _TRIES = 50, 5
+
+
+class Profiles:
+    """The profiles that a ledger keeps, by function. Methods raise `errors.BrokerUnavailable` as the ledger's do."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def read(self, functions: Collection[str]) -> dict[str, Profile]:
+        """The profiles of these functions, of those that are known."""
+        return {name: profile.decode(raw) for name, raw in self._read(list(functions))[0].items()}
+
+    def learn(self, news: Mapping[str, Profile]) -> None:
+        """Merge what is new into what is known."""
+        names = list(news)
+        for start in range(0, len(names), _AT_ONCE):
+            self._learn({name: news[name] for name in names[start : start + _AT_ONCE]})
+
+    def _learn(self, news: Mapping[str, Profile]) -> None:
+        for _ in range(_TRIES):
+            known, now = self._read(list(news))
+            args: list[str | bytes | int] = [KEPT]
+            for name, new in news.items():
+                new.at = now
+                before = known.get(name, b"")
+                args += [name, before, profile.encode(profile.merge(profile.decode(before), new) if before else new)]
+            keys = self._ledger.keys.profiles
+            changed = self._keep((keys, f"{keys}:used"), args)
+            news = {name.decode(): news[name.decode()] for name in changed}
+            if not news:
+                return
+
+    def _keep(self, keys: tuple[str, str], args: list[str | bytes | int]) -> list[bytes]:
+        # A server that is full is not waited for.
+        script, server = scripts.load("learn"), self._ledger.redis
+        with reachable():
+            try:
+                return cast(list[bytes], server.evalsha(script.sha, len(keys), *keys, *args))
+            except redis.exceptions.NoScriptError:
+                return cast(list[bytes], server.eval(script.text, len(keys), *keys, *args))
+
+    def _read(self, functions: list[str]) -> tuple[dict[str, bytes], int]:
+        if not functions:
+            return {}, 0
+        pipe = self._ledger.redis.pipeline(transaction=False)
+        pipe.hmget(self._ledger.keys.profiles, functions)
+        pipe.time()
+        with reachable():
+            found, now = pipe.execute()
+        pairs = zip(functions, found, strict=True)
+        return {name: raw for name, raw in pairs if raw is not None}, replies.milliseconds(now)
