@@ -16,6 +16,7 @@ COMMANDS = {
     "runs": "Look at runs, and pause, resume, end and retry them.",
     "worker": "Run a worker until it is told to stop.",
     "workers": "List the live workers.",
+    "monitor": "Serve the web pages where runs can be seen.",
     "doctor": "Check this machine and the cluster.",
 }
 

@@ -103,7 +103,8 @@ def test_the_wheel_holds_the_package_alone(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(ROOT)
     with zipfile.ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as wheel:
         names = set(wheel.namelist())
-    shipped = {path.relative_to(ROOT).as_posix() for path in [*MODULES, *PACKAGE.rglob("*.lua"), PACKAGE / "py.typed"]}
+    files = [path for kind in ("lua", "html", "css", "js", "svg") for path in PACKAGE.rglob(f"*.{kind}")]
+    shipped = {path.relative_to(ROOT).as_posix() for path in [*MODULES, *files, PACKAGE / "py.typed"]}
 
     assert {name for name in names if ".dist-info/" not in name} == shipped
     assert any(name.endswith(".lua") for name in shipped)

@@ -1,0 +1,108 @@
+"""``egregore-dist monitor``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from egregore_dist.cli import codes, redact, target
+from egregore_dist.cli.failing import Quit
+
+_ROLES = click.Choice(["viewer", "operator", "admin"])
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, envvar="EGREGORE_MONITOR_HOST", show_envvar=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8750,
+    show_default=True,
+    envvar="EGREGORE_MONITOR_PORT",
+    show_envvar=True,
+    help="0 takes one that is free.",
+)
+@click.option(
+    "--users",
+    type=_FILE,
+    envvar="EGREGORE_MONITOR_USERS",
+    show_envvar=True,
+    help="Who may log in, with which role: made by --add-user.",
+)
+@click.option(
+    "--token-file",
+    type=_FILE,
+    envvar="EGREGORE_MONITOR_TOKEN_FILE",
+    show_envvar=True,
+    help="Holds a token of 16 characters or more that lets its bearer in.  [env: EGREGORE_MONITOR_TOKEN, the token]",
+)
+@click.option(
+    "--role",
+    type=_ROLES,
+    default="operator",
+    show_default=True,
+    help="Of who has the token, of the user that is added, and of everybody where nobody has to log in.",
+)
+@click.option("--tls-cert", type=_FILE, help="The certificate, for HTTPS.")
+@click.option("--tls-key", type=_FILE, help="Its key.")
+@click.option("--behind-proxy", is_flag=True, help="A proxy in front of it does HTTPS; needs --url.")
+@click.option(
+    "--url", envvar="EGREGORE_MONITOR_URL", show_envvar=True, help="What browsers call it, where that is another name."
+)
+@click.option("--add-user", metavar="NAME", help="Add a user to --users, or change one: asks for the password.")
+@target.options
+def monitor(
+    host: str,
+    port: int,
+    users: Path | None,
+    token_file: Path | None,
+    role: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    behind_proxy: bool,
+    url: str | None,
+    add_user: str | None,
+) -> None:
+    """Serve the web pages where runs can be seen, and cancelled, paused and retried.
+
+    By default for this machine alone, and for everybody on it. Another --host needs --users or --token-file, and
+    --tls-cert and --tls-key or --behind-proxy.
+    """
+    try:
+        from egregore_dist.monitor import serve
+        from egregore_dist.monitor.config import Config
+        from egregore_dist.monitor.users import Role, Users, add, private_text, read
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("egregore_dist"):
+            raise
+        text = f"the monitor needs {error.name}: pip install 'egregore-dist[monitor]'"
+        raise Quit(codes.USAGE, text) from error
+
+    if add_user is not None:
+        if users is None:
+            raise click.UsageError("--add-user needs --users FILE")
+        add(users, add_user, Role[role.upper()], click.prompt("Password", hide_input=True, confirmation_prompt=True))
+        click.echo(f"{add_user} is in {users} as {role}; a monitor that runs knows it when it is started again")
+        return
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together")
+    token = _token() if token_file is None else private_text(token_file, "the token's file").strip()
+    redact.remember(token)
+    config = Config(
+        users=Users({} if users is None else read(users), token, Role[role.upper()]),
+        host=host,
+        port=port,
+        role=Role[role.upper()],
+        tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
+        behind_proxy=behind_proxy,
+        url=url,
+    )
+    config.check()
+    serve.serve(config, target.session(), lambda address: click.echo(f"monitor: {address}"))
+
+
+def _token() -> str | None:
+    return os.environ.get("EGREGORE_MONITOR_TOKEN") or None

@@ -1,0 +1,135 @@
+"""Where the monitor listens, and whom it lets in: checked before it starts."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from egregore_dist import errors
+from egregore_dist.monitor.users import Role, Users
+
+PORT = 8750
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How the monitor is served.
+
+    Attributes:
+        users: who may use it; nobody in it: everybody on this machine, with ``role``.
+        host: the address to listen on.
+        port: 0 for any that is free.
+        role: of everybody on this machine where ``users`` is empty.
+        tls: files of the certificate and of its key.
+        behind_proxy: a proxy in front of it does TLS.
+        url: what browsers call it, where that is not ``host`` and ``port``.
+    """
+
+    users: Users = field(default_factory=lambda: Users({}))
+    host: str = "127.0.0.1"
+    port: int = PORT
+    role: Role = Role.OPERATOR
+    tls: tuple[Path, Path] | None = None
+    behind_proxy: bool = False
+    url: str | None = None
+
+    def check(self) -> None:
+        """Refuse what would be open to more people than was said.
+
+        Raises:
+            errors.ConfigurationError: says what is missing.
+        """
+        reached = not is_loopback(self.host) or self.behind_proxy or self.url is not None
+        if reached and not self.users:
+            raise errors.ConfigurationError(
+                f"the monitor on {self.host} can be reached from other machines, so it needs --users or --token-file"
+            )
+        if not is_loopback(self.host) and self.tls is None and not self.behind_proxy:
+            raise errors.ConfigurationError(
+                f"the monitor on {self.host} can be reached from other machines, so it needs --tls-cert and "
+                "--tls-key, or --behind-proxy where a proxy does TLS"
+            )
+        if self.url is None and (self.behind_proxy or is_any(self.host)):
+            raise errors.ConfigurationError(
+                "the monitor has to know what browsers call it: give --url, such as https://monitor.example.org"
+            )
+        if self.url is not None:
+            _check_url(self.url)
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether browsers reach it by HTTPS alone."""
+        return self.tls is not None or urlsplit(self.url or "").scheme == "https"
+
+    def origins(self, port: int) -> dict[str, str]:
+        """What a request's Host may be, and the Origin that belongs to it.
+
+        Args:
+            port: where it listens.
+        """
+        scheme = "https" if self.tls else "http"
+        found: dict[str, str] = {}
+        names = [self.host]
+        if is_loopback(self.host):
+            names += ["127.0.0.1", "localhost", "::1"]
+        elif is_any(self.host):
+            # For health checks on the machine itself.
+            names = ["127.0.0.1", "localhost", "::1"]
+        for name in names:
+            bracketed = f"[{name}]" if ":" in name else name
+            _allow(found, scheme, bracketed.lower(), port)
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            host = (parts.hostname or "").lower()
+            bracketed = f"[{host}]" if ":" in host else host
+            _allow(found, parts.scheme, bracketed, parts.port or _DEFAULT_PORTS[parts.scheme])
+        return found
+
+    def address(self, port: int) -> str:
+        """The link for people, without a slash at its end."""
+        if self.url is not None:
+            return self.url.rstrip("/")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_any(host: str) -> bool:
+    """Whether an address stands for all of the machine's."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host == ""
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        wrong = parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.port == 0
+    except ValueError:
+        raise errors.ConfigurationError(f"--url {url} cannot be read") from None
+    if wrong or parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+        raise errors.ConfigurationError(f"--url {url}: scheme and host only, such as https://monitor.example.org")
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        raise errors.ConfigurationError(f"--url {url}: what other machines reach has to be https")
+
+
+def _allow(found: dict[str, str], scheme: str, host: str, port: int) -> None:
+    if port == _DEFAULT_PORTS[scheme]:
+        found[host] = f"{scheme}://{host}"
+        found[f"{host}:{port}"] = f"{scheme}://{host}"
+    else:
+        found[f"{host}:{port}"] = f"{scheme}://{host}:{port}"

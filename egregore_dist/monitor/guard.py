@@ -1,0 +1,266 @@
+"""The gate that every request passes: host, user, route, role, origin, token; and the headers of every answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, quote
+
+import anyio
+import anyio.to_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from egregore_dist.monitor import routes, sessions
+from egregore_dist.monitor.config import Config
+from egregore_dist.monitor.routes import Route
+from egregore_dist.monitor.sessions import Attempts, Session
+from egregore_dist.monitor.users import User
+
+log = logging.getLogger(__name__)
+
+#: Bytes of a form, and characters of a query: more is refused unread.
+FORM_LIMIT = 128 * 1024
+QUERY_LIMIT = 2000
+_FIELDS_AT_MOST = 2000
+_FORM_SECONDS = 10.0
+
+# Answers that hold nobody's data.
+_PUBLIC = ("style", "icon", "script")
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    # Not "no-referrer", with which browsers send no origin with a form.
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request that has passed the gate.
+
+    Attributes:
+        route: what it is for.
+        parts: what varies in the route's path.
+        query: the first value of each name in the query.
+        form: the values of each name in the form; none of a GET.
+        session: who asks; None on routes that are for everybody.
+        path: its path.
+        headers: its headers.
+        is_gone: whether the browser has gone away.
+    """
+
+    route: Route
+    parts: Mapping[str, str]
+    query: Mapping[str, str]
+    form: Mapping[str, list[str]] = field(repr=False)
+    session: Session | None
+    path: str
+    headers: Mapping[str, str] = field(repr=False)
+    is_gone: Callable[[], Awaitable[bool]] = field(repr=False)
+
+
+#: What answers the routes, by their names.
+Answer = Callable[[Asked], Awaitable[Response]]
+#: The page of a refusal: status, what to say, and who asked.
+Refusal = Callable[[int, str, Session | None, str], Response]
+
+
+class Guard:
+    """The monitor as an ASGI application.
+
+    Args:
+        config: who may do what, and from where.
+        answers: by the name of the route; every route but those of logging in and out has one.
+        refuse: makes the page of a refusal.
+        port: where the monitor listens.
+        local_key: signs the forms of a monitor that asks nobody who they are.
+    """
+
+    def __init__(
+        self, config: Config, answers: Mapping[str, Answer], refuse: Refusal, *, port: int, local_key: bytes
+    ) -> None:
+        own = {"login": self._login, "logout": self._logout, "healthz": _healthz}
+        self._answers: dict[str, Answer] = {**answers, **own}
+        missing = {route.name for route in routes.ROUTES} - set(self._answers)
+        assert not missing, f"routes that nothing answers: {missing}"
+        self._users = config.users
+        self._refuse = refuse
+        self._origins = config.origins(port)
+        self._is_secure = config.is_secure
+        # Cookies are those of a host, whatever the port, so that two monitors on one host need two names.
+        self._cookie = "__Host-egregore" if config.is_secure else f"egregore-{port}"
+        self._local = None if config.users else Session(User("", config.role, local_key), "local", cookie=False)
+        self._attempts = Attempts()
+        self._passwords_at_once = anyio.CapacityLimiter(2)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        answer, is_public = await self._answer(Request(scope, receive))
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                if not is_public:
+                    own.append((b"cache-control", b"no-store"))
+                message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        await answer(scope, receive, with_headers)
+
+    async def _answer(self, request: Request) -> tuple[Response, bool]:
+        path, method = request.scope["path"], request.method
+        host = request.headers.get("host", "").lower()
+        if host not in self._origins:
+            return PlainTextResponse("this monitor is not called that: see --url", 400), False
+        session = self._local or self._session_of(request)
+        found = routes.find(method, path)
+        route = found.route
+        if session is None and (route is None or route.role is not None):
+            return self._refuse(401, "", None, path), False
+        if route is None:
+            if not found.methods:
+                return self._refuse(404, "There is no such page.", session, path), False
+            allow = {"allow": ", ".join(found.methods)}
+            return PlainTextResponse("method not allowed", 405, headers=allow), False
+        if route.role is not None and session is not None and session.user.role < route.role:
+            text = f"This needs the role {route.role.word}; yours is {session.user.role.word}."
+            return self._refuse(403, text, session, path), False
+        if len(request.scope["query_string"]) > QUERY_LIMIT:
+            return self._refuse(414, "This address is too long.", session, path), False
+        form: Mapping[str, list[str]] = {}
+        if route.method == "POST":
+            body = await _body(request)
+            if body is None:
+                return self._refuse(413, f"More than {FORM_LIMIT} bytes.", session, path), False
+            try:
+                form = parse_qs(body.decode(), max_num_fields=_FIELDS_AT_MOST, keep_blank_values=True)
+            except ValueError:
+                return self._refuse(400, "This form cannot be read.", session, path), False
+            wrong = self._forged(request, host, form, session, route)
+            if wrong:
+                return self._refuse(403, wrong, session, path), False
+        asked = Asked(
+            route=route,
+            parts=found.parts,
+            query=dict(request.query_params),
+            form=form,
+            session=session,
+            path=path,
+            headers=request.headers,
+            is_gone=request.is_disconnected,
+        )
+        if route.name == "login":
+            return await self._login(asked, request.client.host if request.client else ""), False
+        try:
+            return await self._answers[route.name](asked), route.name in _PUBLIC
+        except Exception:
+            log.exception("monitor: %s could not be shown", route.path, extra={"action": "monitor_failed"})
+            return self._refuse(500, "This page could not be made; the monitor's log says why.", session, path), False
+
+    def _session_of(self, request: Request) -> Session | None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            user = self._users.by_token(token.strip())
+            return None if user is None else Session(user, "bearer", cookie=False)
+        cookie = request.cookies.get(self._cookie)
+        return None if cookie is None else sessions.open_cookie(cookie, self._users)
+
+    def _forged(
+        self, request: Request, host: str, form: Mapping[str, list[str]], session: Session | None, route: Route
+    ) -> str:
+        """Why a form is not from a page of ours, or ""."""
+        if request.headers.get("origin") != self._origins[host]:
+            return "This form was not sent from a page of this monitor."
+        # Who logs in has no session yet, and so no token.
+        if route.name == "login":
+            return ""
+        if session is None or not session.sent_by(form.get("csrf", [""])[0]):
+            return "This page is from before the monitor was started anew, or you were logged in anew: reload it."
+        return ""
+
+    async def _login(self, asked: Asked, address: str = "") -> Response:
+        name, password = (asked.form.get(part, [""])[0] for part in ("name", "password"))
+        subjects = (f"name {name[:64]}", f"address {address}")
+        wait = self._attempts.wait(*subjects)
+        if wait > 0:
+            answer = self._refuse(429, "Too many wrong logins. Try again in some minutes.", None, "/")
+            answer.headers["retry-after"] = str(int(wait) + 1)
+            return answer
+        # Counted before it is looked at, so that many at once gain nothing.
+        self._attempts.begin(*subjects)
+        if name:
+            user = await anyio.to_thread.run_sync(
+                self._users.by_password, name, password, limiter=self._passwords_at_once
+            )
+        else:
+            user = self._users.by_token(password)
+        if user is None:
+            log.warning("monitor: a wrong login from %s", address, extra={"action": "login_failed"})
+            return self._refuse(401, "The name or the password is wrong.", None, "/")
+        self._attempts.succeeded(*subjects)
+        log.info("monitor: %s logged in", user.name or "the token", extra={"action": "login", "user": user.name})
+        answer = RedirectResponse(_own_path(asked.form.get("next", ["/"])[0]), 303)
+        answer.set_cookie(
+            self._cookie,
+            sessions.issue(user),
+            max_age=int(sessions.LASTS),
+            secure=self._is_secure,
+            httponly=True,
+            samesite="strict",
+        )
+        return answer
+
+    async def _logout(self, asked: Asked) -> Response:
+        answer = RedirectResponse("/", 303)
+        answer.delete_cookie(self._cookie, secure=self._is_secure, httponly=True, samesite="strict")
+        return answer
+
+
+async def _healthz(asked: Asked) -> Response:
+    return PlainTextResponse("ok")
+
+
+def _own_path(path: str) -> str:
+    """A path to go on to: that of a page here, else the first page."""
+    found = routes.find("GET", path)
+    return quote(path) if found.route is not None and found.route.role is not None else "/"
+
+
+async def _body(request: Request) -> bytes | None:
+    """What was sent, or None where it is too much, or too slow."""
+    parts, size = [], 0
+    try:
+        with anyio.fail_after(_FORM_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > FORM_LIMIT:
+                    return None
+                parts.append(part)
+    except (ClientDisconnect, TimeoutError):
+        return None
+    return b"".join(parts)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """There is nothing to start, and nothing to stop."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

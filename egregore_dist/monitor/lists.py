@@ -1,0 +1,97 @@
+"""The list of runs as an address says it: filters in, filters out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import get_args
+from urllib.parse import urlencode
+
+from egregore_dist.ledger.browse import Place, Wanted
+from egregore_dist.ledger.records import RunState
+
+#: Runs on a page.
+RUNS_SHOWN = 50
+
+STATES = get_args(RunState)
+
+_LONGEST = 200
+_PLACE = re.compile(r"([0-9]{1,16})-([A-Za-z0-9_.-]{1,128})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """What the form above the list says.
+
+    Attributes:
+        state: one of `STATES`, or "".
+        workflow: a name, or "".
+        text: part of an id or a name, or "".
+        since: ``YYYY-MM-DDTHH:MM`` in UTC, or "".
+        until: the same.
+        before: where the page begins, or None.
+    """
+
+    state: str = ""
+    workflow: str = ""
+    text: str = ""
+    since: str = ""
+    until: str = ""
+    before: Place | None = None
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Filters:
+        """Read them from a query; what cannot be read is as if it were not there."""
+        state = query.get("state", "")
+        place = _PLACE.fullmatch(query.get("before", ""))
+        return cls(
+            state=state if state in STATES else "",
+            workflow=query.get("workflow", "")[:_LONGEST].strip(),
+            text=query.get("text", "")[:_LONGEST].strip(),
+            since=_kept(query.get("since", "")),
+            until=_kept(query.get("until", "")),
+            before=None if place is None else Place(int(place[1]), place[2]),
+        )
+
+    @property
+    def wanted(self) -> Wanted:
+        """As the ledger is asked."""
+        return Wanted(
+            states=frozenset([self.state] if self.state else []),
+            workflow=self.workflow,
+            text=self.text,
+            since=_milliseconds(self.since),
+            until=_milliseconds(self.until),
+            before=self.before,
+        )
+
+    @property
+    def is_filtering(self) -> bool:
+        """Whether they leave any run out."""
+        return any((self.state, self.workflow, self.text, self.since, self.until))
+
+    def address(self, before: Place | None = None) -> str:
+        """The address of this list, from a place on."""
+        said = {
+            "state": self.state,
+            "workflow": self.workflow,
+            "text": self.text,
+            "since": self.since,
+            "until": self.until,
+            "before": "" if before is None else f"{before.at}-{before.run}",
+        }
+        query = urlencode({name: value for name, value in said.items() if value})
+        return f"/?{query}" if query else "/"
+
+
+def _kept(text: str) -> str:
+    return text if _milliseconds(text) is not None else ""
+
+
+def _milliseconds(text: str) -> int | None:
+    try:
+        return int(datetime.fromisoformat(text[:_LONGEST]).replace(tzinfo=UTC).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,148 @@
+"""Server-sent events: a page hears that what it shows has changed, and reads itself anew."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Hashable
+from dataclasses import dataclass
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from egregore_dist import errors
+from egregore_dist.ledger import Ledger, browse
+from egregore_dist.ledger.watch import EVENTS_READ
+from egregore_dist.monitor import lists
+from egregore_dist.monitor.guard import Answer, Asked
+from egregore_dist.monitor.lists import Filters
+from egregore_dist.monitor.workers import machines
+
+#: Pages that are told at a time.
+STREAMS_AT_MOST = 200
+
+# Seconds: between two messages to one page; between two looks at the list of runs, and at the workers; until a silent
+# connection is tried; until a browser asks again, since its user may not be let in any more.
+_BETWEEN = 0.2
+_LOOK_AT_RUNS = 0.5
+_LOOK_AT_WORKERS = 2.0
+_TRY = 15.0
+_LASTS = 1800.0
+# A look that takes long is taken less often.
+_SHARE = 10
+
+_CURSOR = re.compile(r"[0-9]{1,16}(-[0-9]{1,10})?")
+
+
+@dataclass(slots=True)
+class _Look:
+    """What was seen last at one list, for every page that shows it."""
+
+    at: float
+    seen: Hashable
+    lock: asyncio.Lock
+
+
+class Live:
+    """Tells pages of changes.
+
+    Args:
+        ledger: where they happen.
+        stopping: whether the server ends, and the streams with it.
+    """
+
+    def __init__(self, ledger: Ledger, stopping: Callable[[], bool] = lambda: False) -> None:
+        self._ledger = ledger
+        self._stopping = stopping
+        self._streams = 0
+        self._looks: dict[str, _Look] = {}
+
+    def answers(self) -> dict[str, Answer]:
+        """What answers each route, by its name."""
+        return {"run_events": self._run, "runs_events": self._list}
+
+    async def _run(self, asked: Asked) -> Response:
+        known = asked.headers.get("last-event-id") or asked.query.get("after") or "0"
+        return self._stream(self._of_run(asked.parts["run"], known if _CURSOR.fullmatch(known) else "0"))
+
+    async def _list(self, asked: Asked) -> Response:
+        if asked.query.get("of") == "workers":
+            return self._stream(self._of_look("workers", self._workers, _LOOK_AT_WORKERS))
+        filters = Filters.of(asked.query)
+        return self._stream(self._of_look(filters.address(), lambda: self._runs(filters), _LOOK_AT_RUNS))
+
+    def _stream(self, messages: AsyncIterator[str]) -> Response:
+        if self._streams >= STREAMS_AT_MOST:
+            return PlainTextResponse("too many pages are open", 503, headers={"retry-after": "30"})
+        return StreamingResponse(self._counted(messages), media_type="text/event-stream")
+
+    async def _counted(self, messages: AsyncIterator[str]) -> AsyncIterator[str]:
+        self._streams += 1
+        try:
+            yield "retry: 2000\n\n"
+            async for message in messages:
+                yield message
+        except errors.BrokerUnavailable:
+            # The browser asks again, with the cursor that it had.
+            yield "event: away\ndata: {}\n\n"
+        finally:
+            self._streams -= 1
+
+    async def _of_run(self, run: str, cursor: str) -> AsyncIterator[str]:
+        begun = tried = time.monotonic()
+        async with self._ledger.watch() as watch:
+            while time.monotonic() - begun < _LASTS and not self._stopping():
+                found = await watch.events(run, cursor, 1.0)
+                while len(found) % EVENTS_READ == 0 and found:
+                    more = await watch.events(run, found[-1][0], 0.001)
+                    if not more:
+                        break
+                    found = more
+                if found:
+                    cursor, fields = found[-1]
+                    yield _message("change", cursor, fields.get("event", b"").decode())
+                    tried = time.monotonic()
+                    await asyncio.sleep(_BETWEEN)
+                elif time.monotonic() - tried > _TRY:
+                    tried = time.monotonic()
+                    yield ": still here\n\n"
+
+    async def _of_look(self, name: str, see: Callable[[], Hashable], every: float) -> AsyncIterator[str]:
+        begun = tried = time.monotonic()
+        look = self._looks.setdefault(name, _Look(0.0, None, asyncio.Lock()))
+        before: Hashable = None
+        while time.monotonic() - begun < _LASTS and not self._stopping():
+            took = await self._see(look, see, every)
+            if look.seen != before:
+                # The first one too: something may have changed since the page was made.
+                before, tried = look.seen, time.monotonic()
+                yield _message("change", None, name)
+            elif time.monotonic() - tried > _TRY:
+                tried = time.monotonic()
+                yield ": still here\n\n"
+            await asyncio.sleep(max(every, took * _SHARE))
+
+    async def _see(self, look: _Look, see: Callable[[], Hashable], every: float) -> float:
+        async with look.lock:
+            begun = time.monotonic()
+            if begun - look.at < every:
+                return 0.0
+            look.seen = await run_in_threadpool(see)
+            look.at = time.monotonic()
+            if len(self._looks) > STREAMS_AT_MOST:
+                self._looks.clear()
+            return look.at - begun
+
+    def _runs(self, filters: Filters) -> Hashable:
+        return browse.find(self._ledger, filters.wanted, limit=lists.RUNS_SHOWN).runs
+
+    def _workers(self) -> Hashable:
+        return tuple(worker.report for machine in machines(self._ledger) for worker in machine.workers)
+
+
+def _message(event: str, cursor: str | None, what: str) -> str:
+    id = "" if cursor is None else f"id: {cursor}\n"
+    data = msgspec.json.encode({"what": what}).decode()
+    return f"{id}event: {event}\ndata: {data}\n\n"

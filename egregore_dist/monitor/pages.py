@@ -1,0 +1,376 @@
+"""What the pages show: each is made from the ledger anew."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from egregore_dist import errors
+from egregore_dist.client.run import Run
+from egregore_dist.client.session import Session as ClusterSession
+from egregore_dist.ledger import ENDED, browse
+from egregore_dist.monitor import failures, lists, values, words
+from egregore_dist.monitor.guard import QUERY_LIMIT, Answer, Asked
+from egregore_dist.monitor.lists import Filters
+from egregore_dist.monitor.metrics import Metrics
+from egregore_dist.monitor.runview import Reader
+from egregore_dist.monitor.sessions import Session
+from egregore_dist.monitor.users import Role
+from egregore_dist.monitor.workers import machines
+from egregore_dist.workflow.spec import Path
+
+log = logging.getLogger(__name__)
+
+#: Branches and blocks on a page, messages set aside, and runs that one form may change.
+BRANCHES_SHOWN = 100
+BLOCKS_SHOWN = 100
+ASIDE_SHOWN = 200
+BULK_AT_MOST = 200
+
+_ACTIONS: Mapping[str, Callable[[Run], str]] = {
+    "cancel": Run.cancel,
+    "pause": Run.pause,
+    "resume": Run.resume,
+    "retry": Run.retry,
+}
+
+_TITLES = {
+    400: "Not understood",
+    401: "Log in",
+    403: "Not allowed",
+    404: "Not found",
+    413: "Too large",
+    414: "Too long",
+    429: "Too many tries",
+    500: "Something went wrong",
+    503: "Not reachable",
+}
+
+
+class Pages:
+    """Makes the pages of one cluster.
+
+    Args:
+        cluster: which.
+        asks_for_name: whether somebody logs in with a name, and not only with the token.
+        logs_in: whether anybody has to log in at all.
+    """
+
+    def __init__(self, cluster: ClusterSession, *, asks_for_name: bool, logs_in: bool) -> None:
+        self._cluster = cluster
+        self._ledger = cluster.ledger
+        self._reader = Reader(cluster.ledger)
+        self._metrics = Metrics(cluster.ledger)
+        self._templates = words.templates()
+        self._asks_for_name = asks_for_name
+        self._logs_in = logs_in
+
+    def answers(self) -> dict[str, Answer]:
+        """What answers each route, by its name."""
+        made: dict[str, Callable[[Asked], Response]] = {
+            "style": lambda asked: _static("monitor.css"),
+            "icon": lambda asked: _static("icon.svg"),
+            "script": lambda asked: _static("monitor.js"),
+            "runs": self._runs,
+            "run": self._run,
+            "blocks": self._blocks,
+            "block": self._block,
+            "branch": self._branch,
+            "value": self._value,
+            "workers": self._workers,
+            "aside": self._aside,
+            "metrics": self._count,
+            "bulk": self._bulk,
+            "delete": self._delete,
+            **dict.fromkeys(_ACTIONS, self._act),
+        }
+        return {name: self._answering(make) for name, make in made.items()}
+
+    def refuse(self, status: int, text: str, session: Session | None, path: str) -> Response:
+        """The page of a refusal; where it is that nobody is logged in, the form to do so."""
+        page = self._page("refused.html", session, path, status=status, title=_TITLES.get(status, ""), text=text)
+        page.status_code = status
+        return page
+
+    def _answering(self, make: Callable[[Asked], Response]) -> Callable[[Asked], Awaitable[Response]]:
+        def safely(asked: Asked) -> Response:
+            try:
+                return make(asked)
+            except errors.RunNotFound as error:
+                return self.refuse(404, str(error), asked.session, asked.path)
+            except errors.BrokerUnavailable as error:
+                log.warning("monitor: %s", error, extra={"action": "ledger_unreachable"})
+                return self.refuse(503, "The ledger cannot be reached. Is its server up?", asked.session, asked.path)
+            except RedisError as error:
+                log.warning("monitor: %s", type(error).__name__, extra={"action": "ledger_refused"})
+                text = "The ledger's server has refused this; the monitor may be using one that it may only read."
+                return self.refuse(503, text, asked.session, asked.path)
+
+        async def answer(asked: Asked) -> Response:
+            return await run_in_threadpool(safely, asked)
+
+        return answer
+
+    def _page(self, template: str, session: Session | None, path: str, **more: Any) -> HTMLResponse:
+        role = 0 if session is None else session.user.role
+        text = self._templates.get_template(template).render(
+            session=session,
+            path=path,
+            logs_in=self._logs_in,
+            asks_for_name=self._asks_for_name,
+            may_operate=role >= Role.OPERATOR,
+            may_administrate=role >= Role.ADMIN,
+            **{"stream": "", **more},
+        )
+        return HTMLResponse(text)
+
+    def _show(self, template: str, asked: Asked, **more: Any) -> Response:
+        return self._page(template, asked.session, asked.path, **more)
+
+    # Pages
+
+    def _runs(self, asked: Asked) -> Response:
+        filters = Filters.of(asked.query)
+        page = browse.find(self._ledger, filters.wanted, limit=lists.RUNS_SHOWN)
+        return self._show(
+            "runs.html",
+            asked,
+            stream="" if filters.before else filters.address().replace("/", "/events", 1),
+            filters=filters,
+            states=lists.STATES,
+            page=page,
+            known=browse.known(self._ledger),
+            now=self._ledger.now() / 1000,
+            older=None if page.next is None else filters.address(page.next),
+            newest=filters.address(),
+            done=asked.query.get("done", ""),
+            has_workers=bool(page.runs) or bool(self._ledger.reports()),
+        )
+
+    def _run(self, asked: Asked) -> Response:
+        run = asked.parts["run"]
+        view = self._reader.run(run, lambda path: _blocks_address(run, path))
+        state = view.record.state
+        return self._show(
+            "run.html",
+            asked,
+            stream=_stream(run, view.cursor),
+            view=view,
+            record=view.record,
+            can_cancel=state not in ENDED,
+            can_pause=state in ("pending", "running"),
+            can_resume=state == "paused",
+            can_retry=state in ("failed", "cancelled"),
+            can_delete=state in ENDED,
+        )
+
+    def _blocks(self, asked: Asked) -> Response:
+        run = asked.parts["run"]
+        record = self._ledger.run(run)
+        path = _path(asked.query.get("path"))
+        page = _number(asked.query.get("page"))
+        found = browse.blocks(self._ledger, run, limit=BLOCKS_SHOWN, offset=page * BLOCKS_SHOWN, path=path)
+        total = sum(found.counts.values()) if path is None else found.counts.get(path, 0)
+        if total == 1 and found.shown:
+            return RedirectResponse(f"/runs/{words.segment(run)}/blocks/{words.segment(found.shown[0].id)}", 303)
+        namer = self._reader.namer(record, self._reader.workflow(record), found.shown)
+        return self._show(
+            "blocks.html",
+            asked,
+            stream=_stream(run),
+            record=record,
+            now=self._ledger.now() / 1000,
+            blocks=found.shown,
+            branch={block.id: self._reader.nested_in(block, namer) for block in found.shown},
+            total=total,
+            pages=_Pages(page, BLOCKS_SHOWN, total, {"path": asked.query.get("path", "")}),
+        )
+
+    def _block(self, asked: Asked) -> Response:
+        run = asked.parts["run"]
+        record = self._ledger.run(run)
+        block = browse.block(self._ledger, run, asked.parts["block"])
+        page = _number(asked.query.get("page"))
+        only_failed = asked.query.get("only") == "failed"
+        if only_failed:
+            failed = browse.failed(self._ledger, run, block.id)
+            total, positions = len(failed), failed[page * BRANCHES_SHOWN : (page + 1) * BRANCHES_SHOWN]
+        else:
+            total = block.n
+            positions = list(range(page * BRANCHES_SHOWN, min(total, (page + 1) * BRANCHES_SHOWN)))
+        rows = browse.branches(self._ledger, run, block, positions)
+        workflow = self._reader.workflow(record)
+        namer = self._reader.namer(record, workflow, [block])
+        with self._reader.timelines.read(run, record.created) as timeline:
+            times = {position: list(timeline.attempts.get((block.id, position), ())) for position in positions}
+            cursor = timeline.cursor
+        now = self._ledger.now() / 1000
+        return self._show(
+            "block.html",
+            asked,
+            stream=_stream(run, cursor),
+            record=record,
+            block=block,
+            now=now,
+            rows=[
+                (row, namer(block.id, row.position), *_times(block.opened / 1000, times[row.position])) for row in rows
+            ],
+            total=total,
+            only_failed=only_failed,
+            pages=_Pages(page, BRANCHES_SHOWN, total, {"only": "failed" if only_failed else ""}),
+        )
+
+    def _branch(self, asked: Asked) -> Response:
+        run, position = asked.parts["run"], int(asked.parts["branch"])
+        record, block = self._found(asked)
+        (row,) = browse.branches(self._ledger, run, block, [position])
+        namer = self._reader.namer(record, self._reader.workflow(record), [block])
+        with self._reader.timelines.read(run, record.created) as timeline:
+            attempts = list(timeline.attempts.get((block.id, position), ()))
+            cursor = timeline.cursor
+        return self._show(
+            "branch.html",
+            asked,
+            stream=_stream(run, cursor),
+            record=record,
+            block=block,
+            row=row,
+            name=namer(block.id, position),
+            attempts=attempts,
+            why=failures.of_branch(self._ledger, run, block.id, position) if row.failure else None,
+            now=self._ledger.now() / 1000,
+        )
+
+    def _value(self, asked: Asked) -> Response:
+        run, position, what = asked.parts["run"], int(asked.parts["branch"]), asked.parts["what"]
+        record, block = self._found(asked)
+        workflow = self._reader.workflow(record)
+        if what == "result":
+            shown = values.result(self._ledger, run, block, position)
+        else:
+            shown = values.input(self._ledger, run, workflow.root, block, position)
+        self._note(asked, f"saw the {what} of branch {position} of block {block.id}", run)
+        namer = self._reader.namer(record, workflow, [block])
+        return self._show(
+            "value.html",
+            asked,
+            record=record,
+            block=block,
+            position=position,
+            name=namer(block.id, position),
+            what=what,
+            shown=shown,
+        )
+
+    def _workers(self, asked: Asked) -> Response:
+        found = machines(self._ledger)
+        return self._show("workers.html", asked, stream="/events?of=workers", machines=found)
+
+    def _aside(self, asked: Asked) -> Response:
+        return self._show("aside.html", asked, messages=self._ledger.aside(ASIDE_SHOWN), most=ASIDE_SHOWN)
+
+    def _count(self, asked: Asked) -> Response:
+        raw, kind = self._metrics.text()
+        return Response(raw, media_type=kind)
+
+    # Actions
+
+    def _act(self, asked: Asked) -> Response:
+        run = asked.parts["run"]
+        _ACTIONS[asked.route.name](Run(run, of=self._cluster))
+        self._note(asked, f"did {asked.route.name}", run)
+        return RedirectResponse(f"/runs/{words.segment(run)}", 303)
+
+    def _delete(self, asked: Asked) -> Response:
+        run = asked.parts["run"]
+        if not self._ledger.delete(run):
+            self._ledger.run(run)
+            return self.refuse(403, "Only a run that has ended can be deleted.", asked.session, asked.path)
+        self._note(asked, "did delete", run)
+        return RedirectResponse("/?done=delete", 303)
+
+    def _bulk(self, asked: Asked) -> Response:
+        (action, *_) = asked.form.get("action", [""])
+        chosen = asked.form.get("run", [])
+        if action not in ("cancel", "retry") or len(chosen) > BULK_AT_MOST:
+            text = f"Choose cancel or retry, and at most {BULK_AT_MOST} runs."
+            return self.refuse(400, text, asked.session, "/")
+        for run in chosen:
+            try:
+                _ACTIONS[action](Run(run, of=self._cluster))
+            except errors.RunNotFound:
+                continue  # it has expired since the page was made
+            self._note(asked, f"did {action}", run)
+        (query, *_) = asked.form.get("filters", [""])
+        filters = Filters.of(dict(parse_qsl(query[:QUERY_LIMIT])))
+        return RedirectResponse(filters.address(filters.before), 303)
+
+    # Parts of the above
+
+    def _found(self, asked: Asked) -> tuple[Any, browse.BlockGlance]:
+        record = self._ledger.run(asked.parts["run"])
+        block = browse.block(self._ledger, asked.parts["run"], asked.parts["block"])
+        if int(asked.parts["branch"]) >= block.n:
+            raise errors.RunNotFound(f"block {block.id!r} of run {record.id!r} has no branch {asked.parts['branch']}")
+        return record, block
+
+    def _note(self, asked: Asked, what: str, run: str) -> None:
+        name = asked.session.user.name if asked.session else ""
+        extra = {"action": f"monitor_{asked.route.name}", "run_id": run, "user": name}
+        log.info("monitor: %s %s, run %s", name or "somebody", what, run, extra=extra)
+
+
+class _Pages:
+    """Which page of how many, and the addresses of the ones beside it."""
+
+    def __init__(self, number: int, size: int, total: int, query: Mapping[str, str]) -> None:
+        self.number = number
+        self.first = number * size + 1
+        self.last = min(total, (number + 1) * size)
+        self.before = self._address(number - 1, query) if number > 0 else None
+        self.after = self._address(number + 1, query) if self.last < total else None
+
+    @staticmethod
+    def _address(number: int, query: Mapping[str, str]) -> str:
+        said = {**query, "page": str(number)}
+        return "?" + "&".join(f"{name}={words.segment(value)}" for name, value in said.items() if value)
+
+
+def _times(opened: float, attempts: list[Any]) -> tuple[float | None, Any]:
+    """How long a branch waited before it first ran, and its last attempt."""
+    return (attempts[0].start - opened, attempts[-1]) if attempts else (None, None)
+
+
+def _stream(run: str, cursor: str = "0") -> str:
+    """Where a page hears that something has happened after what it shows."""
+    return f"/runs/{words.segment(run)}/events?after={cursor}"
+
+
+def _static(name: str) -> Response:
+    raw, kind = words.static(name)
+    return Response(raw, media_type=kind, headers={"cache-control": "max-age=31536000, immutable"})
+
+
+def _blocks_address(run: str, path: Path) -> str:
+    return f"/runs/{words.segment(run)}/blocks?path={','.join(map(str, path)) or 'root'}"
+
+
+def _path(text: str | None) -> Path | None:
+    if not text:
+        return None
+    if text == "root":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        return None
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 7 else 0

@@ -1,0 +1,212 @@
+"""A run as its page shows it: its blocks, its picture and its timeline, read in a bounded number of calls."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import msgspec
+from markupsafe import Markup
+
+from egregore_dist import errors
+from egregore_dist.ledger import Ledger, RunRecord, browse
+from egregore_dist.ledger.browse import BlockGlance, Blocks
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.monitor import failures, gantt, tree
+from egregore_dist.monitor.failures import Why
+from egregore_dist.monitor.standing import Facts
+from egregore_dist.monitor.timeline import Timelines
+from egregore_dist.wire import codec
+from egregore_dist.workflow import spec
+from egregore_dist.workflow.spec import Path
+
+#: Blocks of a run that are read for its page, and those in its table.
+BLOCKS_READ = 1500
+BLOCKS_SHOWN = 50
+
+# Blocks whose branches the picture looks at one by one.
+_LOOKED_INTO = 40
+# Bytes of an input that is read for the keys of a mapping, which are the names of a map's branches.
+_KEYS_READ = 1_000_000
+_SPECS_KEPT = 16
+_NAMES_KEPT = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """One run.
+
+    Attributes:
+        record: the run.
+        now: the server's time, in seconds.
+        blocks: its blocks, as many as were read.
+        total: how many there are.
+        shown: those in the table.
+        branch: by block, the name of the branch that it is nested in; "" where it is in none.
+        tree: the picture of the workflow, or None where the spec cannot be read.
+        gantt: the picture of the timeline, or None.
+        partial: the timeline lacks its beginning.
+        cursor: of the last event in it.
+        why: why it failed, or None.
+        culprit: the name of the branch that failed.
+    """
+
+    record: RunRecord
+    now: float
+    blocks: Blocks
+    total: int
+    shown: Sequence[BlockGlance]
+    branch: Mapping[str, str]
+    tree: Markup | None
+    gantt: Markup | None
+    partial: bool
+    cursor: str
+    why: Why | None
+    culprit: str
+
+
+class Reader:
+    """Reads runs for pages; what it remembers can be read again."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.timelines = Timelines(ledger)
+        self._specs: _Kept[tuple[str, float], spec.WorkflowSpec] = _Kept(_SPECS_KEPT)
+        self._keys: _Kept[tuple[str, float, str], list[str]] = _Kept(_NAMES_KEPT)
+
+    def run(self, run: str, link: Callable[[Path], str]) -> RunView:
+        """Read a run. Raises `errors.RunNotFound`."""
+        ledger = self._ledger
+        record = ledger.run(run)
+        blocks = browse.blocks(ledger, run, limit=BLOCKS_READ)
+        why = failures.of_run(ledger, run) if record.state == "failed" else None
+        workflow = self._spec_or_none(record)
+        now = ledger.now() / 1000
+        namer = self.namer(record, workflow, blocks.shown)
+        facts = self._facts(record, workflow, blocks, why)
+        with self.timelines.read(run, record.created) as timeline:
+            chart = gantt.draw(timeline, record.workflow, now, namer)
+            partial, cursor = timeline.partial, timeline.cursor
+        return RunView(
+            record=record,
+            now=now,
+            blocks=blocks,
+            total=sum(blocks.counts.values()),
+            shown=blocks.shown[:BLOCKS_SHOWN],
+            branch={block.id: self.nested_in(block, namer) for block in blocks.shown[:BLOCKS_SHOWN]},
+            tree=None if workflow is None else tree.draw(workflow, facts, link),
+            gantt=chart,
+            partial=partial,
+            cursor=cursor,
+            why=why,
+            culprit="" if why is None or why.branch is None or why.block == ROOT else namer(why.block, why.branch),
+        )
+
+    def workflow(self, record: RunRecord) -> spec.WorkflowSpec:
+        """The spec of a run's workflow. Raises `errors.RunNotFound`, `msgspec.MsgspecError`."""
+        key = (record.id, record.created)
+        return self._specs.get(key, lambda: spec.decode(self._ledger.work(record.id).spec))
+
+    def namer(
+        self, record: RunRecord, workflow: spec.WorkflowSpec | None, known: Sequence[BlockGlance]
+    ) -> Callable[[str, int], str]:
+        """Tells the name of a branch by block and position."""
+        by_id = {block.id: block for block in known}
+
+        def name(id: str, branch: int) -> str:
+            block = by_id.get(id)
+            if block is None:
+                return f"#{branch}"
+            keys = self._names(record, workflow, block)
+            return keys[branch] if branch < len(keys) else f"#{branch}"
+
+        return name
+
+    @staticmethod
+    def nested_in(block: BlockGlance, namer: Callable[[str, int], str]) -> str:
+        """The name of the branch that a block is nested in, or ""."""
+        if block.parent in (None, ROOT) or block.branch is None:
+            return ""
+        return namer(block.parent or "", block.branch)
+
+    def _names(self, record: RunRecord, workflow: spec.WorkflowSpec | None, block: BlockGlance) -> Sequence[str]:
+        """The names of a block's branches; of a map over a list none, since those are its positions."""
+        if workflow is None:
+            return ()
+        if block.id == ROOT:
+            return (block.name,)
+        try:
+            step = spec.step_at(workflow.root, block.path)
+        except IndexError:
+            return ()
+        match step:
+            case spec.ParallelSpec():
+                return step.keys
+            case spec.MapSpec():
+                return self._keys.get(
+                    (record.id, record.created, block.input), lambda: self._map_keys(record.id, block)
+                )
+            case _:
+                return (step.name,)
+
+    def _map_keys(self, run: str, block: BlockGlance) -> list[str]:
+        size, start = browse.input_start(self._ledger, run, block.input)
+        if size > _KEYS_READ or not codec.is_mapping(start):
+            return []
+        try:
+            return [str(key) for key, _ in codec.split(self._ledger.input(run, block.input))]
+        except (errors.EncodingError, errors.RunNotFound):
+            return []
+
+    def _spec_or_none(self, record: RunRecord) -> spec.WorkflowSpec | None:
+        try:
+            return self.workflow(record)
+        except msgspec.MsgspecError:
+            return None
+
+    def _facts(self, record: RunRecord, workflow: spec.WorkflowSpec | None, blocks: Blocks, why: Why | None) -> Facts:
+        by_path: dict[Path, list[BlockGlance]] = {}
+        for block in blocks.shown:
+            by_path.setdefault(block.path, []).append(block)
+        branches: dict[tuple[str, int], str] = {}
+        alone = [found[0] for path, found in by_path.items() if len(found) == blocks.counts[path] == 1]
+        for block in alone[:_LOOKED_INTO] if workflow is not None else ():
+            rows = browse.branches(self._ledger, record.id, block, range(min(block.n, tree.BRANCHES_SHOWN)))
+            branches.update({(block.id, row.position): row.state for row in rows})
+        node = why.failure.node if why is not None and why.failure is not None else None
+        return Facts(
+            run=record.state,
+            blocks=by_path,
+            counts=blocks.counts,
+            open=blocks.open,
+            branches=branches,
+            culprit=node or "",
+        )
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Kept(Generic[K, V]):
+    """The last values that were made."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = make()
+        with self._lock:
+            self._values[key] = value
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+        return value

@@ -1,0 +1,111 @@
+"""The monitor as a server."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import closing
+
+import uvicorn
+
+from egregore_dist import errors
+from egregore_dist.cli import redact
+from egregore_dist.client.session import Session
+from egregore_dist.monitor.config import Config
+from egregore_dist.monitor.guard import Guard
+from egregore_dist.monitor.live import Live
+from egregore_dist.monitor.pages import Pages
+
+# Connections at a time; more are told to come again.
+_CONNECTIONS = 1000
+# Bytes of a request's line and headers.
+_HEADERS = 32 * 1024
+
+
+def application(config: Config, cluster: Session, *, port: int, stopping: Callable[[], bool] = lambda: False) -> Guard:
+    """The monitor as an ASGI application.
+
+    Args:
+        config: who may use it.
+        cluster: what it shows.
+        port: where it listens.
+        stopping: whether its server ends.
+    """
+    settings = cluster.settings
+    for secret in (settings.broker_url, settings.ledger_url, settings.secret):
+        # What a node says may hold one of them.
+        redact.remember(None if secret is None else secret.get_secret_value())
+    pages = Pages(cluster, asks_for_name=config.users.has_names, logs_in=bool(config.users))
+    live = Live(cluster.ledger, stopping)
+    answers = {**pages.answers(), **live.answers()}
+    return Guard(config, answers, pages.refuse, port=port, local_key=secrets.token_bytes(32))
+
+
+def serve(config: Config, cluster: Session, ready: Callable[[str], None]) -> None:
+    """Serve the monitor until it is told to stop.
+
+    Args:
+        config: where, and for whom.
+        cluster: what it shows.
+        ready: called with its address when it listens.
+
+    Raises:
+        errors.ConfigurationError: what was asked for would be open to more people than was said, or cannot be.
+    """
+    config.check()
+    with closing(_listen(config)) as listener:
+        port = listener.getsockname()[1]
+        server: uvicorn.Server
+
+        def stopping() -> bool:
+            return server.should_exit
+
+        options = uvicorn.Config(
+            application(config, cluster, port=port, stopping=stopping),
+            host=config.host,
+            port=port,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # Who is behind the proxy is told by it, and by nobody else.
+            proxy_headers=config.behind_proxy,
+            ssl_certfile=None if config.tls is None else config.tls[0],
+            ssl_keyfile=None if config.tls is None else config.tls[1],
+            limit_concurrency=_CONNECTIONS,
+            h11_max_incomplete_event_size=_HEADERS,
+            timeout_graceful_shutdown=3,
+        )
+        try:
+            options.load()
+        except OSError as error:
+            # ssl's errors among them.
+            raise errors.ConfigurationError(f"the certificate or its key cannot be used: {error}") from error
+        server = uvicorn.Server(options)
+        ready(config.address(port))
+        server.run(sockets=[listener])
+
+
+def _listen(config: Config) -> socket.socket:
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, number)
+    except OSError as error:
+        raise errors.ConfigurationError(f"the monitor cannot listen on {config.host}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(socket.SOMAXCONN)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise errors.ConfigurationError(
+            f"the monitor cannot listen on port {config.port} of {config.host}: {error.strerror}; "
+            "--port 0 takes one that is free"
+        ) from error
+    return listener

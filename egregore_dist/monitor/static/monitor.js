@@ -1,0 +1,132 @@
+// Times in the viewer's zone, pages that read themselves anew when they hear of a change, and the theme.
+"use strict";
+
+(() => {
+  const root = document.documentElement;
+  const lamp = document.getElementById("lamp");
+
+  function tellTimes(within) {
+    for (const time of within.querySelectorAll("time[datetime]")) {
+      const at = new Date(time.dateTime);
+      if (Number.isNaN(at.getTime())) continue;
+      time.textContent = at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+      time.title = time.dateTime;
+    }
+  }
+
+  // The theme: that of the system, unless the viewer has chosen.
+  const theme = document.getElementById("theme");
+  const themes = ["system", "light", "dark"];
+  function kept() {
+    try { return localStorage.getItem("theme") || "system"; } catch { return "system"; }
+  }
+  function wear(name) {
+    if (name === "system") delete root.dataset.theme; else root.dataset.theme = name;
+    if (theme) theme.textContent = `Theme: ${name}`;
+  }
+  wear(kept());
+  if (theme) {
+    theme.hidden = false;
+    theme.addEventListener("click", () => {
+      const next = themes[(themes.indexOf(kept()) + 1) % themes.length];
+      try { localStorage.setItem("theme", next); } catch { /* it lasts as long as the page */ }
+      wear(next);
+    });
+  }
+
+  // What was chosen, opened, focused and scrolled to stays so when a part of the page is replaced.
+  function keep(old, fresh) {
+    for (const box of old.querySelectorAll("input[type=checkbox]:checked")) {
+      const same = fresh.querySelector(`input[type=checkbox][value="${CSS.escape(box.value)}"]`);
+      if (same) same.checked = true;
+    }
+    for (const open of old.querySelectorAll("details[open][id]")) {
+      const same = fresh.querySelector(`#${CSS.escape(open.id)}`);
+      if (same) same.open = true;
+    }
+  }
+
+  function place(old, fresh) {
+    const scrolled = [...old.querySelectorAll(".wide")].map((part) => part.scrollLeft);
+    const focusable = "a, button, input, summary, [tabindex]";
+    const focused = [...old.querySelectorAll(focusable)].indexOf(document.activeElement);
+    keep(old, fresh);
+    old.replaceWith(fresh);
+    fresh.querySelectorAll(".wide").forEach((part, index) => { part.scrollLeft = scrolled[index] || 0; });
+    if (focused >= 0) fresh.querySelectorAll(focusable)[focused]?.focus({ preventScroll: true });
+  }
+
+  let reading = false;
+  let again = false;
+  async function refresh() {
+    if (reading) { again = true; return; }
+    reading = true;
+    try {
+      const begun = performance.now();
+      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+      if (answer.ok) {
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        for (const old of document.querySelectorAll("[data-live][id]")) {
+          const fresh = page.getElementById(old.id);
+          if (!fresh) continue;
+          tellTimes(fresh);
+          if (fresh.outerHTML !== old.outerHTML) place(old, document.adoptNode(fresh));
+        }
+        document.title = page.title;
+      } else if (answer.status === 401 || answer.status === 404) {
+        location.reload();
+      }
+      // A page that takes long to make is made less often.
+      await new Promise((done) => setTimeout(done, Math.min(5000, 3 * (performance.now() - begun))));
+    } catch {
+      shine(false);
+    } finally {
+      reading = false;
+      if (again) { again = false; refresh(); }
+    }
+  }
+
+  function shine(isLive) {
+    if (!lamp) return;
+    lamp.hidden = false;
+    lamp.classList.toggle("away", !isLive);
+    lamp.textContent = isLive ? "live" : "not connected";
+  }
+
+  const stream = document.body.dataset.stream;
+  if (stream && "EventSource" in window) {
+    let lost = false;
+    const source = new EventSource(stream);
+    source.addEventListener("open", () => {
+      shine(true);
+      if (lost) refresh();
+      lost = false;
+    });
+    source.addEventListener("error", () => { lost = true; shine(false); });
+    source.addEventListener("away", () => { lost = true; shine(false); });
+    source.addEventListener("change", () => { shine(true); refresh(); });
+    // What goes on takes longer and longer, without an event.
+    setInterval(() => {
+      const goesOn = document.querySelector(".state-running, .state-open, .state-pending, .bar-running");
+      if (goesOn && !document.hidden && !lost) refresh();
+    }, 5000);
+    addEventListener("pagehide", () => source.close());
+    addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+  }
+
+  // Forms that end something ask first.
+  document.addEventListener("submit", (event) => {
+    const question = event.submitter?.dataset.ask || event.target.dataset.confirm;
+    if (question && !confirm(question)) event.preventDefault();
+  });
+
+  const all = document.getElementById("all");
+  if (all) {
+    all.closest("[hidden]").hidden = false;
+    all.addEventListener("change", () => {
+      for (const box of document.querySelectorAll("input[name=run]")) box.checked = all.checked;
+    });
+  }
+
+  tellTimes(document);
+})();

@@ -1,0 +1,194 @@
+"""Who may do what: roles, the file of users, the token."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from egregore_dist import errors
+
+SHORTEST_TOKEN = 16
+SHORTEST_PASSWORD = 8
+# Longer ones would only keep scrypt busy.
+LONGEST_PASSWORD = 1024
+
+_COST, _BLOCK, _LANES = 2**14, 8, 1
+_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_HASH = re.compile(r"scrypt\$([A-Za-z0-9+/]{22}==)\$([A-Za-z0-9+/]{43}=)")
+
+
+class Role(IntEnum):
+    """What somebody may do; each role may do what those below it may."""
+
+    VIEWER = 1
+    """See runs, their pictures and timelines, and workers; no data of the nodes, and no error's text."""
+    OPERATOR = 2
+    """See inputs, results and tracebacks; cancel, pause, resume and retry runs."""
+    ADMIN = 3
+    """Delete runs."""
+
+    @property
+    def word(self) -> str:
+        """As it is written in a file of users."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who may use the monitor.
+
+    Attributes:
+        name: "" for who has the token, or needs none.
+        role: what they may do.
+        key: signs their sessions: those end when the password changes.
+    """
+
+    name: str
+    role: Role
+    key: bytes = field(repr=False)
+
+
+class Users:
+    """Everybody that may use the monitor: by a password, or by the token.
+
+    Args:
+        hashes: role and hashed password by name, as `read` gives them.
+        token: opens the monitor to who has it.
+        role: of who has the token.
+    """
+
+    def __init__(
+        self, hashes: Mapping[str, tuple[Role, str]], token: str | None = None, role: Role = Role.OPERATOR
+    ) -> None:
+        if token is not None and len(token) < SHORTEST_TOKEN:
+            raise errors.ConfigurationError(f"the monitor's token is shorter than {SHORTEST_TOKEN} characters")
+        self._hashes = dict(hashes)
+        # It is long and random, so that a quick hash protects it as well as a slow one.
+        self._token = None if token is None else hashlib.sha256(token.encode()).digest()
+        self._role = role
+        # What the password of a name that nobody has is compared with, so that it takes as long.
+        self._nobody = hash_password(secrets.token_hex(16))
+
+    def __bool__(self) -> bool:
+        return bool(self._hashes) or self._token is not None
+
+    @property
+    def has_names(self) -> bool:
+        """Whether anybody has a name, and not only the token."""
+        return bool(self._hashes)
+
+    def get(self, name: str) -> User | None:
+        """The user of this name; of "" who has the token."""
+        if name == "":
+            return None if self._token is None else User("", self._role, _key(self._token))
+        if name not in self._hashes:
+            return None
+        role, hashed = self._hashes[name]
+        return User(name, role, _key(hashed.encode()))
+
+    def by_token(self, token: str) -> User | None:
+        """Who has this token, or None."""
+        given = hashlib.sha256(token.encode()).digest()
+        if self._token is None or not hmac.compare_digest(given, self._token):
+            return None
+        return self.get("")
+
+    def by_password(self, name: str, password: str) -> User | None:
+        """The user of this name and password, or None; slow on purpose."""
+        _, hashed = self._hashes.get(name, (None, self._nobody))
+        fits = _fits(password[:LONGEST_PASSWORD], hashed)
+        return self.get(name) if fits and name in self._hashes else None
+
+
+def read(path: Path) -> dict[str, tuple[Role, str]]:
+    """The users of a file: a line each, ``name:role:hash``.
+
+    Raises:
+        errors.ConfigurationError: it cannot be read, others can read it, or a line of it is wrong.
+    """
+    found: dict[str, tuple[Role, str]] = {}
+    for number, line in enumerate(private_text(path, "the users' file").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, rest = line.strip().partition(":")
+        word, _, hashed = rest.partition(":")
+        if not _NAME.fullmatch(name) or word.upper() not in Role.__members__ or not _HASH.fullmatch(hashed):
+            # The line may hold a password that somebody wrote in plain.
+            raise errors.ConfigurationError(
+                f"line {number} of the users' file {path} is not name:role:hash; make one with: "
+                f"egregore-dist monitor --users {path} --add-user NAME --role viewer|operator|admin"
+            )
+        if name in found:
+            raise errors.ConfigurationError(f"line {number} of the users' file {path}: there is another {name!r}")
+        found[name] = (Role[word.upper()], hashed)
+    if not found:
+        raise errors.ConfigurationError(f"the users' file {path} has no user")
+    return found
+
+
+def add(path: Path, name: str, role: Role, password: str) -> None:
+    """Add a user to a file, or give one another password and role; the file is made where there is none.
+
+    Raises:
+        errors.ConfigurationError: the name or the password cannot be, or the file cannot be read or written.
+    """
+    if not _NAME.fullmatch(name):
+        raise errors.ConfigurationError(f"user {name!r}: letters, digits, '_', '.', '@' and '-' only, 1 to 64 of them")
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        raise errors.ConfigurationError(
+            f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters, this one {len(password)}"
+        )
+    lines = private_text(path, "the users' file").splitlines() if path.exists() else []
+    kept = [line for line in lines if line.partition(":")[0].strip() != name]
+    new = path.with_name(f"{path.name}.new")
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write("\n".join([*kept, f"{name}:{role.word}:{hash_password(password)}", ""]))
+        new.replace(path)
+    except OSError as error:
+        raise errors.ConfigurationError(f"the users' file {path} cannot be written: {error.strerror}") from error
+
+
+def private_text(path: Path, what: str) -> str:
+    """The text of a file that only its owner can read. Raises `errors.ConfigurationError`."""
+    try:
+        mode, text = path.stat().st_mode, path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise errors.ConfigurationError(f"{what} {path} cannot be read: {why}") from None
+    if mode & 0o077:
+        raise errors.ConfigurationError(f"{what} {path} can be read by others: chmod 600 {path}")
+    return text
+
+
+def hash_password(password: str) -> str:
+    """A password as it is stored."""
+    salt = os.urandom(16)
+    return f"scrypt${base64.b64encode(salt).decode()}${base64.b64encode(_scrypt(password, salt)).decode()}"
+
+
+def _fits(password: str, hashed: str) -> bool:
+    match = _HASH.fullmatch(hashed)
+    assert match is not None
+    try:
+        salt, wanted = (base64.b64decode(part, validate=True) for part in match.groups())
+    except binascii.Error:
+        return False
+    return hmac.compare_digest(_scrypt(password, salt), wanted)
+
+
+def _scrypt(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, n=_COST, r=_BLOCK, p=_LANES, dklen=32)
+
+
+def _key(hashed: bytes) -> bytes:
+    return hmac.digest(hashed, b"sessions of the monitor", "sha256")

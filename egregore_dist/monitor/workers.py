@@ -1,0 +1,52 @@
+"""The machines and their workers, as these report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from egregore_dist.cli import probe
+from egregore_dist.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A machine with workers.
+
+    Attributes:
+        host: what its workers call it.
+        cores: that they may use.
+        memory_available: bytes.
+        memory_total: bytes.
+        workers: on it.
+    """
+
+    host: str
+    cores: float
+    memory_available: int
+    memory_total: int
+    workers: tuple[probe.Worker, ...]
+
+    @property
+    def memory_used(self) -> float:
+        """The part of its memory that is in use, from 0 to 1."""
+        return 1 - self.memory_available / self.memory_total if self.memory_total else 0.0
+
+
+def machines(ledger: Ledger) -> list[Machine]:
+    """The machines that have live workers. Raises `errors.BrokerUnavailable`."""
+    by_host: dict[str, list[probe.Worker]] = {}
+    for worker in probe.workers(ledger):
+        by_host.setdefault(worker.report.host, []).append(worker)
+    found = []
+    for host, workers in sorted(by_host.items()):
+        newest = max(workers, key=lambda worker: worker.reported).report
+        found.append(
+            Machine(
+                host=host,
+                cores=newest.cores,
+                memory_available=newest.memory_available,
+                memory_total=newest.memory_total,
+                workers=tuple(workers),
+            )
+        )
+    return found

@@ -1,0 +1,337 @@
+"""Who gets to what: every route, every method, every role."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from egregore_dist.monitor import routes, sessions
+from egregore_dist.monitor.config import Config
+from egregore_dist.monitor.guard import FORM_LIMIT, HEADERS, QUERY_LIMIT
+from egregore_dist.monitor.routes import ROUTES, Route
+from egregore_dist.monitor.users import Role, Users
+from tests.unit.monitor.gate import COOKIE, HOST, ORIGIN, PASSWORD, TOKEN, Gate, example
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "X", "get", "")
+OPEN = {("GET", "/healthz"), ("GET", "/static/monitor.css"), ("GET", "/static/icon.svg"), ("POST", "/login")}
+POSTS = [route for route in ROUTES if route.method == "POST" and route.role is not None]
+
+
+def name_of(route: Route) -> str:
+    return f"{route.method} {route.path}"
+
+
+@pytest.fixture(scope="module")
+def gate() -> Gate:
+    return Gate()
+
+
+def test_what_is_for_everybody_is_a_short_list() -> None:
+    """These and no others can be had without logging in, each an exact method and path."""
+    assert {(route.method, route.path) for route in ROUTES if route.role is None} == OPEN
+    assert all("{" not in path for _, path in OPEN)
+
+
+def test_only_posts_change_anything() -> None:
+    """A GET is for looking: what changes runs is a POST of an operator or above."""
+    changing = {route.name for route in ROUTES if route.method == "POST" and route.name not in ("login", "logout")}
+
+    assert changing == {"bulk", "cancel", "pause", "resume", "retry", "delete"}
+    assert all(route.role is not None and route.role >= Role.OPERATOR for route in ROUTES if route.name in changing)
+    assert {route.method for route in ROUTES} == {"GET", "POST"}
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+@pytest.mark.parametrize("method", METHODS)
+def test_nobody_gets_in_without_logging_in(gate: Gate, route: Route, method: str) -> None:
+    """Without credentials everything but the open routes is 401, whatever the method."""
+    path = example(route)
+
+    status = gate.ask(method, path).status
+
+    if (method, path) == ("POST", "/login"):
+        assert status == 401  # a login without a password
+    elif (method, path) in OPEN:
+        assert status == 200
+    else:
+        assert status == 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/runs/x-healthz", "/healthz/", "//healthz", "/%68ealthz", "/HEALTHZ", "/healthz%2e", "/healthz/../", "/."),
+        *("/static/monitor.js", "/static/", "/static/../monitor.css", "/static/monitor.css/", "/login", "", "/nothing"),
+    ],
+)
+def test_what_looks_like_an_open_path_is_not(gate: Gate, path: str) -> None:
+    """Only the exact paths are open."""
+    assert gate.ask("GET", path).status == 401
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+@pytest.mark.parametrize(("method", "role"), list(itertools.product(METHODS, Role)), ids=str)
+def test_each_role_gets_what_it_may(gate: Gate, route: Route, method: str, role: Role) -> None:
+    """With a good session, an origin and a token: the routes of the role answer, others are 403, other methods 405."""
+    path = example(route)
+    found = routes.find(method, path).route
+
+    answer = gate.ask(method, path, gate.session(role))
+
+    if found is None:
+        assert answer.status == 405
+        assert "answered" not in answer.text
+    elif found.role is not None and role < found.role:
+        assert answer.status == 403
+        assert "answered" not in answer.text
+    elif found.name in ("login", "logout", "healthz"):
+        assert answer.status in (200, 303, 401)
+    else:
+        assert (answer.status, answer.text) == (200, f"answered {found.name}")
+
+
+@pytest.mark.parametrize(
+    ("role", "may"),
+    [
+        (Role.VIEWER, set()),
+        (Role.OPERATOR, {"value", "cancel", "retry"}),
+        (Role.ADMIN, {"value", "cancel", "retry", "delete"}),
+    ],
+    ids=str,
+)
+def test_the_roles_are_what_they_are_said_to_be(gate: Gate, role: Role, may: set[str]) -> None:
+    """A viewer neither changes runs nor sees values; an operator does; an admin deletes."""
+    found = {
+        route.name
+        for route in ROUTES
+        if route.name in ("value", "cancel", "retry", "delete")
+        and gate.ask(route.method, example(route), gate.session(role)).status == 200
+    }
+
+    assert found == may
+
+
+FORGED = {
+    "no origin": {"origin": None},
+    "foreign origin": {"origin": "https://evil.example"},
+    "null origin": {"origin": "null"},
+    "other port": {"origin": "http://127.0.0.1:1"},
+    "other scheme": {"origin": f"https://{HOST}"},
+    "longer name": {"origin": f"{ORIGIN}.evil.example"},
+    "other of our names": {"origin": "http://localhost:8750"},
+}
+
+
+@pytest.mark.parametrize("route", POSTS, ids=name_of)
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_form_of_another_site_changes_nothing(gate: Gate, route: Route, forged: str) -> None:
+    """The right cookie and the right token do not help a request that comes from elsewhere."""
+    answer = gate.ask("POST", example(route), gate.session(Role.ADMIN), headers=FORGED[forged])
+
+    assert answer.status == 403
+
+
+@pytest.mark.parametrize("route", POSTS, ids=name_of)
+@pytest.mark.parametrize("csrf", [None, "", "0" * 64, "ä", "of another session"])
+def test_a_form_without_its_token_changes_nothing(gate: Gate, route: Route, csrf: str | None) -> None:
+    """The token has to be that of the session."""
+    if csrf == "of another session":
+        csrf = gate.session(Role.ADMIN).csrf
+
+    answer = gate.ask("POST", example(route), gate.session(Role.ADMIN), form={} if csrf is None else {"csrf": csrf})
+
+    assert answer.status == 403
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "127.0.0.1:8750.evil.example", "", None])
+@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+def test_a_name_that_is_not_ours_is_refused(gate: Gate, route: Route, host: str | None) -> None:
+    """A page that another name was rebound for gets nothing, not even whether the monitor is up."""
+    assert gate.ask(route.method, example(route), gate.session(Role.ADMIN), headers={"host": host}).status == 400
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+@pytest.mark.parametrize("session", [None, Role.VIEWER, Role.ADMIN], ids=str)
+def test_every_answer_has_the_headers(gate: Gate, route: Route, session: Role | None) -> None:
+    """Whatever the answer: no inline script, no frame, no guessing of types, no other site, and data are not stored."""
+    answer = gate.ask(route.method, example(route), session and gate.session(session))
+
+    assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+    if route.name not in ("style", "icon", "script"):
+        assert answer.headers["cache-control"] == "no-store"
+
+
+def test_too_much_is_refused(gate: Gate) -> None:
+    """Forms, their fields and queries have a size."""
+    session = gate.session(Role.ADMIN)
+
+    assert gate.ask("POST", "/runs", session, form=b"csrf=" + b"x" * FORM_LIMIT).status == 413
+    assert gate.ask("POST", "/runs", session, form=b"&".join([b"a=1"] * 3000)).status == 400
+    assert gate.ask("POST", "/runs", session, form=b"\xff\xfe").status == 400
+    assert gate.ask("GET", "/", session, query="a" * (QUERY_LIMIT + 1)).status == 414
+
+
+# Logging in
+
+
+def login(gate: Gate, **form: str) -> object:
+    return gate.ask("POST", "/login", form=form)
+
+
+def test_logging_in() -> None:
+    """A name and its password give a cookie that scripts cannot read, other sites cannot use, and that lets in."""
+    gate = Gate()
+
+    answer = gate.ask("POST", "/login", form={"name": "operator", "password": PASSWORD, "next": "/runs/order-1"})
+
+    assert (answer.status, answer.headers["location"]) == (303, "/runs/order-1")
+    (cookie,) = answer.cookies
+    assert {part.strip().lower() for part in cookie.split(";")[1:]} >= {"httponly", "samesite=strict", "path=/"}
+    assert "secure" not in cookie.lower()
+    value = cookie.split(";")[0].partition("=")[2]
+    assert gate.ask("GET", "/", headers={"cookie": f"{COOKIE}={value}"}).status == 200
+
+
+def test_the_cookie_is_secure_where_the_monitor_is(tmp_path: Path) -> None:
+    """Behind a proxy that does TLS the cookie is sent by HTTPS alone, to this host alone."""
+    users = Gate().users
+    gate = Gate(Config(users=users, behind_proxy=True, url="https://monitor.example.org"))
+    headers = {"host": "monitor.example.org", "origin": "https://monitor.example.org"}
+
+    answer = gate.ask("POST", "/login", form={"name": "admin", "password": PASSWORD}, headers=headers)
+
+    assert answer.cookies[0].startswith("__Host-egregore=")
+    assert "; secure" in answer.cookies[0].lower()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"name": "admin"},
+        {"name": "admin", "password": "wrong"},
+        {"name": "nobody", "password": PASSWORD},
+        {"name": "", "password": PASSWORD},
+        {"name": "Admin", "password": PASSWORD},
+        {"name": "admin", "password": f"{PASSWORD} "},
+        {"name": "attacker@admin", "password": PASSWORD},
+        {"password": TOKEN[:-1]},
+        {"name": "admin", "password": TOKEN},
+    ],
+    ids=str,
+)
+def test_a_wrong_login(form: dict[str, str]) -> None:
+    """Whatever is wrong about it, a login that is wrong is told so in the same words."""
+    answer = Gate().ask("POST", "/login", form=form)
+
+    assert (answer.status, answer.text) == (401, "refused The name or the password is wrong.")
+    assert answer.cookies == ()
+
+
+def test_a_login_from_another_site() -> None:
+    """Nobody is logged in by a form of another site."""
+    headers = {"origin": "https://evil.example"}
+
+    assert Gate().ask("POST", "/login", form={"password": TOKEN}, headers=headers).status == 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+        "/nothing",
+        "/logout",
+        "/healthz",
+    ],
+)
+def test_a_login_goes_on_to_our_own_pages(path: str) -> None:
+    """Where it goes on to is a page of the monitor."""
+    assert Gate().ask("POST", "/login", form={"password": TOKEN, "next": path}).headers["location"] == "/"
+
+
+def test_guessing_is_slowed_down() -> None:
+    """After ten wrong passwords the name has to wait, even with the right one; 20 tries end as 429."""
+    gate = Gate()
+
+    found = [gate.ask("POST", "/login", form={"name": "admin", "password": "wrong"}).status for _ in range(20)]
+
+    assert found == [401] * 10 + [429] * 10
+    last = gate.ask("POST", "/login", form={"name": "admin", "password": PASSWORD})
+    assert last.status == 429
+    assert int(last.headers["retry-after"]) > 0
+
+
+def test_the_token_as_a_bearer() -> None:
+    """Programs send the token in a header; another one, or none, does not get in."""
+    gate = Gate()
+
+    assert gate.ask("GET", "/metrics", headers={"authorization": f"Bearer {TOKEN}"}).status == 200
+    for wrong in (f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer", "Bearer "):
+        assert gate.ask("GET", "/metrics", headers={"authorization": wrong}).status == 401
+
+
+def test_logging_out_takes_the_cookie_back(gate: Gate) -> None:
+    """The cookie is emptied."""
+    answer = gate.ask("POST", "/logout", gate.session(Role.VIEWER))
+
+    assert answer.status == 303
+    assert "Max-Age=0" in answer.cookies[0]
+
+
+def test_forged_and_old_cookies(gate: Gate) -> None:
+    """A cookie that was changed, signed by somebody else, or is too old lets nobody in."""
+    user = gate.users.get("admin")
+    assert user is not None
+    good = sessions.issue(user)
+    body, _, signature = good.partition(".")
+    stranger = Users({"admin": (Role.ADMIN, "scrypt$" + "A" * 22 + "==$" + "A" * 43 + "=")}).get("admin")
+    assert stranger is not None
+    old = sessions.issue(user, now=1.0)
+    wrong = [
+        "",
+        ".",
+        good[:-1],
+        f"{body[:-2]}AA.{signature}",
+        f"{body}.",
+        body,
+        sessions.issue(stranger),
+        old,
+        "é.é",
+        "x" * 600,
+    ]
+
+    assert gate.ask("GET", "/", headers={"cookie": f"{COOKIE}={good}"}).status == 200
+    for cookie in wrong:
+        assert gate.ask("GET", "/", headers={"cookie": f"{COOKIE}={cookie}"}).status == 401
+
+
+def test_a_monitor_for_this_machine_alone_asks_nobody() -> None:
+    """Where nobody can log in, everybody has the role that was given, and forms still need the token."""
+    gate = Gate(Config(role=Role.OPERATOR))
+
+    assert gate.ask("GET", "/").status == 200
+    assert gate.ask("POST", "/runs/x/cancel", form={}).status == 403
+    assert gate.ask("POST", "/runs/x/delete", form={}).status == 403
+    assert gate.ask("GET", "/", headers={"host": "evil.example:8750"}).status == 400
+
+
+def test_what_fails_says_nothing_of_itself() -> None:
+    """An answer that fails is a page without its traceback."""
+    gate = Gate(Config())
+
+    async def fails(asked: object) -> None:
+        raise ValueError("secret")
+
+    gate.guard._answers["runs"] = fails  # type: ignore[assignment]
+
+    answer = gate.ask("GET", "/")
+
+    assert answer.status == 500
+    assert "secret" not in answer.text
