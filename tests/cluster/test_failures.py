@@ -339,6 +339,7 @@ def quick() -> Iterator[LocalCluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EGREGORE_REPORT_INTERVAL", "0.25")
         patch.setenv("EGREGORE_SWEEP_INTERVAL", "0.2")
+        patch.setenv("EGREGORE_STOP_GRACE", "0.3")
         cluster = LocalCluster(workers=1, concurrency=1)
         cluster.start()
         yield cluster
@@ -539,6 +540,32 @@ def test_a_task_of_a_node_s_own_does_not_end_the_loop(
     assert (found["ends"].type, found["ends"].kind, found["ends"].attempt) == (ends.__name__, "error", 1)
     assert [found[sibling.name] for sibling in siblings] == ["waited" if wide else "fine"]
     assert [worker.pid for worker in local.workers if worker.alive] == before
+
+
+@node(timeout=0.2, retries=1, retry_delay=1.5)
+def pauses(path: str, context: Context) -> int:
+    write(path, os.getpid())
+    if context.attempt == 1:
+        raise OSError("again")
+    return context.attempt
+
+
+@node(timeout=0.2, retries=1, retry_delay=1.5)
+async def apauses(path: str, context: Context) -> int:
+    write(path, os.getpid())
+    if context.attempt == 1:
+        raise OSError("again")
+    return context.attempt
+
+
+@pytest.mark.parametrize("step", [pauses, apauses], ids=["sync", "async"])
+def test_the_pause_is_no_part_of_the_node_s_time(own: LocalCluster, tmp_path: Path, step: Any) -> None:
+    """A node's ``timeout`` is that of one attempt: nothing is killed while it waits for the next one."""
+    path = tmp_path / "pids"
+
+    assert parallel(step, step.alias("other")).run(str(path)) == {step.name: 2, "other": 2}
+    assert len(lines(path)) == 4
+    assert len(set(lines(path))) == 1
 
 
 # Where
