@@ -109,6 +109,7 @@ class Board:
         self._branch = NOBODY
         self._attempt = 0
         self._since = 0.0
+        self._asked = 0.0
         self._overdue: object = None
 
     @classmethod
@@ -175,8 +176,9 @@ class Board:
             self._rest()
 
     def ask(self, since: float) -> None:
-        """The branch that began at ``since`` is asked to stop. May be called by another thread."""
-        if self._map is not None:
+        """The branch that began at ``since`` is asked to stop; the first time counts. Called by one other thread."""
+        if self._map is not None and since != self._asked:
+            self._asked = since
             _ASKED.pack_into(self._map, _ASKED_AT, since, monotonic())
 
     def turn(

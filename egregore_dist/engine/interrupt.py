@@ -1,7 +1,7 @@
 """Attend to a branch that this process executes: stop it at a time, or when it is not this lane's business any more.
 
-Only the main thread of a process can be interrupted, so this is for prefork workers; elsewhere nothing is done. It is a
-soft stop: the exception passes through ``finally`` blocks, and waits while C code holds the thread.
+Only the main thread of a process can be interrupted so: in a prefork worker; for threads see `raiser`. It is a soft
+stop: the exception passes through ``finally`` blocks, and waits while C code holds the thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType
 
 log = logging.getLogger(__name__)
 
-_ATTEND_EVERY = 0.5
+ATTEND_EVERY = 0.5
 
 
 class Interrupt(BaseException):
@@ -119,7 +119,7 @@ class Interrupter:
         assert main is not None
         before = None
         while True:
-            time.sleep(_ATTEND_EVERY)
+            time.sleep(ATTEND_EVERY)
             attend = self._attend
             # A body that is younger than one round is left alone.
             if attend is not None and attend is before:

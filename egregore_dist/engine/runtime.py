@@ -20,6 +20,7 @@ from egregore_dist.engine.board import Board
 from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.later import Later
+from egregore_dist.engine.raiser import Raiser
 from egregore_dist.ledger import Aside, Ledger, Work
 from egregore_dist.resources import report
 from egregore_dist.resources.router import Cluster
@@ -75,7 +76,8 @@ class Runtime:
         self.ledger = Ledger(
             apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention, retries=_PATIENCE
         )
-        self.interrupter = Interrupter()
+        alarms = Interrupter()
+        self.interrupter: Interrupter | Raiser = alarms if alarms.usable else Raiser()
         self.board = Board.mine()
         self.later = Later()
         self.loader = Loader(signer(settings), settings.modules)

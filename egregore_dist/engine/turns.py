@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar, cast
 
 from egregore_dist.engine.board import NEVER, Board
 from egregore_dist.engine.interrupt import Interrupter
+from egregore_dist.engine.raiser import Raiser
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ class Turns:
     def __init__(
         self,
         board: Board,
-        interrupter: Interrupter,
+        interrupter: Interrupter | Raiser,
         is_lost: Callable[[], bool],
         *,
         branch: int,

@@ -160,6 +160,9 @@ class Warden:
             return
         if child.condemned is None or child.condemned[0] not in reasons:
             child.condemned = (next(iter(reasons)), now)
+            if child.condemned[0][0] == "gone" and not note.loop:
+                # Its own thread may not get to say so, where C code holds the GIL; some looks for signals.
+                os.kill(child.pid, signal.SIGALRM)
         reason, since = child.condemned
         asked = note.asked if reason[0] == "gone" and note.asked != NEVER else since
         if now >= max(since, asked) + self._grace and child.killed is None:

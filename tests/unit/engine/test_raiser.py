@@ -1,0 +1,140 @@
+"""Stopping what runs on a thread."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from egregore_dist.engine.interrupt import Interrupt
+from egregore_dist.engine.raiser import Raiser
+
+
+def spin(seconds: float = 20.0) -> None:
+    """Compute, at most for so long."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        pass
+
+
+def on_thread(body: Callable[[], Any]) -> Any:
+    """Call it on a thread of its own; what it raises is raised."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(body())
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
+
+
+def test_what_computes_is_stopped_in_time() -> None:
+    """After its seconds the body is interrupted, and its ``finally`` runs."""
+    cleaned: list[bool] = []
+
+    def body() -> None:
+        with Raiser().guard(0.02, lambda: False):
+            try:
+                spin()
+            finally:
+                cleaned.append(True)
+
+    started = time.monotonic()
+    with pytest.raises(Interrupt):
+        on_thread(body)
+
+    assert cleaned == [True]
+    assert time.monotonic() - started < 10
+
+
+def test_who_is_lost_is_stopped() -> None:
+    """Soon after ``attend`` says so, the body is interrupted; a question that fails is asked again."""
+    answers = iter([False, ConnectionError("away"), True])
+
+    def attend() -> bool:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
+
+    def body() -> None:
+        with Raiser().guard(None, attend):
+            spin()
+
+    with pytest.raises(Interrupt):
+        on_thread(body)
+    assert next(answers, None) is None
+
+
+def test_a_limit_is_over_when_its_body_is() -> None:
+    """What comes after the limit's body is not interrupted by it, and the guard's own time still counts."""
+    raiser = Raiser()
+
+    def body() -> str:
+        with raiser.guard(1.0, lambda: False):
+            with raiser.limit(0.3):
+                pass
+            spin(0.5)
+            with pytest.raises(Interrupt), raiser.limit(0.02):
+                spin()
+            try:
+                spin()
+            except Interrupt:
+                return "stopped again"
+        return "not stopped"
+
+    assert on_thread(body) == "stopped again"
+
+
+def test_each_thread_has_its_own() -> None:
+    """Only the thread whose time is over is interrupted."""
+    raiser = Raiser()
+
+    def long() -> str:
+        with raiser.guard(30, lambda: False):
+            try:
+                on_thread(short)
+            except Interrupt:
+                spin(0.3)
+                return "went on"
+        return "nobody was stopped"
+
+    def short() -> None:
+        with raiser.guard(0.02, lambda: False):
+            spin()
+
+    assert on_thread(long) == "went on"
+
+
+def test_nothing_comes_after_the_body() -> None:
+    """However close the end of a body is to its time, what follows it is never interrupted."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    dice, raiser = random.Random(seed), Raiser()
+
+    def body() -> int:
+        stopped = 0
+        for _ in range(60):
+            try:
+                with raiser.guard(0.01, lambda: False):
+                    # The thread that looks does so ten times a second.
+                    spin(dice.uniform(0.0, 0.11))
+            except Interrupt:
+                stopped += 1
+            # Here nothing catches it.
+            spin(0.002)
+        return stopped
+
+    assert on_thread(body) > 0
