@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -40,6 +40,7 @@ _JOINED_DEPTH = DEPTH + MAX_NESTING
 # Bytes that begin no list and no mapping: what is left without them counts the containers, and never too few.
 _NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
 _CONTAINERS = (list, dict, tuple, set, frozenset)
+_FLAT = frozenset((str, int, float, bool, bytes, type(None)))
 # Finite, and in order: they travel as lists.
 _LISTS: tuple[Any, ...] = (range, collections.deque, type({}.keys()), type({}.values()), type({}.items()))
 _LONGEST = 2**24
@@ -244,17 +245,18 @@ def _is_deeper(raw: bytes, value: Any, limit: int) -> bool:
     """Whether more than ``limit`` containers stand inside each other in ``value``, which is encoded as ``raw``."""
     if len(raw) <= limit or raw[0] in _NO_CONTAINERS or len(raw.translate(None, _NO_CONTAINERS)) <= limit:
         return False
-    level = [value] if isinstance(value, _CONTAINERS) else []
+    level = [value]
     for _ in range(limit):
-        level = [
-            child
-            for part in level
-            for child in (part.values() if isinstance(part, dict) else part)
-            if isinstance(child, _CONTAINERS)
-        ]
+        level = [child for part in level for child in _inside(part) if type(child) not in _FLAT]
         if not level:
             return False
-    return True
+    return any(isinstance(part, _CONTAINERS) for part in level)
+
+
+def _inside(part: Any) -> Iterable[Any]:
+    if isinstance(part, dict):
+        return part.values()
+    return part if isinstance(part, _CONTAINERS) else ()
 
 
 def _too_deep(where: str, limit: int = DEPTH) -> errors.EncodingError:
