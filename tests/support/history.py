@@ -143,7 +143,6 @@ class History:
         control: the control runs, where there were any.
         attempts: the most attempts that a branch may take.
         late: seconds that a deadline may be kept too late.
-        faulty_nodes: whether nodes may fail by themselves.
     """
 
     runs: dict[str, RunHistory] = field(default_factory=dict)
@@ -157,14 +156,17 @@ class History:
     control: Control | None = None
     attempts: int = 3
     late: float = 5.0
+    _sorted: dict[str, dict[str, list[Execution]]] = field(default_factory=dict)
 
-    def executions_of(self, run: str) -> dict[str, list[Execution]]:
-        """The executions of a run by block, in order of their start."""
-        found: dict[str, list[Execution]] = defaultdict(list)
+    def sort_executions(self) -> None:
+        """Sort the executions by run and block, once for all checks."""
+        self._sorted = defaultdict(lambda: defaultdict(list))
         for execution in sorted(self.executions, key=lambda execution: execution.start):
-            if execution.run == run:
-                found[execution.block].append(execution)
-        return found
+            self._sorted[execution.run][execution.block].append(execution)
+
+    def executions_of(self, run: str) -> Mapping[str, list[Execution]]:
+        """The executions of a run by block, in order of their start."""
+        return self._sorted.get(run, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ class Broken:
 
 def check(history: History) -> list[Broken]:
     """Every breach of I1 to I10 in a history."""
+    history.sort_executions()
     broken: list[Broken] = []
     for invariant, finds in CHECKS.items():
         broken += [Broken(invariant, what) for what in finds(history)]
@@ -231,8 +234,6 @@ def one_truth(history: History) -> Iterator[str]:
                 yield f"run {run.id}, block {id}: its last event says {ends[-1]}, the ledger {block.state}"
     for seen in history.seen:
         run = history.runs[seen.run]
-        if run.state is None and seen.run in history.lost:
-            continue
         if seen.state != run.state:
             yield f"run {seen.run}: a reader was told {seen.state}, the ledger says {run.state}"
         elif seen.state == "succeeded" and not _same(seen.value, run.value):
@@ -307,9 +308,6 @@ def quiet_after_the_end(history: History) -> Iterator[str]:
                     open_ = event.type == "block.opened"
                 elif event.type == "branches.started" and not open_:
                     yield f"run {run.id}, block {id}: branches {event.branches} were leased after its end"
-        if run.state is None and run.id in history.lost:
-            # Its events are lost with it.
-            continue
         for id, executions in history.executions_of(run.id).items():
             periods = _periods(run, id)
             for execution in executions:
@@ -531,8 +529,21 @@ def read_executions(file: Path) -> list[Execution]:
     ]
 
 
-def read_run(ledger: Ledger, run: str) -> RunHistory:
-    """What the ledger holds of a run."""
+def lasting(ledger: Ledger) -> dict[str, list[str]]:
+    """The keys of runs that never expire, by run."""
+    names = list(ledger.redis.scan_iter(match=f"{ledger.keys.prefix}:{{*", count=1000))
+    pipe = ledger.redis.pipeline(transaction=False)
+    for name in names:
+        pipe.pttl(name)
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, left in zip(names, pipe.execute(), strict=True):
+        if left == -1:
+            found[name.decode().partition("{")[2].partition("}")[0]].append(name.decode())
+    return found
+
+
+def read_run(ledger: Ledger, run: str, keeps: Sequence[str] = ()) -> RunHistory:
+    """What the ledger holds of a run; ``keeps``: its keys that never expire."""
     try:
         record, raw = ledger.outcome(run)
         root = spec.decode(ledger.work(run).spec).root
@@ -546,7 +557,7 @@ def read_run(ledger: Ledger, run: str) -> RunHistory:
         value=None if raw is None else codec.decode(raw),
         events=_events(ledger, run),
         blocks=blocks,
-        keeps=_keeps(ledger, run) if record.state in ENDED else (),
+        keeps=keeps if record.state in ENDED else (),
     )
 
 
@@ -572,39 +583,26 @@ def _block(ledger: Ledger, reader: Reader, run: str, record: BlockRecord) -> Blo
 
 
 def _events(ledger: Ledger, run: str) -> list[Happened]:
-    found: list[Happened] = []
-    cursor = "0"
-    while entries := ledger.events(run, cursor, 0):
-        for cursor, fields in entries:
-            branches = [*_positions(fields, b"branches"), *_positions(fields, b"ok")]
-            if "branch" in fields:
-                branches.append(int(fields["branch"]))
-            found.append(
-                Happened(
-                    at=int(cursor.partition("-")[0]),
-                    type=fields["event"].decode(),
-                    block=fields["block"].decode() if "block" in fields else None,
-                    branches=tuple(branches),
-                    failed=tuple(_positions(fields, b"error")),
-                    lane=fields.get("lane", b"").decode(),
-                    state=fields.get("state", b"").decode(),
-                )
+    found = []
+    for cursor, raw in ledger.redis.xrange(ledger.keys.part(run, "events")):
+        fields = {name.decode(): value for name, value in raw.items()}
+        branches = [*_positions(fields, "branches"), *_positions(fields, "ok")]
+        if "branch" in fields:
+            branches.append(int(fields["branch"]))
+        found.append(
+            Happened(
+                at=int(cursor.decode().partition("-")[0]),
+                type=fields["event"].decode(),
+                block=fields["block"].decode() if "block" in fields else None,
+                branches=tuple(branches),
+                failed=tuple(_positions(fields, "error")),
+                lane=fields.get("lane", b"").decode(),
+                state=fields.get("state", b"").decode(),
             )
+        )
     return found
 
 
-def _positions(fields: Mapping[str, bytes], name: bytes) -> list[int]:
-    raw = fields.get(name.decode())
+def _positions(fields: Mapping[str, bytes], name: str) -> list[int]:
+    raw = fields.get(name)
     return unpack_positions(raw) if raw else []
-
-
-def _keeps(ledger: Ledger, run: str) -> list[str]:
-    names = list(ledger.redis.scan_iter(match=f"{_escaped(ledger.keys.run(run))}*", count=1000))
-    pipe = ledger.redis.pipeline(transaction=False)
-    for name in names:
-        pipe.pttl(name)
-    return [name.decode() for name, left in zip(names, pipe.execute(), strict=True) if left == -1]
-
-
-def _escaped(key: str) -> str:
-    return key.replace("[", "\\[").replace("*", "\\*").replace("?", "\\?")

@@ -220,7 +220,8 @@ class Trial:
         """All that is known now."""
         notes = self.notes
         ids = [record.id for record in self.ledger.runs(limit=1_000_000)]
-        notes.runs = {id: history.read_run(self.ledger, id) for id in {*ids, *notes.accepted}}
+        keys = history.lasting(self.ledger)
+        notes.runs = {id: history.read_run(self.ledger, id, keys.get(id, ())) for id in {*ids, *notes.accepted}}
         notes.executions = self.executions()
         notes.died = [died for node in self.nodes if (died := node.died) is not None]
         notes.left = self._left()

@@ -1,0 +1,119 @@
+"""F11: the clocks of workers and clients are wrong, or jump."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from egregore_dist import ParallelTimeoutError, Run, Sequence, parallel
+from tests.support import history, skew
+from tests.support.skew import Clock
+from tests.support.trial import Trial
+from tests.support.waiting import let_pass
+from tests.support.work import anap, join, long_first, nap, quick
+
+TWO_MINUTES, HOUR = 120, 3600
+# A deadline is kept within a second; a busy machine is slower than the product.
+KEPT = 1.0 + 2.0
+
+CLIENT = """
+from egregore_dist import Sequence, connect, parallel
+from tests.support.work import join, nap, quick
+session = connect()
+Sequence(parallel(quick, nap, timeout=30.0), join).submit(0.05, id="skewed")
+session.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that fakes a process's clock."""
+    if why := skew.missing():
+        pytest.skip(why)
+    return skew.build(tmp_path_factory.mktemp("skew"))
+
+
+def skewed(trial: Trial, library: Path, seconds: int) -> dict[str, str]:
+    """The environment of a process whose clock is so far ahead."""
+    return Clock(library, trial.folder / f"clock{seconds}", seconds).env
+
+
+@pytest.mark.parametrize("skews", [(TWO_MINUTES, -TWO_MINUTES), (HOUR, HOUR), (-HOUR, 0)], ids=str)
+def test_workers_may_have_wrong_clocks(
+    trial_of: Callable[..., Trial], library: Path, skews: tuple[int, int], figure: Callable[[str], None]
+) -> None:
+    """Deadlines and leases follow the server's clock alone: blocks with a timeout end well, or at that instant."""
+    trial = trial_of(workers=0)
+    for seconds in skews:
+        trial.add(env=skewed(trial, library, seconds))
+    runs = [
+        trial.submit(Sequence(parallel(quick, nap, anap, timeout=30.0), join), 0.05),
+        trial.submit(Sequence(nap.map(timeout=30.0), join), [0.05] * 20),
+        trial.submit(anap.map(timeout=30.0, max_concurrent=5), [0.05] * 50),
+    ]
+    timed = trial.submit(parallel(nap, anap, quick, timeout=2.0, name="timed"), 60.0)
+    found = trial.result(timed)
+
+    assert isinstance(found, ParallelTimeoutError)
+    block = next(it for it in history.read_run(trial.ledger, timed.id).blocks.values() if it.deadline is not None)
+    late = ((block.ended or inf) - (block.deadline or 0)) / 1000
+    figure(f"the deadline was kept {late:.2f} s late")
+    assert late < KEPT
+    for run in runs:
+        trial.result(run)
+    assert [run.status for run in runs] == ["succeeded"] * 3
+
+
+def test_a_skewed_worker_s_death_is_noticed(trial_of: Callable[..., Trial], library: Path) -> None:
+    """Whose clock is an hour ahead, is taken for dead when it is, and not for alive an hour longer."""
+    trial = trial_of(workers=0)
+    victim = trial.add(env=skewed(trial, library, HOUR))
+    run = trial.submit(parallel(long_first), 60.0)
+    trial.wait_for(node="long_first")
+    trial.add(env=skewed(trial, library, -HOUR))
+    let_pass(1.0)
+    assert len(trial.executions()) == 1
+    trial.kill(victim)
+
+    assert trial.result(run)
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=str)
+def test_a_clock_that_jumps_in_a_run(trial_of: Callable[..., Trial], library: Path, jump: int) -> None:
+    """A worker's clock jumps while it holds branches and a deadline: nothing ends early, and nothing late."""
+    trial = trial_of(workers=0)
+    clock = Clock(library, trial.folder / "clock")
+    trial.add(env=clock.env, concurrency=2)
+    run = trial.submit(Sequence(nap.map(timeout=30.0), join), [0.2] * 20)
+    timed = trial.submit(parallel(anap, quick, timeout=3.0, name="timed"), 60.0)
+    trial.wait_for(4)
+    clock.jump(jump)
+
+    assert isinstance(trial.result(timed), ParallelTimeoutError)
+    assert len(trial.result(run)) == 20
+    # It serves on: new runs, and blocks with a timeout.
+    assert trial.run(parallel(quick, nap, timeout=30.0), 0.01)
+
+
+@pytest.mark.parametrize("seconds", [HOUR, -HOUR], ids=str)
+def test_a_client_may_have_a_wrong_clock(trial: Trial, library: Path, seconds: int) -> None:
+    """What a client with a wrong clock submits runs as anything else, at once."""
+    subprocess.run(
+        [sys.executable, "-c", CLIENT],
+        env={
+            **trial.cluster.worker_environment(),
+            **skewed(trial, library, seconds),
+            "TMPDIR": os.fspath(trial.folder),
+        },
+        check=True,
+        timeout=60,
+    )
+    trial.accepted("skewed")
+
+    assert set(trial.result(Run("skewed"), timeout=30)) == {"quick", "nap"}

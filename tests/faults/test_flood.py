@@ -1,0 +1,91 @@
+"""F19: one queue is flooded with tiny runs, while control runs on another go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from egregore_dist import Run, RunFailed
+from tests.support.history import Control, percentile
+from tests.support.nodes import ProcessContainer
+from tests.support.trial import Trial
+from tests.support.work import far_only, quick
+
+# Memory that a worker may grow by, whatever waits for it.
+GROWTH = 100 * 2**20
+# Seconds: the flood and the control runs share two cores, and those with whatever else the machine does.
+SHARED = 10.0
+
+
+def memory(node: ProcessContainer) -> int:
+    """What a worker's main process holds, in bytes."""
+    for line in Path(f"/proc/{node.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"{node.name} has no memory")
+
+
+class Controls:
+    """A run every so often on a queue of its own, on a thread."""
+
+    def __init__(self, every: float) -> None:
+        self.runs: list[Run] = []
+        self.latencies: list[float] = []
+        self.failures: list[str] = []
+        self._every = every
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._go)
+
+    def __enter__(self) -> Controls:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _go(self) -> None:
+        while not self._stopped.wait(self._every):
+            began = time.monotonic()
+            run = far_only.submit(len(self.runs))
+            self.runs.append(run)
+            try:
+                run.result(timeout=30, progress=False)
+            except (RunFailed, TimeoutError) as error:
+                self.failures.append(str(error))
+            self.latencies.append(time.monotonic() - began)
+
+
+@pytest.mark.timeout(3600)
+def test_a_flood_does_not_reach_what_is_elsewhere(
+    trial_of: Callable[..., Trial], long: bool, figure: Callable[[str], None]
+) -> None:
+    """Control runs complete throughout, about as fast as before; the flooded worker's memory stays bounded."""
+    trial = trial_of(workers=1, settle=1800.0 if long else 60.0)
+    trial.add(queues=["far"])
+    flooded = trial.nodes[0]
+    with Controls(0.2) as quiet:
+        time.sleep(3)
+    trial.run(quick, 0)
+    before, began = memory(flooded), time.monotonic()
+    with Controls(0.5) as during:
+        runs = [trial.submit(quick, number) for number in range(100_000 if long else 2_000)]
+        submitted = time.monotonic() - began
+        for run in runs:
+            trial.result(run, timeout=1800)
+    took = time.monotonic() - began
+    for run in (*quiet.runs, *during.runs):
+        trial.accepted(run.id)
+        trial.result(run)
+    trial.control(Control(quiet=quiet.latencies, during=during.latencies, failures=[*quiet.failures, *during.failures]))
+    grown = memory(flooded) - before
+    figure(
+        f"{len(runs)} runs, {len(runs) / submitted:.0f}/s submitted, {len(runs) / took:.0f}/s done; control p99 "
+        f"{percentile(quiet.latencies, 99) * 1000:.0f} ms quiet, {percentile(during.latencies, 99) * 1000:.0f} ms "
+        f"in the flood; the worker grew by {grown / 2**20:.1f} MiB"
+    )
+    assert grown < GROWTH
