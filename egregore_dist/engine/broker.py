@@ -120,12 +120,13 @@ class QoS(stock.QoS):  # type: ignore[misc]
             return
         keeper = self.channel.keeper
         try:
-            while keeper.done:
-                self._remove_from_indices(next(iter(keeper.done))).execute()
-                keeper.held.discard(keeper.done.pop())
-            while keeper.held:
-                self.restore_by_tag(next(iter(keeper.held)))
-                keeper.held.pop()
+            for tag in tuple(keeper.done):
+                self._remove_from_indices(tag).execute()
+                keeper.done.discard(tag)
+                keeper.held.discard(tag)
+            for tag in tuple(keeper.held):
+                self.restore_by_tag(tag)
+                keeper.held.discard(tag)
             super().restore_visible(start, num, interval)
         except Exception as error:
             if not self.channel.is_away(error):

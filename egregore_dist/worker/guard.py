@@ -56,9 +56,13 @@ class Asides:
         """Note a message: its shape, and nothing of what it holds."""
         reason = reason[:_LONGEST_REASON]
         self._say(queue, reason)
+        noted = Aside(reason=reason, worker=self._worker, queue=queue, excerpt=envelope.excerpt(raw))
         with self._lock:
-            self._waiting.append(Aside(reason=reason, worker=self._worker, queue=queue, excerpt=envelope.excerpt(raw)))
-        self._later.put("aside", _NOTE_AFTER, self._note)
+            self._waiting.append(noted)
+            first = len(self._waiting) == 1
+        if first:
+            # Once for all that come meanwhile: put off each time, a flood would never be noted.
+            self._later.put("aside", _NOTE_AFTER, self._note)
 
     def flush(self) -> None:
         """Note now what waits."""
@@ -72,7 +76,9 @@ class Asides:
             self._ledger.set_aside(noted)
         except errors.BrokerUnavailable:
             with self._lock:
-                self._waiting.extendleft(reversed(noted[len(self._waiting) :]))
+                newer = list(self._waiting)
+                self._waiting.clear()
+                self._waiting.extend([*noted, *newer])
             self._later.put("aside", _NOTE_AGAIN, self._note)
 
     def _say(self, queue: str, reason: str) -> None:
@@ -103,19 +109,22 @@ class Guard(bootsteps.StartStopStep):
         if app.amqp.Connection is kombu.Connection:
             app.amqp.Connection = broker.Connection
         # Of this consumer alone; Celery has no other place to look at a message before it acts on it.
+        self._connected = consumer.ensure_connected
+        consumer.ensure_connected = self._ensure_connected
         self._handler_of = consumer.create_task_handler
         consumer.create_task_handler = self._task_handler
         for name in ("on_decode_error", "on_unknown_message", "on_unknown_task", "on_invalid_task"):
             setattr(consumer, name, self._spared(getattr(consumer, name)))
 
-    def start(self, consumer: Any) -> None:
-        """Take over from the connection before."""
-        if isinstance(consumer.connection, broker.Connection):
-            consumer.connection.keeper = self._keeper
-
     def stop(self, _consumer: Any) -> None:
         """Note what waits."""
         self._asides.flush()
+
+    def _ensure_connected(self, connection: Any) -> Any:
+        # Before it is used: first of all it settles what the one before has left.
+        if isinstance(connection, broker.Connection):
+            connection.keeper = self._keeper
+        return self._connected(connection)
 
     def _task_handler(self, *args: Any, **kwargs: Any) -> Handler:
         handler: Handler = self._handler_of(*args, **kwargs)

@@ -1,7 +1,8 @@
-"""F5, F7, F18, F20: the server is killed, stopped, full, read-only, or cannot write its disk; the workers outlive it."""
+"""F5, F7, F18, F20: the server is killed, stopped, full, read-only, or cannot write its disk; workers outlive it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -226,7 +227,7 @@ def test_a_full_server_is_drained(trial: Trial, long: bool) -> None:
     used = int(server.info("memory")["used_memory"])
     server.config_set("maxmemory", str(used + (40 if long else 4) * 2**20))
     garbage = [f"not ours {number:0500d}" for number in range(1000)]
-    with pytest.raises(redis.exceptions.OutOfMemoryError):
+    with contextlib.suppress(redis.exceptions.OutOfMemoryError):
         while True:
             server.lpush(queue, *garbage)
     for it in trial.nodes:
@@ -264,7 +265,7 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
         running = flow.submit([1.0] * 3)
         until(lambda: running.status == "running")
         filler = small_disk / "filler"
-        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
 

@@ -1,0 +1,70 @@
+"""The list of messages that could not be served, and a server that refuses to write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from egregore_dist import errors
+from egregore_dist.client.server import Server
+from egregore_dist.ledger import Aside, Ledger, Work
+from egregore_dist.ledger.ledger import ASIDE_KEPT
+from tests.support.waiting import until
+
+
+def test_messages_are_kept_newest_first(ledger: Ledger) -> None:
+    """Each has the server's time; more than the list holds push the oldest out."""
+    before = ledger.now()
+    ledger.set_aside([Aside(reason="one", worker="w", queue="q", excerpt="{}"), Aside(reason="two", worker="w")])
+    first, second = ledger.aside()
+
+    assert (first.reason, second.reason, second.queue, second.excerpt) == ("two", "one", "q", "{}")
+    assert before <= first.at <= ledger.now()
+    ledger.set_aside([Aside(reason=str(number), worker="w") for number in range(ASIDE_KEPT + 5)])
+    assert len(ledger.aside()) == ASIDE_KEPT
+    assert ledger.aside(1)[0].reason == str(ASIDE_KEPT + 4)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server of the test's own."""
+    with Server.start() as server:
+        yield server
+
+
+def submit(ledger: Ledger, run: str) -> bool:
+    return ledger.submit(run, Work("w", b"", b""), code={}, input=b"", queue="q").new
+
+
+def test_a_full_server_is_told(server: Server) -> None:
+    """A transition that is refused changes nothing and says why; reading goes on."""
+    ledger = Ledger(server.url, retries=1)
+    assert submit(ledger, "first")
+    ledger.redis.config_set("maxmemory", 1)
+
+    with pytest.raises(errors.BrokerFull, match="maxmemory"):
+        submit(ledger, "second")
+    with pytest.raises(errors.BrokerFull):
+        ledger.report("w", b"report", 1.0)
+    assert [run.id for run in ledger.runs()] == ["first"]
+    ledger.close()
+
+
+def test_a_patient_ledger_waits_for_room(server: Server) -> None:
+    """With retries a transition is asked for again until it is taken, once."""
+    ledger, patient = Ledger(server.url, retries=1), Ledger(server.url, retries=600)
+    ledger.redis.config_set("maxmemory", 1)
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(submit(patient, "late")))
+    thread.start()
+    until(lambda: int(ledger.redis.info("errorstats").get("errorstat_OOM", {}).get("count", 0)) > 2, what="refusals")
+    assert not ledger.exists("late")
+    ledger.redis.config_set("maxmemory", 0)
+    thread.join(timeout=20)
+
+    assert answers == [True]
+    assert ledger.exists("late")
+    for it in (ledger, patient):
+        it.close()

@@ -1,0 +1,45 @@
+"""A pool slot whose process has died is soon usable again: celery's own look after them every five seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from statistics import median
+
+import pytest
+
+from egregore_dist import parallel
+from tests.support import work
+from tests.support.trial import Trial
+from tests.support.waiting import until
+from tests.support.work import long_first, quick
+
+# Half a second is promised; a busy machine takes longer to start a process, and five seconds are what it must not be.
+USABLE = 0.5
+SLACK = 1.0
+KILLS = 5
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
+def test_a_slot_is_usable_again(
+    trial_of: Callable[..., Trial], how: signal.Signals, figure: Callable[[str], None]
+) -> None:
+    """The only slot's process is ended at its work: what waits for the slot begins at once, each time."""
+    trial = trial_of(workers=1)
+    took = []
+    for number in range(1, KILLS + 1):
+        held = trial.submit(parallel(long_first), 60.0)
+        until(lambda number=number: len([it for it in trial.executions("long_first") if it.attempt == 1]) == number)
+        process = next(it.pid for it in reversed(trial.executions("long_first")) if it.attempt == 1)
+        waiting = trial.submit(parallel(quick), number)
+        ended = work.now()
+        os.kill(process, how)
+        assert set(trial.result(waiting)) == {"quick"}
+        took.append((trial.executions("quick")[-1].start - ended) / 1000)
+        assert set(trial.result(held)) == {"long_first"}
+        until(lambda: not trial.ledger.redis.hlen("unacked"), what="the end of every message")
+
+    assert trial.nodes[0].status == "running"
+    figure(f"usable after {median(took):.2f} s (median), {max(took):.2f} s at most")
+    assert median(took) < USABLE + SLACK
