@@ -110,10 +110,13 @@ def test_an_empty_server(trial_of: Callable[..., Trial], figure: Callable[[str],
 
 
 def test_workers_serve_again_without_any_client(trial: Trial) -> None:
-    """What is submitted as the very first thing to an empty server is served, by every worker."""
+    """What is submitted as the very first thing to an empty server is served, and soon by every worker."""
     trial.run(quick, 1)
     lose(trial, "flush")
     trial.notes.lost |= trial.notes.accepted
 
-    assert len(trial.run(nap.map(), [0.5] * 4)) == 4
-    assert len({it.pid for it in trial.executions("nap")}) == 2
+    assert len(trial.run(nap.map(), [0.1] * 4)) == 4
+    until(lambda: len(trial.ledger.reports()) == 2, seconds=15, what="the workers' reports")
+    before = len(trial.executions())
+    assert len(trial.run(nap.map(), [0.5] * 8)) == 8
+    assert len({it.pid for it in trial.executions()[before:]}) == 2

@@ -164,6 +164,10 @@ class History:
         for execution in sorted(self.executions, key=lambda execution: execution.start):
             self._sorted[execution.run][execution.block].append(execution)
 
+    def is_lost(self, run: RunHistory) -> bool:
+        """Whether its events are lost with it, so that what is known otherwise says nothing."""
+        return run.state is None and run.id in self.lost
+
     def executions_of(self, run: str) -> Mapping[str, list[Execution]]:
         """The executions of a run by block, in order of their start."""
         return self._sorted.get(run, {})
@@ -234,6 +238,8 @@ def one_truth(history: History) -> Iterator[str]:
                 yield f"run {run.id}, block {id}: its last event says {ends[-1]}, the ledger {block.state}"
     for seen in history.seen:
         run = history.runs[seen.run]
+        if history.is_lost(run):
+            continue
         if seen.state != run.state:
             yield f"run {seen.run}: a reader was told {seen.state}, the ledger says {run.state}"
         elif seen.state == "succeeded" and not _same(seen.value, run.value):
@@ -260,6 +266,8 @@ def exact_join(history: History) -> Iterator[str]:
 def leases(history: History) -> Iterator[str]:
     """I4: attempts are bounded, do not overlap, and what was taken from a lane is not settled by it."""
     for run in history.runs.values():
+        if history.is_lost(run):
+            continue
         for id, executions in history.executions_of(run.id).items():
             events, block = run.of_block(id), run.blocks.get(id)
             where = f"run {run.id}, block {id}"
@@ -308,6 +316,8 @@ def quiet_after_the_end(history: History) -> Iterator[str]:
                     open_ = event.type == "block.opened"
                 elif event.type == "branches.started" and not open_:
                     yield f"run {run.id}, block {id}: branches {event.branches} were leased after its end"
+        if history.is_lost(run):
+            continue
         for id, executions in history.executions_of(run.id).items():
             periods = _periods(run, id)
             for execution in executions:

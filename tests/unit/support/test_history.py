@@ -175,6 +175,16 @@ def test_every_invariant_has_a_forgery() -> None:
     assert {invariant for invariant, _, _ in FORGED.values()} == set(history.CHECKS)
 
 
+def test_what_was_seen_of_a_lost_run_counts_no_more() -> None:
+    """A run that had been served and read before its server lost it breaks nothing, if readers are told so."""
+    found = sound()
+    found.runs["r"] = RunHistory(id="r", state=None)
+    assert {broken.invariant for broken in history.check(found)} > {"I1", "I2", "I6"}
+    found.lost.add("r")
+
+    assert history.check(found) == []
+
+
 def test_a_lost_run_is_no_silence() -> None:
     """A run that its server lost is accounted for where a reader was told so."""
     found = sound()
