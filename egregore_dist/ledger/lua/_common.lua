@@ -177,9 +177,9 @@ end
 local function lose(block, branch, attempts, why, node)
   local M = key('m', block)
   local before, died = unpack(redis.call('HMGET', M, 'why:' .. branch, 'died:' .. branch))
-  if before and not string.find(before, why, 1, true) then why = before .. '; ' .. why end
-  if node == '' then node = died or '' end
   event('branch.lost', 'block', block, 'branch', branch, 'lane', redis.call('HGET', key('l', block), branch), 'why', why)
+  if before then why = string.find(before, why, 1, true) and before or before .. '; ' .. why end
+  if node == '' then node = died or '' end
   if redis.call('HINCRBY', M, 'lost:' .. branch, 1) < attempts then
     redis.call('HSET', M, 'why:' .. branch, why, 'died:' .. branch, node)
     give_back(block, branch)

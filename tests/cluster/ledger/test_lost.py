@@ -1,0 +1,211 @@
+"""Giving back at once what a dead process held: `Ledger.lost`."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from egregore_dist.ledger import Lease, Loss, Message
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger.ledger import ATTEMPTS
+from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok, track
+
+KILLED = "its process was killed by SIGKILL"
+
+
+def lost(branch: int | None = None, why: str = KILLED, node: str = "crunch") -> Loss:
+    """A branch that has cost its process."""
+    return Loss(verdict="lost", branch=branch, why=why, node=node)
+
+
+def late(branch: int, calls: int, most: int) -> Loss:
+    """A branch whose node was over its timeout."""
+    return Loss(verdict="timeout", branch=branch, node="crunch", calls=calls, most=most, failure=bad(branch)[0].payload)
+
+
+def test_the_branch_at_work_is_leased_again(play: Play) -> None:
+    """It is first in its queue, with the next attempt; a lane is asked for, and the late one is refused."""
+    block, dying, other = play.block(3), play.lane(), play.lane()
+    assert numbers(play.serve(block, dying)) == [0]
+
+    assert play.ledger.lost(play.run, block, dying, lost(0)) == [Message("lane", block, 0, QUEUE)]
+    assert play.serve(block, other).leases == (Lease(0, 2),)
+    assert play.serve(block, dying, ok(0)).late == 1
+    (event,) = play.events("branch.lost")
+    assert event["why"].decode() == KILLED
+
+
+def test_only_the_branch_at_work_is_blamed(play: Play) -> None:
+    """What the lane held beside it, or had not begun, is leased again as if nothing had been."""
+    block, dying = play.block(40, tracks=[track(40, lanes=1)]), play.lane()
+    held = numbers(play.serve(block, dying, want=5))
+    assert len(held) == 5
+
+    play.ledger.lost(play.run, block, dying, lost(2))
+    again = play.serve(block, play.lane(), want=5).leases
+    assert {lease.branch for lease in again} <= set(held)
+    assert all(lease.attempt == 1 for lease in again if lease.branch != 2)
+    assert play.record(block).running == 1
+
+
+def test_where_nobody_is_known_all_are_blamed(play: Play) -> None:
+    """A process that died between two branches may have died of any: none is tried for ever."""
+    block, dying = play.block(40, tracks=[track(40, lanes=1)]), play.lane()
+    held = numbers(play.serve(block, dying, want=3))
+
+    play.ledger.lost(play.run, block, dying, lost())
+    assert [lease.attempt for lease in play.serve(block, play.lane()).leases] == [2]
+    assert {int(event["branch"]) for event in play.events("branch.lost")} == set(held)
+
+
+def test_it_ends_as_lost(play: Play) -> None:
+    """After all its attempts the failure names the node, the number, and each way that its processes ended."""
+    block = play.block(2, on_error="collect")
+    for why in (KILLED, "its process ended with exit code 3", KILLED):
+        lane = play.lane()
+        assert play.serve(block, lane).leases[0].branch == 0
+        play.ledger.lost(play.run, block, lane, lost(0, why))
+
+    failure = msgspec.msgpack.decode(play.ledger.failures(play.run, block)[0])
+    assert (failure["kind"], failure["type"], failure["attempt"]) == ("lost", "WorkerLost", ATTEMPTS)
+    assert failure["node"] == "crunch"
+    assert failure["message"] == f"it was lost 3 times: {KILLED}; its process ended with exit code 3"
+    assert play.record(block).state == "open"
+    assert play.finish(block).resumed is not None
+
+
+def test_it_ends_its_block(play: Play) -> None:
+    """Where errors are not collected, the block ends with the lost branch, and with it the run."""
+    block = play.block(2)
+    for _ in range(ATTEMPTS):
+        lane = play.lane()
+        play.serve(block, lane)
+        play.ledger.lost(play.run, block, lane, lost(0))
+
+    assert (play.record(block).state, play.record(block).failed) == ("error", 0)
+    assert play.state == "failed"
+
+
+def test_a_node_over_its_timeout_is_called_again(play: Play) -> None:
+    """The next lease says how often it has been called; it counts as an attempt, and not towards lost."""
+    block, dying, other = play.block(3), play.lane(), play.lane()
+    play.serve(block, dying)
+
+    assert play.ledger.lost(play.run, block, dying, late(0, calls=2, most=3)) == [Message("lane", block, 0, QUEUE)]
+    assert play.serve(block, other).leases == (Lease(0, 3, tried=2, node="crunch"),)
+    assert play.events("branch.lost") == []
+    (event,) = play.events("branch.stopped")
+    assert event["branch"] == b"0"
+
+
+def test_the_last_call_over_its_timeout_is_the_end(play: Play) -> None:
+    """When it has been called as often as it may be, the branch fails with what the warden says."""
+    block, dying = play.block(1), play.lane()
+    play.serve(block, dying)
+    play.ledger.lost(play.run, block, dying, late(0, calls=1, most=1))
+
+    assert play.record(block).state == "error"
+    assert play.ledger.failures(play.run, block) == {0: bad(0)[0].payload}
+    assert play.state == "failed"
+
+
+def test_a_retry_forgets_the_calls(play: Play) -> None:
+    """A branch of a run that is retried has all its attempts and calls again."""
+    block, dying = play.block(1), play.lane()
+    play.serve(block, dying)
+    play.ledger.lost(play.run, block, dying, late(0, calls=1, most=2))
+    play.ledger.cancel(play.run)
+    play.ledger.retry(play.run)
+
+    assert play.serve(block, play.lane()).leases == (Lease(0, 1),)
+
+
+def test_a_second_call_changes_nothing(play: Play) -> None:
+    """What was given back is not given back again, whoever has it by now."""
+    block, dying, other = play.block(3), play.lane(), play.lane()
+    play.serve(block, dying)
+    play.ledger.lost(play.run, block, dying, lost(0))
+    play.serve(block, other)
+
+    assert play.ledger.lost(play.run, block, dying, lost(0)) == []
+    assert play.ledger.running(play.run, block) == [0]
+    assert play.record(block).running == 1
+
+
+@pytest.mark.parametrize("after", ["end", "retry"])
+def test_a_block_that_has_ended_is_left_alone(play: Play, after: str) -> None:
+    """Nothing is leased again in a block that has ended, nor is what a retry has given to others taken away."""
+    block, dying = play.block(2), play.lane()
+    play.serve(block, dying)
+    play.ledger.cancel(play.run)
+    if after == "retry":
+        play.ledger.retry(play.run)
+        held = play.serve(block, play.lane())
+        assert held.leases
+
+    assert play.ledger.lost(play.run, block, dying, lost(0)) == []
+    assert play.events("branch.lost") == []
+
+
+def test_a_process_that_died_on_its_way_up(play: Play) -> None:
+    """The commit that ended a block leased the parent's branch to a lane that never heard of it: it is given back."""
+    block, dying = play.block(1), play.lane()
+    play.serve(block, dying)
+    assert play.serve(block, dying, ok(0)).resumed is not None
+
+    assert play.ledger.lost(play.run, block, dying, lost(0)) == [Message("lane", ROOT, 0, QUEUE)]
+    assert play.serve(ROOT, play.lane()).leases == (Lease(0, 1, block),)
+
+
+def test_a_process_that_died_on_its_way_down(play: Play) -> None:
+    """A lane opened a block, was leased branches of it, and never heard of it: they are given back."""
+    dying = play.lane()
+    assert numbers(play.serve(ROOT, dying)) == [0]
+    block = play.nest(ROOT, 0, dying, 3)
+    assert play.serve(block, dying).leases
+
+    assert play.ledger.lost(play.run, ROOT, dying, Loss(verdict="lost", why=KILLED)) == [
+        Message("lane", block, 0, QUEUE)
+    ]
+    assert play.serve(block, play.lane()).leases == (Lease(0, 1),)
+
+
+# How long stopping takes
+
+
+@pytest.mark.parametrize("how", ["comes back", "dies"])
+def test_the_last_lane_of_an_ended_block(play: Play, how: str) -> None:
+    """A block that has ended has stopped when the last of its lanes, and of those inside it, has come back or died."""
+    outer = play.block(3, timeout=60.0)
+    first, second = play.lane(), play.lane()
+    play.serve(outer, first)
+    play.serve(outer, second)
+    inner = play.nest(outer, 1, second, 2)
+    play.serve(inner, second)
+    play.sweep("deadline", outer)
+    assert play.ledger.stopped(play.run, outer) is None
+
+    play.serve(outer, first, ok(0))
+    assert play.ledger.stopped(play.run, outer) is None
+    if how == "comes back":
+        play.serve(inner, second)
+    else:
+        play.ledger.lost(play.run, inner, second, Loss(verdict="stopped"))
+
+    stopped, record = play.ledger.stopped(play.run, outer), play.record(outer)
+    assert stopped is not None
+    assert record.ended is not None
+    assert stopped >= record.ended
+
+
+def test_a_lane_of_many_says_when_it_has_ended_them(play: Play) -> None:
+    """One that still holds branches as it hears of the end has not stopped; it says so once it has."""
+    block = play.block(4, timeout=60.0, tracks=[track(4, width=4, lanes=1)])
+    lane = play.lane()
+    assert len(play.serve(block, lane).leases) == 4
+    play.sweep("deadline", block)
+
+    assert play.serve(block, lane, held=4).state == "timeout"
+    assert play.ledger.stopped(play.run, block) is None
+    play.serve(block, lane)
+    assert play.ledger.stopped(play.run, block) is not None

@@ -1,0 +1,168 @@
+"""What a process writes down for its worker, and what the worker reads."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from egregore_dist.engine import board
+from egregore_dist.engine.board import NEVER, NOBODY, Board, Note, Reader, Where
+
+WHERE = ("run", "0.0-1", 2, "worker@host/7/lane.0")
+
+
+def read(path: Path) -> Note:
+    """What a board says, where it says something."""
+    note = Reader(path).read()
+    assert note is not None
+    return note
+
+
+def test_a_branch_and_its_node(tmp_path: Path) -> None:
+    """A reader sees where a lane is, its branch, the node and both of the times when it has to stop."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    mine.come(*WHERE)
+    mine.serve(60.0, loop=False)
+    since = mine.begin(5, 2)
+    mine.call("nöde", 3, 1, 4, 10.0)
+
+    note = read(path)
+    assert note.where == Where(*WHERE)
+    assert (note.branch, note.since, note.attempt, note.calls, note.retries) == (5, since, 3, 1, 4)
+    assert (note.node, note.loop, note.asked) == ("nöde", False, NEVER)
+    assert note.timeout == pytest.approx(10.0)
+    assert note.called < note.node_stop_at < note.stop_at < note.called + 61
+
+
+def test_what_has_ended_is_not_shown(tmp_path: Path) -> None:
+    """After a node with a timeout there is none; after a branch nobody; after a lane nothing."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    mine.come(*WHERE)
+    mine.begin(5, 1)
+    mine.call("node", 1, 1, 0, 10.0)
+    mine.called()
+    assert (read(path).branch, read(path).node_stop_at) == (5, NEVER)
+    mine.rest()
+    assert read(path).branch == NOBODY
+    mine.leave()
+    assert Reader(path).read() is None
+
+
+def test_the_first_request_to_stop_counts(tmp_path: Path) -> None:
+    """A branch that is asked again and again was asked when it was asked first; the next one was not."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    mine.come(*WHERE)
+    since = mine.begin(5, 1)
+    mine.ask(since)
+    first = read(path).asked
+    mine.ask(since)
+    assert read(path).asked == first < NEVER
+    mine.begin(6, 1)
+    assert read(path).asked == NEVER
+
+
+def test_an_overdue_turn_stays_in_sight(tmp_path: Path) -> None:
+    """While a call that should have stopped goes on, others on its loop do not hide it."""
+    path = tmp_path / "1"
+    mine, owner = Board(path), object()
+    mine.come(*WHERE)
+    mine.serve(None, loop=True)
+    mine.turn(7, 1, b"late", 1, 0, 1.0, 2.0)
+    mine.keep(owner)
+    mine.turn(8, 1, b"other", 1, 0, 1.0, NEVER)
+    mine.rest()
+    assert (read(path).branch, read(path).node) == (7, "late")
+    mine.end(object())
+    assert read(path).branch == 7
+    mine.end(owner)
+    assert read(path).branch == NOBODY
+
+
+def test_ids_without_end_are_left_out(tmp_path: Path) -> None:
+    """What does not fit is not shown at all, rather than in part."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    mine.come("r" * 5000, *WHERE[1:])
+    mine.begin(1, 1)
+    assert Reader(path).read() is None
+    mine.come(*WHERE)
+    assert read(path).where == Where(*WHERE)
+
+
+def test_without_a_folder_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Elsewhere than in a pool, and where no file can be made, a board costs nothing and does nothing."""
+    monkeypatch.delenv(board.FOLDER, raising=False)
+    Board.mine().begin(1, 1)
+    monkeypatch.setenv(board.FOLDER, str(tmp_path / "gone"))
+    Board.mine().begin(1, 1)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_never_sees_half(tmp_path: Path) -> None:
+    """However quickly a process writes, what is read belongs together; also after it was killed in the middle."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    path = tmp_path / "1"
+    for _ in range(5):
+        pid = os.fork()
+        if not pid:
+            mine = Board(path)
+            while True:
+                for number in range(1000):
+                    mine.come("r" * number, str(number), number, str(number))
+                    mine.begin(number, number)
+                    mine.call(str(number), number, number, number, None)
+        try:
+            while not path.exists() or path.stat().st_size == 0:
+                time.sleep(0.001)
+            reader, seen = Reader(path), 0
+            until = time.monotonic() + random.Random(seed).uniform(0.02, 0.1)
+            while time.monotonic() < until or not seen:
+                note = reader.read()
+                seen += note is not None and _is_whole(note)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        note = reader.read()
+        assert note is None or _is_whole(note)
+        reader.close()
+        path.unlink()
+
+
+def _is_whole(note: Note) -> bool:
+    number = note.where.track
+    assert note.where == Where("r" * number, str(number), number, str(number))
+    if note.branch != NOBODY:
+        assert (note.branch, note.node) in ((number, ""), (number, str(number)))
+    return True
+
+
+def test_a_folder_is_found_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Processes find the folder by the environment; one of a process that lives is left alone, others are removed."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = board.Folder()
+    mine = Board.mine()
+    mine.come(*WHERE)
+    assert read(folder.path / str(os.getpid())).where == Where(*WHERE)
+
+    left = tmp_path / f"{folder.path.name[:16]}left"
+    left.mkdir()
+    (left / "1").touch()
+    remover = threading.Thread(target=board.remove_left)
+    remover.start()
+    remover.join()
+    assert folder.path.exists()
+    assert not left.exists()
+    folder.remove()
+    assert not folder.path.exists()
+    assert board.FOLDER not in os.environ
