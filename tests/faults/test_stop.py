@@ -341,6 +341,21 @@ def test_who_never_looks_long_is_left_alone(cluster: LocalCluster, tmp_path: Pat
     assert len(set(marks(tmp_path, "tries"))) == 1
 
 
+def test_a_stubborn_node_does_not_hold_up_the_end_of_its_worker(tmp_path: Path) -> None:
+    """A worker that is asked to stop waits for what runs; what does not stop at its deadline is killed there too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EGREGORE_STOP_GRACE", str(GRACE))
+        cluster = LocalCluster(workers=1, concurrency=1)
+    with cluster:
+        run = parallel(stubborn(swallows), timeout=3.0).submit(str(tmp_path))
+        until(lambda: marks(tmp_path, "began"))
+        cluster.workers[0].terminate()
+        with pytest.raises(ParallelTimeoutError):
+            run.result(timeout=2 * SOON)
+        until(lambda: not cluster.workers[0].alive, seconds=SOON, what="the end of the worker")
+        cluster.workers[0].stop()
+
+
 # Threads
 
 

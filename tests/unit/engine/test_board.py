@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from egregore_dist.engine import board
 from egregore_dist.engine.board import NEVER, NOBODY, Board, Note, Reader, Where
+from tests.support.waiting import until
 
 WHERE = ("run", "0.0-1", 2, "worker@host/7/lane.0")
 
@@ -108,31 +110,34 @@ def test_without_a_folder_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tm
     assert not list(tmp_path.iterdir())
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from egregore_dist.engine.board import Board
+
+mine = Board(Path(sys.argv[1]))
+while True:
+    for number in range(1000):
+        mine.come("r" * number, str(number), number, str(number))
+        mine.begin(number, number)
+        mine.call(str(number), number, number, number, None)
+"""
+
+
 def test_a_reader_never_sees_half(tmp_path: Path) -> None:
     """However quickly a process writes, what is read belongs together; also after it was killed in the middle."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
-    path = tmp_path / "1"
-    for _ in range(5):
-        pid = os.fork()
-        if not pid:
-            mine = Board(path)
-            while True:
-                for number in range(1000):
-                    mine.come("r" * number, str(number), number, str(number))
-                    mine.begin(number, number)
-                    mine.call(str(number), number, number, number, None)
-        try:
-            while not path.exists() or path.stat().st_size == 0:
-                time.sleep(0.001)
+    dice, path = random.Random(seed), tmp_path / "1"
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) as writer:
+            until(lambda: path.exists() and path.stat().st_size, what="a board")
             reader, seen = Reader(path), 0
-            until = time.monotonic() + random.Random(seed).uniform(0.02, 0.1)
-            while time.monotonic() < until or not seen:
+            stop_at = time.monotonic() + dice.uniform(0.02, 0.1)
+            while time.monotonic() < stop_at or not seen:
                 note = reader.read()
                 seen += note is not None and _is_whole(note)
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            writer.kill()
         note = reader.read()
         assert note is None or _is_whole(note)
         reader.close()
