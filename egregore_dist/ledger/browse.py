@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 from egregore_dist import errors
@@ -15,11 +16,12 @@ from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import ENDED, RunRecord, path_of
 from egregore_dist.ledger.watch import reachable
 
-# Runs looked at in one round trip where not every one is wanted.
+# Runs looked at in one round trip where not every one is wanted, and entries of the agenda that are read.
 _CHUNK = 1000
+_ENTRIES_READ = 50_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Place:
     """A place in the list of runs, which is ordered by when they were submitted (server ms) and by id."""
 
@@ -82,11 +84,11 @@ class Page:
     looked: int
 
 
-def find(ledger: Ledger, wanted: Wanted, *, limit: int, look_at_most: int = 20_000, seconds: float = 0.25) -> Page:
+def find(ledger: Ledger, wanted: Wanted, *, limit: int, look_at_most: int = 20_000, seconds: float = 0.2) -> Page:
     """The newest runs that are wanted.
 
-    The list has no index by state or name, so it is searched; a search that would take longer ends with a page that has
-    fewer runs than ``limit``, and says where to go on.
+    Runs that go on are found by the agenda. For the others the list has no index by state or name, so it is searched; a
+    search that would take longer ends with a page that has fewer runs than ``limit``, and says where to go on.
 
     Args:
         limit: runs on a page.
@@ -94,25 +96,26 @@ def find(ledger: Ledger, wanted: Wanted, *, limit: int, look_at_most: int = 20_0
         seconds: to look at most, once something was looked at.
     """
     everything = not (wanted.states or wanted.workflow or wanted.text)
-    found: list[RunRecord] = []
-    looked, last = 0, wanted.before
+    chunk = limit if everything else _CHUNK
+    found: list[str] = []
+    looked, last, more = 0, wanted.before, True
     stop = time.monotonic() + seconds
-    more = True
     with reachable():
+        going_on = _going_on(ledger) if wanted.states and not wanted.states & ENDED else None
         while more and len(found) < limit:
             if looked and (looked >= look_at_most or time.monotonic() > stop):
                 break
-            places = _places(ledger, wanted, last, min(limit - len(found), _CHUNK) if everything else _CHUNK)
+            places = _next(ledger, wanted, last, chunk, going_on)
             more = bool(places)
-            for place, record in zip(places, _records(ledger, places), strict=True):
+            for place, fits in zip(places, _fit(ledger, wanted, places), strict=True):
                 last, looked = place, looked + 1
-                if record is not None and (everything or _fits(record, wanted)):
-                    found.append(record)
+                if fits:
+                    found.append(place.run)
                     if len(found) == limit:
                         break
         if more and last is not None:
-            more = bool(_places(ledger, wanted, last, 1))
-        glances = _glances(ledger, found)
+            more = bool(_next(ledger, wanted, last, 1, going_on))
+        glances = _glances(ledger, _records(ledger, found))
     return Page(runs=tuple(glances), next=last if more else None, looked=looked)
 
 
@@ -129,8 +132,23 @@ def known(ledger: Ledger) -> int:
         return int(ledger.redis.zcard(ledger.keys.runs))
 
 
+def _next(
+    ledger: Ledger, wanted: Wanted, last: Place | None, count: int, going_on: Sequence[Place] | None
+) -> list[Place]:
+    """The next places of the list, of the runs that go on alone where these are given."""
+    if going_on is None:
+        return _places(ledger, wanted, last, count)
+    since, until = wanted.since or 0, wanted.until
+    fit = (
+        place
+        for place in going_on
+        if place.at >= since and (until is None or place.at <= until) and (last is None or place < last)
+    )
+    return list(islice(fit, count))
+
+
 def _places(ledger: Ledger, wanted: Wanted, last: Place | None, count: int) -> list[Place]:
-    """The next places of the list. Runs of one millisecond are ordered by their ids, backwards."""
+    """The next places of the whole list. Runs of one millisecond are ordered by their ids, backwards."""
     bounds = [bound for bound in (wanted.until, last.at if last else None) if bound is not None]
     top: float | str = min(bounds) if bounds else "+inf"
     bottom: float | str = "-inf" if wanted.since is None else wanted.since
@@ -141,27 +159,48 @@ def _places(ledger: Ledger, wanted: Wanted, last: Place | None, count: int) -> l
             ledger.redis.zrevrangebyscore(ledger.keys.runs, top, bottom, start=skip, num=count + 1, withscores=True),
         )
         found = [Place(int(at), name.decode(errors="replace")) for name, at in raw]
-        kept = [place for place in found if last is None or (place.at, place.run) < (last.at, last.run)]
+        kept = [place for place in found if last is None or place < last]
         if kept or not found:
             return kept[:count]
         skip += len(found)
 
 
-def _records(ledger: Ledger, places: Sequence[Place]) -> Iterator[RunRecord | None]:
+def _going_on(ledger: Ledger) -> list[Place] | None:
+    """The places of the runs that have not ended, newest first; None where they are very many.
+
+    Each of their open blocks has an entry in the agenda, so they are found without the others.
+    """
+    entries = cast(list[bytes], ledger.redis.zrange(ledger.keys.agenda, 0, _ENTRIES_READ))
+    if len(entries) > _ENTRIES_READ:
+        return None
+    runs = sorted({entry.decode().partition(" ")[0] for entry in entries})
+    scores = ledger.redis.zmscore(ledger.keys.runs, runs) if runs else []
+    pairs = zip(runs, scores, strict=True)
+    return sorted((Place(int(at), run) for run, at in pairs if at is not None), reverse=True)
+
+
+def _fit(ledger: Ledger, wanted: Wanted, places: Sequence[Place]) -> Iterator[bool]:
+    """Whether the runs at these places are wanted, and still there."""
     pipe = ledger.redis.pipeline(transaction=False)
     for place in places:
-        pipe.hmget(ledger.keys.run(place.run), replies.RUN_FIELDS)
-    for place, fields in zip(places, pipe.execute(), strict=True):
-        yield None if fields[0] is None else replies.run_record(place.run, fields)
-
-
-def _fits(record: RunRecord, wanted: Wanted) -> bool:
-    if wanted.states and record.state not in wanted.states:
-        return False
-    if wanted.workflow and record.workflow != wanted.workflow:
-        return False
+        pipe.hmget(ledger.keys.run(place.run), "state", "paused", "workflow")
     text = wanted.text.lower()
-    return not text or text in record.id.lower() or text in record.workflow.lower()
+    workflow = wanted.workflow.encode()
+    for place, (state, paused, name) in zip(places, pipe.execute(), strict=True):
+        yield (
+            state is not None
+            and (not wanted.states or ("paused" if paused else state.decode()) in wanted.states)
+            and (not workflow or name == workflow)
+            and (not text or text in place.run.lower() or text in (name or b"").decode(errors="replace").lower())
+        )
+
+
+def _records(ledger: Ledger, runs: Sequence[str]) -> list[RunRecord]:
+    pipe = ledger.redis.pipeline(transaction=False)
+    for run in runs:
+        pipe.hmget(ledger.keys.run(run), replies.RUN_FIELDS)
+    pairs = zip(runs, pipe.execute(), strict=True)
+    return [replies.run_record(run, fields) for run, fields in pairs if fields[0] is not None]
 
 
 def _glances(ledger: Ledger, records: Sequence[RunRecord]) -> list[Glance]:
@@ -428,13 +467,24 @@ def count(ledger: Ledger) -> Counter[str]:
     with reachable():
         while places := _places(ledger, Wanted(), last, _CHUNK):
             last = places[-1]
-            pipe = ledger.redis.pipeline(transaction=False)
-            for place in places:
-                pipe.hmget(ledger.keys.run(place.run), "state", "paused")
-            for state, paused in pipe.execute():
-                if state is not None:
-                    found["paused" if paused else state.decode()] += 1
+            found.update(_states(ledger, [place.run for place in places]))
     return found
+
+
+def count_going_on(ledger: Ledger) -> Counter[str] | None:
+    """How many runs there are by state that have not ended; None where they are very many."""
+    with reachable():
+        places = _going_on(ledger)
+        return None if places is None else Counter(_states(ledger, [place.run for place in places]))
+
+
+def _states(ledger: Ledger, runs: Sequence[str]) -> Iterator[str]:
+    pipe = ledger.redis.pipeline(transaction=False)
+    for run in runs:
+        pipe.hmget(ledger.keys.run(run), "state", "paused")
+    for state, paused in pipe.execute():
+        if state is not None:
+            yield "paused" if paused else state.decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,7 +113,7 @@ def _branches(
         yield _Row(names(block.id, branch), depth, bars, (block.id, branch) in critical)
     left = block.n - len(shown)
     if left > 0 and len(found) > len(shown):
-        yield _Row(f"… {left} others, none took longer", depth, [], False, "more")
+        yield _Row(f"… and {left} others", depth, [], False, "more")
 
 
 def _draw(row: _Row, y: float, begin: float, end: float) -> Markup:

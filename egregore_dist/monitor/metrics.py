@@ -14,11 +14,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from egregore_dist.cli import probe
-from egregore_dist.ledger import Ledger, browse
+from egregore_dist.ledger import ENDED, Ledger, browse
 from egregore_dist.ledger.records import RunState
 
-# Seconds for which one count stands: counting looks at every run.
+# Counting looks at every run: a count stands for so many seconds, and so many times as long as it took.
 _STANDS = 15.0
+_SHARE = 50
 # Workers that have series of their own; more are in the sums alone.
 _WORKERS_NAMED = 200
 
@@ -40,7 +41,8 @@ class _Ledger(Collector):
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._lock = threading.Lock()
-        self._counted: tuple[float, Counter[str]] | None = None
+        self._counted: Counter[str] | None = None
+        self._until = 0.0
 
     def describe(self) -> list[Metric]:
         """Nothing: the ledger need not be there yet."""
@@ -65,9 +67,18 @@ class _Ledger(Collector):
 
     def _runs(self) -> Counter[str]:
         with self._lock:
-            if self._counted is None or time.monotonic() - self._counted[0] > _STANDS:
-                self._counted = (time.monotonic(), browse.count(self._ledger))
-            return self._counted[1]
+            begun = time.monotonic()
+            if self._counted is None or begun > self._until:
+                self._counted = browse.count(self._ledger)
+                self._until = time.monotonic() + max(_STANDS, _SHARE * (time.monotonic() - begun))
+            counted = Counter(self._counted)
+        # Those that go on are few enough to be counted each time.
+        going_on = browse.count_going_on(self._ledger)
+        if going_on is not None:
+            for state in set(counted) - ENDED:
+                del counted[state]
+            counted.update({state: number for state, number in going_on.items() if state not in ENDED})
+        return counted
 
     def _workers(self) -> Iterator[Metric]:
         workers = probe.workers(self._ledger)

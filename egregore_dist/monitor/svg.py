@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup, escape
 
-from egregore_dist.cli import redact
+from egregore_dist.monitor import words
 
 #: Width of a letter of the pictures' font, in pixels: on the safe side.
 LETTER = 7.3
@@ -17,7 +17,7 @@ def tag(name: str, *inside: Markup | str, **attributes: object) -> Markup:
         for key, value in attributes.items()
         if value is not None
     )
-    shown = Markup("").join(part if isinstance(part, Markup) else escape(redact.clean(part)) for part in inside)
+    shown = Markup("").join(part if isinstance(part, Markup) else escape(words.clean(part)) for part in inside)
     return Markup("<{0}{1}>{2}</{0}>").format(name, said, shown)
 
 
@@ -39,7 +39,7 @@ def picture(width: float, height: float, label: str, *inside: Markup, **attribut
 
 def cut(text: str, letters: int) -> str:
     """A text with at most so many letters."""
-    return text if len(text) <= letters else f"{text[: letters - 1]}…"
+    return words.clean(text, letters)
 
 
 def _number(value: object) -> object:

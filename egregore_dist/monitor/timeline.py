@@ -116,7 +116,7 @@ class Timeline:
             known.ended, known.state = None, "open"
 
     def _start(self, block: str, branch: int, event: Event) -> None:
-        attempts = self.attempts.setdefault((block, branch), [])
+        attempts = self.attempts.get((block, branch), [])
         if attempts and attempts[-1].end is None:
             # It was given back before it began, and that is no event.
             attempts.pop()
@@ -124,6 +124,7 @@ class Timeline:
         if self._kept >= _ATTEMPTS_KEPT:
             self.partial = True
             return
+        self.attempts[block, branch] = attempts
         attempts.append(Attempt(event.time, None, "running", event.worker or ""))
         self._kept += 1
         self._live.setdefault(block, set()).add(branch)

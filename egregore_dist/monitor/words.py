@@ -15,6 +15,8 @@ from egregore_dist.cli import redact, show
 #: Letters of a name or a message on a page.
 LETTERS = 300
 
+_LOOKED_AT = 32_000
+
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
@@ -36,9 +38,9 @@ def templates() -> jinja2.Environment:
 
 def clean(text: object, letters: int = LETTERS) -> str:
     """A text from elsewhere: without secrets and control characters, and not too long."""
-    shown = str(text)
-    shown = shown if len(shown) <= letters else f"{shown[: letters - 1]}…"
-    return redact.clean(shown)
+    # Cut after that: of a secret that is cut off, the rest would not be known for one.
+    shown = redact.clean(str(text)[:_LOOKED_AT])
+    return shown if len(shown) <= letters else f"{shown[: letters - 1]}…"
 
 
 def segment(text: str) -> str:

@@ -1,0 +1,55 @@
+"""Workflows for the tests of the monitor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from egregore_dist import Sequence, node, parallel
+from tests.support.waiting import until
+
+EVIL = "<img src=x onerror=alert(1)>\"' key"
+
+
+@node
+def gate(path: str) -> str:
+    """Wait until there is a file."""
+    Path(f"{path}.reached").touch()
+    until(Path(path).exists, seconds=60, what="the gate")
+    return "open"
+
+
+@node
+def quick(data: object) -> str:
+    """Take no time."""
+    return "quick"
+
+
+@node
+def breaks(data: object) -> None:
+    """Fail with script in the error."""
+    raise ValueError("</pre><script>alert(1)</script>")
+
+
+@node
+def echo(data: object) -> object:
+    """Hand on."""
+    return data
+
+
+@node
+def count(n: int) -> list[int]:
+    """The numbers below n."""
+    return list(range(n))
+
+
+@node
+async def same(n: int) -> int:
+    """Hand on."""
+    return n
+
+
+gated = Sequence(parallel(gate, quick, name="gates"), echo, name="gated")
+failing = Sequence(quick, parallel(breaks, quick, name="pair"), echo, name="failing")
+keyed = Sequence(echo.map(), echo, name="keyed")
+numbers = Sequence(count, same.map(), echo, name="numbers")
+nested = Sequence(parallel(same, same.alias("again"), name="inner").map(), echo, name="nested")

@@ -1,0 +1,529 @@
+"""The monitor over a real cluster: as a program of its own, asked by HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from egregore_dist import LocalCluster, Run, node, parallel
+from egregore_dist.cli import codes, main
+from egregore_dist.monitor import users
+from egregore_dist.monitor.users import Role
+from tests.cluster.monitor_flows import EVIL, failing, gated, keyed, nested, numbers
+from tests.support.clusters import Clusters
+from tests.support.waiting import until
+
+TOKEN = "a-token-that-is-long-enough"
+CSRF = re.compile(r'name="csrf" value="(\w+)"')
+
+
+class Monitor:
+    """A monitor as a process."""
+
+    def __init__(self, cluster: LocalCluster, log: Path, *options: str, port: int = 0, **environment: str) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "egregore_dist", "monitor", "--port", str(port), *options],
+                env={**os.environ, "EGREGORE_BROKER_URL": cluster.url, **environment},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        until(lambda: self._address() or self.process.poll() is not None, what="the monitor's address")
+        assert self._address(), log.read_text()
+        self.address = self._address()
+        self.port = int(self.address.rpartition(":")[2])
+        self.http = httpx.Client(base_url=self.address, headers={"origin": self.address}, timeout=30)
+
+    def _address(self) -> str:
+        found = re.findall(r"monitor: (http\S+)", self.log.read_text())
+        return found[-1] if found else ""
+
+    def page(self, path: str, status: int = 200) -> str:
+        """A page."""
+        answer = self.http.get(path)
+        assert answer.status_code == status, answer.text
+        return answer.text
+
+    def post(self, path: str, **form: Any) -> httpx.Response:
+        """Send a form as a page does."""
+        (csrf, *_) = CSRF.findall(self.page("/"))
+        return self.http.post(path, data={"csrf": csrf, **form})
+
+    def act(self, run: str, verb: str) -> None:
+        """Press a button of a run's page."""
+        answer = self.post(f"/runs/{run}/{verb}")
+        assert (answer.status_code, answer.headers.get("location")) == (303, f"/runs/{run}"), answer.text
+
+    def stop(self, sent: signal.Signals = signal.SIGTERM) -> None:
+        """End it."""
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(sent)
+        self.process.wait(20)
+
+
+@contextmanager
+def monitor(cluster: LocalCluster, folder: Path, *options: str, **more: Any) -> Iterator[Monitor]:
+    """A monitor that is stopped at the end."""
+    made = Monitor(cluster, folder / "monitor.log", *options, **more)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def running(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitor]:
+    """A monitor for this machine, with an admin's rights."""
+    with (
+        clusters.use("valkey") as cluster,
+        monitor(cluster, tmp_path_factory.mktemp("monitor"), "--role", "admin") as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def shown(running: Monitor, local: LocalCluster) -> Monitor:
+    """That monitor, and this process submits to the cluster that it shows."""
+    return running
+
+
+class Stream:
+    """What one page's stream has said so far."""
+
+    def __init__(self, monitor: Monitor, path: str, cursor: str | None = None) -> None:
+        self.said: list[dict[str, str]] = []
+        self._ended = False
+        headers = {} if cursor is None else {"last-event-id": cursor}
+        opened = threading.Event()
+
+        def read() -> None:
+            try:
+                with httpx.stream("GET", monitor.address + path, headers=headers, timeout=60) as answer:
+                    assert answer.headers["content-type"].startswith("text/event-stream")
+                    opened.set()
+                    event: dict[str, str] = {}
+                    for line in answer.iter_lines():
+                        name, _, value = line.partition(": ")
+                        if line == "":
+                            if "event" in event:
+                                self.said.append({**event, "at": str(time.time())})
+                            event = {}
+                        else:
+                            event[name] = value
+            except httpx.HTTPError:
+                return
+
+        self._thread = threading.Thread(target=read, daemon=True)
+        self._thread.start()
+        assert opened.wait(20)
+
+    def until(self, what: str) -> None:
+        """Wait for a message that says this."""
+        until(lambda: any(what in one.get("data", "") for one in self.said), what=f"{what} in {self.said}")
+
+
+def ended(run: Run, state: str) -> None:
+    until(lambda: run.status == state, what=f"run {run.id} as {state}")
+
+
+# Reading
+
+
+def test_a_run_from_its_submission_to_its_end(shown: Monitor, tmp_path: Path) -> None:
+    """The list and the run's page show a run as it goes on: waiting for its gate, then ended, with its value."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
+
+    page = shown.page(f"/runs/{run.id}")
+    assert "state-running" in page
+    assert "0/2" in page or "1/2" in page
+    assert run.id in shown.page("/?state=running")
+    gate.touch()
+    run.result()
+
+    page = shown.page(f"/runs/{run.id}")
+    assert "state-succeeded" in page
+    assert 'class="step node is-ok"' in page
+    assert "2/2" in page
+    assert run.id not in shown.page("/?state=running")
+    assert "open" in shown.page(f"/runs/{run.id}/blocks/0/branches/0/result")
+
+
+def test_a_change_reaches_the_page(shown: Monitor, tmp_path: Path) -> None:
+    """A page's stream says when something has happened; with the last cursor nothing of it is lost or told again."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    stream = Stream(shown, f"/runs/{run.id}/events")
+    listed = Stream(shown, "/events?state=succeeded")
+    stream.until("branches")
+    before = len(listed.said)
+    gate.touch()
+
+    stream.until("run.ended")
+    until(lambda: len(listed.said) > before, what="the list's change")
+    cursor = stream.said[-1]["id"]
+    again = Stream(shown, f"/runs/{run.id}/events", cursor)
+    first = Stream(shown, f"/runs/{run.id}/events")
+    first.until("run.ended")
+    assert again.said == []
+
+
+def test_the_monitor_is_killed_and_started_again(local: LocalCluster, tmp_path: Path) -> None:
+    """It holds nothing: killed in the middle of a run and started again, it shows the same page."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
+    first = Monitor(local, tmp_path / "first.log")
+    before = shape(first.page(f"/runs/{run.id}"))
+    first.stop(signal.SIGKILL)
+
+    second = Monitor(local, tmp_path / "second.log", port=first.port)
+    try:
+        assert shape(second.page(f"/runs/{run.id}")) == before
+        gate.touch()
+        run.result()
+        assert "state-succeeded" in second.page(f"/runs/{run.id}")
+    finally:
+        second.stop()
+
+
+def shape(page: str) -> str:
+    """A page without its timeline and what else changes from moment to moment."""
+    page = page.partition('id="timeline"')[0]
+    return re.sub(r'name="csrf" value="\w+"|[\d.]+ m?s\b', "", page)
+
+
+def test_a_failure_is_told(shown: Monitor) -> None:
+    """The class, node and branch of an error, what it said, and its traceback; script in it stays text."""
+    run = failing.submit(1)
+    ended(run, "failed")
+
+    page = shown.page(f"/runs/{run.id}")
+
+    assert "ValueError" in page
+    assert "breaks" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert(1)" not in page
+    assert "Traceback" in page
+    assert 'class="step node is-failed"' in page
+
+
+def test_names_that_are_html(shown: Monitor) -> None:
+    """Keys of a mapping name the branches of a map: whatever they are, every page shows them as text."""
+    run = keyed.submit({EVIL: 1, "plain": 2})
+    run.result()
+    (block,) = set(re.findall(rf"/runs/{run.id}/blocks/([\d.,-]+)\"", shown.page(f"/runs/{run.id}"))) - {"0"}
+
+    for path in ("", f"/blocks/{block}", f"/blocks/{block}/branches/0", f"/blocks/{block}/branches/0/input"):
+        page = shown.page(f"/runs/{run.id}{path}")
+        assert "<img" not in page
+    for path in ("", "/branches/0"):
+        assert "&lt;img" in shown.page(f"/runs/{run.id}/blocks/{block}{path}")
+    assert "&lt;img" in shown.page(f"/runs/{run.id}/blocks/0/branches/0/input")
+
+
+def test_a_large_block_opens_page_by_page(shown: Monitor) -> None:
+    """Ten thousand branches are one line on the run's page, and a hundred on each of the block's."""
+    run = numbers.submit(10_000)
+    run.result()
+
+    page = shown.page(f"/runs/{run.id}")
+    assert "10000/10000" in page
+    assert len(page) < 60_000
+    (block,) = set(re.findall(rf"/runs/{run.id}/blocks/([\d.,-]+)\"", page)) - {"0"}
+    assert "1 to 100 of 10000 branches" in shown.page(f"/runs/{run.id}/blocks/{block}")
+    last = shown.page(f"/runs/{run.id}/blocks/{block}?page=99")
+    assert "9901 to 10000 of 10000 branches" in last
+    assert "#9999" in last
+    assert "No branch here." in shown.page(f"/runs/{run.id}/blocks/{block}?page=100")
+    assert "No branch has failed." in shown.page(f"/runs/{run.id}/blocks/{block}?only=failed")
+    assert "branches/9999" in last
+    shown.page(f"/runs/{run.id}/blocks/{block}/branches/9999")
+    shown.page(f"/runs/{run.id}/blocks/{block}/branches/10000", 404)
+
+
+def test_blocks_in_blocks(shown: Monitor) -> None:
+    """Blocks that the branches of a map have opened are shown together, with the branch that each belongs to."""
+    run = nested.submit([1, 2, 3])
+    run.result()
+
+    page = shown.page(f"/runs/{run.id}")
+
+    assert "6/6 · 3 blocks" in page
+    alone = shown.http.get(f"/runs/{run.id}/blocks?path=0")
+    assert re.fullmatch(rf"/runs/{run.id}/blocks/0\.0-0", alone.headers["location"])
+    listed = shown.page(f"/runs/{run.id}/blocks?path=0,0")
+    assert len(re.findall(r"<tr>", listed)) == 4
+    assert "#1" in listed
+
+
+def test_values_that_are_too_large(shown: Monitor) -> None:
+    """A large value is not read: its size is told."""
+
+    @node
+    def much(n: int) -> str:
+        return "x" * n
+
+    @node
+    def size(data: dict[str, str]) -> dict[str, int]:
+        return {name: len(value) for name, value in data.items()}
+
+    run = (parallel(much, name="big") >> size).submit(2_000_000)
+    run.result()
+    (block,) = set(re.findall(rf"/runs/{run.id}/blocks/([\d.,-]+)\"", shown.page(f"/runs/{run.id}"))) - {"0"}
+
+    page = shown.page(f"/runs/{run.id}/blocks/{block}/branches/0/result")
+
+    assert "2.0 MB" in page
+    assert len(page) < 5000
+
+
+def test_workers_and_metrics(shown: Monitor, local: LocalCluster) -> None:
+    """Both workers are there with what they report, and the metrics can be read by Prometheus's own parser."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    page = shown.page("/workers")
+    for worker in local.workers:
+        assert worker.name in page
+
+    families = {family.name: family for family in text_string_to_metric_families(shown.page("/metrics"))}
+    assert families["egregore_workers"].samples[0].value == 2
+    states = {sample.labels["state"] for sample in families["egregore_runs"].samples}
+    assert states == {"pending", "running", "paused", "succeeded", "failed", "cancelled"}
+    assert {sample.labels["worker"] for sample in families["egregore_worker_slots"].samples} == {
+        worker.name for worker in local.workers
+    }
+
+
+def test_what_is_not_there(shown: Monitor) -> None:
+    """Runs, blocks and branches that are not there are 404, and a page that says so."""
+    run = failing.submit(1)
+    ended(run, "failed")
+    paths = (
+        "/runs/nothing",
+        f"/runs/{run.id}/blocks/0.9-9",
+        f"/runs/{run.id}/blocks/0/branches/7",
+        "/runs/nothing/blocks",
+    )
+
+    for path in paths:
+        assert "Not found" in shown.page(path, 404)
+
+
+# Acting
+
+
+def test_pause_resume_cancel_retry_delete(shown: Monitor, tmp_path: Path) -> None:
+    """The buttons of a run do what they say, and the page shows the state after it."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
+
+    shown.act(run.id, "pause")
+    assert run.status == "paused"
+    assert "state-paused" in shown.page(f"/runs/{run.id}")
+    shown.act(run.id, "resume")
+    assert run.status == "running"
+    shown.act(run.id, "cancel")
+    assert run.status == "cancelled"
+    gate.touch()
+    shown.act(run.id, "retry")
+    assert run.result()["gate"] == "open"
+    answer = shown.post(f"/runs/{run.id}/delete")
+    assert answer.headers["location"] == "/?done=delete"
+    shown.page(f"/runs/{run.id}", 404)
+
+
+def test_a_run_that_goes_on_is_not_deleted(shown: Monitor, tmp_path: Path) -> None:
+    """Delete is for what has ended."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+
+    assert shown.post(f"/runs/{run.id}/delete").status_code == 403
+    gate.touch()
+    run.result()
+
+
+def test_many_at_once(shown: Monitor, tmp_path: Path) -> None:
+    """The runs that were chosen are cancelled, and no others; then they are retried."""
+    gate = tmp_path / "gate"
+    runs = [gated.submit(str(gate)) for _ in range(3)]
+    until(Path(f"{gate}.reached").exists, what="a branch at the gate")
+
+    answer = shown.post("/runs", action="cancel", run=[runs[0].id, runs[2].id, "gone"], filters="state=cancelled")
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/?state=cancelled")
+    assert [run.status in ("cancelled",) for run in runs] == [True, False, True]
+    gate.touch()
+    shown.post("/runs", action="retry", run=[run.id for run in runs])
+    for run in runs:
+        assert run.result()["gate"] == "open"
+    assert shown.post("/runs", action="delete", run=[runs[0].id]).status_code == 400
+
+
+# Being let in
+
+
+def test_users_and_roles_of_a_program(local: LocalCluster, tmp_path: Path) -> None:
+    """With a file of users and a token: nobody gets in without them, and each has their role."""
+    file = tmp_path / "users"
+    users.add(file, "ann", Role.VIEWER, "correct horse")
+    run = failing.submit(1)
+    ended(run, "failed")
+    options = ("--users", str(file), "--role", "operator")
+
+    with monitor(local, tmp_path, *options, EGREGORE_MONITOR_TOKEN=TOKEN) as made:
+        assert made.http.get(f"/runs/{run.id}").status_code == 401
+        assert made.http.get("/healthz").text == "ok"
+        bearer = {"authorization": f"Bearer {TOKEN}"}
+        assert "What it said" not in made.http.get(f"/runs/{run.id}", headers=bearer).text
+
+        answer = made.http.post("/login", data={"name": "ann", "password": "correct horse", "next": f"/runs/{run.id}"})
+        assert answer.headers["location"] == f"/runs/{run.id}"
+        page = made.page(f"/runs/{run.id}")
+        assert "ValueError" in page
+        assert "alert(1)" not in page
+        assert made.http.get(f"/runs/{run.id}/blocks/0/branches/0/input").status_code == 403
+        assert made.post(f"/runs/{run.id}/retry").status_code == 403
+        assert made.post("/logout").status_code == 303
+        assert made.http.get("/").status_code == 401
+
+
+def test_a_session_outlives_the_monitor(local: LocalCluster, tmp_path: Path) -> None:
+    """Who is logged in stays so when the monitor is started again, and the page that they have still works."""
+    first = Monitor(local, tmp_path / "first.log", EGREGORE_MONITOR_TOKEN=TOKEN)
+    first.http.post("/login", data={"password": TOKEN})
+    cookies = dict(first.http.cookies)
+    (csrf, *_) = CSRF.findall(first.page("/"))
+    first.stop(signal.SIGKILL)
+
+    second = Monitor(local, tmp_path / "second.log", port=first.port, EGREGORE_MONITOR_TOKEN=TOKEN)
+    try:
+        second.http.cookies.update(cookies)
+        second.page("/")
+        assert second.http.post("/runs", data={"csrf": csrf, "action": "cancel"}).status_code == 303
+    finally:
+        second.stop()
+
+
+def test_tls(local: LocalCluster, tmp_path: Path) -> None:
+    """With a certificate it speaks HTTPS alone."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command = ["openssl", *made, *names, "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+
+    with monitor(local, tmp_path, "--tls-cert", str(cert), "--tls-key", str(key)) as made_one:
+        assert made_one.address.startswith("https://")
+        context = ssl.create_default_context(cafile=str(cert))
+        assert httpx.get(f"{made_one.address}/healthz", verify=context).text == "ok"
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{made_one.port}/healthz")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--host", "0.0.0.0"), ("--behind-proxy",), ("--tls-cert", "x"), ("--add-user", "ann"), ("--users", "/nothing")],
+    ids=" ".join,
+)
+def test_what_does_not_start(local: LocalCluster, options: tuple[str, ...]) -> None:
+    """What would be open, or lacks something, ends with 2 and one line that says what to give."""
+    result = CliRunner().invoke(main, ["--broker-url", local.url, "monitor", "--port", "0", *options])
+
+    assert result.exit_code == codes.USAGE
+    assert result.stdout == ""
+    assert "--" in result.stderr or "/nothing" in result.stderr
+
+
+def test_a_port_that_is_taken(local: LocalCluster) -> None:
+    """It is named, with what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(main, ["--broker-url", local.url, "monitor", "--port", port])
+
+    assert result.exit_code == codes.USAGE
+    assert "--port 0" in result.stderr
+
+
+def test_adding_a_user(tmp_path: Path) -> None:
+    """A user is added without a cluster; the password is asked for, and is nowhere to be seen."""
+    file = tmp_path / "users"
+    options = ["monitor", "--users", str(file), "--add-user", "ann", "--role", "viewer"]
+
+    result = CliRunner().invoke(main, options, input="correct horse\ncorrect horse\n")
+
+    assert result.exit_code == 0, result.output
+    assert "correct horse" not in result.output
+    assert [role for role, _ in users.read(file).values()] == [Role.VIEWER]
+
+
+def test_no_secret_is_told(local: LocalCluster, tmp_path: Path) -> None:
+    """Neither a page nor the log nor the process list has the server's password, the token or the cluster's secret."""
+    secret = local.settings.secret
+    password = re.findall(r":([^:@/]+)@", local.url)[0]
+    told = [password, TOKEN, secret.get_secret_value() if secret else "-"]
+
+    @node
+    def tells(words: list[str]) -> None:
+        raise ValueError(f"connecting to redis://x:{words[0]}@host failed, secret {words[2]}, {words[0]}")
+
+    run = parallel(tells, name="tell").submit(told)
+    ended(run, "failed")
+    with monitor(local, tmp_path, EGREGORE_MONITOR_TOKEN=TOKEN, EGREGORE_SECRET=told[2]) as made:
+        made.http.post("/login", data={"password": TOKEN})
+        made.http.post("/login", data={"password": f"{TOKEN}x"})
+        paths = ("/", f"/runs/{run.id}", f"/runs/{run.id}/blocks/0/branches/0/input", "/workers", "/aside", "/metrics")
+        pages = [made.page(path) for path in paths]
+        line = Path(f"/proc/{made.process.pid}/cmdline").read_bytes().decode()
+    said = [*pages, (tmp_path / "monitor.log").read_text(), line]
+
+    assert "***" in pages[1]
+    for one in said:
+        assert not [word for word in told if word in one]
+
+
+def test_idle_connections_do_not_keep_others_out(shown: Monitor) -> None:
+    """Two hundred connections that say nothing, or half of a request, do not hold up a page."""
+    idle = [socket.create_connection(("127.0.0.1", shown.port)) for _ in range(200)]
+    try:
+        for connection in idle[::2]:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        assert shown.http.get("/healthz", timeout=20).text == "ok"
+        assert "Runs" in shown.page("/")
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_the_ledger_goes_away(tmp_path: Path) -> None:
+    """Without its server the monitor says so, and shows everything again when that is back."""
+    with LocalCluster(workers=0, data_dir=tmp_path / "data") as cluster:
+        run = failing.submit(1)
+        server = cluster.server
+        assert server is not None
+        with monitor(cluster, tmp_path) as made:
+            assert run.id in made.page("/")
+            server.kill()
+            assert "cannot be reached" in made.page("/", 503)
+            assert made.page("/healthz") == "ok"
+            server.restart()
+            assert run.id in made.page("/")

@@ -1,0 +1,176 @@
+"""The monitor in a real browser: every page, live, with its buttons, light and dark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from egregore_dist import LocalCluster
+from tests.cluster.monitor_flows import EVIL, failing, gated, keyed, nested
+from tests.cluster.test_monitor import Monitor, ended, monitor
+from tests.support import browser
+from tests.support.browser import Browser
+from tests.support.clusters import Clusters
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.skipif(bool(browser.MISSING), reason=browser.MISSING)
+
+#: Where screenshots are kept, if anywhere: for people to look at.
+SHOTS = os.environ.get("EGDTEST_SHOTS")
+
+ACCESSIBILITY = (Path(browser.__file__).parent / "accessibility.js").read_text()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with browser.driver(tmp_path_factory.mktemp("browser") / "driver.log") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def shown(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitor]:
+    with (
+        clusters.use("valkey") as cluster,
+        monitor(cluster, tmp_path_factory.mktemp("monitor"), "--role", "admin") as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def window(driver: str) -> Iterator[Browser]:
+    window = Browser(driver)
+    yield window
+    try:
+        assert window.console() == []
+    finally:
+        window.close()
+
+
+def keep(window: Browser, name: str) -> None:
+    if SHOTS:
+        window.screenshot(Path(SHOTS) / f"{name}.png")
+
+
+@pytest.mark.parametrize(("look", "size", "dark"), [("light", (1280, 900), False), ("phone", (420, 860), True)])
+def test_every_page(
+    local: LocalCluster, shown: Monitor, driver: str, look: str, size: tuple[int, int], dark: bool
+) -> None:
+    """Each page says nothing on the console, fits the window, can be read and named, and runs no script of the data."""
+    bad, good, inner = failing.submit(1), keyed.submit({EVIL: 1, "plain": 2}), nested.submit([1, 2, 3])
+    ended(bad, "failed")
+    good.result()
+    inner.result()
+    paths = {
+        "runs": "/",
+        "filtered": "/?state=failed&workflow=nothing",
+        "failed": f"/runs/{bad.id}",
+        "failed-branch": f"/runs/{bad.id}/blocks/0.0-1/branches/0",
+        "nested": f"/runs/{inner.id}",
+        "blocks": f"/runs/{inner.id}/blocks",
+        "keyed": f"/runs/{good.id}",
+        "block": f"/runs/{good.id}/blocks/0.0-0",
+        "value": f"/runs/{good.id}/blocks/0/branches/0/input",
+        "workers": "/workers",
+        "aside": "/aside",
+        "nothing": "/runs/nothing",
+    }
+    window = Browser(driver, size, dark=dark)
+    try:
+        for name, path in paths.items():
+            window.go(shown.address + path)
+            assert window.run(ACCESSIBILITY) == [], name
+            keep(window, f"{name}-{look}")
+            # That the page is 404 is what the console has to say of it.
+            said = [line for line in window.console() if not (name == "nothing" and "404" in line)]
+            assert said == [], name
+            back = window.run("return getComputedStyle(document.body).backgroundColor")
+            assert (back == "rgb(18, 21, 28)") == dark
+    finally:
+        window.close()
+
+
+def test_a_run_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
+    """Without a reload the page follows the run from running to its end, and what was opened stays open."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
+    window.go(f"{shown.address}/runs/{run.id}")
+    window.until_text("#lamp", "live")
+    window.run("window.stayed = true")
+    assert "running" in window.text("h1")
+    assert window.count(".step.is-running") >= 1
+
+    gate.touch()
+
+    window.until_text("h1", "succeeded")
+    until(lambda: window.count(".step.is-ok") == 3, what="three steps done")
+    assert window.run("return window.stayed")
+    keep(window, "live")
+
+
+def test_the_list_follows(local: LocalCluster, shown: Monitor, window: Browser) -> None:
+    """A run that is submitted while somebody looks at the list comes up in it, and what was chosen stays chosen."""
+    first = failing.submit(1)
+    ended(first, "failed")
+    window.go(f"{shown.address}/?state=failed")
+    window.until_text("#list", first.id)
+    window.click(f"input[value='{first.id}']")
+
+    second = failing.submit(1)
+
+    window.until_text("#list", second.id)
+    assert window.run("return document.querySelector(arguments[0]).checked", f"input[value='{first.id}']")
+    assert not window.run("return document.querySelector(arguments[0]).checked", f"input[value='{second.id}']")
+
+
+def test_buttons(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
+    """Pause, resume, cancel, which asks first, and retry."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
+    window.go(f"{shown.address}/runs/{run.id}")
+
+    window.click("form[action$='/pause'] button")
+    window.until_text("h1", "paused")
+    window.click("form[action$='/resume'] button")
+    window.until_text("h1", "running")
+    window.click("form[action$='/cancel'] button")
+    window.accept()
+    window.until_text("h1", "cancelled")
+    gate.touch()
+    window.click("form[action$='/retry'] button")
+    window.until_text("h1", "succeeded")
+
+
+def test_filters_and_theme(local: LocalCluster, shown: Monitor, window: Browser) -> None:
+    """The form filters the list; the theme that was chosen stays."""
+    run = keyed.submit({"a": 1})
+    run.result()
+    window.go(shown.address)
+    window.type("input[name=text]", run.id[:12])
+    window.click("form.filters button")
+    window.until_text("#list", run.id)
+    assert window.count("#list tbody tr") == 1
+
+    for name in ("light", "dark"):
+        window.click("#theme")
+        window.until_text("#theme", name)
+    window.go(f"{shown.address}/workers")
+    assert window.run("return document.documentElement.dataset.theme") == "dark"
+    assert window.run("return getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 28)"
+
+
+def test_times_are_the_viewers(local: LocalCluster, shown: Monitor, window: Browser) -> None:
+    """Times are said as the viewer's zone and language say them."""
+    run = keyed.submit({"a": 1})
+    run.result()
+    window.go(f"{shown.address}/runs/{run.id}")
+
+    assert window.run(
+        "const style = {dateStyle: 'medium', timeStyle: 'medium'};"
+        "return [...document.querySelectorAll('time')].every((time) => !time.textContent.includes('UTC')"
+        " && time.textContent === new Date(time.dateTime).toLocaleString(undefined, style))"
+    )
