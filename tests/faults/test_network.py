@@ -105,3 +105,17 @@ def test_a_frozen_wire_is_given_up(
     took = trial.serves(far_only, within=HEALED)
     figure(f"{took:.1f} s until the worker serves")
     assert far.status == "running"
+
+
+def test_a_lease_whose_answer_is_late_is_not_begun(trial: Trial, proxy: Proxy, far: ProcessContainer) -> None:
+    """Only answers are held up: what a worker was leased meanwhile has been done by others when it hears of it."""
+    run = trial.submit(Sequence(nap.map(), join), [0.05] * 60)
+    trial.wait_for(node="nap", pid=far.pid)
+    proxy.freeze(requests=False)
+    trial.result(run)
+    # The run has ended: whatever begins after this breaks I6.
+    let_pass(1.5)
+    proxy.thaw()
+
+    trial.serves(far_only, within=HEALED)
+    assert far.status == "running"

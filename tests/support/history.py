@@ -106,12 +106,21 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """What the server still held when nothing ran any more. ``may_hold``: messages that killed workers had taken."""
+    """What the server still held when nothing ran any more.
+
+    Attributes:
+        queued: messages on queues.
+        unacked: messages that workers have taken and not acknowledged.
+        may_hold: how many of them killed workers can have taken.
+        agenda: entries of the agenda.
+        messages: what the unacknowledged ones are.
+    """
 
     queued: int = 0
     unacked: int = 0
     may_hold: int = 0
     agenda: int = 0
+    messages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +172,6 @@ class History:
         self._sorted = defaultdict(lambda: defaultdict(list))
         for execution in sorted(self.executions, key=lambda execution: execution.start):
             self._sorted[execution.run][execution.block].append(execution)
-
-    def is_lost(self, run: RunHistory) -> bool:
-        """Whether its events are lost with it, so that what is known otherwise says nothing."""
-        return run.state is None and run.id in self.lost
 
     def executions_of(self, run: str) -> Mapping[str, list[Execution]]:
         """The executions of a run by block, in order of their start."""
@@ -238,8 +243,6 @@ def one_truth(history: History) -> Iterator[str]:
                 yield f"run {run.id}, block {id}: its last event says {ends[-1]}, the ledger {block.state}"
     for seen in history.seen:
         run = history.runs[seen.run]
-        if history.is_lost(run):
-            continue
         if seen.state != run.state:
             yield f"run {seen.run}: a reader was told {seen.state}, the ledger says {run.state}"
         elif seen.state == "succeeded" and not _same(seen.value, run.value):
@@ -266,8 +269,6 @@ def exact_join(history: History) -> Iterator[str]:
 def leases(history: History) -> Iterator[str]:
     """I4: attempts are bounded, do not overlap, and what was taken from a lane is not settled by it."""
     for run in history.runs.values():
-        if history.is_lost(run):
-            continue
         for id, executions in history.executions_of(run.id).items():
             events, block = run.of_block(id), run.blocks.get(id)
             where = f"run {run.id}, block {id}"
@@ -316,8 +317,6 @@ def quiet_after_the_end(history: History) -> Iterator[str]:
                     open_ = event.type == "block.opened"
                 elif event.type == "branches.started" and not open_:
                     yield f"run {run.id}, block {id}: branches {event.branches} were leased after its end"
-        if history.is_lost(run):
-            continue
         for id, executions in history.executions_of(run.id).items():
             periods = _periods(run, id)
             for execution in executions:
@@ -357,7 +356,8 @@ def conservation(history: History) -> Iterator[str]:
     if left.queued:
         yield f"{left.queued} messages are still on the queue"
     if left.unacked > left.may_hold:
-        yield f"{left.unacked} messages are not acknowledged, and killed workers can hold {left.may_hold}"
+        held = "; ".join(left.messages)
+        yield f"{left.unacked} messages are not acknowledged, and killed workers can hold {left.may_hold}: {held}"
     if left.agenda:
         yield f"{left.agenda} entries are still on the agenda"
     for run in history.runs.values():

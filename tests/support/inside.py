@@ -12,9 +12,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kombu
+import psutil
 import redis
 from redis.connection import AbstractConnection, Connection
 
@@ -162,10 +164,23 @@ def die_at_publish(argument: str) -> None:
     kombu.Producer.publish = count  # type: ignore[method-assign]
 
 
+def lies(argument: str) -> None:
+    """What psutil says of the machine's memory is wrong: it ``raises``, or is ``zero`` or ``negative``."""
+
+    def lie() -> Any:
+        if argument == "raises":
+            raise OSError("psutil has nothing to say (a fault of the test's)")
+        said = {"zero": 0, "negative": -(2**40)}[argument]
+        return SimpleNamespace(total=said, available=said, used=said, percent=float(said))
+
+    psutil.virtual_memory = lie
+
+
 HOOKS: dict[str, Callable[[str], None]] = {
     "store_faults": store_faults,
     "die_at_send": die_at_send,
     "die_at_publish": die_at_publish,
+    "lies": lies,
 }
 
 

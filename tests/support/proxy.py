@@ -50,7 +50,7 @@ class Proxy:
         self._listen = listen
         self._rng = random.Random(str(seed))
         self._refusing = False
-        self._frozen = asyncio.Event()
+        self._requests, self._answers = asyncio.Event(), asyncio.Event()
         self._open: dict[asyncio.StreamWriter, asyncio.StreamWriter] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -58,7 +58,7 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._frozen.set()
+        self.thaw()
         self._server = self._do(asyncio.start_server(self._accept, self._listen, 0))
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -90,13 +90,15 @@ class Proxy:
         """Reset connections as they come, or let them in again."""
         self._refusing = refusing
 
-    def freeze(self) -> None:
-        """Let nothing through in either direction, without a word, until `thaw`."""
-        self._loop.call_soon_threadsafe(self._frozen.clear)
+    def freeze(self, *, requests: bool = True) -> None:
+        """Let nothing through, without a word, until `thaw`; or nothing but requests, so that only answers wait."""
+        for way in (self._requests, self._answers) if requests else (self._answers,):
+            self._loop.call_soon_threadsafe(way.clear)
 
     def thaw(self) -> None:
         """Let through what has waited, and what comes."""
-        self._loop.call_soon_threadsafe(self._frozen.set)
+        for way in (self._requests, self._answers):
+            self._loop.call_soon_threadsafe(way.set)
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -121,8 +123,8 @@ class Proxy:
             return
         self._open[to_client] = to_server
         ways = [
-            asyncio.create_task(self._carry(from_client, to_server)),
-            asyncio.create_task(self._carry(from_server, to_client)),
+            asyncio.create_task(self._carry(from_client, to_server, self._requests)),
+            asyncio.create_task(self._carry(from_server, to_client, self._answers)),
         ]
         self._tasks.update(ways)
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -133,12 +135,11 @@ class Proxy:
         for writer in (to_client, to_server):
             writer.close()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: asyncio.Event) -> None:
         try:
             while piece := await reader.read(_CHUNK):
                 await self._delay(len(piece))
-                # A frozen wire: what has been read waits here.
-                await self._frozen.wait()
+                await way.wait()
                 writer.write(piece)
                 await writer.drain()
         except (OSError, asyncio.CancelledError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import tempfile
@@ -237,6 +238,7 @@ class Trial:
         return Left(
             queued=sum(int(server.llen(key)) for key in queues if key.decode() in self._queues()),
             unacked=int(server.hlen("unacked")),
+            messages=tuple(_brief(raw) for raw in server.hvals("unacked")),
             may_hold=self._kills * self.concurrency * 2,
             agenda=int(server.zcard(self.ledger.keys.agenda)),
         )
@@ -280,6 +282,11 @@ class Trial:
         while (found := marked(self._mark)) and time.monotonic() < limit:
             time.sleep(0.05)
         return [f"{pid} {command}" for pid, command in found.items()]
+
+
+def _brief(raw: bytes) -> str:
+    headers = json.loads(raw)[0]["headers"]
+    return f"{headers.get('shadow')} {headers.get('argsrepr')} of {headers.get('origin')}"
 
 
 def _group(pid: int) -> int:
