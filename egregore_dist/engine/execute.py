@@ -19,6 +19,7 @@ from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.runtime import Callee
 from egregore_dist.engine.turns import Turns
+from egregore_dist.resources.recorder import Measure
 from egregore_dist.wire import codec
 from egregore_dist.workflow import names, spec
 from egregore_dist.workflow.context import Context
@@ -39,7 +40,7 @@ class Job:
     """One call of one node.
 
     ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own, ``calls`` from those of this
-    node that cost its branch a process.
+    node that cost its branch a process. What it takes is measured where ``measure`` is set.
     """
 
     node: spec.NodeSpec
@@ -49,9 +50,12 @@ class Job:
     attempts: int
     limit: int
     calls: int = 1
+    measure: Measure | None = None
 
     def start(self) -> Any:
         """Bind and call the function; what it returns may have to be awaited."""
+        if self.measure is not None:
+            self.measure.begin()
         context = self.context(self.attempts)
         data = codec.decode(self.value.raw)
         args, kwargs = self.callee.parameters.bind(self.node.name, data, context=context, convert=codec.convert)
@@ -63,7 +67,10 @@ class Job:
 
     def finish(self, result: Any) -> Value:
         """Encode what the function returned."""
-        return Value(codec.encode(result, where=f"the value returned by node {self.node.name!r}", limit=self.limit))
+        raw = codec.encode(result, where=f"the value returned by node {self.node.name!r}", limit=self.limit)
+        if self.measure is not None:
+            self.measure.end(len(raw))
+        return Value(raw)
 
     def retry(self) -> dict[str, Any]:
         """What tenacity needs to know of the node's ``retries``."""

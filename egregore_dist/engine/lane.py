@@ -250,6 +250,7 @@ class Lane:
             n=place.width(meet),
             settings=self._runtime.settings,
             cluster=self._runtime.cluster(),
+            knows=self._runtime.learning.of(self._load.functions),
         )
         run, parent, token = self._run, place.record.id, self._token
         if not (shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue):

@@ -133,7 +133,7 @@ class Place:
                 path=request.path,
             )
 
-        return Job(
+        job = Job(
             node=node,
             callee=self._runtime.callee(self._load, node.function),
             value=request.value,
@@ -142,6 +142,10 @@ class Place:
             calls=1 + (lease.tried if lease.node == node.name else 0),
             limit=self._runtime.settings.payload_limit,
         )
+        recorder, function = self._runtime.learning.recorder, self._load.functions[node.function]
+        if recorder.wants(function):
+            job.measure = recorder.measure(function, shares_thread=self.wide)
+        return job
 
     def _top(self, branch: int) -> spec.Path:
         return () if self.record.id == ROOT else branch_path(self._step, self.record.path, branch)

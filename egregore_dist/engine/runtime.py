@@ -20,6 +20,7 @@ from egregore_dist.engine.board import Board
 from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.later import Later
+from egregore_dist.engine.learning import Learning
 from egregore_dist.engine.raiser import Raiser
 from egregore_dist.ledger import Aside, Ledger, Work
 from egregore_dist.resources import report
@@ -80,6 +81,8 @@ class Runtime:
         self.interrupter: Interrupter | Raiser = alarms if alarms.usable else Raiser()
         self.board = Board.mine()
         self.later = Later()
+        in_main = threading.current_thread() is threading.main_thread()
+        self.learning = Learning(self.ledger, self.later, alone=in_main)
         self.loader = Loader(signer(settings), settings.modules)
         self._specs: OrderedDict[tuple[str, bytes], tuple[spec.WorkflowSpec, dict[spec.Path, Shape]]] = OrderedDict()
         self._callees: OrderedDict[str, Callee] = OrderedDict()

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from egregore_dist.resources.profile import Profile
 
-# Measuring costs some 10 us, so that executions shorter than this many seconds are not each measured.
-_WORTH = 1e-3
-_MOST_SKIPPED = 255
+# Measuring costs some 15 us, so that executions shorter than this many seconds are not each measured.
+_WORTH = 5e-3
+_MOST_SKIPPED = 1000
 # The first so many of a function are, since nothing is known of them.
 _FIRST = 8
 # Functions that a process remembers.
@@ -26,23 +26,10 @@ _MAXRSS = 1 if sys.platform == "darwin" else 1024
 
 @dataclass(slots=True)
 class _Tally:
-    """A function in this process: how many executions are to be skipped, for how many a measured one stands."""
+    """How many executions of a function were measured in this process, and for how many the next one stands."""
 
-    function: str
     measured: int = 0
-    left: int = 0
     stands_for: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """An execution that is being measured; ``memory`` at its start is None where it cannot be told."""
-
-    tally: _Tally
-    started: float
-    cpu: float | None
-    memory: int | None
-    alone: bool
 
 
 class Recorder:
@@ -56,45 +43,42 @@ class Recorder:
     def __init__(self, on_news: Callable[[], None], *, alone: bool) -> None:
         self._on_news = on_news
         self._alone = alone
+        self._to_skip: dict[str, int] = {}
         self._tallies: dict[str, _Tally] = {}
         self._news: dict[str, Profile] = {}
         self._memory = _Memory()
         self._lock = threading.Lock()
 
-    def begin(self, function: str, *, shares_thread: bool = False) -> Mark | None:
-        """An execution begins; None where this one is not measured.
+    def wants(self, function: str) -> bool:
+        """Whether the next execution of a function, named by the reference of its code, shall be measured."""
+        left = self._to_skip.get(function, 0)
+        if left:
+            self._to_skip[function] = left - 1
+            return False
+        return True
+
+    def measure(self, function: str, *, shares_thread: bool = False) -> Measure:
+        """Measure an execution.
 
         Args:
-            function: the reference of its code.
-            shares_thread: other executions take turns with it on this thread, so that nobody can tell its CPU time.
+            shares_thread: others take turns with it on its thread, so that nobody can tell its CPU time.
         """
-        tally = self._tallies.get(function)
-        if tally is None:
-            if len(self._tallies) >= _MOST_FUNCTIONS:
-                self._tallies.clear()
-            tally = self._tallies[function] = _Tally(function)
-        elif tally.left > 0:
-            tally.left -= 1
-            return None
-        if self._alone and not shares_thread:
-            return Mark(tally, time.perf_counter(), _process_time(), self._memory.begin(), True)
-        return Mark(tally, time.perf_counter(), None if shares_thread else time.thread_time(), None, False)
+        return Measure(self, self._memory, function, alone=self._alone, shares_thread=shares_thread)
 
-    def end(self, mark: Mark, size: int) -> None:
-        """A measured execution ended well, with a result of so many bytes."""
-        wall = time.perf_counter() - mark.started
-        cpu = None if mark.cpu is None else (_process_time() if mark.alone else time.thread_time()) - mark.cpu
-        memory = None if mark.memory is None else self._memory.end(mark.memory)
-        tally = mark.tally
-        weight = float(tally.stands_for)
-        tally.measured += 1
-        skipped = 0 if wall >= _WORTH or tally.measured < _FIRST else min(_MOST_SKIPPED, int(_WORTH / wall))
-        tally.left, tally.stands_for = skipped, 1 + skipped
+    def take(self) -> dict[str, Profile]:
+        """What was recorded since the last time, by function."""
+        with self._lock:
+            news, self._news = self._news, {}
+        return news
+
+    def record(self, function: str, *, wall: float, cpu: float | None, memory: int | None, size: int) -> None:
+        """Record an execution, and as many as were skipped since the last one. Times in seconds, sizes in bytes."""
         with self._lock:
             is_first = not self._news
-            profile = self._news.get(tally.function)
+            weight = float(self._plan(function, wall))
+            profile = self._news.get(function)
             if profile is None:
-                profile = self._news[tally.function] = Profile()
+                profile = self._news[function] = Profile()
             profile.count += weight
             profile.wall.add(wall, weight)
             profile.size.add(size, weight)
@@ -105,11 +89,45 @@ class Recorder:
         if is_first:
             self._on_news()
 
-    def take(self) -> dict[str, Profile]:
-        """What was recorded since the last time, by function."""
-        with self._lock:
-            news, self._news = self._news, {}
-        return news
+    def _plan(self, function: str, wall: float) -> int:
+        # How many this execution stands for; and how many of those that come are skipped.
+        if function not in self._tallies and len(self._tallies) >= _MOST_FUNCTIONS:
+            self._tallies.clear()
+            self._to_skip.clear()
+        tally = self._tallies.setdefault(function, _Tally())
+        stands_for = tally.stands_for
+        tally.measured += 1
+        skipped = 0 if wall >= _WORTH or tally.measured < _FIRST else min(_MOST_SKIPPED, int(_WORTH / wall))
+        tally.stands_for = 1 + skipped
+        self._to_skip[function] = skipped
+        return stands_for
+
+
+class Measure:
+    """One execution that is measured; one that fails, and is tried again, begins anew."""
+
+    def __init__(self, recorder: Recorder, memory: _Memory, function: str, *, alone: bool, shares_thread: bool) -> None:
+        self._recorder = recorder
+        self._function = function
+        self._memory = memory if alone and not shares_thread else None
+        self._clock = None if shares_thread else _process_time if alone else time.thread_time
+        self._held: int | None = None
+        self._cpu = self._started = 0.0
+
+    def begin(self) -> None:
+        """It begins, on this thread."""
+        if self._memory is not None:
+            self._held = self._memory.begin()
+        if self._clock is not None:
+            self._cpu = self._clock()
+        self._started = time.perf_counter()
+
+    def end(self, size: int) -> None:
+        """It ended well, on the same thread, with a result of so many bytes."""
+        wall = time.perf_counter() - self._started
+        cpu = None if self._clock is None else self._clock() - self._cpu
+        memory = None if self._memory is None or self._held is None else self._memory.end(self._held)
+        self._recorder.record(self._function, wall=wall, cpu=cpu, memory=memory, size=size)
 
 
 def _process_time() -> float:
