@@ -15,8 +15,10 @@ from egregore_dist.cli import probe, show, target
 def workers(wants_json: bool) -> None:
     """List the live workers.
 
-    JSON keys: workers, a list of name, host, pid, slots, pool, cores, memory_available, memory_total (bytes), queues,
-    modules, nodes, version, reported (ISO 8601, UTC).
+    JSON keys: workers, a list of name, host, pid, slots, pool, prefetch, lanes (how many it has), cores, load, cpu (the
+    share of its machine's cores that is busy), memory_available, memory_total, memory_limit (of its control group, 0
+    for none), processes (the memory of each of its pool, by pid), all in bytes, queues, modules, nodes (with a hash of
+    the code of each), version, skew (seconds that its clock is ahead of the server's), reported (ISO 8601, UTC).
     """
     found = probe.workers(target.ledger())
     if wants_json:
@@ -53,12 +55,19 @@ def as_json(worker: probe.Worker) -> dict[str, Any]:
         "pid": said.pid,
         "slots": said.slots,
         "pool": said.pool,
+        "prefetch": said.prefetch,
+        "lanes": len(said.lanes),
         "cores": said.cores,
+        "load": said.load,
+        "cpu": said.cpu,
         "memory_available": said.memory_available,
         "memory_total": said.memory_total,
+        "memory_limit": said.memory_limit,
+        "processes": said.children,
         "queues": said.queues,
         "modules": said.modules,
-        "nodes": said.nodes,
+        "nodes": dict(zip(said.nodes, said.code, strict=False)),
         "version": said.version,
+        "skew": said.skew,
         "reported": show.moment(worker.reported),
     }

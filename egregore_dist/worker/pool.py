@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -9,6 +10,7 @@ from typing import Any
 
 from celery.worker import state
 
+from egregore_dist.resources import fingerprint, report
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
 
@@ -73,17 +75,28 @@ def kind_of(pool: type[Any]) -> str:
     return pool.__module__.rpartition(".")[2]
 
 
-def node_names(modules: Iterable[str]) -> tuple[str, ...]:
-    """Names of the nodes and decisions that loaded modules hold."""
+def nodes(modules: Iterable[str]) -> dict[str, str]:
+    """Names of the nodes and decisions that loaded modules hold, in order, with a hash of the code of each."""
     found = {
-        value.name
+        value.name: value.fn
         for module in modules
         for value in vars(sys.modules.get(module, object)).values()
         if isinstance(value, Node | Decision) and value.name is not None
     }
-    return tuple(sorted(found))
+    return {name: fingerprint.of(found[name]) for name in sorted(found)}
 
 
 def slots(pool: Any) -> int:
     """How many lanes a pool runs at a time."""
     return int(getattr(pool, "num_processes", 0) or getattr(pool, "limit", 0) or 1)
+
+
+def memory(pool: Any) -> dict[int, int]:
+    """The memory that each of a pool's processes holds, by pid; of a pool of threads that of the worker itself."""
+    return report.memory_of([process.pid for process in processes(pool)] or [os.getpid()])
+
+
+def prefetch(worker: Any) -> int:
+    """How many messages a worker takes before they are acknowledged; 0 for no limit, or before it has connected."""
+    qos = getattr(getattr(worker, "consumer", None), "qos", None)
+    return int(getattr(qos, "value", 0) or 0)

@@ -161,27 +161,30 @@ class Heartbeat(_Periodic):
             self._leaving = True
             atexit.register(self._leave, os.getpid())
         self._children = pool.Children(parent.pool)
-        self._nodes = pool.node_names(self.settings.modules)
+        self._nodes = pool.nodes(self.settings.modules)
+        self._meter = report.Meter()
         self._version = metadata.version("egregore-dist")
 
     def tick(self, parent: Any) -> None:
         # The server's time comes first: a lane that leased before it, and is not known after it, has ended.
+        asked = time.time()
         at = self.ledger.now()
+        told = time.time()
         lanes = pool.lanes()
-        machine = report.measure()
         said = report.Report(
+            **msgspec.structs.asdict(self._meter.measure()),
             worker=parent.hostname,
-            host=machine.host,
             pid=os.getpid(),
-            cores=machine.cores,
-            memory_available=machine.memory_available,
-            memory_total=machine.memory_total,
             slots=pool.slots(parent.pool),
             pool=pool.kind(parent.pool),
             queues=tuple(parent.app.amqp.queues.consume_from),
             modules=self.settings.modules,
-            nodes=self._nodes,
-            time=time.time(),
+            nodes=tuple(self._nodes),
+            code=tuple(self._nodes.values()),
+            children=pool.memory(parent.pool),
+            prefetch=pool.prefetch(parent),
+            time=told,
+            skew=(asked + told) / 2 - at / 1000,
             version=self._version,
             at=at,
             lanes=lanes,

@@ -242,9 +242,13 @@ def test_workers(local: LocalCluster) -> None:
 
     assert {worker["name"] for worker in found} >= {worker.name for worker in local.workers}
     assert found[0].keys() == {
-        *("name", "host", "pid", "slots", "pool", "cores", "memory_available", "memory_total"),
-        *("queues", "modules", "nodes", "version", "reported"),
+        *("name", "host", "pid", "slots", "pool", "prefetch", "lanes", "cores", "load", "cpu"),
+        *("memory_available", "memory_total", "memory_limit", "processes"),
+        *("queues", "modules", "nodes", "version", "skew", "reported"),
     }
+    assert all(memory > 2**20 for worker in found for memory in worker["processes"].values())
+    assert all(len(worker["processes"]) == worker["slots"] for worker in found)
+    assert all(abs(worker["skew"]) < 1 for worker in found)
     assert local.workers[0].name in text
 
 
