@@ -14,7 +14,7 @@ from egregore_dist.ledger import replies
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import ENDED, RunRecord, path_of
-from egregore_dist.ledger.watch import reachable
+from egregore_dist.ledger.watch import EVENTS_READ, reachable
 
 # Runs looked at in one round trip where not every one is wanted, and entries of the agenda that are read.
 _CHUNK = 1000
@@ -441,6 +441,13 @@ def failed(ledger: Ledger, run: str, block: str) -> list[int]:
     with reachable():
         names = cast(list[bytes], ledger.redis.hkeys(ledger.keys.block(run, "e", block)))
     return sorted(map(int, names))
+
+
+def events(ledger: Ledger, run: str, after: str) -> list[tuple[str, dict[str, bytes]]]:
+    """Events of a run after a cursor, as many as are read at a time, without waiting for any."""
+    streams: dict[Any, Any] = {ledger.keys.part(run, "events"): after}
+    with reachable():
+        return replies.stream(ledger.redis.xread(streams, count=EVENTS_READ))
 
 
 def input_start(ledger: Ledger, run: str, block: str) -> tuple[int, bytes]:

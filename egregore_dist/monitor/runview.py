@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import msgspec
 from markupsafe import Markup
@@ -17,6 +14,7 @@ from egregore_dist.ledger.browse import BlockGlance, Blocks
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.monitor import failures, gantt, tree
 from egregore_dist.monitor.failures import Why
+from egregore_dist.monitor.kept import Kept, Shared
 from egregore_dist.monitor.standing import Facts
 from egregore_dist.monitor.timeline import Timelines
 from egregore_dist.wire import codec
@@ -33,6 +31,7 @@ _LOOKED_INTO = 40
 _KEYS_READ = 1_000_000
 _SPECS_KEPT = 16
 _NAMES_KEPT = 32
+_VIEWS_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +73,15 @@ class Reader:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.timelines = Timelines(ledger)
-        self._specs: _Kept[tuple[str, float], spec.WorkflowSpec] = _Kept(_SPECS_KEPT)
-        self._keys: _Kept[tuple[str, float, str], list[str]] = _Kept(_NAMES_KEPT)
+        self._specs: Kept[tuple[str, float], spec.WorkflowSpec] = Kept(_SPECS_KEPT)
+        self._keys: Kept[tuple[str, float, str], list[str]] = Kept(_NAMES_KEPT)
+        self._views: Shared[str, RunView] = Shared(_VIEWS_KEPT)
 
     def run(self, run: str, link: Callable[[Path], str]) -> RunView:
-        """Read a run. Raises `errors.RunNotFound`."""
+        """Read a run, once for all who look at it now. Raises `errors.RunNotFound`."""
+        return self._views.get(run, lambda: self._read(run, link))
+
+    def _read(self, run: str, link: Callable[[Path], str]) -> RunView:
         ledger = self._ledger
         record = ledger.run(run)
         blocks = browse.blocks(ledger, run, limit=BLOCKS_READ)
@@ -185,28 +188,3 @@ class Reader:
             branches=branches,
             culprit=node or "",
         )
-
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class _Kept(Generic[K, V]):
-    """The last values that were made."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._values: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K, make: Callable[[], V]) -> V:
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = make()
-        with self._lock:
-            self._values[key] = value
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
-        return value

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from egregore_dist.client.events import Event
-from egregore_dist.ledger import Ledger
+from egregore_dist.ledger import Ledger, browse
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.watch import EVENTS_READ
 
@@ -193,7 +193,7 @@ class Timelines:
             while len(self._known) > _RUNS_KEPT:
                 self._known.popitem(last=False)
         with lock:
-            while found := self._ledger.events(run, timeline.cursor, 0):
+            while found := browse.events(self._ledger, run, timeline.cursor):
                 for cursor, fields in found:
                     timeline.add(Event.of(cursor, fields))
                 if len(found) < EVENTS_READ:
