@@ -26,9 +26,10 @@ import msgspec
 FOLDER = "_EGREGORE_BOARDS"
 
 # Two copies of the note take turns: while one is written the other holds. The number of the last one says which.
-_NUMBER = struct.Struct("<Q")
-_ASKED = struct.Struct("<dd")
-_NOTE = struct.Struct("<qqqqddddBHH")
+_NUMBER = struct.Struct("@Q")
+_ASKED = struct.Struct("@dd")
+_NOTE = struct.Struct("@qqqqddddBHH")
+_BRANCH = struct.Struct("@q")
 _ASKED_AT, _FIRST_AT, _COPY = 8, 64, 4032
 _SIZE = _FIRST_AT + 2 * _COPY
 _NAME_LIMIT = 512
@@ -150,11 +151,16 @@ class Board:
             self._rest()
 
     def begin(self, branch: int, attempt: int) -> float:
-        """A branch begins, now: a lane of width 1 executes it until the next one, or `rest`."""
+        """A branch begins, now: a lane of width 1 executes it until the next one, or `rest`.
+
+        The first one is seen at once, those after it when they call their first node.
+        """
         since = monotonic()
         if self._map is not None:
+            first = self._branch == NOBODY
             self._branch, self._attempt, self._since = branch, attempt, since
-            self._write(branch, attempt, since, b"", 0, 0, since, NEVER)
+            if first:
+                self._write(branch, attempt, since, b"", 0, 0, since, NEVER)
         return since
 
     def call(self, node: str, attempt: int, calls: int, retries: int, timeout: float | None) -> None:
@@ -172,8 +178,10 @@ class Board:
 
     def rest(self) -> None:
         """No branch is executed just now."""
-        if self._map is not None:
-            self._rest()
+        if self._map is not None and self._overdue is None:
+            self._branch = NOBODY
+            # One number in the note that stands.
+            _BRANCH.pack_into(self._map, _FIRST_AT + (self._number & 1) * _COPY, NOBODY)
 
     def ask(self, since: float) -> None:
         """The branch that began at ``since`` is asked to stop; the first time counts. Called by one other thread."""

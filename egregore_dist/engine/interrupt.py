@@ -55,7 +55,8 @@ class Interrupter:
         self._until = None if seconds is None else time.monotonic() + seconds
         self._attend = attend
         try:
-            self._set_alarm(seconds)
+            if seconds is not None:
+                self._set_alarm(seconds)
             yield
         finally:
             # Under the lock no signal is on its way.

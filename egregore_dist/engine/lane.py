@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,6 +44,8 @@ _numbers = itertools.count()
 
 # The lane that opened a block asks for others after so many seconds.
 HELP_AFTER = 0.005
+
+_NO_LIMIT = nullcontext()
 
 # How often a lane of many asks whether its block has ended, in seconds.
 _ASK_EVERY = 1.0
@@ -218,7 +220,7 @@ class Lane:
         def limit(seconds: float | None) -> AbstractContextManager[None]:
             assert job is not None
             board.call(job.node.name, job.attempts, job.calls, job.timeout_retries, seconds)
-            return interrupter.limit(seconds, board.called)
+            return _NO_LIMIT if seconds is None else interrupter.limit(seconds, board.called)
 
         node: str | None = None
         job: Job | None = None

@@ -33,7 +33,6 @@ class Turns:
         board: Board,
         interrupter: Interrupter | Raiser,
         is_lost: Callable[[], bool],
-        *,
         branch: int,
         attempt: int,
         node: str,
@@ -49,6 +48,7 @@ class Turns:
         self._said = (branch, attempt, node.encode(), calls, retries, self._called, self._stop_at)
         self._attend = self._must_stop
         self._timer: asyncio.TimerHandle | None = None
+        self._is_on = False
 
     def __enter__(self) -> Self:
         if self._stop_at != NEVER:
@@ -60,10 +60,11 @@ class Turns:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: types.TracebackType | None
     ) -> None:
-        self._interrupter.leave()
+        if self._is_on:
+            self._end()
         if self._timer is not None:
             self._timer.cancel()
-        self._board.end(self)
+            self._board.end(self)
 
     @property
     def over(self) -> bool:
@@ -76,14 +77,15 @@ class Turns:
         value: Any = None
         error: BaseException | None = None
         while True:
-            self._begin()
+            # The first turn has begun with the call.
+            if not self._is_on:
+                self._begin()
             try:
                 yielded = coroutine.send(value) if error is None else coroutine.throw(error)
             except StopIteration as stop:
                 return cast(T, stop.value)
             finally:
-                self._interrupter.leave()
-                self._board.rest()
+                self._end()
             try:
                 value, error = (yield yielded), None
             except GeneratorExit:
@@ -93,9 +95,15 @@ class Turns:
                 error = thrown
 
     def _begin(self) -> None:
+        self._is_on = True
         self._since = monotonic()
         self._board.turn(*self._said)
         self._interrupter.enter(self._attend)
+
+    def _end(self) -> None:
+        self._is_on = False
+        self._interrupter.leave()
+        self._board.rest()
 
     def _must_stop(self) -> bool:
         now = monotonic()

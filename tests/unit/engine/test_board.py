@@ -69,7 +69,8 @@ def test_the_first_request_to_stop_counts(tmp_path: Path) -> None:
     mine.ask(since)
     assert read(path).asked == first < NEVER
     mine.begin(6, 1)
-    assert read(path).asked == NEVER
+    mine.call("node", 1, 1, 0, None)
+    assert (read(path).branch, read(path).asked) == (6, NEVER)
 
 
 def test_an_overdue_turn_stays_in_sight(tmp_path: Path) -> None:
