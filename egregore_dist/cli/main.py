@@ -13,6 +13,7 @@ from egregore_dist.cli.failing import Commands
 COMMANDS = {
     "demo": "Survey Python's own library on local workers.",
     "run": "Run a workflow of a module, and print its value.",
+    "plan": "Show how the blocks of a workflow would be served, and why.",
     "runs": "Look at runs, and pause, resume, end and retry them.",
     "worker": "Run a worker until it is told to stop.",
     "workers": "List the live workers.",

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from egregore_dist import errors
-from egregore_dist.client import session
+from egregore_dist.client import plans, session
+from egregore_dist.client.plans import BlockPlan
 from egregore_dist.client.run import Run
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import inside, publish
@@ -48,6 +49,8 @@ class ClusterLauncher:
             Parameters.of(fn).check(name, data)
         to = session.current()
         settings = to.settings
+        if described.has_needs:
+            compiler.refuse_misfits(described.spec.root, settings.queue, plans.cluster_of(to))
         raw = codec.encode(data, where=f"the input of workflow {described.spec.name!r}", limit=settings.payload_limit)
         shipped = [ship(fn, to.signer) for fn in described.functions]
         run = id or uuid.uuid4().hex
@@ -75,6 +78,15 @@ class ClusterLauncher:
         """Submit, wait without holding the event loop, return the value or raise."""
         _refuse_inside(step)
         return await (await asyncio.to_thread(self.submit, step, data, None))
+
+    def plan(self, step: Step, items: int) -> BlockPlan:
+        """How a block would be served now."""
+        found = plans.of_workflow(step, items, session.current())
+        if not found:
+            raise errors.WorkflowError(
+                f"{describe.describe(step).spec.name!r} has no branches: nothing is to be planned"
+            )
+        return found[0]
 
 
 def _warn_of_differences(to: session.Session, run: str, described: describe.Described, raw: bytes) -> None:

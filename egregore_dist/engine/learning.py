@@ -44,7 +44,7 @@ class Learning:
         """Answers what is known of the branches of a workflow with these functions, at most two seconds old."""
 
         def knows(chains: Mapping[Chain, int]) -> Learned | None:
-            return self._answer(tuple((tuple(functions[at] for at in chain), n) for chain, n in chains.items()))
+            return self._answer(_named(functions, chains))
 
         return knows
 
@@ -52,8 +52,7 @@ class Learning:
         known = self._answers.get(question)
         if known is not None and time.monotonic() - known[0] < _FRESH:
             return known[1]
-        branches = dict(question)
-        found = profile.of_branches(branches, self._profiles.read({name for chain in branches for name in chain}))
+        found = _look_up(self._profiles, question)
         with self._lock:
             if len(self._answers) >= _ANSWERS_KEPT:
                 self._answers.clear()
@@ -69,3 +68,17 @@ class Learning:
         except errors.BrokerUnavailable as error:
             # What is learned is never worth a failure: it will be learned again.
             log.info("what was learned is not kept: %s", error, extra={"action": "not_learned"})
+
+
+def knowing(profiles: Profiles, functions: tuple[str, ...]) -> Knows:
+    """Answers what is known of the branches of a workflow with these functions, now."""
+    return lambda chains: _look_up(profiles, _named(functions, chains))
+
+
+def _named(functions: tuple[str, ...], chains: Mapping[Chain, int]) -> _Question:
+    return tuple((tuple(functions[at] for at in chain), n) for chain, n in chains.items())
+
+
+def _look_up(profiles: Profiles, question: _Question) -> Learned | None:
+    branches = dict(question)
+    return profile.of_branches(branches, profiles.read({name for chain in branches for name in chain}))

@@ -27,12 +27,14 @@ class Described:
         functions: its functions; a `NodeSpec` names one by its index.
         heads: name and function of the nodes that get the run's input, each function once.
         encoded: the spec as it is stored with a run.
+        has_needs: whether a node was declared to need memory or cores.
     """
 
     spec: spec.WorkflowSpec
     functions: tuple[Callable[..., Any], ...]
     heads: tuple[tuple[str, Callable[..., Any]], ...]
     encoded: bytes
+    has_needs: bool
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -109,6 +111,7 @@ def _describe(root: Step) -> Described:
         functions=tuple(compiler.functions),
         heads=tuple(heads.values()),
         encoded=spec.encode(workflow),
+        has_needs=compiler.has_needs,
     )
 
 
@@ -117,6 +120,7 @@ class _Compiler:
 
     def __init__(self) -> None:
         self.functions: list[Callable[..., Any]] = []
+        self.has_needs = False
         self._indexes: dict[int, int] = {}
 
     def compile(self, step: Step, name: str) -> spec.StepSpec:
@@ -139,6 +143,7 @@ class _Compiler:
 
     def _node(self, node: Node[..., Any]) -> spec.NodeSpec:
         options = node.options
+        self.has_needs |= options.memory is not None or options.cpus is not None
         return spec.NodeSpec(
             name=node.name,
             function=self._index(node.fn),

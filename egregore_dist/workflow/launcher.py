@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
+    from egregore_dist.client.plans import BlockPlan
     from egregore_dist.client.run import Run
     from egregore_dist.workflow.step import Step
 
@@ -21,6 +22,9 @@ class Launcher(Protocol):
 
     async def arun(self, step: Step, data: Any) -> Any:
         """Run ``step`` on ``data`` without blocking the event loop, and return its value."""
+
+    def plan(self, step: Step, items: int) -> BlockPlan:
+        """How the block ``step`` would be served now; a map is assumed to get so many items."""
 
 
 def current() -> Launcher:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import msgspec
 
 from egregore_dist import errors
-from egregore_dist.workflow import checks, names
+from egregore_dist.workflow import checks, launcher, names
 from egregore_dist.workflow.spec import OnError
 from egregore_dist.workflow.step import Flow, Step, as_step, check_nesting, label, listed
+
+if TYPE_CHECKING:
+    from egregore_dist.client.plans import BlockPlan
 
 MAX_BRANCHES = 100_000
 
@@ -102,6 +105,14 @@ class Parallel(Flow):
         level: int = vars(self)["_nesting"]
         return level
 
+    def plan(self) -> BlockPlan:
+        """How the cluster would serve this block now, with every number that decided on it; nothing is run.
+
+        Raises:
+            WorkflowError: a node needs more than the largest worker has.
+        """
+        return launcher.current().plan(self, 1)
+
     def __repr__(self) -> str:
         return f"parallel({', '.join(filter(None, [listed(self.branches), _options(self.limits, self.name)]))})"
 
@@ -148,6 +159,17 @@ class Map(Flow):
     @property
     def own_name(self) -> str | None:
         return self.name or self.body.own_name
+
+    def plan(self, items: int = 1000) -> BlockPlan:
+        """How the cluster would serve this map now, with every number that decided on it; nothing is run.
+
+        Args:
+            items: how many items it is assumed to get.
+
+        Raises:
+            WorkflowError: a node needs more than the largest worker has, or ``items`` is not a number from 1 on.
+        """
+        return launcher.current().plan(self, checks.whole_number(items, f"{label(self)}: items", least=1))
 
     def __repr__(self) -> str:
         return f"{self.body!r}.map({_options(self.limits, self.name)})"

@@ -42,7 +42,7 @@ def test_every_command_has_help(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["runs list", "runs show x", *(f"runs {verb} x" for verb in CHANGING), "workers", "doctor"]
+    "name", ["plan x:y", "runs list", "runs show x", *(f"runs {verb} x" for verb in CHANGING), "workers", "doctor"]
 )
 def test_verbs_take_json(name: str) -> None:
     """Every verb that reads or changes has ``--json``, and its help lists the keys."""

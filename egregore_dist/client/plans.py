@@ -1,0 +1,129 @@
+"""How blocks would be served now: the decision of the router, with every number that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from egregore_dist.client.session import Session
+from egregore_dist.engine import compile as compiler
+from egregore_dist.engine import learning
+from egregore_dist.ledger.profiles import Profiles
+from egregore_dist.resources import report
+from egregore_dist.resources.router import MEMORY_SHARE, Allocation, Cluster, Plan
+from egregore_dist.wire.code import ship
+from egregore_dist.workflow import describe, spec
+from egregore_dist.workflow.step import Step
+
+_HAS = {"declared": "declared", "learned": "learned, p95", "assumed": "nothing is known of it"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockPlan:
+    """How one block would be served now; ``str`` explains it.
+
+    Attributes:
+        name: the block.
+        path: where it stands in the workflow: the positions of the steps that lead to it.
+        kind: ``"parallel"`` or ``"map"``.
+        branches: how many branches it has, or is assumed to have: a map gets its items only when it runs.
+        plan: the decision, and what it came from.
+    """
+
+    name: str
+    path: tuple[int, ...]
+    kind: str
+    branches: int
+    plan: Plan
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes serve it."""
+        return self.plan.lanes
+
+    def __str__(self) -> str:
+        assumed = " (assumed)" if self.kind == "map" else ""
+        limit = "" if self.plan.max_concurrent is None else f", max_concurrent={self.plan.max_concurrent}"
+        has = f"{_count(self.plan.workers, 'worker')} with {_count(self.plan.slots, 'slot')}"
+        lines = [f"{self.kind} {self.name!r}: {_count(self.branches, 'branch')}{assumed}{limit}; {has}"]
+        for track in self.plan.tracks:
+            lines += _explained(track)
+        return "\n".join(lines)
+
+
+def of_workflow(step: Step, items: int, to: Session) -> tuple[BlockPlan, ...]:
+    """The plans of all blocks of a workflow, outer ones first.
+
+    Args:
+        items: how many items each map is assumed to get.
+
+    Raises:
+        errors.WorkflowError: a node needs more than the largest worker has.
+    """
+    described = describe.describe(step)
+    root, settings = described.spec.root, to.settings
+    cluster = cluster_of(to)
+    compiler.refuse_misfits(root, settings.queue, cluster)
+    functions = tuple(ship(fn, to.signer).ref for fn in described.functions)
+    knows = learning.knowing(Profiles(to.ledger), functions)
+    plans = []
+    for path, block in _blocks(root):
+        n = len(block.branches) if isinstance(block, spec.ParallelSpec) else items
+        if n:
+            form = compiler.shape(block, settings.queue)
+            planned = compiler.plan(block, form, n, settings=settings, cluster=cluster, knows=knows)
+            kind = "parallel" if isinstance(block, spec.ParallelSpec) else "map"
+            plans.append(BlockPlan(name=block.name, path=path, kind=kind, branches=n, plan=planned))
+    return tuple(plans)
+
+
+def cluster_of(to: Session) -> Cluster:
+    """The live workers."""
+    raws = to.ledger.reports()
+    return Cluster(report.read(raws.values(), now=to.ledger.now(), ttl=to.settings.report_ttl))
+
+
+def _blocks(step: spec.StepSpec, path: spec.Path = ()) -> Iterator[tuple[spec.Path, spec.BlockSpec]]:
+    if isinstance(step, spec.ParallelSpec | spec.MapSpec):
+        yield path, step
+    for position, inner in enumerate(spec.children(step)):
+        yield from _blocks(inner, (*path, position))
+
+
+def _explained(track: Allocation) -> list[str]:
+    width = f" of width {track.width}" if track.width > 1 else ""
+    lease = f", {track.lease} branches in the first lease" if track.lease > 1 else ""
+    parts = [f"{_count(track.wanted, 'branch')} at a time"]
+    if track.workers:
+        parts += [
+            f"{_count(track.slots, 'slot')} of {_count(track.workers, 'worker')}",
+            f"{track.room} in {MEMORY_SHARE:.0%} of {_size(track.memory_available)} of memory",
+        ]
+    lines = [
+        f"  queue {track.queue!r}: {_count(track.lanes, 'lane')}{width} for {_count(track.branches, 'branch')}{lease}",
+        f"    the least of {', '.join(parts)}; bound by: {track.bound}",
+        f"    memory per node: {_size(track.memory_per_node)} ({_HAS[track.memory_from]})",
+    ]
+    if track.cpus is not None:
+        lines.append(f"    cores per node: {track.cpus:g} (declared)")
+    known = track.learned
+    if known is not None:
+        cpu = "" if known.cpu is None else f", {_time(known.cpu)} of it on a CPU"
+        lines.append(f"    learned of {known.executions:.0f} executions: {_time(known.wall)} a branch{cpu}")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 'es' if what == 'branch' else 's'}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
