@@ -58,6 +58,7 @@ class Execution:
     value: str | None = None
     path: tuple[int, ...] = ()
     pid: int = 0
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +174,10 @@ class History:
         for execution in sorted(self.executions, key=lambda execution: execution.start):
             self._sorted[execution.run][execution.block].append(execution)
 
+    def is_lost(self, run: RunHistory) -> bool:
+        """Whether its events are lost with it, so that what is known otherwise says nothing."""
+        return run.state is None and run.id in self.lost
+
     def executions_of(self, run: str) -> Mapping[str, list[Execution]]:
         """The executions of a run by block, in order of their start."""
         return self._sorted.get(run, {})
@@ -243,6 +248,8 @@ def one_truth(history: History) -> Iterator[str]:
                 yield f"run {run.id}, block {id}: its last event says {ends[-1]}, the ledger {block.state}"
     for seen in history.seen:
         run = history.runs[seen.run]
+        if history.is_lost(run):
+            continue
         if seen.state != run.state:
             yield f"run {seen.run}: a reader was told {seen.state}, the ledger says {run.state}"
         elif seen.state == "succeeded" and not _same(seen.value, run.value):
@@ -269,6 +276,8 @@ def exact_join(history: History) -> Iterator[str]:
 def leases(history: History) -> Iterator[str]:
     """I4: attempts are bounded, do not overlap, and what was taken from a lane is not settled by it."""
     for run in history.runs.values():
+        if history.is_lost(run):
+            continue
         for id, executions in history.executions_of(run.id).items():
             events, block = run.of_block(id), run.blocks.get(id)
             where = f"run {run.id}, block {id}"
@@ -317,6 +326,8 @@ def quiet_after_the_end(history: History) -> Iterator[str]:
                     open_ = event.type == "block.opened"
                 elif event.type == "branches.started" and not open_:
                     yield f"run {run.id}, block {id}: branches {event.branches} were leased after its end"
+        if history.is_lost(run):
+            continue
         for id, executions in history.executions_of(run.id).items():
             periods = _periods(run, id)
             for execution in executions:
@@ -513,30 +524,57 @@ def _periods(run: RunHistory, block: str) -> list[tuple[float, float]]:
 # Reading
 
 
+class Log:
+    """The file that nodes write their executions to, read as it grows."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._read = 0
+        self._running: dict[str, dict[str, Any]] = {}
+
+    def new(self) -> list[Execution]:
+        """Executions that have begun or ended since the last time."""
+        if not self._file.exists():
+            return []
+        with self._file.open("rb") as file:
+            file.seek(self._read)
+            raw = file.read()
+        # The last line may be on its way.
+        whole = raw[: raw.rfind(b"\n") + 1]
+        self._read += len(whole)
+        changed: dict[str, Execution] = {}
+        for line in whole.splitlines():
+            said = json.loads(line)
+            if said["what"] == "start":
+                self._running[said["id"]] = said
+            elif said["id"] in self._running:
+                self._running[said["id"]] |= {"end": said["t"], "value": said["value"]}
+            changed[said["id"]] = _execution(self._running[said["id"]])
+        for id, execution in changed.items():
+            if execution.end is not None:
+                del self._running[id]
+        return list(changed.values())
+
+
 def read_executions(file: Path) -> list[Execution]:
-    """The executions that nodes wrote down."""
-    started: dict[str, dict[str, Any]] = {}
-    for line in file.read_text().splitlines() if file.exists() else []:
-        said = json.loads(line)
-        if said["what"] == "start":
-            started[said["id"]] = said
-        elif said["id"] in started:
-            started[said["id"]] |= {"end": said["t"], "value": said["value"]}
-    return [
-        Execution(
-            run=said["run"],
-            block=said["block"],
-            branch=said["branch"],
-            node=said["node"],
-            attempt=said["attempt"],
-            start=said["t"],
-            end=said.get("end"),
-            value=said.get("value"),
-            path=tuple(said["path"]),
-            pid=said["pid"],
-        )
-        for said in started.values()
-    ]
+    """All executions that nodes wrote down so far."""
+    return Log(file).new()
+
+
+def _execution(said: Mapping[str, Any]) -> Execution:
+    return Execution(
+        run=said["run"],
+        block=said["block"],
+        branch=said["branch"],
+        node=said["node"],
+        attempt=said["attempt"],
+        start=said["t"],
+        end=said.get("end"),
+        value=said.get("value"),
+        path=tuple(said["path"]),
+        pid=said["pid"],
+        id=said["id"],
+    )
 
 
 def lasting(ledger: Ledger) -> dict[str, list[str]]:

@@ -231,7 +231,7 @@ def test_executions_are_read_as_the_nodes_wrote_them(tmp_path: Path) -> None:
         {"what": "end", "id": "x", "t": 9.0, "value": "v"},
     ]
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    ended, died = history.read_executions(file)
+    ended, died = sorted(history.read_executions(file), key=lambda it: it.start)
 
     assert (ended.start, ended.end, ended.value, ended.path) == (5.0, 9.0, "v", (1,))
     assert (died.start, died.end, died.value) == (6.0, None, None)

@@ -1,0 +1,138 @@
+"""Runs of mixed shape for a long time, and a fault every 5 to 40 seconds: nothing is lost, doubled, stuck or leaked.
+
+    python -m tests.soak [--seconds 1800] [--rate 20] [--seed N]
+
+Ends with code 0 if the checker found nothing, memory and keys stayed flat, and there were faults enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import secrets
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+from egregore_dist import errors
+from egregore_dist.ledger.watch import reachable
+from tests.soak.faults import Faults
+from tests.soak.load import Load
+from tests.support.history import percentile, told
+from tests.support.trial import Trial
+
+RETENTION = 30.0
+# A sample a second; what the first third shows is warming up.
+WARM = 1 / 3
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Memory in bytes, ``at`` in seconds from the start."""
+
+    at: float
+    worker: int
+    server: int
+    keys: int
+
+
+def main() -> int:
+    """Soak; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=1800.0)
+    parser.add_argument("--rate", type=float, default=20.0, help="runs a second")
+    parser.add_argument("--seed", default=str(secrets.randbelow(10**6)))
+    options = parser.parse_args()
+    print(f"seed {options.seed}, {options.seconds:g} s, {options.rate:g} runs/s", flush=True)
+    settings = {"retention": str(RETENTION)}
+    problems: list[str] = []
+    with Trial(workers=3, concurrency=2, seed=options.seed, settings=settings, looks_at_runs=False) as trial:
+        load = Load(trial, rate=options.rate, seed=options.seed)
+        load.start()
+        began = time.monotonic()
+        done, samples = soak(trial, options.seconds, options.seed, load)
+        took = time.monotonic() - began
+        load.stop(within=120.0)
+    problems += report(load, done, samples, took)
+    faults_wanted = int(20 * options.seconds / 1800)
+    if done.total() < faults_wanted:
+        problems.append(f"{done.total()} faults, and {faults_wanted} are wanted")
+    for problem in problems:
+        print(f"FAILED: {problem}")
+    return 1 if problems else 0
+
+
+def soak(trial: Trial, seconds: float, seed: str, load: Load) -> tuple[Counter[str], list[Sample]]:
+    """Do faults and take samples for so long."""
+    rng = random.Random(f"{seed}/faults")
+    faults, done, samples = Faults(trial, rng), Counter[str](), []
+    began = time.monotonic()
+    due = rng.uniform(5, 40)
+    while (at := time.monotonic() - began) < seconds:
+        if at >= due:
+            kind = faults.any()
+            done[kind] += 1
+            due = time.monotonic() - began + rng.uniform(5, 40)
+            print(f"{at:7.1f} s  {kind}; {load.waiting} runs are going on, {len(load.breaches)} breaches", flush=True)
+        try:
+            samples.append(sample(trial, at))
+        except errors.BrokerUnavailable:
+            pass
+        time.sleep(1.0)
+    return done, samples
+
+
+def sample(trial: Trial, at: float) -> Sample:
+    """Measure now."""
+    with reachable():
+        server = trial.ledger.redis
+        return Sample(at, _rss(trial.nodes[0].pid), int(server.info("memory")["used_memory"]), int(server.dbsize()))
+
+
+def report(load: Load, done: Counter[str], samples: list[Sample], took: float) -> list[str]:
+    """Print the figures; returns what is wrong with them."""
+    print(f"{load.submitted.total()} runs in {took:.0f} s, {load.submitted.total() / took:.1f}/s; {dict(load.ended)}")
+    print(f"submits tried again: {load.refused}; faults: {done.total()}")
+    for kind, count in sorted(done.items()):
+        print(f"  {count:4} {kind}")
+    print(
+        f"seconds from submit to end: median {median(load.latencies):.2f}, p99 {percentile(load.latencies, 99):.2f}, "
+        f"max {max(load.latencies):.2f}"
+    )
+    problems = [told(load.breaches)] if load.breaches else []
+    steady = [it for it in samples if it.at >= took * WARM]
+    if len(steady) < 60:
+        print("too short for slopes")
+        return problems
+    for name, values in (("worker", [it.worker for it in steady]), ("server", [it.server for it in steady])):
+        slope = slope_of([it.at for it in steady], values) * 60 / MIB
+        print(f"memory of the {name}: {values[0] / MIB:.1f} to {values[-1] / MIB:.1f} MiB, {slope:+.3f} MiB/min")
+        if slope > 1.0:
+            problems.append(f"the memory of the {name} grows by {slope:.2f} MiB a minute")
+    half = len(steady) // 2
+    first, second = (fmean(it.keys for it in part) for part in (steady[:half], steady[half:]))
+    print(f"keys: {first:.0f} on average in the first half, {second:.0f} in the second")
+    if second > 1.2 * first + 100:
+        problems.append(f"the number of keys grows from {first:.0f} to {second:.0f}")
+    return problems
+
+
+def slope_of(xs: list[float], ys: list[int]) -> float:
+    """The slope of the line that fits best."""
+    x, y = fmean(xs), fmean(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+
+
+def _rss(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"process {pid} has no memory")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The soak's faults: each is done, and undone, while runs go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+
+from tests.support.nodes import ProcessContainer
+from tests.support.trial import TTL, Trial
+
+
+class Faults:
+    """What can go wrong with a trial. The first worker is spared what ends it, so that its memory can be followed."""
+
+    def __init__(self, trial: Trial, rng: random.Random) -> None:
+        self._trial = trial
+        self._rng = rng
+        self.kinds: dict[str, Callable[[], None]] = {
+            "F1 a pool process is killed": self.kill_child,
+            "F2 a worker is killed": self.kill_worker,
+            "F5 the server is killed": self.kill_server,
+            "F7 the server stands still": self.stop_server,
+            "F8 a worker stands still": self.stop_worker,
+            "F12 messages come twice": self.repeat_messages,
+        }
+
+    def any(self) -> str:
+        """Do one of them; returns which."""
+        kind = self._rng.choice(list(self.kinds))
+        self.kinds[kind]()
+        return kind
+
+    def kill_child(self) -> None:
+        children = [pid for node in self._trial.nodes for pid in _children(node)]
+        if children:
+            _signal(self._rng.choice(children), signal.SIGKILL)
+
+    def kill_worker(self) -> None:
+        node = self._rng.choice(self._trial.nodes[1:])
+        self._trial.kill(node)
+        time.sleep(self._rng.uniform(0, 5))
+        # Nobody withdraws its report: it is dead when that says so.
+        node.start()
+
+    def kill_server(self) -> None:
+        server = self._trial.cluster.server
+        assert server is not None
+        server.kill()
+        time.sleep(self._rng.uniform(0, 2))
+        server.restart()
+
+    def stop_server(self) -> None:
+        server = self._trial.cluster.server
+        assert server is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        time.sleep(self._rng.uniform(0.5, 5))
+        os.kill(server.pid, signal.SIGCONT)
+
+    def stop_worker(self) -> None:
+        node = self._rng.choice(self._trial.nodes[1:])
+        node.pause()
+        time.sleep(self._rng.uniform(0.5, 2 * TTL))
+        node.unpause()
+
+    def repeat_messages(self) -> None:
+        server: redis.Redis = self._trial.ledger.redis
+        queue = self._trial.cluster.settings.queue
+        raws = [*server.lrange(queue, 0, -1), *(_taken(raw) for raw in server.hvals("unacked"))]
+        for raw in raws[:20]:
+            for _ in range(self._rng.choice([1, 2, 5])):
+                server.lpush(queue, raw)
+
+
+def _taken(raw: bytes) -> bytes:
+    return json.dumps(json.loads(raw)[0]).encode()
+
+
+def _children(node: ProcessContainer) -> list[int]:
+    try:
+        return [int(pid) for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
