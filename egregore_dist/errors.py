@@ -174,8 +174,8 @@ class RunLost(RunFailed):
     """Raised when the server has lost its data: the run was accepted, and nobody knows of it any more.
 
     A server that came back empty is told by its data's epoch, which is lost with them. Where only the last writes are
-    lost, the epoch is the same; a run that is missing then, and had not ended when this handle last saw it, is lost too,
-    unless somebody deleted it meanwhile, which cannot be told apart. One that had ended is `RunNotFound`.
+    lost, the epoch is the same; a run that is missing then, and had not ended when this handle last saw it, is lost
+    too, unless somebody deleted it meanwhile, which cannot be told apart. One that had ended is `RunNotFound`.
     """
 
 

@@ -263,7 +263,7 @@ def test_a_slot_that_is_needed_asks_for_nobody(play: Play) -> None:
 
 
 def test_a_lane_that_leaves_is_leased_nothing_and_replaced(play: Play) -> None:
-    """It commits and gives back what it holds; another is asked for where it leaves branches waiting, and only there."""
+    """It commits and gives back what it holds; another is asked for only where it leaves some waiting."""
     block, lane, other = play.block(3, tracks=[track(3, lanes=1)]), play.lane(), play.lane()
     held = numbers(play.serve(block, lane, want=2))
     some = play.serve(block, lane, ok(0), want=LEAVE, held=1)
