@@ -111,6 +111,9 @@ def test_a_worker_that_holds_messages_outlives_a_restart(trial_of: Callable[...,
     run = trial.submit(Sequence(nap.map(), join), [3.0, 3.0, 0.1])
     trial.wait_for(2, node="nap")
     assert trial.ledger.redis.hlen("unacked") >= 1
+    server.kill()
+    # Until the worker has seen it go.
+    let_pass(1.0)
     server.restart()
 
     assert len(trial.result(run)) == 3
@@ -128,6 +131,8 @@ def test_threads_outlive_a_restart() -> None:
         run = Sequence(node("pause")(_pause).map(), node("count")(len)).submit([1.5, 1.5, 0.1])
         until(lambda: run.status == "running")
         let_pass(0.3)
+        cluster.server.kill()
+        let_pass(1.0)
         cluster.server.restart()
 
         assert run.result(timeout=60) == 3
