@@ -24,7 +24,8 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
     """Load this package's tasks into a Celery app: its workers then serve workflows beside the app's own tasks.
 
     What the tasks need is set on them, and they publish and count with what is our own, so the app's settings stay as
-    they are. Its workers must consume ``settings.queue``.
+    they are. Its workers must consume ``settings.queue``. Their connections to a Redis broker outlive its restarts, and
+    what is no message of a task that they know is set aside where it would end them.
 
     Args:
         app: the app.
