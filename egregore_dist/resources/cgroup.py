@@ -45,6 +45,16 @@ def memory() -> Memory | None:
     return min((each for each in found if each is not None), key=lambda each: each.available, default=None)
 
 
+def oom_kills() -> int | None:
+    """How many of this process's group the kernel has killed for want of memory; None where nobody counts."""
+    for controller, name in (("", "memory.events"), ("memory", "memory.oom_control")):
+        for folder in _groups(controller):
+            count = _value(folder / name, "oom_kill")
+            if count is not None:
+                return count
+    return None
+
+
 def _groups(controller: str) -> Iterator[Path]:
     """The folders of this process's group and of all around it; "" is the one hierarchy of version 2."""
     for line in _read(_SELF).splitlines() or [f"0:{controller}:/"]:
@@ -86,16 +96,16 @@ def _memory(folder: Path, limit_name: str, used_name: str, cache_name: str) -> M
         return None
     if not 0 < limit < _NO_LIMIT or used < 0:
         return None
-    kept = used - min(used, _cache(folder, cache_name))
+    kept = used - min(used, _value(folder / "memory.stat", cache_name) or 0)
     return Memory(limit=limit, available=max(0, limit - kept), group=str(folder.stat().st_ino))
 
 
-def _cache(folder: Path, name: str) -> int:
-    for line in _read(folder / "memory.stat").splitlines():
+def _value(path: Path, name: str) -> int | None:
+    for line in _read(path).splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdecimal():
             return int(value)
-    return 0
+    return None
 
 
 def _read(path: Path) -> str:

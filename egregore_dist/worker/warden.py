@@ -19,7 +19,7 @@ from egregore_dist import errors
 from egregore_dist.engine import publish
 from egregore_dist.engine.board import NEVER, NOBODY, Note, Reader
 from egregore_dist.ledger import Ledger, Loss
-from egregore_dist.resources import oom
+from egregore_dist.resources import cgroup
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 
@@ -67,7 +67,7 @@ class _OutOfMemory:
     counts: deque[tuple[float, int]] = field(default_factory=deque)
 
     def look(self) -> None:
-        count = oom.kills()
+        count = cgroup.oom_kills()
         if count is not None:
             now = monotonic()
             self.counts.append((now, count))
