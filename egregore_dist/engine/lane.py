@@ -27,6 +27,7 @@ from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.engine.turns import Turns
 from egregore_dist.ledger import LEAVE, BlockRecord, Commit, Entered, Lease, NewBlock, Served
+from egregore_dist.resources import router
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 
@@ -38,6 +39,9 @@ Execution = Generator[Job, Value, Done | Meet]
 # second is cut short, so that others get what is left of it. Seconds.
 SHORT, LONG = 0.010, 0.030
 MOST_LEASED = 1024
+
+# Blocks of so many branches end before it would matter what was learned of them.
+_FEW = 16
 
 # A message that comes twice may be served twice at a time in one process: tokens differ all the same.
 _numbers = itertools.count()
@@ -173,7 +177,7 @@ class Lane:
     # One branch at a time
 
     def _serve_narrow(self, place: Place, leases: list[Lease]) -> Next | None:
-        want = 1
+        want = self._known_lease(place)
         batch = Batch(lambda commits, releases: self._commit(place, want=1, held=1, commits=commits, releases=releases))
         while leases:
             started = time.monotonic()
@@ -204,6 +208,14 @@ class Lane:
                 return _resumed(served)
             leases = list(served.leases)
         return self._beside(place.record, place.track)
+
+    def _known_lease(self, place: Place) -> int:
+        # Where it was learned how long branches take, leases need not grow to their size. Half: the first is doubled.
+        assert self._load is not None
+        if place.record.n <= _FEW or not (place.shape.batched and self._runtime.interrupter.usable):
+            return 1
+        known = self._runtime.learning.of(self._load.functions)(place.shape.parts[place.track].chains)
+        return max(1, router.first_lease(known) // 2)
 
     def _execute(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
         board, interrupter = self._runtime.board, self._runtime.interrupter

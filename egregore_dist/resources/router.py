@@ -341,10 +341,18 @@ def plan(
         if max_concurrent is not None and track.bound == "branches" and max_concurrent < demand.branches:
             track = replace(track, bound="max_concurrent")
         if optimize:
-            track = replace(track, width=_width(demand, track, widths or Widths()), lease=_lease(demand))
+            lease = first_lease(demand.learned) if demand.batched and not demand.is_async else 1
+            track = replace(track, width=_width(demand, track, widths or Widths()), lease=lease)
         tracks.append(track)
     workers, slots = cluster.of(frozenset(demand.queue for demand in demands))
     return Plan(tracks=tuple(tracks), max_concurrent=max_concurrent, workers=workers, slots=slots)
+
+
+def first_lease(known: Learned | None) -> int:
+    """How many branches a lane takes at first where they may be leased many at a time: one where nothing is known."""
+    if known is None or known.executions < _BELIEVED or known.wall <= 0:
+        return 1
+    return max(1, min(_MOST_LEASED, int(_LEASE / known.wall)))
 
 
 def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | None) -> str | None:
@@ -403,13 +411,6 @@ def _width(demand: Demand, track: Allocation, widths: Widths) -> int:
     if track.memory_from != "assumed" and track.workers:
         width = min(width, max(1, int(MEMORY_SHARE * track.memory_available / track.memory_per_node / track.lanes)))
     return width
-
-
-def _lease(demand: Demand) -> int:
-    known = demand.learned
-    if not demand.batched or demand.is_async or known is None or known.executions < _BELIEVED:
-        return 1
-    return max(1, min(_MOST_LEASED, int(_LEASE / known.wall))) if known.wall > 0 else 1
 
 
 def _serves(said: Report, demand: Demand) -> bool:
