@@ -25,6 +25,8 @@ from egregore_dist.settings import load
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 10.0
 _POLL = 0.02
+# What the monitor says when it listens.
+_ANNOUNCES = "monitor: "
 
 
 class LocalWorker:
@@ -147,6 +149,8 @@ class LocalCluster:
         given = {"broker_url": broker_url, "ledger_url": ledger_url, "queue": queue, "prefix": prefix}
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._monitor: Process | None = None
+        self._monitor_url = ""
         self._owner = os.getpid()
         self._before: Session | None = None
         self._session: Session | None = None
@@ -172,6 +176,39 @@ class LocalCluster:
     def url(self) -> str:
         """The broker's URL, with its password: for ``connect(cluster.url)`` in another process, never for a log."""
         return apps.broker_url(self.settings)
+
+    @property
+    def monitor_url(self) -> str:
+        """The web monitor's address; the first use starts it. Everybody on this machine can open it, as an operator.
+
+        Raises:
+            errors.ConfigurationError: it did not start; without the extra ``monitor`` it cannot.
+        """
+        assert self._folder is not None, "the cluster is not started"
+        if self._monitor is None or not self._monitor.alive:
+            environment = {
+                name: value
+                for name, value in self.worker_environment().items()
+                # What this user's own monitor is configured with is not for this one.
+                if not name.startswith("EGREGORE_MONITOR_")
+            }
+            log = Path(self._folder.name) / "monitor.log"
+            log.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "egregore_dist", "monitor", "--port", "0"]
+            self._monitor = Process.spawn(command, env=environment, log=log)
+            self._monitor_url = self._announced(self._monitor)
+        return self._monitor_url
+
+    @staticmethod
+    def _announced(monitor: Process) -> str:
+        deadline = time.monotonic() + _START_TIMEOUT
+        while monitor.alive and time.monotonic() < deadline:
+            for line in monitor.log_tail().splitlines():
+                if line.startswith(_ANNOUNCES):
+                    return line.removeprefix(_ANNOUNCES)
+            time.sleep(_POLL)
+        monitor.stop()
+        raise errors.ConfigurationError(f"the monitor did not start: {monitor.log_tail(3)}")
 
     def start(self) -> None:
         """Start the server and the workers, and wait until they serve.
@@ -200,6 +237,9 @@ class LocalCluster:
         """Stop the workers and the server. What runs may end within some seconds. Stopping twice does nothing."""
         if os.getpid() != self._owner:
             return
+        if self._monitor is not None:
+            self._monitor.stop()
+            self._monitor = None
         self._stop_workers()
         if self.server is not None:
             self.server.stop()

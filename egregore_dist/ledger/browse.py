@@ -88,7 +88,8 @@ def find(ledger: Ledger, wanted: Wanted, *, limit: int, look_at_most: int = 20_0
     """The newest runs that are wanted.
 
     Runs that go on are found by the agenda. For the others the list has no index by state or name, so it is searched; a
-    search that would take longer ends with a page that has fewer runs than ``limit``, and says where to go on.
+    search that would take longer ends with a page that has fewer runs than ``limit``, and says where to go on. A text
+    that is the whole id of a run finds that run alone.
 
     Args:
         limit: runs on a page.
@@ -101,6 +102,9 @@ def find(ledger: Ledger, wanted: Wanted, *, limit: int, look_at_most: int = 20_0
     looked, last, more = 0, wanted.before, True
     stop = time.monotonic() + seconds
     with reachable():
+        named = _named(ledger, wanted)
+        if named is not None:
+            return Page(runs=tuple(_glances(ledger, _records(ledger, [named.run]))), next=None, looked=1)
         going_on = _going_on(ledger) if wanted.states and not wanted.states & ENDED else None
         while more and len(found) < limit:
             if looked and (looked >= look_at_most or time.monotonic() > stop):
@@ -130,6 +134,17 @@ def known(ledger: Ledger) -> int:
     """How many runs the list has."""
     with reachable():
         return int(ledger.redis.zcard(ledger.keys.runs))
+
+
+def _named(ledger: Ledger, wanted: Wanted) -> Place | None:
+    """The run whose whole id the text is, if it is wanted: that one was meant."""
+    at = ledger.redis.zscore(ledger.keys.runs, wanted.text) if wanted.text and wanted.before is None else None
+    if at is None:
+        return None
+    place = Place(int(at), wanted.text)
+    is_too_old = wanted.since is not None and place.at < wanted.since
+    is_too_new = wanted.until is not None and place.at > wanted.until
+    return place if not (is_too_old or is_too_new) and next(_fit(ledger, wanted, [place])) else None
 
 
 def _next(

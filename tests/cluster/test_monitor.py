@@ -514,6 +514,18 @@ def test_idle_connections_do_not_keep_others_out(shown: Monitor) -> None:
             connection.close()
 
 
+def test_the_monitor_of_a_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local cluster has a monitor as soon as its address is asked for, and it ends with the cluster."""
+    monkeypatch.setenv("EGREGORE_MONITOR_URL", "https://of.another.example.org")
+    with LocalCluster(workers=0) as cluster:
+        run = failing.submit(1)
+        address = cluster.monitor_url
+        assert run.id in httpx.get(address).text
+        assert cluster.monitor_url == address
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(address)
+
+
 def test_the_ledger_goes_away(tmp_path: Path) -> None:
     """Without its server the monitor says so, and shows everything again when that is back."""
     with LocalCluster(workers=0, data_dir=tmp_path / "data") as cluster:

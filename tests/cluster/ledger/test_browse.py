@@ -73,6 +73,7 @@ def test_filters(ledger: Ledger, limit: int) -> None:
         Wanted(states=frozenset({"pending", "running"}), text="1", since=1_000_003, until=1_000_090),
         Wanted(workflow="flow-2"),
         Wanted(text="oRDER-1"),
+        Wanted(text="order-1", before=browse.Place(2_000_000, "x")),
         Wanted(text="FLOW-3"),
         Wanted(since=1_000_010, until=1_000_050),
         Wanted(states=frozenset({"failed", "running"}), workflow="flow-1", text="2", since=1_000_003),
@@ -100,6 +101,19 @@ def test_many_runs_of_one_millisecond(ledger: Ledger) -> None:
     pipe.execute()
 
     assert sorted(id for page in pages(ledger, Wanted(), limit=9) for id in page) == sorted(f"r{n}" for n in range(500))
+
+
+def test_a_whole_id_finds_its_run(ledger: Ledger) -> None:
+    """However many runs there are, the one whose id was given is found, if the other filters want it."""
+    runs = write(ledger, 3000)
+    (at, id, state, _), limits = runs[-1], {"limit": 50, "look_at_most": 100}
+
+    found = browse.find(ledger, Wanted(text=id), **limits)
+
+    assert [glance.record.id for glance in found.runs] == [id]
+    assert browse.find(ledger, Wanted(text=id, states=frozenset({state})), **limits).runs == found.runs
+    for unwanted in (Wanted(text=id, workflow="nothing"), Wanted(text=id, since=at + 1), Wanted(text=id, until=at - 1)):
+        assert browse.find(ledger, unwanted, **limits).runs == ()
 
 
 def test_runs_that_go_on_are_found_at_once(ledger: Ledger) -> None:
