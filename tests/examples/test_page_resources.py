@@ -11,7 +11,6 @@ import pytest
 
 from egregore_dist import LocalCluster, node, parallel
 from egregore_dist.client import session
-from egregore_dist.resources import router
 from egregore_dist.resources.report import Report
 from tests.examples import room
 
@@ -124,15 +123,15 @@ def test_block_09_resource_allocation(local: LocalCluster) -> None:
     )
 
     assert len(reports) == 2
-    plan = router.plan(branch_count, max_concurrent=max_concurrent, reports=reports)
-    assert plan.lanes == max(1, int(optimal_workers))
 
     @node("process")
     def process(data: int) -> int:
         return os.getpid()
 
-    result = parallel(*(process.alias(f"process{i}") for i in range(branch_count)))(1)
-    assert len(set(result.values())) <= plan.lanes
+    block = parallel(*(process.alias(f"process{i}") for i in range(branch_count)))
+    plan = block.plan()
+    assert plan.lanes == max(1, int(optimal_workers))
+    assert len(set(block(1).values())) <= plan.lanes
 
 
 def test_block_10_manual_resource_configuration(
