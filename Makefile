@@ -10,6 +10,7 @@ SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 help:
 	@echo "make demo    run a real job on two local workers"
 	@echo "make test    run the tests (ARGS='-k name' to choose)"
+	@echo "make soak    run workflows under faults for half an hour (ARGS='--seconds 300' for less)"
 	@echo "make lint    check style, types and layers"
 	@echo "make bench   print the figures"
 	@echo "make mutants break the code in many ways, and see that a test fails each time"
@@ -20,6 +21,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/.dev
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
