@@ -39,14 +39,20 @@ def shown(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield made
 
 
-@pytest.fixture
-def window(driver: str) -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def opened(driver: str) -> Iterator[Browser]:
     window = Browser(driver)
     yield window
-    try:
-        assert window.console() == []
-    finally:
-        window.close()
+    window.close()
+
+
+@pytest.fixture
+def window(opened: Browser, shown: Monitor) -> Iterator[Browser]:
+    """A window in which nobody has chosen anything, and on whose console nothing may be said."""
+    opened.go(f"{shown.address}/workers")
+    opened.run("localStorage.clear()")
+    yield opened
+    assert opened.console() == []
 
 
 def keep(window: Browser, name: str) -> None:

@@ -22,6 +22,10 @@ MISSING = "" if CHROMIUM and DRIVER else "no browser: apt-get install chromium c
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
+class Gone(Exception):
+    """An element was replaced while it was used."""
+
+
 class Browser:
     """One window.
 
@@ -62,9 +66,17 @@ class Browser:
         return int(self.run("return document.querySelectorAll(arguments[0]).length", selector))
 
     def click(self, selector: str) -> None:
-        """Click an element as a user does."""
-        found = self._call("POST", self._path("/element"), {"using": "css selector", "value": selector})
-        self._call("POST", self._path(f"/element/{found[_ELEMENT]}/click"), {})
+        """Click an element as a user does; one that was replaced in between is looked up again."""
+
+        def clicked() -> bool:
+            try:
+                found = self._call("POST", self._path("/element"), {"using": "css selector", "value": selector})
+                self._call("POST", self._path(f"/element/{found[_ELEMENT]}/click"), {})
+            except Gone:
+                return False
+            return True
+
+        until(clicked, what=f"a click on {selector}")
 
     def type(self, selector: str, text: str) -> None:
         """Type into an element."""
@@ -92,6 +104,8 @@ class Browser:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         answer = self._http.request(method, path, json=body).json()["value"]
+        if isinstance(answer, dict) and answer.get("error") == "stale element reference":
+            raise Gone
         if isinstance(answer, dict) and "error" in answer:
             raise RuntimeError(f"{method} {path}: {answer['error']}: {answer.get('message', '')[:500]}")
         return answer

@@ -56,6 +56,14 @@
     if (focused >= 0) fresh.querySelectorAll(focusable)[focused]?.focus({ preventScroll: true });
   }
 
+  // Nothing is replaced under a finger or a button that is held down: the click would be lost.
+  let released = null;
+  let release = () => {};
+  addEventListener("pointerdown", () => { released ??= new Promise((done) => { release = done; }); }, true);
+  for (const end of ["pointerup", "pointercancel", "dragend"]) {
+    addEventListener(end, () => setTimeout(() => { release(); released = null; }), true);
+  }
+
   let reading = false;
   let again = false;
   async function refresh() {
@@ -66,6 +74,7 @@
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        await Promise.race([released, new Promise((done) => setTimeout(done, 2000, released))]);
         for (const old of document.querySelectorAll("[data-live][id]")) {
           const fresh = page.getElementById(old.id);
           if (!fresh) continue;
