@@ -42,6 +42,9 @@ ATTEMPTS = 3
 # Messages that were set aside are kept for looking at: the newest.
 ASIDE_KEPT = 1000
 
+# An answer that took longer, in seconds, may tell of what is true no more.
+_LATE = 1.0
+
 # Seconds between two lines of log about a server that refuses to write.
 _SAY_EVERY = 30.0
 
@@ -112,12 +115,13 @@ class Ledger:
         reads: list[tuple[Any, ...]] = [("TIME",), ("HGETALL", self.keys.block(run, "b", block))]
         reads += [("HMGET", self.keys.run(run), *replies.WORK_FIELDS)] if work else []
         reads += [("GET", self.keys.block(run, "i", block))] if block == ROOT else []
+        started = time.monotonic()
         (now, fields, *rest), (served,) = self._together(run, reads, [("serve", args)])
         if not fields:
             return None
         return Entered(
             record=BlockRecord.of(block, fields),
-            served=replies.served(served),
+            served=self._in_time(run, block, track, token, started, replies.served(served)),
             now=replies.milliseconds(now),
             work=replies.work(run, rest[0]) if work else None,
             input=rest[-1] if block == ROOT else None,
@@ -144,7 +148,9 @@ class Ledger:
                 otherwise, it answers with all that the lane holds.
         """
         args = replies.serve_args(block, track, token, want, held, commits, releases)
-        return replies.served(self._transition("serve", run, args))
+        started = time.monotonic()
+        served = replies.served(self._transition("serve", run, args))
+        return self._in_time(run, block, track, token, started, served)
 
     def open(self, run: str, parent: str, lease: Lease, track: int, token: str, block: NewBlock) -> int | None:
         """Open a block that a leased branch has met, and park the branch.
@@ -166,11 +172,16 @@ class Ledger:
         opening = replies.open_args(parent, lease, track, token, block)
         serving = replies.serve_args(block.id, 0, token, 0, 0, (), ())
         reads = [("TIME",), ("HGETALL", self.keys.block(run, "b", block.id))]
+        started = time.monotonic()
         (now, fields), ((state, _), served) = self._together(run, reads, [("open", opening), ("serve", serving)])
-        entered = None
-        if fields:
-            record = BlockRecord.of(block.id, fields)
-            entered = Entered(record=record, served=replies.served(served), now=replies.milliseconds(now), work=None)
+        if not fields:
+            return state == b"open", None
+        entered = Entered(
+            record=BlockRecord.of(block.id, fields),
+            served=self._in_time(run, block.id, 0, token, started, replies.served(served)),
+            now=replies.milliseconds(now),
+            work=None,
+        )
         return state == b"open", entered
 
     def cancel(self, run: str) -> str:
@@ -513,6 +524,23 @@ class Ledger:
         with reachable():
             found = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, kind, block)))
         return replies.branches(found)
+
+    def _in_time(self, run: str, block: str, track: int, token: str, started: float, served: Served) -> Served:
+        # Where the answer came late, what it leased may have been taken back: asked again before any of it is begun.
+        while (served.leases or served.resumed) and time.monotonic() - started > _LATE:
+            started = time.monotonic()
+            if served.resumed is not None:
+                resumed = served.resumed
+                if not self.holds(run, resumed.block, resumed.lease.branch, token):
+                    served = dataclasses.replace(served, resumed=None)
+                continue
+            # No lane holds fewer than none, so this is answered with all that it holds.
+            args = replies.serve_args(block, track, token, 0, -1, (), ())
+            now = replies.served(self._transition("serve", run, args))
+            served = dataclasses.replace(
+                now, messages=served.messages + now.messages, late=served.late + now.late, resync=True
+            )
+        return served
 
     def _keys(self, run: str) -> tuple[str, ...]:
         return (self.keys.run(run), self.keys.agenda, self.keys.runs)

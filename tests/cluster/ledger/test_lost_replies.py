@@ -1,9 +1,16 @@
-"""The server did it, but the lane saw a time-out: it asks again with the same words."""
+"""The server did it, but the lane saw a time-out and asks again with the same words; or the answer came late."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
 from egregore_dist.ledger.keys import ROOT
-from tests.cluster.ledger.play import Play, bad, numbers, ok, track
+from tests.cluster.ledger.play import WORKER, Play, bad, numbers, ok, track
 
 
 def test_a_commit_that_was_taken_counts_once(play: Play) -> None:
@@ -88,3 +95,62 @@ def test_what_a_sweep_took_away_is_not_believed_to_be_held(play: Play) -> None:
 
     assert (served.late, served.resync, served.leases) == (1, True, ())
     assert play.record(block).running == 0
+
+
+@pytest.fixture
+def meanwhile(play: Play, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Let the next answer of a transition be five seconds late, and something happen before it comes."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=time.sleep)
+    monkeypatch.setattr("egregore_dist.ledger.ledger.time", clock)
+    transition, waiting = play.ledger._transition, list[Callable[[], object]]()
+
+    def late(*args: Any) -> Any:
+        answer = transition(*args)
+        if waiting:
+            happens = waiting.pop()
+            happens()
+            clock.now += 5.0
+        return answer
+
+    monkeypatch.setattr(play.ledger, "_transition", late)
+    return waiting.append
+
+
+def test_what_a_late_answer_leases_may_be_gone(play: Play, meanwhile: Callable[[Callable[[], object]], None]) -> None:
+    """What was taken back before the answer came is not begun."""
+    block, lane, other = play.block(2), play.lane("slow@there"), play.lane()
+    meanwhile(lambda: (play.sweep("hint", block, alive=[WORKER]), play.serve(block, other)))
+    late = play.serve(block, lane)
+
+    assert (late.state, late.leases) == ("open", ())
+    assert play.ledger.running(play.run, block) == [0]
+
+
+def test_a_late_answer_may_still_be_true(play: Play, meanwhile: Callable[[Callable[[], object]], None]) -> None:
+    """A lane that still holds what it was leased begins it."""
+    block, lane = play.block(2), play.lane()
+    meanwhile(lambda: None)
+
+    assert numbers(play.serve(block, lane)) == [0]
+
+
+def test_a_block_that_ended_before_a_late_answer(play: Play, meanwhile: Callable[[Callable[[], object]], None]) -> None:
+    """Nothing of it is begun."""
+    block, lane = play.block(2), play.lane()
+    meanwhile(lambda: play.ledger.cancel(play.run))
+    late = play.serve(block, lane)
+
+    assert (late.state, late.leases) == ("cancelled", ())
+
+
+def test_a_parent_that_was_taken_back_before_a_late_answer(
+    play: Play, meanwhile: Callable[[Callable[[], object]], None]
+) -> None:
+    """The lane that completed a block does not go on after it where its lease of the parent's branch is gone."""
+    lane = play.lane("slow@there")
+    play.serve(ROOT, lane)
+    block = play.nest(ROOT, 0, lane, 1)
+    play.serve(block, lane)
+    meanwhile(lambda: play.sweep("hint", ROOT, alive=[WORKER]))
+
+    assert play.serve(block, lane, ok(0)).resumed is None
