@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -51,9 +51,6 @@ HELP_AFTER = 0.005
 
 _NO_LIMIT = nullcontext()
 
-# An answer that took longer is asked for once more before what it gave is begun. Seconds.
-_LATE = 1.0
-
 # How often a lane of many asks whether its block has ended, in seconds.
 _ASK_EVERY = 1.0
 
@@ -94,7 +91,6 @@ class Lane:
         self._places: dict[tuple[str, int], Place] = {}
         self._dry: set[tuple[str, int]] = set()
         self._loop = Loop()
-        self._asked = time.monotonic()
 
     def serve(self, block: str, track: int) -> None:
         """Serve a block until it is dry, and then whatever block its end or its branches lead to."""
@@ -114,22 +110,19 @@ class Lane:
         entered = None
         self._runtime.board.come(self._run, to.block, to.track, self._token)
         if to.lease is None:
-            entered = to.entered or self._enter(to.block, to.track)
+            entered = to.entered or self._ledger.enter(
+                self._run, to.block, to.track, self._token, work=self._load is None
+            )
             if entered is None:
                 self._runtime.set_aside(self._run, to.block, self._token)
                 return None
             if entered.input is not None:
                 self._inputs.put(to.block, entered.input)
-            served = entered.served
-            self._publish(served)
-            if served.leases and self._is_late():
-                served = self._ledger.serve(self._run, to.block, to.track, self._token)
-                self._publish(served)
-            record, now, leases = entered.record, entered.now, list(served.leases)
+            self._publish(entered.served)
+            record, now, leases = entered.record, entered.now, list(entered.served.leases)
             if not leases:
-                return self._beside(record, to.track) if served.state == "open" else _resumed(served)
-        elif self._is_late() and not self._ledger.holds(self._run, to.block, to.lease.branch, self._token):
-            return None
+                is_open = entered.served.state == "open"
+                return self._beside(record, to.track) if is_open else _resumed(entered.served)
         elif (known := self._places.get((to.block, to.track))) is not None:
             return self._serve_place(known, [to.lease])
         else:
@@ -146,14 +139,6 @@ class Lane:
         place = Place(self._runtime, self._load, self._inputs, record, to.track, now)
         self._places[to.block, to.track] = place
         return self._serve_place(place, leases)
-
-    def _enter(self, block: str, track: int) -> Entered | None:
-        self._asked = time.monotonic()
-        return self._ledger.enter(self._run, block, track, self._token, work=self._load is None)
-
-    def _is_late(self) -> bool:
-        # The last answer was long on its way: what it gave may have been taken back, and be done, by now.
-        return time.monotonic() - self._asked > _LATE
 
     def _leave(self, to: Next) -> Next | None:
         # Whatever it was leased there is for others.
@@ -287,7 +272,6 @@ class Lane:
                 return None
             self._publish_block(block, place.queue, False)
             return Opened(block.id)
-        self._asked = time.monotonic()
         parked, entered = self._ledger.begin(run, parent, lease, place.track, token, block)
         if not parked:
             # Whoever has the branch now has opened the block: what this lane was leased of it, it serves.
@@ -387,22 +371,6 @@ class Lane:
     def _commit(
         self, place: Place, *, want: int, held: int, commits: list[Commit], releases: list[int] | tuple[int, ...]
     ) -> Served:
-        served = self._serve(place, want, held, commits, releases)
-        if served.late:
-            log.warning(
-                "run %s, block %s: %d results came too late and are dropped",
-                self._run,
-                place.record.name,
-                served.late,
-                extra={"action": "late_commit", "run_id": self._run},
-            )
-        if served.leases and self._is_late():
-            # Asked again, it tells all that this lane holds, or gives it something else.
-            served = self._serve(place, want, held, (), ())
-        return served
-
-    def _serve(self, place: Place, want: int, held: int, commits: Sequence[Commit], releases: Sequence[int]) -> Served:
-        self._asked = time.monotonic()
         served = self._ledger.serve(
             self._run,
             place.record.id,
@@ -414,6 +382,14 @@ class Lane:
             releases=releases,
         )
         self._publish(served)
+        if served.late:
+            log.warning(
+                "run %s, block %s: %d results came too late and are dropped",
+                self._run,
+                place.record.name,
+                served.late,
+                extra={"action": "late_commit", "run_id": self._run},
+            )
         return served
 
     def _publish(self, served: Served) -> None:
