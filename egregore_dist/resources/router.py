@@ -30,8 +30,8 @@ _WORTH_WAITING, _BELIEVED = 1e-3, 3
 # The part of a lane's time that an async branch takes, of which many take turns.
 _OF_ASYNC = 0.01
 
-# One lease shall last so many seconds, and hold at most so many branches.
-_LEASE, _MOST_LEASED = 0.010, 1024
+# One lease shall last so many seconds; each branch takes at least these, whatever its nodes do.
+_LEASE, _OWN = 0.010, 50e-6
 
 Source = Literal["declared", "learned", "assumed"]
 Bound = Literal["branches", "max_concurrent", "slots", "cores", "memory", "other tracks", "no worker", "not optimized"]
@@ -350,9 +350,9 @@ def plan(
 
 def first_lease(known: Learned | None) -> int:
     """How many branches a lane takes at first where they may be leased many at a time: one where nothing is known."""
-    if known is None or known.executions < _BELIEVED or known.wall <= 0:
+    if known is None or known.executions < _BELIEVED:
         return 1
-    return max(1, min(_MOST_LEASED, int(_LEASE / known.wall)))
+    return max(1, int(_LEASE / (known.wall + _OWN)))
 
 
 def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | None) -> str | None:

@@ -327,12 +327,12 @@ def test_width_takes_no_more_than_there_is() -> None:
 @pytest.mark.parametrize(
     ("known", "batched", "lease"),
     [
-        (learned(0.001), True, 10),
-        (learned(1e-7), True, 1024),
+        (learned(0.00095), True, 10),
+        (learned(1e-7), True, 199),
         (learned(1.0), True, 1),
         (learned(0.001), False, 1),
         (learned(0.001, executions=1.0), True, 1),
-        (learned(0.0), True, 1),
+        (learned(0.0), True, 200),
         (None, True, 1),
     ],
 )
