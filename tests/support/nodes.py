@@ -197,11 +197,7 @@ class ProcessNode(CeleryTestNode):
 
 
 class Nodes(CeleryTestCluster):
-    """The worker nodes of a test; more may join."""
-
-    def add(self, node: CeleryTestNode) -> None:
-        """Let a node join."""
-        self.nodes = (*self.nodes, node)
+    """The worker nodes of a test."""
 
     def teardown(self) -> None:
         """End every node."""
