@@ -92,7 +92,4 @@ def _end(ctx: click.Context, error: BaseException, code: int, line: str) -> NoRe
         if remote:
             print(redact.clean(f"On the worker:\n{remote}"), file=sys.stderr)
     print(redact.clean(f"egregore-dist: {line}"), file=sys.stderr)
-    # Python remembers a Ctrl-C that came while it ran code made from text, as a dataclass is, and would end `python -m`
-    # by that signal in place of the code; text that runs to its end makes it forget.
-    exec("")  # noqa: S102
     ctx.exit(code)

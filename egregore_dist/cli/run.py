@@ -76,7 +76,7 @@ def waiting_for(run: str) -> Iterator[None]:
     # The client's own advice would be said twice, and would be wrong for an embedded cluster.
     log = logging.getLogger("egregore_dist.client.run")
     before = log.level
-    # Not while it waits: a Ctrl-C that comes while a module is loaded may be lost.
+    # Not while it waits: a Ctrl-C that comes while a module is loaded may be lost, or end Python with another code.
     importlib.import_module("egregore_dist.client.progress")
     log.setLevel(logging.ERROR)
     try:

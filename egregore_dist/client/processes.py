@@ -98,7 +98,10 @@ class Process:
     @property
     def alive(self) -> bool:
         """Whether the command, or something it started, still runs."""
-        return self._keeper.poll() is None
+        if self._keeper.poll() is None:
+            return True
+        self._release()
+        return False
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end; return the exit code.

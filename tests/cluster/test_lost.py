@@ -94,6 +94,7 @@ def test_another_run_of_the_same_id(local: LocalCluster) -> None:
     """The handle of a run that is lost does not take a new run of its id for its own."""
     id = uuid.uuid4().hex
     run = slow.submit(0.0, id=id)
+    run.result(timeout=30)
     before = session.current().ledger.epoch()
     erase(id)
     epoch_of("another")

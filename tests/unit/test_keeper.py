@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
+from pathlib import Path
 
 from egregore_dist.client import processes
+from egregore_dist.client.processes import Process
+from tests.support.waiting import until
 
 
 def test_the_keeper_needs_the_standard_library_only() -> None:
@@ -15,3 +19,12 @@ def test_the_keeper_needs_the_standard_library_only() -> None:
     names += [node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
 
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_a_process_that_has_ended_holds_nothing(tmp_path: Path) -> None:
+    """Who sees that it has ended has let go of its keeper too, without waiting for it or stopping it."""
+    process = Process.spawn([sys.executable, "-c", ""], env=os.environ, log=tmp_path / "log")
+    until(lambda: not process.alive, what="the end")
+
+    assert process._keeper.stdin is not None
+    assert process._keeper.stdin.closed

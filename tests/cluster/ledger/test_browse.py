@@ -122,7 +122,7 @@ def test_runs_that_go_on_are_found_at_once(ledger: Ledger) -> None:
     play = Play.submit(ledger)
     ledger.pause(play.run)
 
-    page = browse.find(ledger, Wanted(states=frozenset({"paused"})), limit=50)
+    page = browse.find(ledger, Wanted(states=frozenset({"paused"})), limit=50, seconds=30)
 
     assert [glance.record.id for glance in page.runs] == [play.run]
     assert page.next is None
@@ -133,7 +133,7 @@ def test_a_search_ends_before_it_takes_long(ledger: Ledger) -> None:
     """A search that finds nothing looks at so many runs, and says where to go on."""
     write(ledger, 3000)
 
-    page = browse.find(ledger, Wanted(workflow="nothing"), limit=50, look_at_most=1000)
+    page = browse.find(ledger, Wanted(workflow="nothing"), limit=50, look_at_most=1000, seconds=60)
 
     assert page.runs == ()
     assert page.looked == 1000

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import click
 import kombu.exceptions
 import pydantic
@@ -128,20 +124,3 @@ def test_the_line_holds_no_password() -> None:
     _, text = ended(errors.BrokerUnavailable("redis://:canary@host is away"))
 
     assert text == "egregore-dist: redis://:***@host is away\n"
-
-
-def test_ctrl_c_while_a_module_is_loaded(tmp_path: Path) -> None:
-    """The exit code is the same where it comes while Python makes a class from text, as ``dataclass`` does."""
-    (tmp_path / "interrupted.py").write_text(
-        "import click\n"
-        "from egregore_dist.cli.failing import Commands\n"
-        "@click.group(cls=Commands)\n"
-        "def main(): pass\n"
-        "@main.command()\n"
-        "def stop(): exec('raise KeyboardInterrupt')\n"
-        "main()\n"
-    )
-
-    done = subprocess.run([sys.executable, "-m", "interrupted", "stop"], cwd=tmp_path, capture_output=True, text=True)
-
-    assert (done.returncode, done.stderr) == (codes.INTERRUPTED, "egregore-dist: interrupted\n")
