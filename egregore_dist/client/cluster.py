@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import sys
@@ -25,6 +26,7 @@ from egregore_dist.settings import load
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 10.0
 _POLL = 0.02
+_numbers = itertools.count(1)
 # What the monitor says when it listens.
 _ANNOUNCES = "monitor: "
 
@@ -152,6 +154,8 @@ class LocalCluster:
         self._monitor: Process | None = None
         self._monitor_url = ""
         self._owner = os.getpid()
+        # Several clusters of one program may share a broker, where no two workers may have one name.
+        self._host = f"local-{os.getpid()}-{next(_numbers)}"
         self._before: Session | None = None
         self._session: Session | None = None
 
@@ -272,7 +276,7 @@ class LocalCluster:
     def add_worker(self, *, wait: bool = True) -> LocalWorker:
         """Start one more worker, and wait until it serves."""
         assert self._folder is not None, "the cluster is not started"
-        worker = LocalWorker(self, f"worker{len(self.workers) + 1}@local-{os.getpid()}", Path(self._folder.name))
+        worker = LocalWorker(self, f"worker{len(self.workers) + 1}@{self._host}", Path(self._folder.name))
         worker.start()
         self.workers.append(worker)
         if wait:

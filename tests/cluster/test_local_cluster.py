@@ -43,3 +43,12 @@ def test_workers_are_killed_restarted_added_and_stopped(tmp_path: Path) -> None:
             str(first.pid),
             str(third.pid),
         }
+
+
+def test_clusters_that_share_a_broker_have_workers_of_different_names() -> None:
+    """RabbitMQ lets only one worker of a name consume."""
+    with (
+        LocalCluster(workers=1) as one,
+        LocalCluster(workers=1, broker_url=one.url, queue="other", prefix="other") as other,
+    ):
+        assert one.workers[0].name != other.workers[0].name
