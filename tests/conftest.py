@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from egregore_dist import LocalCluster
+from egregore_dist.cli import redact
 from tests.support.clusters import Clusters, brokers
 
 # No deadline: the machine is shared, and slowness of one example says nothing.
@@ -33,6 +34,14 @@ def _settings_stay_in_their_test(_no_settings_from_outside: None) -> Iterator[No
     for name in [name for name in os.environ if name.startswith("EGREGORE_") and name not in before]:
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _secrets_stay_in_their_test() -> Iterator[None]:
+    """Forget the secrets that the code under test was told to take out of all that is shown."""
+    before = set(redact._known)
+    yield
+    redact._known.intersection_update(before)
 
 
 @pytest.fixture(scope="session")

@@ -66,12 +66,16 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._server.close()
+        # On its loop, where its connections end too.
+        self._do(self._close())
         self.cut()
         self._do(self._end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _close(self) -> None:
+        self._server.close()
 
     def url(self, url: str) -> str:
         """A server's URL, by way of this proxy."""
