@@ -190,10 +190,7 @@ class Ledger:
         Raises:
             errors.RunNotFound: there is no such run.
         """
-        state = cast(bytes, self._transition("cancel", run, []))
-        if not state:
-            raise replies.not_found(run)
-        return state.decode()
+        return self._of_run("cancel", run)
 
     def retry(self, run: str) -> tuple[str, list[Message]]:
         """Run again what did not end well in a run that failed or was cancelled, and keep the rest.
@@ -204,10 +201,7 @@ class Ledger:
         Raises:
             errors.RunNotFound: there is no such run.
         """
-        before, publish = self._transition("retry", run, [])
-        if not before:
-            raise replies.not_found(run)
-        return before.decode(), list(replies.messages(publish))
+        return self._of_run_with_messages("retry", run)
 
     def pause(self, run: str) -> str:
         """Pause a run that has not ended: nothing of it is leased. Returns its state after it.
@@ -215,10 +209,7 @@ class Ledger:
         Raises:
             errors.RunNotFound: there is no such run.
         """
-        state = cast(bytes, self._transition("pause", run, []))
-        if not state:
-            raise replies.not_found(run)
-        return state.decode()
+        return self._of_run("pause", run)
 
     def resume(self, run: str) -> tuple[str, list[Message]]:
         """Let a paused run go on. Returns its state after it, and the messages that have it served.
@@ -226,10 +217,7 @@ class Ledger:
         Raises:
             errors.RunNotFound: there is no such run.
         """
-        state, publish = self._transition("resume", run, [])
-        if not state:
-            raise replies.not_found(run)
-        return state.decode(), list(replies.messages(publish))
+        return self._of_run_with_messages("resume", run)
 
     def delete(self, run: str) -> bool:
         """Forget a run that has ended. Returns False where it has not, or does not exist."""
@@ -541,6 +529,19 @@ class Ledger:
                 now, messages=served.messages + now.messages, late=served.late + now.late, resync=True
             )
         return served
+
+    def _of_run(self, name: str, run: str) -> str:
+        # A transition that answers with a state; with none where there is no such run.
+        state = cast(bytes, self._transition(name, run, []))
+        if not state:
+            raise replies.not_found(run)
+        return state.decode()
+
+    def _of_run_with_messages(self, name: str, run: str) -> tuple[str, list[Message]]:
+        state, publish = self._transition(name, run, [])
+        if not state:
+            raise replies.not_found(run)
+        return state.decode(), list(replies.messages(publish))
 
     def _keys(self, run: str) -> tuple[str, ...]:
         return (self.keys.run(run), self.keys.agenda, self.keys.runs)

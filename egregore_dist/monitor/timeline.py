@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -102,10 +102,6 @@ class Timeline:
                 self._close(event.block, event)
             case _:
                 pass
-
-    def of_block(self, block: str) -> Mapping[int, list[Attempt]]:
-        """The attempts of a block's branches."""
-        return {branch: attempts for (id, branch), attempts in self.attempts.items() if id == block}
 
     def _open(self, block: str, event: Event) -> None:
         known = self.blocks.get(block)
