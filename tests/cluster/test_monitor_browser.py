@@ -158,8 +158,8 @@ def test_filters_and_theme(local: LocalCluster, shown: Monitor, window: Browser)
     window.go(shown.address)
     window.type("input[name=text]", run.id[:12])
     window.click("form.filters button")
-    window.until_text("#list", run.id)
-    assert window.count("#list tbody tr") == 1
+    until(lambda: window.count("#list tbody tr") == 1, what="a list of one run")
+    assert run.id in window.text("#list")
 
     for name in ("light", "dark"):
         window.click("#theme")
