@@ -25,6 +25,7 @@ from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.outcome import Inputs
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
+from egregore_dist.engine.turn import Turn
 from egregore_dist.engine.turns import Turns
 from egregore_dist.ledger import LEAVE, BlockRecord, Commit, Entered, Lease, NewBlock, Served
 from egregore_dist.resources import router
@@ -79,9 +80,10 @@ class Lane:
     Args:
         worker: the name of the worker.
         id: the id of the Celery task. With worker and process it makes the token that leases belong to.
+        queue: where its message was taken from; None where it came from none.
     """
 
-    def __init__(self, runtime: Runtime, run: str, *, worker: str, id: str) -> None:
+    def __init__(self, runtime: Runtime, run: str, *, worker: str, id: str, queue: str | None = None) -> None:
         self._runtime = runtime
         self._ledger = runtime.ledger
         self._run = run
@@ -91,6 +93,7 @@ class Lane:
         self._places: dict[tuple[str, int], Place] = {}
         self._dry: set[tuple[str, int]] = set()
         self._loop = Loop()
+        self._turn = Turn(lambda: queue is not None and publish.waiting(runtime.app, queue) > 0)
 
     def serve(self, block: str, track: int) -> None:
         """Serve a block until it is dry, and then whatever block its end or its branches lead to."""
@@ -105,7 +108,7 @@ class Lane:
             board.leave()
 
     def _come_to(self, to: Next) -> Next | None:
-        if leaving.told():
+        if self._leaves():
             return self._leave(to)
         entered = None
         self._runtime.board.come(self._run, to.block, to.track, self._token)
@@ -139,6 +142,9 @@ class Lane:
         place = Place(self._runtime, self._load, self._inputs, record, to.track, now)
         self._places[to.block, to.track] = place
         return self._serve_place(place, leases)
+
+    def _leaves(self) -> bool:
+        return leaving.told() or self._turn.is_over()
 
     def _leave(self, to: Next) -> Next | None:
         # Whatever it was leased there is for others.
@@ -202,7 +208,7 @@ class Lane:
                 lasted = time.monotonic() - started
                 want = min(2 * want, MOST_LEASED) if lasted < SHORT else max(1, want // 2) if lasted > LONG else want
             served = self._commit(
-                place, want=LEAVE if leaving.told() else want, held=0, commits=commits, releases=releases
+                place, want=LEAVE if self._leaves() else want, held=0, commits=commits, releases=releases
             )
             if served.state != "open":
                 return _resumed(served)
@@ -240,6 +246,7 @@ class Lane:
             with interrupter.guard(place.left(), attend):
                 execution = place.execute(lease)
                 job, end = _first(execution)
+                self._turn.came()
                 while job is not None:
                     node = job.node.name
                     value = call(job, self._loop, limit)
@@ -300,21 +307,24 @@ class Lane:
                 wait = _ASK_EVERY if left is None else min(_ASK_EVERY, left)
                 done, _ = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 commits = [_commit_of(task, tasks.pop(task)) for task in done]
-                want = LEAVE if leaving.told() else 0
-                served = await asyncio.to_thread(
-                    self._commit, place, want=want, held=len(tasks), commits=commits, releases=()
-                )
+                served = await asyncio.to_thread(self._commit_wide, place, len(tasks), commits)
                 if served.state != "open":
                     if tasks:
                         await self._end(tasks)
                         # Only now does nothing of the block run here any more.
-                        await asyncio.to_thread(self._commit, place, want=0, held=0, commits=[], releases=())
+                        await asyncio.to_thread(self._commit_wide, place, 0, [])
                     return _resumed(served)
                 leases = list(served.leases)
                 if served.resync:
                     leases = _agree(tasks, leases)
         finally:
             await self._end(tasks)
+
+    def _commit_wide(self, place: Place, held: int, commits: list[Commit]) -> Served:
+        want = LEAVE if self._leaves() else 0
+        if held:
+            self._turn.extend()
+        return self._commit(place, want=want, held=held, commits=commits, releases=())
 
     async def _end(self, tasks: dict[asyncio.Task[Commit], Lease]) -> None:
         if not tasks:
@@ -348,6 +358,7 @@ class Lane:
         try:
             execution = place.execute(lease)
             job, end = _first(execution)
+            self._turn.came()
             while job is not None:
                 node = job.node.name
                 value = await acall(job, turns)

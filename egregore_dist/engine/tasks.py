@@ -81,4 +81,6 @@ def register(app: Celery, settings: Settings) -> Runtimes:
 
 
 def _lane(task: Task[..., None], runtime: Runtime, run: str) -> Lane:
-    return Lane(runtime, run, worker=task.request.hostname or "eager", id=task.request.id or uuid.uuid4().hex)
+    request = task.request
+    queue = (request.delivery_info or {}).get("routing_key")
+    return Lane(runtime, run, worker=request.hostname or "eager", id=request.id or uuid.uuid4().hex, queue=queue)

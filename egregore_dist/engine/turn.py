@@ -1,0 +1,51 @@
+"""When a lane gives its slot back: it has had its turn, and others wait for a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+#: Seconds that a lane serves at least, before it looks whether others wait. Coming anew costs some milliseconds.
+TURN = 0.1
+
+# It is also so many times as long as coming took: a large input is not read for a few branches.
+_COMING = 10
+# Seconds between two looks while nobody waits.
+_LOOK_EVERY = 0.05
+# A lane of many can leave only when all of them have ended. Where that takes longer than the first, it stays for the
+# second: else its slot would stand idle behind a few long ones.
+_DRAIN, _STAY = 1.0, 10.0
+
+
+class Turn:
+    """The turn of one lane, from now on.
+
+    Args:
+        others_wait: whether messages wait on the lane's queue; the broker is asked.
+    """
+
+    def __init__(self, others_wait: Callable[[], bool]) -> None:
+        self._others_wait = others_wait
+        self._began = monotonic()
+        self._until = self._began + TURN
+        self._has_come = False
+        self._over: float | None = None
+
+    def came(self) -> None:
+        """The lane calls a node; coming ends with the first one."""
+        if not self._has_come:
+            self._has_come, now = True, monotonic()
+            self._until = max(self._until, now + _COMING * (now - self._began))
+
+    def is_over(self) -> bool:
+        """Whether the lane should leave; once it should, that stays so."""
+        if self._over is None and (now := monotonic()) >= self._until:
+            self._until = now + _LOOK_EVERY
+            if self._others_wait():
+                self._over = now
+        return self._over is not None
+
+    def extend(self) -> None:
+        """The lane should have left, and has branches that go on: it stays where they take too long."""
+        if self._over is not None and (now := monotonic()) - self._over > _DRAIN:
+            self._over, self._until = None, now + _STAY

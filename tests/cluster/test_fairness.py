@@ -1,0 +1,106 @@
+"""A large block does not keep a small one waiting, whatever its branches are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from egregore_dist import LocalCluster, Run, Sequence, node, parallel
+from egregore_dist.client import session
+from egregore_dist.client.session import Session
+from egregore_dist.workflow.step import Step
+from tests.support.waiting import until
+
+# So many branches that the block would take at least this long on one slot, and is cancelled before.
+BRANCHES, AT_LEAST = 3000, 30.0
+
+
+@node
+def short(item: int) -> int:
+    time.sleep(0.01)
+    return item
+
+
+@node
+async def short_async(item: int) -> int:
+    await asyncio.sleep(0.01)
+    return item
+
+
+@node
+def one(data: Any) -> int:
+    return 1
+
+
+@node
+def two(data: Any) -> int:
+    return 2
+
+
+@pytest.fixture
+def slot() -> Iterator[LocalCluster]:
+    """A cluster of one slot, as what this process submits to."""
+    with LocalCluster(workers=1, concurrency=1) as cluster:
+        mine = Session(cluster.settings)
+        before = session.use(mine)
+        yield cluster
+        session.use(before)
+        mine.close()
+
+
+def has_begun(run: Run) -> bool:
+    """Whether some branches of a run have ended."""
+    return any(block.done for block in session.current().ledger.blocks(run.id) if block.parent is not None)
+
+
+@pytest.mark.parametrize(
+    "large",
+    [short.map(), short_async.map(max_concurrent=1), Sequence(short, short.alias("again")).map(max_concurrent=1)],
+    ids=["map", "async", "sequence"],
+)
+def test_a_small_run_does_not_wait_for_a_large_one(slot: LocalCluster, large: Step) -> None:
+    """With one slot, small runs end one after the other while a large block goes on."""
+    run = large.submit(list(range(BRANCHES)))
+    until(lambda: has_begun(run), what="the first branches")
+
+    for _ in range(3):
+        assert parallel(one, two).submit(0).result(timeout=AT_LEAST / 3) == {"one": 1, "two": 2}
+
+    assert run.status == "running"
+    run.cancel()
+
+
+def test_a_run_of_many_blocks_gives_way_between_them(slot: LocalCluster) -> None:
+    """A run whose blocks are each over in no time does not hold its slot from the first to the last."""
+    flow = Sequence(*(parallel(Sequence(one, two).alias(f"a{n}"), short.alias(f"b{n}")) for n in range(300)))
+    run = flow.submit(0)
+    until(lambda: has_begun(run), what="the first branches")
+
+    assert one.submit(0).result(timeout=20) == 1
+
+    assert run.status == "running"
+    run.cancel()
+
+
+def test_what_gives_way_goes_on_where_it_stood(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Branches of blocks that take turns are executed once each, and every value is in its place."""
+    executed = tmp_path / "executed"
+
+    @node
+    def noted(item: int) -> int:
+        with executed.open("a") as file:
+            file.write(f"{item}\n")
+        time.sleep(0.002)
+        return item * 2
+
+    starts = range(0, 1500, 300)
+    runs = [noted.map().submit(list(range(start, start + 300))) for start in starts]
+
+    for run, start in zip(runs, starts, strict=True):
+        assert run.result(timeout=60) == [2 * item for item in range(start, start + 300)]
+    assert sorted(map(int, executed.read_text().split())) == list(range(1500))

@@ -1,0 +1,91 @@
+"""When a lane gives its slot back."""
+
+from __future__ import annotations
+
+import pytest
+
+from egregore_dist.engine import turn
+from egregore_dist.engine.turn import TURN, Turn
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What turns tell the time by."""
+    clock = Clock()
+    monkeypatch.setattr(turn, "monotonic", clock)
+    return clock
+
+
+def test_a_turn_ends_where_others_wait(clock: Clock) -> None:
+    """Nobody is asked before the time; then the turn is over, and stays so."""
+    asked: list[float] = []
+
+    def wait() -> bool:
+        asked.append(clock.now)
+        return True
+
+    mine = Turn(wait)
+
+    assert not mine.is_over()
+    clock.now += TURN
+    assert mine.is_over()
+    clock.now += 1000
+    assert mine.is_over()
+    assert len(asked) == 1
+
+
+def test_a_turn_goes_on_while_nobody_waits(clock: Clock) -> None:
+    """The broker is asked again from time to time, not at every branch."""
+    answers = iter([False, False, True])
+    asked: list[float] = []
+
+    def wait() -> bool:
+        asked.append(clock.now)
+        return next(answers)
+
+    mine, branches = Turn(wait), 0
+    while not mine.is_over():
+        clock.now += 0.001
+        branches += 1
+
+    assert len(asked) == 3
+    assert branches >= 150
+
+
+def test_a_turn_is_long_where_coming_took_long(clock: Clock) -> None:
+    """Ten times what it took to come; what the first branches take is not part of that."""
+    mine = Turn(lambda: True)
+    clock.now += 1.0
+    mine.came()
+    clock.now += 9.0
+    mine.came()
+
+    assert not mine.is_over()
+    clock.now += 1.1
+    assert mine.is_over()
+
+
+def test_a_turn_is_extended_where_branches_go_on(clock: Clock) -> None:
+    """A lane whose branches do not end soon leases others again, and for some time others have to wait."""
+    mine = Turn(lambda: True)
+    clock.now += TURN
+    assert mine.is_over()
+
+    mine.extend()
+    assert mine.is_over()
+    clock.now += 1.1
+    mine.extend()
+    assert not mine.is_over()
+    clock.now += 9
+    assert not mine.is_over()
+    clock.now += 2
+    assert mine.is_over()
