@@ -35,6 +35,11 @@ class Settings(BaseSettings):
         64 * 2**20, gt=0, lt=512 * 2**20, description="Largest encoded value, in bytes; a server takes no larger one."
     )
     async_width: int = Field(500, gt=0, description="Async branches that one lane runs at a time.")
+    thread_width: int = Field(
+        32,
+        gt=0,
+        description="Branches that wait for others, which one lane runs at a time on threads; 1 for none.",
+    )
     report_interval: float = Field(2.0, gt=0, description="Seconds between two reports of a worker.")
     report_ttl: float = Field(10.0, gt=0, description="Seconds after which a silent worker counts as gone.")
     sweep_interval: float = Field(1.0, gt=0, description="Seconds between two rounds of the janitor.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from celery import Celery, chord, group
@@ -40,6 +40,7 @@ class Kind:
 class Part:
     """The branches of one track, and what the neediest was declared to need (bytes, cores).
 
+    ``io``: whether all were declared to wait for others most of their time, or one not to; None where neither is so.
     ``chains``: how many branches execute these functions one after the other; empty where those are too many.
     """
 
@@ -47,6 +48,7 @@ class Part:
     branches: tuple[int, ...]
     memory: int | None
     cpus: float | None
+    io: bool | None = None
     chains: Mapping[Chain, int] = field(default_factory=dict)
 
 
@@ -184,6 +186,7 @@ def plan(
             batched=form.batched,
             memory=part.memory,
             cpus=part.cpus,
+            io=part.io,
             learned=knows(part.chains) if knows is not None and part.chains else None,
         )
         for part in form.parts
@@ -193,7 +196,7 @@ def plan(
         cluster,
         max_concurrent=None if isinstance(step, spec.NodeSpec) else step.max_concurrent,
         optimize=form.optimize,
-        widths=router.Widths(loop=settings.async_width),
+        widths=router.Widths(loop=settings.async_width, threads=settings.thread_width),
     )
 
 
@@ -247,8 +250,14 @@ def _part(kind: Kind, branches: Sequence[int], roots: Sequence[spec.StepSpec]) -
         branches=tuple(branches),
         memory=max((node.memory or 0 for node in every), default=0) or None,
         cpus=max((node.cpus or 0.0 for node in every), default=0.0) or None,
+        io=_io(node for node in every if not node.is_async),
         chains=dict(chains) if is_known else {},
     )
+
+
+def _io(nodes: Iterable[spec.NodeSpec]) -> bool | None:
+    declared = {node.io for node in nodes}
+    return False if False in declared else True if declared == {True} else None
 
 
 def _own(step: spec.StepSpec) -> Iterator[spec.NodeSpec]:

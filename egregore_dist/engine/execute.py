@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,8 @@ _NOT_RETRIED = (errors.BindingError, errors.EncodingError, errors.PayloadTooLarg
 _LONGEST_DELAY = 100
 
 Limit = Callable[[float | None], AbstractContextManager[None]]
+#: Calls a function on a thread.
+OnThread = Callable[[Callable[[], Any], str], Awaitable[Any]]
 
 
 class NodeTimeout(TimeoutError):
@@ -64,6 +66,14 @@ class Job:
             return self.callee.fn(*args, **kwargs)
         finally:
             inside.current.reset(token)
+
+    def whole(self) -> Any:
+        """Start and finish it on one thread; where what the function returned has to be awaited, only start it."""
+        result = self.start()
+        if not inspect.isawaitable(result):
+            return self.finish(result)
+        self.measure = None
+        return result
 
     def finish(self, result: Any) -> Value:
         """Encode what the function returned."""
@@ -128,11 +138,12 @@ def call(job: Job, loop: Loop, limit: Limit) -> Value:
     return tenacity.Retrying(**job.retry())(once) if job.node.retries else once()
 
 
-async def acall(job: Job, turns: Callable[[Job], Turns]) -> Value:
+async def acall(job: Job, turns: Callable[[Job], Turns], on_thread: OnThread) -> Value:
     """Call a node from a lane of many; whatever it raises is raised.
 
     Args:
         turns: what sees to each call.
+        on_thread: calls what is not async.
     """
 
     async def once() -> Value:
@@ -140,7 +151,9 @@ async def acall(job: Job, turns: Callable[[Job], Turns]) -> Value:
         with turns(job) as turn:
             try:
                 async with deadline if job.node.timeout is not None else nullcontext():
-                    result = job.start()
+                    result = job.start() if job.node.is_async else await on_thread(job.whole, job.node.name)
+                    if isinstance(result, Value):
+                        return result
                     if inspect.isawaitable(result):
                         result = await turn.take(_awaited(result, job.node.name))
             except Interrupt:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
 from egregore_dist.engine import compile as compiler
-from egregore_dist.engine import leaving, publish
+from egregore_dist.engine import leaving, publish, threads
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Job, NodeTimeout, acall, call
 from egregore_dist.engine.interpret import Done, Meet, Value
@@ -342,6 +344,13 @@ class Lane:
         def is_lost() -> bool:
             return place.left() == 0 or not place.holds(lease.branch, self._token)
 
+        context = contextvars.copy_context()
+
+        def on_thread(body: Callable[[], Any], name: str) -> Awaitable[Any]:
+            return threads.call(
+                body, self._runtime.raiser, name=name, context=context, left=place.left(), is_lost=is_lost
+            )
+
         def turns(job: Job) -> Turns:
             return Turns(
                 self._runtime.board,
@@ -353,6 +362,7 @@ class Lane:
                 calls=job.calls,
                 retries=job.timeout_retries,
                 timeout=job.node.timeout,
+                on_loop=job.node.is_async,
             )
 
         try:
@@ -361,7 +371,7 @@ class Lane:
             self._turn.came()
             while job is not None:
                 node = job.node.name
-                value = await acall(job, turns)
+                value = await acall(job, turns, on_thread)
                 job, end = _then(execution, value)
             assert isinstance(end, Done)
             return Commit(lease.branch, "ok", end.value.raw)
@@ -375,7 +385,7 @@ class Lane:
             return _failed(lease, error, node, job)
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, error, node, job)
+            return _failed(lease, _plain(error), node, job)
 
     # What both do
 
@@ -433,6 +443,12 @@ def _step(advance: Callable[[], Job]) -> tuple[Job | None, Done | Meet | None]:
         return advance(), None
     except StopIteration as stop:
         return None, stop.value
+
+
+def _plain(error: BaseException) -> BaseException:
+    # What a function raises on a thread comes through a coroutine, and Python lets this one through none.
+    is_stop = isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration)
+    return error.__cause__ or error if is_stop else error
 
 
 def _let_go(error: BaseException) -> None:

@@ -144,7 +144,9 @@ class Place:
         )
         recorder, function = self._runtime.learning.recorder, self._load.functions[node.function]
         if recorder.wants(function):
-            job.measure = recorder.measure(function, shares_thread=self.wide)
+            job.measure = recorder.measure(
+                function, shares_thread=self.wide and node.is_async, shares_process=self.wide and not node.is_async
+            )
         return job
 
     def _top(self, branch: int) -> spec.Path:

@@ -88,6 +88,12 @@ class Raiser:
             if body is not None:
                 self._withdraw(ident, body)
 
+    def hurry(self, ident: int | None) -> None:
+        """Stop what the thread is at as soon as can be."""
+        body = self._bodies.get(ident or 0)
+        if body is not None:
+            body.until = 0.0
+
     def _begin(self, attend: Callable[[], bool], seconds: float | None) -> None:
         now = monotonic()
         body = _Body(attend, now, math.inf if seconds is None else now + seconds)

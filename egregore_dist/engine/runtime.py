@@ -78,7 +78,8 @@ class Runtime:
             apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention, retries=_PATIENCE
         )
         alarms = Interrupter()
-        self.interrupter: Interrupter | Raiser = alarms if alarms.usable else Raiser()
+        self.raiser = Raiser()
+        self.interrupter: Interrupter | Raiser = alarms if alarms.usable else self.raiser
         self.board = Board.mine()
         self.later = Later()
         in_main = threading.current_thread() is threading.main_thread()

@@ -1,4 +1,4 @@
-"""One call of an async node in a lane of many: whenever it is its turn on the loop, it is seen, and can be stopped."""
+"""One call of a node in a lane of many: whenever it is its turn on the loop, it is seen, and can be stopped."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Turns:
     Args:
         is_lost: asked off the thread, while a turn blocks the loop: whether the branch is to stop.
         timeout: of the node, in seconds.
+        on_loop: its first turn begins with the call; else it is called on a thread.
 
     The other arguments are what the board says of it.
     """
@@ -39,6 +40,7 @@ class Turns:
         calls: int,
         retries: int,
         timeout: float | None,
+        on_loop: bool = True,
     ) -> None:
         self._board = board
         self._interrupter = interrupter
@@ -49,12 +51,14 @@ class Turns:
         self._attend = self._must_stop
         self._timer: asyncio.TimerHandle | None = None
         self._is_on = False
+        self._on_loop = on_loop
 
     def __enter__(self) -> Self:
         if self._stop_at != NEVER:
             # Whoever goes on after that was asked to stop, and did not.
             self._timer = asyncio.get_running_loop().call_later(self._stop_at - self._called, self._overdue)
-        self._begin()
+        if self._on_loop:
+            self._begin()
         return self
 
     def __exit__(
@@ -77,7 +81,7 @@ class Turns:
         value: Any = None
         error: BaseException | None = None
         while True:
-            # The first turn has begun with the call.
+            # The first turn may have begun with the call.
             if not self._is_on:
                 self._begin()
             try:

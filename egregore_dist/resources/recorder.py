@@ -57,13 +57,15 @@ class Recorder:
             return False
         return True
 
-    def measure(self, function: str, *, shares_thread: bool = False) -> Measure:
+    def measure(self, function: str, *, shares_thread: bool = False, shares_process: bool = False) -> Measure:
         """Measure an execution.
 
         Args:
             shares_thread: others take turns with it on its thread, so that nobody can tell its CPU time.
+            shares_process: others run on other threads of its process, so that nobody can tell its memory.
         """
-        return Measure(self, self._memory, function, alone=self._alone, shares_thread=shares_thread)
+        alone = self._alone and not shares_process
+        return Measure(self, self._memory, function, alone=alone, shares_thread=shares_thread)
 
     def take(self) -> dict[str, Profile]:
         """What was recorded since the last time, by function."""

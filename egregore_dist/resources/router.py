@@ -25,7 +25,7 @@ UNSEEN = 64
 # A branch that computes for less of its time waits for others, and several share a process; seconds below which
 # that is not worth while, and executions before it is believed.
 _BLOCKING = 0.5
-_WORTH_WAITING, _BELIEVED = 1e-3, 3
+_WORTH_WAITING, _BELIEVED = 5e-3, 3
 
 # The part of a lane's time that an async branch takes, of which many take turns.
 _OF_ASYNC = 0.01
@@ -48,6 +48,7 @@ class Demand:
         batched: many of them may be leased at a time.
         memory: what the neediest was declared to need.
         cpus: cores that it was declared to need.
+        io: whether they were declared to wait for others most of their time.
         learned: what is known of their executions.
     """
 
@@ -57,6 +58,7 @@ class Demand:
     batched: bool = False
     memory: int | None = None
     cpus: float | None = None
+    io: bool | None = None
     learned: Learned | None = None
 
     @property
@@ -70,10 +72,12 @@ class Demand:
 
     @property
     def is_blocking(self) -> bool:
-        """Whether a branch was seen to wait most of its time, in a process that could do other things."""
+        """Whether a branch waits most of its time, as was declared or seen, in a process that could do other things."""
+        if self.is_async or not self.batched:
+            return False
         known = self.learned
-        return (
-            not self.is_async
+        return self.io is True or (
+            self.io is None
             and known is not None
             and known.cpu is not None
             and known.executions >= _BELIEVED
@@ -402,8 +406,9 @@ def _work(demands: Sequence[Demand]) -> list[float]:
 def _width(demand: Demand, track: Allocation, widths: Widths) -> int:
     if demand.is_async:
         width = widths.loop
-    elif demand.is_blocking and demand.learned is not None and widths.threads > 1:
-        waits = demand.learned.wall / max(demand.learned.cpu or 0.0, demand.learned.wall / widths.threads)
+    elif demand.is_blocking and widths.threads > 1:
+        known = demand.learned
+        waits = widths.threads if known is None or not known.cpu else known.wall / known.cpu
         width = max(1, min(widths.threads, int(waits), math.ceil(track.wanted / track.lanes)))
     else:
         return 1

@@ -20,3 +20,10 @@ def positive_number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise errors.WorkflowError(f"{where} must be a number above 0, not {shortened(value)}")
     return float(value)
+
+
+def optional_bool(value: object, where: str) -> bool | None:
+    """Return ``value`` if it is True, False or None."""
+    if value is not None and not isinstance(value, bool):
+        raise errors.WorkflowError(f"{where} must be True, False or None, not {shortened(value)}")
+    return value

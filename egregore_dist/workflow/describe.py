@@ -155,6 +155,7 @@ class _Compiler:
             cpus=options.cpus,
             queue=options.queue,
             is_async=node.is_async,
+            io=options.io,
         )
 
     def _parallel(self, step: Parallel, name: str) -> spec.ParallelSpec:

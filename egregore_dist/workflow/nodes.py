@@ -32,6 +32,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         memory: bytes that it needs, or None for what is learned.
         cpus: cores that it needs, or None for one.
         queue: the Celery queue whose workers run it; None for where its branch runs, first of all the default queue.
+        io: whether it waits for others most of its time, and may run on threads; None for what is learned.
     """
 
     retries: int = 0
@@ -41,6 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | None = None
     cpus: float | None = None
     queue: str | None = None
+    io: bool | None = None
 
 
 class Node(Step, Generic[P, R]):
@@ -108,6 +110,7 @@ def node(
     memory: int | str | None = None,
     cpus: float | None = None,
     queue: str | None = None,
+    io: bool | None = None,
 ) -> NodeDecorator: ...
 
 
@@ -121,6 +124,7 @@ def node(
     memory: int | str | None = None,
     cpus: float | None = None,
     queue: str | None = None,
+    io: bool | None = None,
 ) -> Any:
     """Make a node of a function: ``@node``, ``@node("name", ...)`` or ``node("name")(function)``.
 
@@ -136,6 +140,9 @@ def node(
         memory: what it needs, in bytes or as a string such as ``"2GB"`` or ``"512MiB"``.
         cpus: how many cores it needs.
         queue: the Celery queue whose workers run it; absent, it runs where its branch does.
+        io: of a sync function: whether it waits for others (the network, a disk) most of its time. Then many run on
+            threads of one process; False keeps it from that, where it is not safe for threads. Absent, that is decided
+            by what was seen of it.
 
     Raises:
         WorkflowError: the name, an option or the function is not valid.
@@ -157,6 +164,7 @@ def node(
         memory=None if memory is None else _bytes(memory, f"{where}: memory"),
         cpus=None if cpus is None else checks.positive_number(cpus, f"{where}: cpus"),
         queue=names.optional(queue, f"queue ({where})"),
+        io=checks.optional_bool(io, f"{where}: io"),
     )
 
     def decorate(function: Callable[P, R], /) -> Node[P, R]:

@@ -32,6 +32,7 @@ class NodeSpec(msgspec.Struct, frozen=True, tag="node", omit_defaults=True):
     cpus: float | None = None
     queue: str | None = None
     is_async: bool = False
+    io: bool | None = None
 
 
 class SequenceSpec(msgspec.Struct, frozen=True, tag="sequence", omit_defaults=True):

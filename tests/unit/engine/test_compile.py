@@ -137,6 +137,17 @@ def test_needs_are_those_of_the_neediest_node() -> None:
     assert (other.memory, other.cpus) == (None, None)
 
 
+def test_a_track_waits_where_all_of_it_does() -> None:
+    """One sync node that was declared not to run on threads decides; async ones have no say."""
+    waits, alone = node("waits", io=True)(plain.fn), node("alone", io=False)(plain.fn)
+    found = [
+        compiler.shape(block_of(parallel(step)), HOME).parts[0].io
+        for step in (waits, alone, plain, waits >> light, waits >> plain, waits >> plain >> alone)
+    ]
+
+    assert found == [True, False, None, True, None, False]
+
+
 def test_a_track_knows_what_its_branches_execute() -> None:
     """Branches are told by the functions that they execute, whatever their names; too many are not told."""
     block = parallel(plain, plain.alias("b"), Sequence(plain, heavy, light).alias("c"))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from egregore_dist import Context, errors
-from egregore_dist.engine import execute, inside
+from egregore_dist.engine import execute, inside, threads
 from egregore_dist.engine.board import Board
 from egregore_dist.engine.execute import Job, NodeTimeout
 from egregore_dist.engine.interpret import Value
 from egregore_dist.engine.interrupt import Interrupt, Interrupter
 from egregore_dist.engine.loop import Loop
+from egregore_dist.engine.raiser import Raiser
 from egregore_dist.engine.runtime import Callee
 from egregore_dist.engine.turns import Turns
 from egregore_dist.wire import codec
@@ -48,7 +50,14 @@ def unseen(job: Job) -> Turns:
         calls=job.calls,
         retries=job.node.retries,
         timeout=job.node.timeout,
+        on_loop=job.node.is_async,
     )
+
+
+def on_thread(body: Callable[[], Any], name: str) -> Awaitable[Any]:
+    """A thread that nothing but its caller stops."""
+    context = contextvars.copy_context()
+    return threads.call(body, Raiser(), name=name, context=context, left=None, is_lost=lambda: False)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -56,7 +65,7 @@ def result(request: pytest.FixtureRequest) -> Iterator[Callable[[Job], Any]]:
     """Calls a job from a sync lane, or from a lane of many, and decodes its value."""
     with contextlib.closing(Loop()) as loop:
         if request.param == "async":
-            yield lambda job: codec.decode(loop.run(execute.acall(job, unseen)).raw)
+            yield lambda job: codec.decode(loop.run(execute.acall(job, unseen, on_thread)).raw)
         else:
             yield lambda job: codec.decode(execute.call(job, loop, lambda _: contextlib.nullcontext()).raw)
 
@@ -164,7 +173,7 @@ def test_a_timeout_is_one_of_the_things_to_try_again_after(retry_on: Any, calls:
 
     late = job(endless, timeout=0.01, retries=2, retry_on=retry_on)
     with pytest.raises(NodeTimeout):
-        asyncio.run(execute.acall(late, unseen))
+        asyncio.run(execute.acall(late, unseen, on_thread))
 
     assert len(seen) == calls
     assert late.timeout_retries == calls - 1
@@ -236,7 +245,7 @@ def test_an_async_node_has_a_timeout() -> None:
             ended.append(True)
 
     with pytest.raises(NodeTimeout, match=r"'it'.*0\.01 s"):
-        asyncio.run(execute.acall(job(endless, timeout=0.01), unseen))
+        asyncio.run(execute.acall(job(endless, timeout=0.01), unseen, on_thread))
 
     assert ended == [True]
 
@@ -248,7 +257,7 @@ def test_a_timeout_of_the_node_s_own_making_stays() -> None:
         raise TimeoutError("the service")
 
     with pytest.raises(TimeoutError, match="the service") as caught:
-        asyncio.run(execute.acall(job(gives_up, timeout=5.0), unseen))
+        asyncio.run(execute.acall(job(gives_up, timeout=5.0), unseen, on_thread))
 
     assert not isinstance(caught.value, NodeTimeout)
 

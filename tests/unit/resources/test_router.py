@@ -304,10 +304,36 @@ def test_what_nobody_serves_yet_gets_some_lanes() -> None:
 )
 def test_what_waits_gets_width(known: Learned | None, threads: int, width: int) -> None:
     """Branches that were seen to wait share a process, as many as leave it busy; others have it for themselves."""
-    demand = Demand(queue=QUEUE, branches=1000, learned=known)
+    demand = Demand(queue=QUEUE, branches=1000, batched=True, learned=known)
     found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=threads))
 
     assert (found.tracks[0].lanes, found.tracks[0].width) == (2, width)
+
+
+@pytest.mark.parametrize(
+    ("io", "batched", "is_async", "width"),
+    [
+        (True, True, False, 32),
+        (None, True, False, 1),
+        (False, True, False, 1),
+        (True, False, False, 1),
+        (True, True, True, 500),
+    ],
+)
+def test_what_was_declared_to_wait_gets_width(io: bool | None, batched: bool, is_async: bool, width: int) -> None:
+    """Before anything was seen of them; not where a block may be met on the way, which parks a branch."""
+    demand = Demand(queue=QUEUE, branches=1000, batched=batched, io=io, is_async=is_async)
+    found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=32))
+
+    assert found.tracks[0].width == width
+
+
+def test_what_was_declared_not_to_wait_gets_none() -> None:
+    """Whatever was seen of it."""
+    demand = Demand(queue=QUEUE, branches=1000, batched=True, io=False, learned=learned(0.1, 0.0))
+    found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=32))
+
+    assert found.tracks[0].width == 1
 
 
 def test_width_takes_no_more_than_there_is() -> None:
@@ -315,9 +341,13 @@ def test_width_takes_no_more_than_there_is() -> None:
     reports = [report("w", "a", 1000 * MIB, 2)]
     waits = learned(0.1, 0.001, memory=50 * MIB)
     few = router.plan(
-        [Demand(queue=QUEUE, branches=6, learned=learned(0.1, 0.0))], Cluster(reports), widths=Widths(threads=32)
+        [Demand(queue=QUEUE, branches=6, batched=True, learned=learned(0.1, 0.0))],
+        Cluster(reports),
+        widths=Widths(threads=32),
     )
-    heavy = router.plan([Demand(queue=QUEUE, branches=600, learned=waits)], Cluster(reports), widths=Widths(threads=32))
+    heavy = router.plan(
+        [Demand(queue=QUEUE, branches=600, batched=True, learned=waits)], Cluster(reports), widths=Widths(threads=32)
+    )
     light = router.plan([Demand(queue=QUEUE, branches=600, is_async=True)], Cluster(reports))
     needy = router.plan([Demand(queue=QUEUE, branches=600, is_async=True, memory=10 * MIB)], Cluster(reports))
 

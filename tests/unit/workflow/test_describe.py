@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]
 
 
-@node("a", retries=1, retry_on=(OSError, KeyError), retry_delay=2, timeout=2, memory="1kB", cpus=0.5, queue="q")
+@node(
+    "a", retries=1, retry_on=(OSError, KeyError), retry_delay=2, timeout=2, memory="1kB", cpus=0.5, queue="q", io=True
+)
 def a(x: int) -> int:
     return x
 
@@ -53,6 +55,7 @@ A = spec.NodeSpec(
     timeout=2.0,
     memory=1000,
     cpus=0.5,
+    io=True,
     queue="q",
 )
 B = spec.NodeSpec(name="b", function=1, is_async=True)

@@ -235,6 +235,7 @@ def test_memory(memory: int | str, expected: int) -> None:
         *[("retry_delay", value) for value in (0, -1, True, "3", None, float("inf"))],
         *[("memory", value) for value in (0, -1, True, 1.5, "", "0GB", "2 potatoes", "GB", "-1MB", "2G", "0.1B")],
         *[("cpus", value) for value in (0, -0.5, True, "2", float("nan"))],
+        *[("io", value) for value in (0, 1, "yes")],
         *[("queue", value) for value in ("", 3, "two words", "a,b")],
     ],
 )
@@ -255,9 +256,9 @@ def test_bad_option_without_a_name() -> None:
 
 def test_good_options() -> None:
     """Options are kept in their units."""
-    made = node("n", retries=2, timeout=3, memory="1kB", cpus=0.5, queue="gpu")(double)
+    made = node("n", retries=2, timeout=3, memory="1kB", cpus=0.5, queue="gpu", io=False)(double)
 
-    assert Options(retries=2, timeout=3.0, memory=1000, cpus=0.5, queue="gpu") == made.options
+    assert Options(retries=2, timeout=3.0, memory=1000, cpus=0.5, queue="gpu", io=False) == made.options
 
 
 class Odd(Exception):

@@ -1,0 +1,66 @@
+"""Call blocking functions on threads beside a lane's event loop, each of which can be stopped by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from egregore_dist.engine.raiser import Raiser
+
+T = TypeVar("T")
+
+
+async def call(
+    body: Callable[[], T],
+    raiser: Raiser,
+    *,
+    name: str,
+    context: contextvars.Context,
+    left: float | None,
+    is_lost: Callable[[], bool],
+) -> T:
+    """Call ``body`` on a thread of its own, and wait for it; what it raises is raised.
+
+    Cancelled, it stops the thread first, and ends when that has ended: nothing of the body goes on after it. One that
+    blocks in the system or in C ends when it returns from there; where that takes long, its worker kills the process.
+
+    Args:
+        name: the thread's.
+        context: the variables that the body sees and sets.
+        left: seconds after which the thread is stopped with `Interrupt`, or None.
+        is_lost: asked on another thread, every half second: whether it is to be stopped.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
+    stops = False
+
+    def run() -> None:
+        value: T | None = None
+        error: BaseException | None = None
+        try:
+            with raiser.guard(left, lambda: stops or is_lost()):
+                value = context.run(body)
+        except BaseException as raised:
+            error = raised
+        loop.call_soon_threadsafe(ended.set_result, (value, error))
+
+    # A daemon: a thread that does not end must not keep the process from ending.
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        value, error = await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        stops = True
+        raiser.hurry(thread.ident)
+        while not ended.done():
+            try:
+                await asyncio.wait([ended])
+            except asyncio.CancelledError:
+                continue
+        raise
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]

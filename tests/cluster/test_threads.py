@@ -1,0 +1,163 @@
+"""Branches that wait for others share a process, on threads."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from egregore_dist import BranchError, LocalCluster, ParallelTimeoutError, Sequence, node, parallel
+from egregore_dist.client import plans, session
+from egregore_dist.workflow.step import Step
+from tests.support.waiting import until
+
+seen: contextvars.ContextVar[int] = contextvars.ContextVar("seen", default=-1)
+
+
+def is_on_thread() -> bool:
+    """Whether this is not the main thread of its process."""
+    return threading.current_thread() is not threading.main_thread()
+
+
+def width_of(step: Step, items: int) -> int:
+    """How many branches a lane of it would run at a time now."""
+    (found,) = plans.of_workflow(step, items, session.current())
+    return found.plan.tracks[0].width
+
+
+@node("waits", io=True)
+def waits(item: int) -> tuple[int, float, float, bool]:
+    begun = time.monotonic()
+    time.sleep(0.05)
+    return os.getpid(), begun, time.monotonic(), is_on_thread()
+
+
+@node("alone", io=False)
+def alone(item: int) -> bool:
+    time.sleep(0.01)
+    return is_on_thread()
+
+
+@node("first", io=True)
+def first(item: int) -> int:
+    seen.set(item)
+    time.sleep(0.01)
+    return item
+
+
+@node("second", io=True)
+def second(item: int) -> tuple[int, int]:
+    return item, seen.get()
+
+
+@node("ends", io=True)
+def ends(item: int) -> int:
+    if item == 1:
+        raise StopIteration("one")
+    if item == 2:
+        raise SystemExit(2)
+    if item == 3:
+        raise KeyError("three")
+    return item
+
+
+@node("overlong", io=True, timeout=0.3)
+def overlong(item: int) -> str:
+    if item != 1:
+        return "in time"
+    time.sleep(60)
+    return "late"
+
+
+@node("spins", io=True)
+def spins(item: int) -> None:
+    while True:
+        time.sleep(0.001)
+
+
+@node
+def learns(item: int) -> bool:
+    time.sleep(0.02)
+    return is_on_thread()
+
+
+def peak(spans: list[tuple[int, float, float, bool]]) -> int:
+    """How many ran at a time at most."""
+    times = sorted([(start, 1) for _, start, _, _ in spans] + [(end, -1) for _, _, end, _ in spans])
+    running = most = 0
+    for _, step in times:
+        running += step
+        most = max(most, running)
+    return most
+
+
+def test_what_is_declared_to_wait_shares_a_process(local: LocalCluster) -> None:
+    """Many more run at a time than there are slots, and each value is in its place."""
+    spans = waits.map()(list(range(40)))
+
+    assert all(on_thread for *_, on_thread in spans)
+    assert len({pid for pid, *_ in spans}) <= 2
+    assert peak(spans) > 4
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_the_window_holds_for_threads(local: LocalCluster, limit: int) -> None:
+    """Threads count against ``max_concurrent`` like processes."""
+    assert peak(waits.map(max_concurrent=limit)(list(range(12)))) <= limit
+
+
+def test_what_is_seen_to_wait_shares_a_process(local: LocalCluster) -> None:
+    """A node that nothing was declared of runs on threads once it was seen to wait, and in a main thread before."""
+    assert learns.map()(list(range(8))) == [False] * 8
+
+    until(lambda: width_of(learns.map(), 40) > 1, what="what was learned")
+
+    assert learns.map()(list(range(40))) == [True] * 40
+
+
+def test_what_is_declared_not_to_runs_alone(local: LocalCluster) -> None:
+    """However often it was seen to wait."""
+    for _ in range(3):
+        assert alone.map()(list(range(8))) == [False] * 8
+    assert width_of(alone.map(), 40) == 1
+
+
+def test_context_variables_are_the_branch_s_own(local: LocalCluster) -> None:
+    """What a node sets the next one of its branch sees, and no other branch."""
+    assert Sequence(first, second).map()(list(range(30))) == [(item, item) for item in range(30)]
+
+
+def test_whatever_is_raised_there_is_its_branch_s_outcome(local: LocalCluster) -> None:
+    """Exceptions that end other things too are named as they are, and hurt nobody else."""
+    found: list[Any] = ends.map(on_error="collect")(list(range(6)))
+
+    assert [value.type if isinstance(value, BranchError) else value for value in found] == [
+        0,
+        "StopIteration",
+        "SystemExit",
+        "KeyError",
+        4,
+        5,
+    ]
+
+
+def test_a_thread_that_does_not_stop_costs_its_process(local: LocalCluster) -> None:
+    """A node over its own timeout fails, the others of its process are executed again."""
+    found: list[Any] = overlong.map(on_error="collect")(list(range(4)))
+
+    assert isinstance(found[1], BranchError)
+    assert found[1].type == "TimeoutError"
+    assert [found[0], *found[2:]] == ["in time"] * 3
+
+
+def test_a_deadline_stops_threads(local: LocalCluster) -> None:
+    """All of a block's threads are stopped at its deadline, and their slots are free again."""
+    with pytest.raises(ParallelTimeoutError) as caught:
+        parallel(*(spins.alias(f"spins{number}") for number in range(20)), timeout=0.5)(0)
+
+    assert len(caught.value.running) > 4
+    assert len(waits.map().submit([1, 2, 3]).result(timeout=30)) == 3
