@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -15,6 +16,12 @@ from tests.support.clusters import Clusters, brokers
 # No deadline: the machine is shared, and slowness of one example says nothing.
 hypothesis.settings.register_profile("egregore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("egregore")
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C, whoever started the tests: in the background of a shell it is ignored, in what they start too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import cast
 
 import redis
 
-from egregore_dist import LocalCluster
+from egregore_dist import LocalCluster, errors
 from egregore_dist.client import session
 from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
@@ -49,6 +50,7 @@ class Clusters:
             yield cluster
         finally:
             session.use(before)
+            self._end_runs(self._sessions[kind])
 
     def stop(self) -> None:
         """Stop them all, and leave nothing of theirs on servers that are not theirs."""
@@ -59,6 +61,15 @@ class Clusters:
                 self._forget(cluster)
         if self._ledger is not None:
             self._ledger.stop()
+
+    @staticmethod
+    def _end_runs(of: Session) -> None:
+        # What a test that failed has left would hold the slots that the others need.
+        if not of.ledger.is_idle():
+            entries = cast(list[bytes], of.ledger.redis.zrange(of.ledger.keys.agenda, 0, -1))
+            for run in {entry.decode().partition(" ")[0] for entry in entries}:
+                with suppress(errors.RunNotFound):
+                    of.ledger.cancel(run)
 
     def _start(self, kind: str) -> LocalCluster:
         name = f"egdtest-{uuid.uuid4().hex[:8]}"

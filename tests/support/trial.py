@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import tempfile
 import time
 import uuid
@@ -117,6 +118,7 @@ class Trial:
             print("--- the checker found, where runs may not have ended:", *broken[:10], sep="\n")
         else:
             assert not broken, history.told(broken)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def enter(self, context: AbstractContextManager[T]) -> T:
         """Keep something up until the nodes have ended, such as the wire between them and the server."""
