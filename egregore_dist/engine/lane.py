@@ -385,7 +385,7 @@ class Lane:
             return _failed(lease, error, node, job)
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, _plain(error), node, job)
+            return _failed(lease, error if job is None or job.node.is_async else _plain(error), node, job)
 
     # What both do
 
@@ -446,7 +446,7 @@ def _step(advance: Callable[[], Job]) -> tuple[Job | None, Done | Meet | None]:
 
 
 def _plain(error: BaseException) -> BaseException:
-    # What a function raises on a thread comes through a coroutine, and Python lets this one through none.
+    # What a sync function raises on a thread comes through a coroutine, and Python lets this one through none.
     is_stop = isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration)
     return error.__cause__ or error if is_stop else error
 
