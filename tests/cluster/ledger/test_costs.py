@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from egregore_dist.client.server import Server
-from egregore_dist.ledger import Commit, Ledger
+from egregore_dist.ledger import Commit, Ledger, waits
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import Play, bad, numbers, ok, track
 from tests.support.waiting import until
@@ -165,3 +165,23 @@ def test_what_a_client_may_send_at_once(play: Play) -> None:
     assert served.late == 0
     assert play.record(block).done == 1024
     assert play.ledger.results(play.run, block)[1023] == value
+
+
+def test_a_look_at_what_waits_costs_the_same_for_any_number_of_blocks(alone: Ledger) -> None:
+    """A run of 2000 nested blocks, in a block of 100 000 branches, costs no more reads than one of a tenth of it."""
+
+    def nested(count: int) -> Play:
+        play = Play.submit(alone)
+        outer, lane = play.block(100_000, tracks=[track(100_000, width=count, lanes=10)]), play.lane()
+        for lease in play.serve(outer, lane).leases:
+            play.nest(outer, lease.branch, lane, 2)
+        return play
+
+    few, many = nested(200), nested(2000)
+    rounds = [commands(alone, lambda play=play: waits.look(alone, play.run)) for play in (few, many)]  # type: ignore[misc]
+    found = waits.look(alone, many.run)
+
+    assert sum(rounds[1].values()) <= sum(rounds[0].values()) + 5
+    assert found is not None
+    assert len(found.blocks) == waits.BLOCKS
+    assert found.open == 2002

@@ -1,0 +1,294 @@
+"""What of a run waits, as the ledger has it: a bounded look, whatever the size of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
+from typing import Any, cast
+
+from egregore_dist.ledger import replies
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger.ledger import ATTEMPTS, Ledger
+from egregore_dist.ledger.records import ENDED, RunRecord, Work, path_of
+from egregore_dist.ledger.watch import reachable
+
+#: Open blocks that are looked at, tracks of each, branches at the head of a track's queue, and lanes of a block.
+BLOCKS, TRACKS, HEADS, LANES = 50, 8, 10, 200
+#: Open blocks of other runs that are looked at for who has the slots.
+OTHERS = 100
+
+# Names of open blocks that are looked through for those to look at, and in how many steps.
+_NAMES, _STEPS = 500, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """A branch that was leased, and waits to be leased again.
+
+    Attributes:
+        branch: which.
+        attempt: the one that it waits for, from 1.
+        most: attempts at most, where it has lost a process; 0 where it has not.
+        why: how it lost those before; "" where it has lost none.
+        node: the node that it was at, where that is known.
+        calls: how often that node was stopped for its timeout.
+    """
+
+    branch: int
+    attempt: int
+    most: int
+    why: str
+    node: str
+    calls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Track:
+    """One track of an open block.
+
+    Attributes:
+        queue: where its lanes go.
+        width: branches that a lane runs at a time.
+        planned: lanes that it was planned with.
+        waiting: branches that nobody has leased.
+        serving: lanes that hold branches, as many as were seen.
+        again: of those that wait, the first ones that were leased before.
+    """
+
+    queue: str
+    width: int
+    planned: int
+    waiting: int
+    serving: int
+    again: tuple[Again, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBlock:
+    """An open block. Times are server milliseconds.
+
+    Attributes:
+        id: its id.
+        name: its name.
+        path: where it is in the workflow.
+        n: its branches.
+        done: how many have ended.
+        running: slots of its limit in use, those of parked branches included.
+        limit: branches at a time at most, 0 for no limit.
+        parent: the block it is nested in; None of the whole run.
+        branch: that block's branch, which waits for this block.
+        timeout: in seconds, or None.
+        deadline: when that is over.
+        tracks: its tracks, as many as were looked at.
+        holders: the lanes that hold branches, as many as were looked at.
+        asks_at: when a janitor asks for lanes again, if branches wait and none serves them; None where nobody knows.
+        asked: how often one has.
+    """
+
+    id: str
+    name: str
+    path: tuple[int, ...]
+    n: int
+    done: int
+    running: int
+    limit: int
+    parent: str | None
+    branch: int | None
+    timeout: float | None
+    deadline: int | None
+    tracks: tuple[Track, ...]
+    holders: tuple[str, ...] = ()
+    asks_at: int | None = None
+    asked: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Branches that nobody has leased."""
+        return sum(track.waiting for track in self.tracks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A run that has not ended, and those of its open blocks that were looked at.
+
+    Attributes:
+        record: the run.
+        now: the server's time, in milliseconds.
+        paused: since when it is, or None.
+        work: its spec and its functions.
+        open: open blocks that there are.
+        blocks: those that were looked at, the outermost first.
+    """
+
+    record: RunRecord
+    now: int
+    paused: int | None
+    work: Work
+    open: int
+    blocks: tuple[OpenBlock, ...] = field(default=())
+
+
+def look(ledger: Ledger, run: str) -> Look | None:
+    """Look at a run; None where it has ended. Raises `errors.RunNotFound`, `errors.BrokerUnavailable`."""
+    keys = ledger.keys
+    pipe = ledger.redis.pipeline(transaction=False)
+    pipe.hmget(keys.run(run), replies.RUN_FIELDS)
+    pipe.hmget(keys.run(run), replies.WORK_FIELDS)
+    pipe.scard(keys.part(run, "open"))
+    pipe.hget(keys.block(run, "m", ROOT), "at:0")
+    with reachable():
+        fields, work, count, at = pipe.execute()
+        if fields[0] is None:
+            raise replies.not_found(run)
+        record = replies.run_record(run, fields)
+        if record.state in ENDED:
+            return None
+        outermost = [ROOT, *([at.decode()] if at is not None else [])]
+        blocks, now = _blocks(ledger, run, _chosen(outermost, _names(ledger, run)))
+    return Look(
+        record=record,
+        now=now,
+        paused=int(fields[-1]) if fields[-1] else None,
+        work=replies.work(run, work),
+        open=int(count),
+        blocks=tuple(blocks),
+    )
+
+
+def others(ledger: Ledger, run: str) -> dict[str, tuple[str, ...]]:
+    """Lanes that other runs have, by run: of the blocks that janitors look at next, where those with lanes are."""
+    keys = ledger.keys
+    with reachable():
+        entries = cast(list[bytes], ledger.redis.zrange(keys.agenda, 0, OTHERS - 1))
+        asked = [entry.decode().split(" ") for entry in entries]
+        blocks = [(other, block) for other, kind, block in asked if kind == "hint" and other != run]
+        pipe = ledger.redis.pipeline(transaction=False)
+        for other, block in blocks:
+            pipe.hscan(keys.block(other, "l", block), 0, match="@*", count=LANES)
+        found: dict[str, tuple[str, ...]] = {}
+        for (other, _), (_, lanes) in zip(blocks, pipe.execute(), strict=True):
+            if lanes:
+                found[other] = (*found.get(other, ()), *(name[1:].decode() for name in lanes))
+    return found
+
+
+def _names(ledger: Ledger, run: str) -> list[str]:
+    """Ids of open blocks: all of them, where they are not very many."""
+    found: list[str] = []
+    cursor = 0
+    for _ in range(_STEPS):
+        cursor, names = cast(
+            tuple[int, list[bytes]], ledger.redis.sscan(ledger.keys.part(run, "open"), cursor, count=_NAMES)
+        )
+        found += [name.decode() for name in names]
+        if cursor == 0 or len(found) >= BLOCKS:
+            break
+    return found
+
+
+def _chosen(first: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The blocks to look at: from every depth in turn, since the outer ones wait for those deep inside."""
+    by_depth: dict[int, list[str]] = {}
+    for name in sorted(set(names) - set(first)):
+        by_depth.setdefault(name.count("."), []).append(name)
+    turns = zip_longest(*(by_depth[depth] for depth in sorted(by_depth)))
+    spread = [name for name in chain.from_iterable(turns) if name is not None]
+    return sorted([*first, *spread][:BLOCKS], key=lambda name: (name.count("."), name))
+
+
+def _blocks(ledger: Ledger, run: str, ids: Sequence[str]) -> tuple[list[OpenBlock], int]:
+    """Those of these blocks that are open, and the server's time just after they were read."""
+    keys = ledger.keys
+    pipe = ledger.redis.pipeline(transaction=False)
+    for id in ids:
+        pipe.hgetall(keys.block(run, "b", id))
+        pipe.hscan(keys.block(run, "l", id), 0, match="@*", count=LANES)
+        pipe.zscore(keys.agenda, f"{run} hint {id}")
+    pipe.time()
+    *answers, now = pipe.execute()
+    found = [
+        (_block(id, record, lanes, hint), record)
+        for id, record, (_, lanes), hint in zip(ids, answers[::3], answers[1::3], answers[2::3], strict=True)
+        if record.get(b"state") == b"open"
+    ]
+    return _with_queues(ledger, run, found), replies.milliseconds(now)
+
+
+def _block(id: str, record: Mapping[bytes, bytes], lanes: Mapping[bytes, bytes], hint: float | None) -> OpenBlock:
+    def number(name: str) -> int | None:
+        value = record.get(name.encode())
+        return None if value is None else int(value)
+
+    def text(name: str) -> str:
+        return record.get(name.encode(), b"").decode()
+
+    timeout = number("timeout")
+    serving = [value.split(b":")[2].decode() for value in lanes.values()]
+    tracks = tuple(
+        Track(
+            queue=text(f"queue:{track}"),
+            width=number(f"width:{track}") or 1,
+            planned=number(f"lanes:{track}") or 1,
+            waiting=(number(f"stop:{track}") or 0) - (number(f"next:{track}") or 0),
+            serving=serving.count(str(track)),
+        )
+        for track in range(min(TRACKS, number("tracks") or 0))
+    )
+    return OpenBlock(
+        id=id,
+        name=text("name"),
+        path=path_of(text("path")),
+        n=number("n") or 0,
+        done=number("done") or 0,
+        running=number("running") or 0,
+        limit=number("limit") or 0,
+        parent=text("parent") or None,
+        branch=number("branch"),
+        timeout=None if timeout is None else timeout / 1000,
+        deadline=number("deadline"),
+        tracks=tracks,
+        holders=tuple(name[1:].decode() for name in lanes),
+        asks_at=None if hint is None else max(int(hint), number("ask_after") or 0),
+        asked=number("hinted") or 0,
+    )
+
+
+def _with_queues(ledger: Ledger, run: str, found: Sequence[tuple[OpenBlock, Mapping[bytes, bytes]]]) -> list[OpenBlock]:
+    """The blocks with what their queues hold: branches that were given back come before the untouched ones."""
+    keys = ledger.keys
+    places = [(block, number) for block, _ in found for number in range(len(block.tracks))]
+    pipe = ledger.redis.pipeline(transaction=False)
+    for block, number in places:
+        key = f"{keys.block(run, 'q', block.id)}:{number}"
+        pipe.llen(key)
+        pipe.lrange(key, 0, HEADS - 1)
+    answers = pipe.execute()
+    heads = [[int(branch) for branch in branches] for branches in answers[1::2]]
+    marks = ledger.redis.pipeline(transaction=False)
+    for (block, _), branches in zip(places, heads, strict=True):
+        for branch in branches:
+            names = [f"{mark}:{branch}" for mark in ("lost", "why", "died", "tried")]
+            marks.hmget(keys.block(run, "m", block.id), names)
+    said = iter(marks.execute())
+    tracks: dict[str, list[Track]] = {}
+    for (block, number), queued, branches in zip(places, answers[::2], heads, strict=True):
+        track = block.tracks[number]
+        again = tuple(_again(branches, said))
+        tracks.setdefault(block.id, []).append(replace(track, waiting=track.waiting + int(queued), again=again))
+    return [replace(block, tracks=tuple(tracks.get(block.id, ()))) for block, _ in found]
+
+
+def _again(branches: Sequence[int], said: Iterator[Any]) -> Iterator[Again]:
+    for branch in branches:
+        lost, why, died, tried = (None if raw is None else raw.decode() for raw in next(said))
+        calls, _, node = (tried or "0").partition(" ")
+        if int(lost or 0) or int(calls):
+            yield Again(
+                branch=branch,
+                attempt=int(lost or 0) + int(calls) + 1,
+                most=ATTEMPTS if lost else 0,
+                why=why or "",
+                node=died or node,
+                calls=int(calls),
+            )

@@ -1,0 +1,140 @@
+"""What of a run waits, as the ledger has it."""
+
+from __future__ import annotations
+
+import pytest
+
+from egregore_dist import errors
+from egregore_dist.ledger import Ledger, waits
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger.waits import Again, Look, OpenBlock
+from tests.cluster.ledger.play import WORKER, Play, ok, track
+
+
+def look(play: Play) -> Look:
+    found = waits.look(play.ledger, play.run)
+    assert found is not None
+    return found
+
+
+def block(play: Play, id: str) -> OpenBlock:
+    (found,) = (block for block in look(play).blocks if block.id == id)
+    return found
+
+
+def test_a_run_that_nobody_has_begun(play: Play) -> None:
+    """Its one branch waits, and its message is asked for again two seconds after the submission."""
+    found = block(play, ROOT)
+
+    assert (found.name, found.waiting, found.tracks[0].queue, found.holders) == ("flow", 1, "q", ())
+    assert found.asks_at is not None
+    assert 0 < found.asks_at - look(play).now <= 2000
+
+
+def test_what_is_leased_waits_no_more(play: Play) -> None:
+    """Of a block's branches those that nobody has leased wait, and its lanes are named."""
+    first, second = play.lane(), play.lane()
+    id = play.block(10, limit=2)
+    play.serve(id, first)
+    play.serve(id, second)
+
+    found = block(play, id)
+    assert (found.waiting, found.running, found.limit, set(found.holders)) == (8, 2, 2, {first, second})
+    assert (found.tracks[0].serving, found.tracks[0].planned) == (2, 2)
+    play.serve(id, first, ok(0), want=-1)
+    found = block(play, id)
+    assert (found.waiting, found.done, found.holders) == (8, 1, (second,))
+
+
+def test_tracks_are_told_apart(play: Play) -> None:
+    """Each track has its own queue, branches and lanes."""
+    id = play.block(5, tracks=[track(2, of=[0, 3]), track(3, queue="gpu", of=[1, 2, 4])])
+    play.serve(id, play.lane(), track=1)
+
+    found = [(track.queue, track.waiting, track.serving) for track in block(play, id).tracks]
+
+    assert found == [("q", 2, 0), ("gpu", 2, 1)]
+
+
+def test_a_branch_that_lost_its_process(play: Play) -> None:
+    """It waits again, and says for which attempt and what happened to those before."""
+    lane = play.lane()
+    id = play.block(3)
+    play.serve(id, lane)
+    play.sweep("hint", id, dead=[f"{WORKER}/1"])
+
+    found = block(play, id)
+    assert found.waiting == 3
+    assert found.tracks[0].again == (Again(branch=0, attempt=2, most=3, why="its process ended", node="", calls=0),)
+
+
+def test_lost_messages_are_asked_for(play: Play) -> None:
+    """How often a janitor has asked is told, and when it does so again."""
+    id = play.block(3)
+    play.sweep("hint", id)
+
+    found = block(play, id)
+    assert found.asked == 1
+    assert found.asks_at is not None
+    assert 2000 < found.asks_at - look(play).now <= 4000
+
+
+def test_a_nested_block(play: Play) -> None:
+    """A block says which branch of which block waits for it."""
+    outer, lane = play.block(3), play.lane()
+    play.serve(outer, lane)
+    inner = play.nest(outer, 0, lane, 2, timeout=5.0)
+
+    found = look(play)
+    assert [(block.id, block.parent, block.branch) for block in found.blocks] == [
+        (ROOT, None, None),
+        (outer, ROOT, 0),
+        (inner, outer, 0),
+    ]
+    assert found.open == 3
+    assert found.blocks[2].timeout == 5.0
+    assert 0 < (found.blocks[2].deadline or 0) - found.now <= 5000
+
+
+def test_the_deepest_blocks_are_among_those_looked_at(play: Play) -> None:
+    """Of more blocks than are looked at, some of every depth are: the outer ones wait for them."""
+    outer, lane = play.block(200, tracks=[track(200, width=200, lanes=1)]), play.lane()
+    middle = [play.nest(outer, lease.branch, lane, 1) for lease in play.serve(outer, lane).leases]
+    for id in middle[:60]:
+        play.serve(id, lane)
+        play.nest(id, 0, lane, 1)
+
+    found = look(play)
+    assert found.open == 2 + 200 + 60
+    depths = [block.id.count(".") for block in found.blocks]
+    assert [depths.count(depth) for depth in range(4)] == [1, 1, 24, 24]
+
+
+def test_paused_and_ended(play: Play) -> None:
+    """A paused run says since when; one that has ended has nothing to look at, and one that is not there raises."""
+    assert look(play).paused is None
+    play.ledger.pause(play.run)
+    paused = look(play)
+    assert paused.paused is not None
+    assert paused.record.state == "paused"
+    assert paused.now >= paused.paused
+    play.ledger.cancel(play.run)
+
+    assert waits.look(play.ledger, play.run) is None
+    with pytest.raises(errors.RunNotFound):
+        waits.look(play.ledger, "none")
+
+
+def test_who_else_has_lanes(ledger: Ledger) -> None:
+    """The lanes of other runs are told by run."""
+    mine, theirs, idle = (Play.submit(ledger) for _ in range(3))
+    first, second = theirs.lane(), theirs.lane()
+    id = theirs.block(4)
+    theirs.serve(id, first)
+    theirs.serve(id, second)
+    mine.serve(ROOT, mine.lane())
+
+    found = waits.others(ledger, mine.run)
+
+    assert {run: set(lanes) for run, lanes in found.items()} == {theirs.run: {first, second}}
+    assert idle.run not in found
