@@ -13,9 +13,10 @@ from typing import Any
 import tenacity
 
 from egregore_dist import errors
-from egregore_dist.client import session
+from egregore_dist.client import session, waiting
 from egregore_dist.client.events import Event
 from egregore_dist.client.typed import typed
+from egregore_dist.client.why import Reason
 from egregore_dist.engine import inside, publish
 from egregore_dist.engine.outcome import Reader
 from egregore_dist.ledger import ENDED, RunRecord
@@ -92,6 +93,15 @@ class Run:
         A run that is paused may still have branches that run. Raises `RunNotFound`, `RunLost`.
         """
         return self._record().state
+
+    def why(self) -> list[Reason]:
+        """Why what is pending waits; nothing for a run that has ended, or of which everything runs.
+
+        It is a look at this moment, with what workers reported some seconds ago, at 50 open blocks at most: where there
+        are more, the last reason says so. Raises `RunNotFound`, `RunLost`.
+        """
+        with self._missed():
+            return waiting.of_run(self._ledger, self._session.settings, self.id)
 
     def result(self, timeout: float | None = None, *, progress: bool | None = None) -> Any:
         """Wait for the run, and return its value.

@@ -52,6 +52,7 @@ reveal_type(optioned.map(max_concurrent=8))
 reveal_type(block)
 reveal_type(flow.submit({"x": 1}, id="order-42"))
 reveal_type(bare.submit())
+reveal_type(bare.submit().why())
 
 bare("text")  # type: ignore[arg-type]
 bare(1, by="much")  # type: ignore[arg-type]

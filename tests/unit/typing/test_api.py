@@ -24,6 +24,7 @@ EXPECTED = [
     "parallel.Parallel",
     "egregore_dist.client.run.Run",
     "egregore_dist.client.run.Run",
+    "list[egregore_dist.client.why.Reason]",
 ]
 
 
