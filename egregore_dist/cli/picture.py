@@ -12,9 +12,11 @@ from egregore_dist.cli import redact, show
 from egregore_dist.ledger.keys import ROOT
 
 if TYPE_CHECKING:
+    from rich.text import Text
     from rich.tree import Tree
 
     from egregore_dist.client.run import Run
+    from egregore_dist.client.why import Reason
     from egregore_dist.ledger import BlockRecord, Ledger, RunRecord
 
 # Blocks that one branch after another opens at the same place: shown one by one up to here, then as one line.
@@ -23,13 +25,22 @@ _SHOWN = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A run, its blocks (parents first), the names of what runs in them and of what they belong to, and its error."""
+    """A run as it stands.
+
+    Attributes:
+        blocks: its blocks, parents first.
+        running: by block, the names of what runs in it.
+        branch: by block, the name of what it belongs to.
+        why: why it waits.
+        error: why it failed.
+    """
 
     record: RunRecord
     now: float
     blocks: tuple[BlockRecord, ...]
     running: Mapping[str, list[Any]]
     branch: Mapping[str, Any]
+    why: tuple[Reason, ...]
     error: errors.RunFailed | None
 
 
@@ -65,6 +76,7 @@ def take(ledger: Ledger, run: Run) -> Picture:
             for block in shown
             if block.parent not in (None, ROOT) and block.branch is not None
         },
+        why=tuple(run.why()),
         error=_error(run) if record.state == "failed" else None,
     )
 
@@ -88,9 +100,10 @@ def times(record: RunRecord) -> dict[str, Any]:
 
 
 def as_json(picture: Picture) -> dict[str, Any]:
-    """What `times` says, and ``error`` and ``blocks``."""
+    """What `times` says, and ``why``, ``error`` and ``blocks``."""
     return {
         **times(picture.record),
+        "why": [_reason(reason) for reason in picture.why],
         "error": None if picture.error is None else show.failure(picture.error),
         "blocks": [_block(picture, block) for block in picture.blocks],
     }
@@ -116,6 +129,14 @@ def tree(picture: Picture) -> Tree:
         children[block.parent].append(block)
     _grow(picture, made, ROOT, children)
     return made
+
+
+def waits(picture: Picture) -> list[Text]:
+    """Why it waits, a line for each reason; of many that are alike the first ones."""
+    from egregore_dist.client import why
+
+    found = why.gathered(picture.why)
+    return [show.text(f"{reason}{f' (and {more} more like this)' if more else ''}") for reason, more in found]
 
 
 def _grow(picture: Picture, at: Tree, parent: str, children: Mapping[str | None, list[BlockRecord]]) -> None:
@@ -145,6 +166,18 @@ def _line(picture: Picture, block: BlockRecord) -> Any:
         more = f" and {len(running) - _SHOWN} more" if len(running) > _SHOWN else ""
         line.append_text(show.text(f"  running: {', '.join(running[:_SHOWN])}{more}", "cyan"))
     return line
+
+
+def _reason(reason: Reason) -> dict[str, Any]:
+    return {
+        "kind": reason.kind,
+        "block": reason.block,
+        "name": reason.name,
+        "branch": reason.branch,
+        "text": reason.text,
+        "numbers": reason.numbers,
+        "names": reason.names,
+    }
 
 
 def _block(picture: Picture, block: BlockRecord) -> dict[str, Any]:

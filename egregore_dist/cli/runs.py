@@ -62,9 +62,10 @@ def list_(limit: int, state: str | None, wants_json: bool) -> None:
 @show.as_json
 @target.options
 def show_(run_id: str, wants_value: bool, wants_json: bool) -> None:
-    """Show a run: its state, its blocks and how far they are, and why it failed.
+    """Show a run: its state, its blocks and how far they are, why it waits, and why it failed.
 
-    JSON keys: id, workflow, state, created, started, ended, seconds, value, error (kind, message, block, branch, node,
+    JSON keys: id, workflow, state, created, started, ended, seconds, value, why: a list of kind, block, name (the
+    block's), branch (its number in the block), text, numbers, names; error (kind, message, block, branch, node,
     traceback), blocks: a list of id, name, state, branches, done, failed, running (names), parent, branch (the parent's
     that it belongs to), opened, ended, seconds.
     """
@@ -77,7 +78,12 @@ def show_(run_id: str, wants_value: bool, wants_json: bool) -> None:
     if wants_json:
         show.print_json({**picture.as_json(found), "value": value})
         return
-    show.console().print(picture.tree(found))
+    console = show.console()
+    console.print(picture.tree(found))
+    if found.why:
+        console.print("why it waits:", style="bold")
+    for line in picture.waits(found):
+        console.print("-", line, soft_wrap=True)
     if wants_value and found.record.state == "succeeded":
         show.print_json(value)
 

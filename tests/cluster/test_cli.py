@@ -184,7 +184,8 @@ def test_looking_at_runs(local: LocalCluster, tmp_path: Path) -> None:
     assert newest[0].keys() == times
     assert failed in {run["id"] for run in of_state}
     assert {run["state"] for run in of_state} == {"failed"}
-    assert shown.keys() == times | {"blocks", "error", "value"}
+    assert shown.keys() == times | {"blocks", "error", "value", "why"}
+    assert shown["why"] == []
     (block,) = shown["blocks"]
     assert (block["name"], block["state"], block["branches"], block["done"]) == ("gated", "open", 1, 0)
     assert block["running"] == ["gate"]
@@ -192,6 +193,28 @@ def test_looking_at_runs(local: LocalCluster, tmp_path: Path) -> None:
     assert "branch 'failing' of block 'pair' failed" in text
     assert cancelled.stdout == f"run {going}: cancelled\n"
     assert Run(going).status == "cancelled"
+
+
+def test_why_a_run_waits(local: LocalCluster, tmp_path: Path) -> None:
+    """``runs show`` says why a run waits, in a section of its own and in the JSON; of one that has ended nothing."""
+    gate, name = tmp_path / "gate", uuid.uuid4().hex
+    env = environment(local)
+    ask("run", f"{FLOWS}:gated", "--input", json.dumps(str(gate)), "--id", name, "--no-wait", env=env)
+    until(lambda: Run(name).status == "running", what="the run")
+    Run(name).pause()
+
+    (reason,) = read("runs", "show", name, env=env)["why"]
+    text = ask("runs", "show", name, env=env).stdout
+    gate.touch()
+    Run(name).resume()
+    Run(name).result(timeout=30)
+
+    assert reason.keys() == {"kind", "block", "name", "branch", "text", "numbers", "names"}
+    assert (reason["kind"], reason["block"], reason["branch"], reason["names"]) == ("paused", None, None, [])
+    assert reason["numbers"].keys() == {"seconds", "waiting"}
+    assert "why it waits:\n- the run is paused, for " in text
+    assert read("runs", "show", name, env=env)["why"] == []
+    assert "why it waits" not in ask("runs", "show", name, env=env).stdout
 
 
 def test_a_run_is_paused_resumed_and_retried(local: LocalCluster, tmp_path: Path) -> None:
