@@ -65,7 +65,7 @@ class Pages:
     def __init__(self, cluster: ClusterSession, *, asks_for_name: bool, logs_in: bool) -> None:
         self._cluster = cluster
         self._ledger = cluster.ledger
-        self._reader = Reader(cluster.ledger)
+        self._reader = Reader(cluster.ledger, cluster.settings)
         self._metrics = Metrics(cluster.ledger)
         self._templates = words.templates()
         self._asks_for_name = asks_for_name

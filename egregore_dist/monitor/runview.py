@@ -9,6 +9,8 @@ import msgspec
 from markupsafe import Markup
 
 from egregore_dist import errors
+from egregore_dist.client import waiting
+from egregore_dist.client.why import Reason, gathered
 from egregore_dist.ledger import Ledger, RunRecord, browse
 from egregore_dist.ledger.browse import BlockGlance, Blocks
 from egregore_dist.ledger.keys import ROOT
@@ -17,6 +19,7 @@ from egregore_dist.monitor.failures import Why
 from egregore_dist.monitor.kept import Kept, Shared
 from egregore_dist.monitor.standing import Facts
 from egregore_dist.monitor.timeline import Timelines
+from egregore_dist.settings import Settings
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.spec import Path
@@ -49,6 +52,7 @@ class RunView:
         gantt: the picture of the timeline, or None.
         partial: the timeline lacks its beginning.
         cursor: of the last event in it.
+        waits: why it waits: reasons, and how many more there are like each.
         why: why it failed, or None.
         culprit: the name of the branch that failed.
     """
@@ -63,6 +67,7 @@ class RunView:
     gantt: Markup | None
     partial: bool
     cursor: str
+    waits: Sequence[tuple[Reason, int]]
     why: Why | None
     culprit: str
 
@@ -70,8 +75,9 @@ class RunView:
 class Reader:
     """Reads runs for pages; what it remembers can be read again."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
+        self._settings = settings
         self.timelines = Timelines(ledger)
         self._specs: Kept[tuple[str, float], spec.WorkflowSpec] = Kept(_SPECS_KEPT)
         self._keys: Kept[tuple[str, float, str], list[str]] = Kept(_NAMES_KEPT)
@@ -85,6 +91,7 @@ class Reader:
         ledger = self._ledger
         record = ledger.run(run)
         blocks = browse.blocks(ledger, run, limit=BLOCKS_READ)
+        waits = gathered(waiting.of_run(ledger, self._settings, run))
         why = failures.of_run(ledger, run) if record.state == "failed" else None
         workflow = self._spec_or_none(record)
         now = ledger.now() / 1000
@@ -104,6 +111,7 @@ class Reader:
             gantt=chart,
             partial=partial,
             cursor=cursor,
+            waits=waits,
             why=why,
             culprit="" if why is None or why.branch is None or why.block == ROOT else namer(why.block, why.branch),
         )

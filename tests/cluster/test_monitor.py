@@ -25,6 +25,7 @@ from egregore_dist.cli import codes, main
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
 from tests.cluster.monitor_flows import EVIL, failing, gated, keyed, nested, numbers
+from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
 from tests.support.waiting import until
 
@@ -165,6 +166,29 @@ def test_a_run_from_its_submission_to_its_end(shown: Monitor, tmp_path: Path) ->
     assert "2/2" in page
     assert run.id not in shown.page("/?state=running")
     assert "open" in shown.page(f"/runs/{run.id}/blocks/0/branches/0/result")
+
+
+def test_a_page_says_why_its_run_waits(shown: Monitor, tmp_path: Path) -> None:
+    """The page of a run that waits says why, in a part that is read anew as the others are, and leads to the block."""
+    gate = tmp_path / "gate"
+    run = parallel(gated_at, gated_at.alias("second"), max_concurrent=1, name="one").submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
+
+    limited = shown.page(f"/runs/{run.id}")
+    shown.act(run.id, "pause")
+    paused = shown.page(f"/runs/{run.id}")
+    shown.act(run.id, "resume")
+    gate.touch()
+    run.result()
+
+    assert '<section id="waits" data-live>' in limited
+    assert re.search(
+        r'<li>\s*<a href="/runs/\w+/blocks/0.0-">one</a>: max_concurrent=1 is reached: 1 runs, 1 waits', limited
+    )
+    assert "the run is paused, for " in paused
+    ended = shown.page(f"/runs/{run.id}")
+    assert '<section id="waits" data-live>' in ended
+    assert "Why it waits" not in ended
 
 
 def test_a_change_reaches_the_page(shown: Monitor, tmp_path: Path) -> None:

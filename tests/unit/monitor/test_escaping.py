@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from egregore_dist.client.why import Reason
 from egregore_dist.ledger import RunRecord
 from egregore_dist.ledger.browse import Branch, Glance, Page
 from egregore_dist.ledger.records import Aside
@@ -41,8 +42,17 @@ WHY = Why(
 )
 
 
+WAITS = [
+    (Reason(kind="paused", text=EVIL), 0),
+    (Reason(kind="slots", block="0", name=EVIL, text=EVIL), 0),
+    (Reason(kind="limit", block=ID, name=EVIL, text=EVIL), 3),
+    (Reason(kind="block", block=ID, name=EVIL, branch=3, text=EVIL, names=(ID,)), 0),
+]
+
+
 class _View:
     record, now, why, culprit, partial, cursor = RECORD, 5.0, WHY, EVIL, True, "0"
+    waits = WAITS
     tree, gantt, shown, total, branch = None, None, [BLOCK], 5, {ID: EVIL}
 
 
