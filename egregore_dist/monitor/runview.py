@@ -8,19 +8,18 @@ from dataclasses import dataclass
 import msgspec
 from markupsafe import Markup
 
-from egregore_dist import errors
-from egregore_dist.client import waiting
+from egregore_dist.client import gantt, naming, waiting
+from egregore_dist.client.svg import Svg
 from egregore_dist.client.why import Reason, gathered
 from egregore_dist.ledger import Ledger, RunRecord, browse
 from egregore_dist.ledger.browse import BlockGlance, Blocks
 from egregore_dist.ledger.keys import ROOT
-from egregore_dist.monitor import failures, gantt, tree
+from egregore_dist.monitor import failures, tree, words
 from egregore_dist.monitor.failures import Why
 from egregore_dist.monitor.kept import Kept, Shared
 from egregore_dist.monitor.standing import Facts
-from egregore_dist.monitor.timeline import Timelines
+from egregore_dist.monitor.timelines import Timelines
 from egregore_dist.settings import Settings
-from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.spec import Path
 
@@ -30,8 +29,6 @@ BLOCKS_SHOWN = 50
 
 # Blocks whose branches the picture looks at one by one.
 _LOOKED_INTO = 40
-# Bytes of an input that is read for the keys of a mapping, which are the names of a map's branches.
-_KEYS_READ = 1_000_000
 _SPECS_KEPT = 16
 _NAMES_KEPT = 32
 _VIEWS_KEPT = 32
@@ -64,7 +61,7 @@ class RunView:
     shown: Sequence[BlockGlance]
     branch: Mapping[str, str]
     tree: Markup | None
-    gantt: Markup | None
+    gantt: Svg | None
     partial: bool
     cursor: str
     waits: Sequence[tuple[Reason, int]]
@@ -98,7 +95,7 @@ class Reader:
         namer = self.namer(record, workflow, blocks.shown)
         facts = self._facts(record, workflow, blocks, why)
         with self.timelines.read(run, record.created) as timeline:
-            chart = gantt.draw(timeline, record.workflow, now, namer)
+            chart = gantt.draw(timeline, record.workflow, now, namer, words.clean)
             partial, cursor = timeline.partial, timeline.cursor
         return RunView(
             record=record,
@@ -147,30 +144,11 @@ class Reader:
         """The names of a block's branches; of a map over a list none, since those are its positions."""
         if workflow is None:
             return ()
-        if block.id == ROOT:
-            return (block.name,)
-        try:
-            step = spec.step_at(workflow.root, block.path)
-        except IndexError:
-            return ()
-        match step:
-            case spec.ParallelSpec():
-                return step.keys
-            case spec.MapSpec():
-                return self._keys.get(
-                    (record.id, record.created, block.input), lambda: self._map_keys(record.id, block)
-                )
-            case _:
-                return (step.name,)
-
-    def _map_keys(self, run: str, block: BlockGlance) -> list[str]:
-        size, start = browse.input_start(self._ledger, run, block.input)
-        if size > _KEYS_READ or not codec.is_mapping(start):
-            return []
-        try:
-            return [str(key) for key, _ in codec.split(self._ledger.input(run, block.input))]
-        except (errors.EncodingError, errors.RunNotFound):
-            return []
+        told = naming.told(workflow.root, block)
+        if told is None:
+            key = (record.id, record.created, block.input)
+            return self._keys.get(key, lambda: naming.of_map(self._ledger, record.id, block))
+        return told
 
     def _spec_or_none(self, record: RunRecord) -> spec.WorkflowSpec | None:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from egregore_dist.client.timeline import Attempt
 from egregore_dist.client.why import Reason
 from egregore_dist.ledger import RunRecord
 from egregore_dist.ledger.browse import Branch, Glance, Page
@@ -19,7 +20,6 @@ from egregore_dist.monitor import words
 from egregore_dist.monitor.failures import Why
 from egregore_dist.monitor.lists import STATES, Filters
 from egregore_dist.monitor.sessions import Session
-from egregore_dist.monitor.timeline import Attempt
 from egregore_dist.monitor.users import Role, User
 from egregore_dist.monitor.values import Shown
 from egregore_dist.wire.failure import Failure

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
-from egregore_dist.cli import show
-from egregore_dist.monitor import svg
-from egregore_dist.monitor.timeline import Attempt, BlockTimes, Timeline
+from egregore_dist.client import amounts, svg
+from egregore_dist.client.svg import Svg
+from egregore_dist.client.timeline import Attempt, BlockTimes, Timeline
 
 #: Rows in the picture, blocks in it, and branches of a block: all of a small one, else those that took longest.
 ROWS_SHOWN = 150
@@ -33,13 +31,20 @@ class _Row:
     kind: str = "branch"
 
 
-def draw(timeline: Timeline, name: str, now: float, names: Callable[[str, int], str]) -> Markup | None:
+def draw(
+    timeline: Timeline,
+    name: str,
+    now: float,
+    names: Callable[[str, int], str],
+    clean: Callable[[str], str] = svg.printable,
+) -> Svg | None:
     """The picture, or None where nothing has happened yet.
 
     Args:
         name: of the workflow.
         now: the server's time, in seconds.
         names: the name of a branch, by block and position.
+        clean: what of a name may be shown.
     """
     begin = timeline.submitted or timeline.started or min((b.opened for b in timeline.blocks.values()), default=None)
     if begin is None:
@@ -47,7 +52,7 @@ def draw(timeline: Timeline, name: str, now: float, names: Callable[[str, int], 
     end = max(timeline.ended or now, begin + 0.001)
     rows: list[_Row] = []
     more = False
-    for row in _rows(timeline, name, begin, end, names):
+    for row in _rows(timeline, name, begin, end, names, clean):
         if len(rows) == ROWS_SHOWN:
             more = True
             break
@@ -58,17 +63,24 @@ def draw(timeline: Timeline, name: str, now: float, names: Callable[[str, int], 
         parts.append(_draw(row, _TOP + _ROW * index, begin, end))
     if more:
         parts.append(svg.tag("text", "… and more", x=8.0, y=height - 10, class_="more"))
-    label = f"When the blocks and branches of {name} waited and ran"
+    label = f"When the blocks and branches of {clean(name)} waited and ran"
     return svg.picture(_LEFT + _WIDTH + _RIGHT, height, label, *parts, class_="gantt")
 
 
-def _rows(timeline: Timeline, name: str, begin: float, end: float, names: Callable[[str, int], str]) -> Iterator[_Row]:
+def _rows(
+    timeline: Timeline,
+    name: str,
+    begin: float,
+    end: float,
+    names: Callable[[str, int], str],
+    clean: Callable[[str], str],
+) -> Iterator[_Row]:
     critical = timeline.critical(end)
     started = timeline.started
     bars = [(begin, started or end, "wait", "waited for a worker")]
     if started is not None:
         bars.append((started, end, "running" if timeline.ended is None else "ok", "ran"))
-    yield _Row(name, 0, bars, False, "run")
+    yield _Row(clean(name), 0, bars, False, "run")
     by_block: dict[str, list[tuple[int, list[Attempt]]]] = {}
     for (id, branch), attempts in timeline.attempts.items():
         by_block.setdefault(id, []).append((branch, attempts))
@@ -77,8 +89,8 @@ def _rows(timeline: Timeline, name: str, begin: float, end: float, names: Callab
         depth = block.id.count(".")
         kind = {"open": "running", "ok": "ok"}.get(block.state, "error")
         over = block.ended or end
-        yield _Row(block.name, depth, [(block.opened, over, kind, block.state)], block.id in critical, "block")
-        yield from _branches(block, by_block.get(block.id, []), depth + 1, end, critical, names)
+        yield _Row(clean(block.name), depth, [(block.opened, over, kind, block.state)], block.id in critical, "block")
+        yield from _branches(block, by_block.get(block.id, []), depth + 1, end, critical, names, clean)
     if len(ordered) > BLOCKS_SHOWN:
         yield _Row(f"… {len(ordered) - BLOCKS_SHOWN} more blocks", 0, [], False, "more")
 
@@ -90,6 +102,7 @@ def _branches(
     end: float,
     critical: set[str | tuple[str, int]],
     names: Callable[[str, int], str],
+    clean: Callable[[str], str],
 ) -> Iterator[_Row]:
     def took(entry: tuple[int, list[Attempt]]) -> float:
         return sum((attempt.end or end) - attempt.start for attempt in entry[1])
@@ -108,15 +121,15 @@ def _branches(
                 what = "waited to be tried again" if again else "waited for a slot"
                 bars.append((free, attempt.start, "retry" if again else "wait", what))
             kind = attempt.how if attempt.how in ("ok", "running", "lost", "returned") else "error"
-            bars.append((attempt.start, over, kind, f"{attempt.how} on {attempt.worker}"))
+            bars.append((attempt.start, over, kind, clean(f"{attempt.how} on {attempt.worker}")))
             free = over
-        yield _Row(names(block.id, branch), depth, bars, (block.id, branch) in critical)
+        yield _Row(clean(names(block.id, branch)), depth, bars, (block.id, branch) in critical)
     left = block.n - len(shown)
     if left > 0 and len(found) > len(shown):
         yield _Row(f"… and {left} others", depth, [], False, "more")
 
 
-def _draw(row: _Row, y: float, begin: float, end: float) -> Markup:
+def _draw(row: _Row, y: float, begin: float, end: float) -> Svg:
     scale = _WIDTH / (end - begin)
     indent = 8 + 10 * min(row.depth, 5)
     parts = [
@@ -127,7 +140,7 @@ def _draw(row: _Row, y: float, begin: float, end: float) -> Markup:
     for start, over, kind, what in row.bars:
         x = _LEFT + max(0.0, start - begin) * scale
         width = max(1.5, (min(over, end) - max(start, begin)) * scale)
-        title = svg.tag("title", f"{row.label}: {what}, {show.duration(over - start)}")
+        title = svg.tag("title", f"{row.label}: {what}, {amounts.duration(over - start)}")
         parts.append(
             svg.tag(
                 "rect", title, x=x, y=y + inset, width=width, height=_ROW - 2 * inset, rx=2, class_=f"bar bar-{kind}"
@@ -136,21 +149,21 @@ def _draw(row: _Row, y: float, begin: float, end: float) -> Markup:
     if row.bars:
         last = row.bars[-1]
         if row.kind != "run":
-            took = show.duration(last[1] - last[0])
+            took = amounts.duration(last[1] - last[0])
             x = min(_LEFT + (min(last[1], end) - begin) * scale + 5, _LEFT + _WIDTH + 4)
             star = " ★" if row.critical else ""
             parts.append(svg.tag("text", f"{took}{star}", x=x, y=y + 14, class_="took"))
     return svg.tag("g", *parts, class_=f"row row-{row.kind}{' critical' if row.critical else ''}")
 
 
-def _axis(begin: float, end: float, height: float) -> Iterator[Markup]:
+def _axis(begin: float, end: float, height: float) -> Iterator[Svg]:
     step = _step((end - begin) / 5)
     scale = _WIDTH / (end - begin)
     mark = 0.0
     while mark <= end - begin:
         x = _LEFT + mark * scale
         yield svg.tag("line", x1=x, y1=_TOP - 6, x2=x, y2=height - 8, class_="grid")
-        label = "0" if mark == 0 else show.duration(mark)
+        label = "0" if mark == 0 else amounts.duration(mark)
         yield svg.tag("text", label, x=x, y=_TOP - 12, class_="tick", text_anchor="middle")
         mark += step
 

@@ -1,11 +1,7 @@
-"""When what ran where: told from the run's stream of events, read on from where it was read to before."""
+"""When what ran where: told from the run's stream of events."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from egregore_dist.client.events import Event
@@ -13,9 +9,8 @@ from egregore_dist.ledger import Ledger, browse
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.watch import EVENTS_READ
 
-# Attempts that are remembered of one run, and runs that are: the events themselves stay in the ledger.
+# Attempts that are remembered of one run: the events themselves stay in the ledger.
 _ATTEMPTS_KEPT = 20_000
-_RUNS_KEPT = 8
 
 
 @dataclass(slots=True)
@@ -27,12 +22,14 @@ class Attempt:
         end: when it ended; None while it runs.
         how: "running", "ok", "error", "lost", "returned" (not begun), or how its block ended under it.
         worker: where.
+        together: with how many branches, itself included, it was leased.
     """
 
     start: float
     end: float | None
     how: str
     worker: str
+    together: int = 1
 
 
 @dataclass(slots=True)
@@ -57,6 +54,7 @@ class Timeline:
         submitted: when the run was; None where the stream has lost its beginning.
         started: when its first branch was.
         ended: when it ended.
+        retried: when it was retried.
         cursor: of the last event that was read.
         partial: the stream, which is bounded, has lost its beginning, or has more than is remembered.
     """
@@ -66,10 +64,12 @@ class Timeline:
     submitted: float | None = None
     started: float | None = None
     ended: float | None = None
+    retried: list[float] = field(default_factory=list)
     cursor: str = "0"
     partial: bool = False
     _kept: int = 0
     _live: dict[str, set[int]] = field(default_factory=dict)
+    _parked: set[tuple[str, int]] = field(default_factory=set)
 
     def add(self, event: Event) -> None:
         """Take one event in."""
@@ -85,7 +85,9 @@ class Timeline:
                 self.ended = event.time
             case "run.retried":
                 self.ended = None
-            case "block.opened" if event.block is not None:
+                self.retried.append(event.time)
+            case "block.opened" if event.block not in (None, ROOT):
+                assert event.block is not None
                 self._open(event.block, event)
             case "branches.started" if event.block is not None:
                 for branch in event.branches:
@@ -110,10 +112,19 @@ class Timeline:
             self.blocks[block] = BlockTimes(block, name, n, event.time)
         else:
             known.ended, known.state = None, "open"
+        place = hangs_on(block)
+        attempts = self.attempts.get(place)
+        if attempts and attempts[-1].end is not None:
+            # A retry opens the block again, and the branch waits for it without having been leased.
+            self._start(*place, event)
+        self._parked.add(place)
 
     def _start(self, block: str, branch: int, event: Event) -> None:
         attempts = self.attempts.get((block, branch), [])
         if attempts and attempts[-1].end is None:
+            if (block, branch) in self._parked:
+                # It goes on after the block that it has met.
+                return
             # It was given back before it began, and that is no event.
             attempts.pop()
             self._kept -= 1
@@ -121,7 +132,7 @@ class Timeline:
             self.partial = True
             return
         self.attempts[block, branch] = attempts
-        attempts.append(Attempt(event.time, None, "running", event.worker or ""))
+        attempts.append(Attempt(event.time, None, "running", event.worker or "", max(1, len(event.branches))))
         self._kept += 1
         self._live.setdefault(block, set()).add(branch)
 
@@ -130,12 +141,14 @@ class Timeline:
         if attempts and attempts[-1].end is None:
             attempts[-1].end, attempts[-1].how = at, how
         self._live.get(block, set()).discard(branch)
+        self._parked.discard((block, branch))
 
     def _close(self, block: str, event: Event) -> None:
         state = event.detail.get("state", "")
         if block in self.blocks:
             self.blocks[block].ended, self.blocks[block].state = event.time, state
         for branch in self._live.pop(block, set()):
+            self._parked.discard((block, branch))
             attempts = self.attempts[block, branch]
             if attempts and attempts[-1].end is None:
                 attempts[-1].end, attempts[-1].how = event.time, "cancelled" if state in ("ok", "error") else state
@@ -150,7 +163,7 @@ class Timeline:
                     last[block] = (end, branch)
         inside: dict[tuple[str, int], list[str]] = {}
         for block in self.blocks:
-            parent, branch = _hangs_on(block)
+            parent, branch = hangs_on(block)
             inside.setdefault((parent, branch), []).append(block)
         found: set[str | tuple[str, int]] = set()
         todo = list(inside.get((ROOT, 0), ()))
@@ -164,40 +177,16 @@ class Timeline:
         return found
 
 
-class Timelines:
-    """The timelines of the runs that were looked at last, each read on where it is asked for again."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._known: OrderedDict[tuple[str, float], tuple[threading.Lock, Timeline]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def read(self, run: str, created: float) -> Iterator[Timeline]:
-        """A run's timeline up to now; it does not change within the body.
-
-        Args:
-            run: its id.
-            created: when it was submitted: an id may be used again after a run was deleted.
-        """
-        with self._lock:
-            key = (run, created)
-            if key not in self._known:
-                self._known[key] = (threading.Lock(), Timeline())
-            self._known.move_to_end(key)
-            lock, timeline = self._known[key]
-            while len(self._known) > _RUNS_KEPT:
-                self._known.popitem(last=False)
-        with lock:
-            while found := browse.events(self._ledger, run, timeline.cursor):
-                for cursor, fields in found:
-                    timeline.add(Event.of(cursor, fields))
-                if len(found) < EVENTS_READ:
-                    break
-            yield timeline
+def read_on(ledger: Ledger, run: str, timeline: Timeline) -> None:
+    """Take in what has happened in a run since the timeline was read last. Raises `errors.BrokerUnavailable`."""
+    while found := browse.events(ledger, run, timeline.cursor):
+        for cursor, fields in found:
+            timeline.add(Event.of(cursor, fields))
+        if len(found) < EVENTS_READ:
+            break
 
 
-def _hangs_on(block: str) -> tuple[str, int]:
+def hangs_on(block: str) -> tuple[str, int]:
     """The block and branch that a block is nested in: its id is ``<parent>.<branch>-<path>``."""
     parent, _, own = block.rpartition(".")
     return parent, int(own.partition("-")[0] or 0) if parent else 0

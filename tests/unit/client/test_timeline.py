@@ -1,0 +1,96 @@
+"""When what ran where, as the events tell it."""
+
+from __future__ import annotations
+
+from tests.unit.client.stories import STORY, event, timeline
+
+
+def test_attempts_are_told_from_events() -> None:
+    """Each lease is an attempt: when it began, when and how it ended, and where."""
+    found = timeline(*STORY).attempts
+
+    assert [(a.start, a.end, a.how, a.worker) for a in found["0.0-1", 0]] == [(103.0, 108.0, "error", "w1")]
+    assert [(a.start, a.end, a.how, a.worker) for a in found["0.0-1", 1]] == [
+        (103.0, 104.0, "lost", "w1"),
+        (106.0, 107.0, "ok", "w2"),
+    ]
+    assert ("0.0-1", 2) not in found
+
+
+def test_what_ran_when_its_block_ended_ended_with_it() -> None:
+    """A branch without an end of its own ends with its block, and as that did."""
+    found = timeline(*STORY[:5], event(110.0, "block.ended", "0.0-1", state="timeout")).attempts
+
+    assert [(a.end, a.how) for a in found["0.0-1", 0]] == [(110.0, "timeout")]
+
+
+def test_a_branch_that_was_given_back_did_not_run() -> None:
+    """Leased again without an end in between: the lane had not begun it."""
+    found = timeline(*STORY[:5], event(105.0, "branches.started", "0.0-1", branches=(0,), worker="w2")).attempts
+
+    assert [(a.start, a.worker) for a in found["0.0-1", 0]] == [(105.0, "w2")]
+
+
+def test_a_stream_without_its_beginning_says_so() -> None:
+    """What is missing is told, not guessed."""
+    assert timeline(*STORY[2:]).partial
+    assert not timeline(*STORY).partial
+
+
+def test_what_is_remembered_of_a_run_is_bounded() -> None:
+    """A run of a million branches does not fill the monitor's memory."""
+    made = timeline(*STORY[:4])
+    for start in range(0, 100_000, 1000):
+        made.add(event(103.0, "branches.started", "0.0-1", branches=tuple(range(start, start + 1000)), worker="w"))
+
+    assert len(made.attempts) < 25_000
+    assert made.partial
+
+
+def test_the_critical_path() -> None:
+    """The end waited for the branch that ended last, and for the block inside that branch."""
+    made = timeline(
+        *STORY[:5],
+        event(104.0, "block.opened", "0.0-1.0-0", name="inner", n=1),
+        event(105.0, "branches.started", "0.0-1.0-0", branches=(0,), worker="w"),
+        event(106.0, "branches.ended", "0.0-1", branches=(1,), worker="w"),
+        event(107.0, "branches.ended", "0.0-1.0-0", branches=(0,), worker="w"),
+        event(108.0, "branches.ended", "0.0-1", branches=(0,), worker="w"),
+    )
+
+    assert made.critical(110.0) == {"0.0-1", ("0.0-1", 0), "0.0-1.0-0", ("0.0-1.0-0", 0)}
+
+
+def test_a_branch_goes_on_after_its_block() -> None:
+    """Leased again after the block that it has met, it is the same attempt."""
+    found = timeline(
+        *STORY[:5],
+        event(104.0, "block.opened", "0.0-1.0-0", name="inner", n=1),
+        event(105.0, "block.ended", "0.0-1.0-0", state="ok"),
+        event(106.0, "branches.started", "0.0-1", branches=(0,), worker="w2"),
+        event(107.0, "branches.ended", "0.0-1", branches=(0,), worker="w2"),
+    ).attempts
+
+    assert [(a.start, a.end, a.how, a.worker) for a in found["0.0-1", 0]] == [(103.0, 107.0, "ok", "w1")]
+
+
+def test_a_retry_opens_blocks_again() -> None:
+    """The branch that waits for a block that a retry opens again runs again, and the whole run is no block."""
+    made = timeline(
+        *STORY,
+        event(120.0, "run.retried"),
+        event(120.0, "block.opened", "0.0-1", name="fetch", n=3),
+        event(120.0, "block.opened", "0", name="flow", n=1),
+        event(121.0, "branches.started", "0.0-1", branches=(0,), worker="w2"),
+        event(122.0, "branches.ended", "0.0-1", branches=(0,), worker="w2"),
+        event(122.0, "block.ended", "0.0-1", state="ok"),
+        event(123.0, "branches.ended", "0", branches=(0,), worker="w2"),
+    )
+
+    assert made.retried == [120.0]
+    assert list(made.blocks) == ["0.0-1"]
+    assert [(a.start, a.end, a.how) for a in made.attempts["0.0-1", 0]] == [
+        (103.0, 108.0, "error"),
+        (121.0, 122.0, "ok"),
+    ]
+    assert made.attempts["0", 0][-1].how == "ok"
