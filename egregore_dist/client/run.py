@@ -15,6 +15,7 @@ import tenacity
 from egregore_dist import errors
 from egregore_dist.client import session, waiting
 from egregore_dist.client.events import Event
+from egregore_dist.client.runreport import RunReport
 from egregore_dist.client.typed import typed
 from egregore_dist.client.why import Reason
 from egregore_dist.engine import inside, publish
@@ -187,6 +188,17 @@ class Run:
         publish.messages(self._session.app, self.id, wanted)
         return self.status
 
+    def report(self) -> RunReport:
+        """What the run has done until now, in numbers: totals, durations, by node, block and worker.
+
+        It is made from the ledger, for a run that goes on too. Raises `RunNotFound`, `RunLost`.
+        """
+        from egregore_dist.client import accounting
+
+        with self._missed():
+            self._keep(self._ledger.run(self.id))
+            return accounting.of_run(self._ledger, self.id)
+
     def events(self, *, follow: bool = True) -> Iterator[Event]:
         """What happened and happens in the run, oldest first, until it ends.
 
@@ -195,15 +207,21 @@ class Run:
 
         Raises `RunNotFound`, `RunLost`.
         """
+        for found in self.batches(follow=follow):
+            yield from found
+
+    def batches(self, wait: float = _WAIT, *, follow: bool = True) -> Iterator[list[Event]]:
+        """As `events`, but all that were read at once; none after ``wait`` seconds in which nothing happened."""
         cursor = "0"
         while True:
             # Asked before the events: what is read after the end is all there is.
             ended = _patient(self._record).state in ENDED
-            found = _patient(self._ledger.events, self.id, cursor, 0 if ended or not follow else _WAIT)
-            for cursor, fields in found:
-                yield Event.of(cursor, fields)
+            found = _patient(self._ledger.events, self.id, cursor, 0 if ended or not follow else wait)
             if not found and (ended or not follow):
                 return
+            yield [Event.of(cursor, fields) for cursor, fields in found]
+            if found:
+                cursor = found[-1][0]
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait().__await__()

@@ -330,6 +330,15 @@ def block(ledger: Ledger, run: str, id: str) -> BlockGlance:
     return found[0]
 
 
+def with_value(ledger: Ledger, run: str, blocks: Sequence[str]) -> dict[str, int]:
+    """How many branches of each of these blocks have a value."""
+    pipe = ledger.redis.pipeline(transaction=False)
+    for id in blocks:
+        pipe.hlen(ledger.keys.block(run, "r", id))
+    with reachable():
+        return dict(zip(blocks, pipe.execute(), strict=True))
+
+
 def path_in(block: str) -> tuple[int, ...]:
     """The path that a block's id tells: its place in the workflow."""
     return path_of(block.rpartition("-")[2]) if "-" in block else ()

@@ -1,0 +1,293 @@
+"""Makes the report of a run from what the ledger has of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from egregore_dist.client import gantt, naming, svg
+from egregore_dist.client.runreport import (
+    BlockReport,
+    Durations,
+    Executions,
+    Link,
+    NodeReport,
+    Retries,
+    RunReport,
+    Totals,
+    WorkerReport,
+)
+from egregore_dist.client.timeline import Attempt, Timeline, hangs_on, read_on
+from egregore_dist.ledger import Ledger, RunRecord, browse
+from egregore_dist.ledger.browse import BlockGlance
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.workflow import spec
+
+#: Blocks of a run that are read for its report.
+BLOCKS_READ = 10_000
+
+# Letters of a branch's name: it may be any text.
+_LETTERS = 300
+
+Name = Callable[[str, int], str]
+Attempts = Mapping[tuple[str, int], Sequence[Attempt]]
+
+
+def of_run(ledger: Ledger, run: str) -> RunReport:
+    """The report of a run as it stands now.
+
+    Raises:
+        errors.RunNotFound: there is no such run.
+        errors.BrokerUnavailable: the ledger cannot be reached.
+    """
+    timeline = Timeline()
+    while True:
+        record = ledger.run(run)
+        whole = browse.block(ledger, run, ROOT)
+        found = browse.blocks(ledger, run, limit=BLOCKS_READ)
+        values = browse.with_value(ledger, run, [ROOT, *(block.id for block in found.shown)])
+        read_on(ledger, run, timeline)
+        # What was read around an end, or a retry, would not be of one state.
+        if ledger.run(run).ended == record.ended:
+            break
+    root = _root(ledger, run)
+    return account(
+        record,
+        timeline,
+        blocks=found.shown,
+        opened=sum(found.counts.values()),
+        values=values,
+        whole=whole,
+        root=root,
+        names=_namer(ledger, run, root, [whole, *found.shown]),
+        now=ledger.now() / 1000,
+    )
+
+
+def account(
+    record: RunRecord,
+    timeline: Timeline,
+    *,
+    blocks: Sequence[BlockGlance],
+    opened: int,
+    values: Mapping[str, int],
+    whole: BlockGlance,
+    root: spec.StepSpec | None,
+    names: Name,
+    now: float,
+) -> RunReport:
+    """The report of a run, from what was read of it.
+
+    Args:
+        blocks: its blocks, as many as were read.
+        opened: how many there are.
+        values: by block, how many of its branches have a value.
+        whole: the block that is the whole run.
+        root: its workflow, or None where that cannot be read.
+        names: the name of a branch, by block and position.
+        now: the server's time, in seconds.
+    """
+    end = record.ended or now
+    has_blocks = bool(opened)
+    counted = _counted(blocks if has_blocks else (whole,), values)
+    # The whole run is a branch too, and all the others are in it.
+    attempts = {place: each for place, each in timeline.attempts.items() if not has_blocks or place[0] != ROOT}
+    around = {hangs_on(block) for block in timeline.blocks}
+    alone = {place: each for place, each in attempts.items() if place not in around}
+    paths = {ROOT: (), **{block.id: block.path for block in blocks}}
+    chart = gantt.draw(timeline, record.workflow, now, names)
+    return RunReport(
+        id=record.id,
+        workflow=record.workflow,
+        state=record.state,
+        at=now,
+        created=record.created,
+        started=record.started,
+        ended=record.ended,
+        waited=max(0.0, (record.started or end) - record.created),
+        ran=0.0 if record.started is None else max(0.0, end - record.started),
+        totals=Totals(blocks=opened, **counted),
+        success_rate=_rate(counted),
+        executions=executions(_all(alone)),
+        nodes=tuple(_nodes(alone, paths, root)),
+        blocks=tuple(_blocks(blocks, values, attempts)),
+        workers=tuple(_workers(alone, now)),
+        critical_path=tuple(critical_path(timeline, names, now)),
+        retries=retries(timeline, now),
+        partial=timeline.partial or len(blocks) < opened,
+        timeline=chart or "",
+    )
+
+
+def executions(attempts: Iterable[Attempt]) -> Executions:
+    """Executions, counted by how they ended."""
+    known = list(attempts)
+    how = [_KINDS.get(attempt.how, "stopped") for attempt in known]
+    return Executions(
+        **{kind: how.count(kind) for kind in ("ok", "failed", "lost", "stopped", "running")},
+        together=sum(attempt.together > 1 for attempt in known),
+        durations=Durations.of(
+            attempt.end - attempt.start
+            for attempt in known
+            if attempt.end is not None and attempt.how in ("ok", "error")
+        ),
+    )
+
+
+def critical_path(timeline: Timeline, names: Name, now: float) -> list[Link]:
+    """What the run's end waited for, in the order of time."""
+    critical = timeline.critical(now)
+    last = {place[0]: place[1] for place in critical if isinstance(place, tuple)}
+    found = []
+    for id in (place for place in critical if isinstance(place, str)):
+        block, branch = timeline.blocks[id], last.get(id)
+        attempts = () if branch is None else timeline.attempts[id, branch]
+        begun = attempts[0].start if attempts else block.ended or now
+        over = (attempts[-1].end or now) if attempts else begun
+        link = Link(
+            block=id,
+            name=block.name,
+            branch=None if branch is None else names(id, branch),
+            worker=attempts[-1].worker or None if attempts else None,
+            waited=max(0.0, begun - block.opened),
+            ran=max(0.0, over - begun),
+        )
+        found.append((block.opened, id.count("."), link))
+    return [link for _, _, link in sorted(found, key=lambda entry: entry[:2])]
+
+
+def retries(timeline: Timeline, now: float) -> Retries:
+    """What retries did: the values from before the last one were kept."""
+    if not timeline.retried:
+        return Retries()
+    last = timeline.retried[-1]
+    kept = {
+        place: attempts[-1]
+        for place, attempts in timeline.attempts.items()
+        if place[0] != ROOT and attempts and attempts[-1].how == "ok" and (attempts[-1].end or now) <= last
+    }
+    # What is nested in a branch that was kept is a part of it, and a branch that waits for a block takes no time.
+    outermost = sum(not any(outer in kept for outer in _around(place[0])) for place in kept)
+    around = {hangs_on(block) for block in timeline.blocks}
+    saved = sum((attempt.end or now) - attempt.start for place, attempt in kept.items() if place not in around)
+    return Retries(count=len(timeline.retried), kept=outermost, saved=saved)
+
+
+_KINDS = {"ok": "ok", "error": "failed", "lost": "lost", "returned": "lost", "running": "running"}
+
+
+def _root(ledger: Ledger, run: str) -> spec.StepSpec | None:
+    try:
+        return spec.decode(ledger.work(run).spec).root
+    except msgspec.MsgspecError:
+        return None
+
+
+def _namer(ledger: Ledger, run: str, root: spec.StepSpec | None, blocks: Sequence[BlockGlance]) -> Name:
+    by_id = {block.id: block for block in blocks}
+    known: dict[str, Sequence[str]] = {}
+
+    def name(id: str, branch: int) -> str:
+        block = by_id.get(id)
+        keys: Sequence[str] = ()
+        if block is not None and root is not None:
+            told = naming.told(root, block)
+            if told is None and block.input not in known:
+                known[block.input] = naming.of_map(ledger, run, block)
+            keys = known[block.input] if told is None else told
+        return svg.cut(keys[branch], _LETTERS) if branch < len(keys) else f"#{branch}"
+
+    return name
+
+
+def _counted(blocks: Iterable[BlockGlance], values: Mapping[str, int]) -> dict[str, int]:
+    found = dict.fromkeys(("branches", "ok", "failed", "stopped", "open"), 0)
+    for block in blocks:
+        ok = values.get(block.id, 0)
+        found["branches"] += block.n
+        found["ok"] += ok
+        found["failed"] += block.failed
+        # Read one after the other, while the run goes on.
+        found["open" if block.state == "open" else "stopped"] += max(0, block.n - ok - block.failed)
+    return found
+
+
+def _rate(counted: Mapping[str, int]) -> float | None:
+    ended = counted["ok"] + counted["failed"] + counted["stopped"]
+    return counted["ok"] / ended if ended else None
+
+
+def _all(attempts: Attempts) -> list[Attempt]:
+    return [attempt for each in attempts.values() for attempt in each]
+
+
+def _nodes(attempts: Attempts, paths: Mapping[str, spec.Path], root: spec.StepSpec | None) -> list[NodeReport]:
+    by_node: dict[str, list[Attempt]] = {}
+    known: dict[tuple[spec.Path, int], str | None] = {}
+    for (block, branch), each in attempts.items():
+        if root is None or block not in paths:
+            continue
+        at = (paths[block], branch)
+        if block == ROOT:
+            name = root.name if isinstance(root, spec.NodeSpec) else None
+        else:
+            if at not in known:
+                known[at] = naming.node_of(root, *at)
+            name = known[at]
+        if name is not None:
+            by_node.setdefault(name, []).extend(each)
+    found = [NodeReport(name=name, executions=executions(each)) for name, each in by_node.items()]
+    return sorted(found, key=lambda node: (-node.executions.durations.total, node.name))
+
+
+def _blocks(blocks: Sequence[BlockGlance], values: Mapping[str, int], attempts: Attempts) -> list[BlockReport]:
+    by_path: dict[spec.Path, list[BlockGlance]] = {}
+    for block in blocks:
+        by_path.setdefault(block.path, []).append(block)
+    by_block: dict[str, list[Attempt]] = {}
+    for (id, _), each in attempts.items():
+        by_block.setdefault(id, []).extend(each)
+    found = []
+    for path, alike in sorted(by_path.items()):
+        counted = _counted(alike, values)
+        del counted["open"]
+        found.append(
+            BlockReport(
+                name=alike[0].name,
+                path=path,
+                opened=len(alike),
+                took=Durations.of((block.ended - block.opened) / 1000 for block in alike if block.ended is not None),
+                executions=executions(attempt for block in alike for attempt in by_block.get(block.id, ())),
+                **counted,
+            )
+        )
+    return found
+
+
+def _workers(attempts: Attempts, now: float) -> list[WorkerReport]:
+    by_worker: dict[str, list[Attempt]] = {}
+    for attempt in _all(attempts):
+        if attempt.worker:
+            by_worker.setdefault(attempt.worker, []).append(attempt)
+    return [
+        WorkerReport(name=name, executions=executions(each), busy=_busy(each, now))
+        for name, each in sorted(by_worker.items())
+    ]
+
+
+def _busy(attempts: Iterable[Attempt], now: float) -> float:
+    """Seconds in which there was at least one."""
+    busy, until = 0.0, 0.0
+    for start, end in sorted((attempt.start, attempt.end or now) for attempt in attempts):
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return busy
+
+
+def _around(block: str) -> Iterable[tuple[str, int]]:
+    """The branches that a block is nested in."""
+    while block not in ("", ROOT):
+        place = hangs_on(block)
+        yield place
+        block = place[0]

@@ -1,0 +1,196 @@
+"""How the events and blocks of a run become its report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from egregore_dist.client import accounting
+from egregore_dist.client.runreport import Durations, Retries, RunReport
+from egregore_dist.client.timeline import Timeline
+from egregore_dist.ledger import RunRecord
+from egregore_dist.ledger.browse import BlockGlance
+from egregore_dist.workflow import spec
+from tests.unit.client.stories import STORY, event, timeline
+
+FETCH = spec.ParallelSpec(
+    name="fetch",
+    branches=tuple(spec.NodeSpec(name=name, function=0) for name in ("a", "b", "c")),
+    keys=("first", "second", "third"),
+)
+ROOT = spec.SequenceSpec(name="flow", steps=(spec.NodeSpec(name="load", function=0), FETCH))
+RECORD = RunRecord(id="r", state="failed", workflow="flow", created=100.0, started=101.0, ended=108.0)
+BLOCK = BlockGlance(
+    id="0.0-1",
+    path=(1,),
+    name="fetch",
+    state="error",
+    n=3,
+    done=0,
+    failed=1,
+    running=0,
+    limit=0,
+    timeout=None,
+    deadline=None,
+    parent="0",
+    branch=0,
+    input="0.0-1",
+    opened=102_000,
+    ended=108_000,
+)
+WHOLE = replace(BLOCK, id="0", path=(), name="flow", n=1, parent=None, branch=None)
+
+
+def report(
+    made: Timeline, *blocks: BlockGlance, record: RunRecord = RECORD, root: spec.StepSpec | None = ROOT, opened: int = 1
+) -> RunReport:
+    """The report of a run with these events and blocks; its block "0.0-1" has one value."""
+    return accounting.account(
+        record,
+        made,
+        blocks=blocks,
+        opened=opened,
+        values={"0.0-1": 1},
+        whole=replace(WHOLE, state="open", failed=0) if record.ended is None else WHOLE,
+        root=root,
+        names=lambda block, branch: f"{block}/{branch}",
+        now=200.0,
+    )
+
+
+def test_durations() -> None:
+    """Min, mean, p95 and max are those of what was given, and None of nothing."""
+    found = Durations.of(float(number) for number in range(100, 0, -1))
+
+    assert (found.count, found.total) == (100, 5050.0)
+    assert (found.min, found.mean, found.p95, found.max) == (1.0, 50.5, 95.0, 100.0)
+    assert Durations.of([3.0]).p95 == 3.0
+    assert Durations.of([]).min is None
+
+
+def test_the_totals() -> None:
+    """Branches are counted as the ledger has them, and the rate is of those that ended."""
+    found = report(timeline(*STORY), BLOCK)
+
+    assert (found.totals.blocks, found.totals.branches) == (1, 3)
+    assert (found.totals.ok, found.totals.failed, found.totals.stopped, found.totals.open) == (1, 1, 1, 0)
+    assert found.success_rate == pytest.approx(1 / 3)
+    assert (found.waited, found.ran) == (1.0, 7.0)
+    assert not found.partial
+
+
+def test_the_executions() -> None:
+    """Each lease is an execution, and only those that ended by themselves have a duration."""
+    found = report(timeline(*STORY), BLOCK).executions
+
+    assert (found.count, found.ok, found.failed, found.lost, found.together) == (3, 1, 1, 1, 2)
+    assert (found.durations.count, found.durations.min, found.durations.max) == (2, 1.0, 5.0)
+
+
+def test_nodes_that_are_a_branch() -> None:
+    """A node that is a whole branch has its executions; one that is a step of more is not told apart."""
+    found = report(timeline(*STORY), BLOCK).nodes
+
+    assert [(node.name, node.executions.count, node.executions.durations.total) for node in found] == [
+        ("a", 1, 5.0),
+        ("b", 2, 1.0),
+    ]
+    assert report(timeline(*STORY), BLOCK, root=None).nodes == ()
+
+
+def test_blocks_of_one_place_are_one() -> None:
+    """A nested block that is opened for each branch around it is one row."""
+    other = replace(BLOCK, id="0.0-1.1-1", state="open", ended=None, failed=0)
+
+    (found,) = report(timeline(*STORY), BLOCK, other, opened=2).blocks
+
+    assert (found.opened, found.branches, found.ok, found.failed, found.stopped) == (2, 6, 1, 1, 1)
+    assert (found.took.count, found.took.total) == (1, 6.0)
+
+
+def test_workers_are_busy_while_they_run_anything() -> None:
+    """Executions side by side do not make a worker busier than all the time."""
+    found = {worker.name: worker for worker in report(timeline(*STORY), BLOCK).workers}
+
+    assert (found["w1"].busy, found["w1"].executions.lost) == (5.0, 1)
+    assert (found["w2"].busy, found["w2"].executions.ok) == (1.0, 1)
+
+
+def test_the_critical_path() -> None:
+    """The blocks that the end waited for, each with its last branch, in the order of time."""
+    made = timeline(
+        *STORY[:5],
+        event(104.0, "block.opened", "0.0-1.0-0", name="inner", n=1),
+        event(105.0, "branches.started", "0.0-1.0-0", branches=(0,), worker="w2"),
+        event(106.0, "branches.ended", "0.0-1", branches=(1,), worker="w1"),
+        event(107.0, "branches.ended", "0.0-1.0-0", branches=(0,), worker="w2"),
+        event(108.0, "branches.ended", "0.0-1", branches=(0,), worker="w1"),
+    )
+
+    found = report(made, BLOCK).critical_path
+
+    assert [(link.name, link.branch, link.worker, link.waited, link.ran) for link in found] == [
+        ("fetch", "0.0-1/0", "w1", 1.0, 5.0),
+        ("inner", "0.0-1.0-0/0", "w2", 1.0, 2.0),
+    ]
+
+
+def test_a_run_that_goes_on() -> None:
+    """What has no end yet runs until now."""
+    going = replace(RECORD, state="running", ended=None)
+
+    found = report(timeline(*STORY[:5]), replace(BLOCK, state="open", ended=None, failed=0), record=going)
+
+    assert (found.ran, found.ended, found.at) == (99.0, None, 200.0)
+    assert (found.totals.open, found.totals.stopped) == (2, 0)
+    assert (found.executions.running, found.executions.durations.count) == (2, 0)
+    assert found.workers[0].busy == 97.0
+
+
+def test_a_run_that_waits() -> None:
+    """Before anything has happened there is nothing but the wait."""
+    pending = replace(RECORD, state="pending", started=None, ended=None)
+
+    found = report(Timeline(), record=pending, opened=0)
+
+    assert (found.waited, found.ran, found.timeline, found.success_rate) == (100.0, 0.0, "", None)
+    assert found.critical_path == ()
+
+
+def test_a_workflow_without_a_block() -> None:
+    """The run itself is the only branch, and its node is told where it is one."""
+    made = timeline(*STORY[:3], event(105.0, "branches.ended", "0", branches=(0,), worker="w1"))
+
+    found = report(made, root=spec.NodeSpec(name="load", function=0), opened=0)
+
+    assert (found.totals.blocks, found.totals.branches) == (0, 1)
+    assert [(node.name, node.executions.durations.max) for node in found.nodes] == [("load", 4.0)]
+
+
+def test_what_a_retry_kept() -> None:
+    """The branches that had ended well are kept, with the time of the executions in them."""
+    story = (
+        *STORY[:5],
+        event(103.5, "block.opened", "0.0-1.0-0", name="inner", n=1),
+        event(104.0, "branches.started", "0.0-1.0-0", branches=(0,), worker="w2"),
+        event(105.0, "branches.ended", "0.0-1.0-0", branches=(0,), worker="w2"),
+        event(105.0, "block.ended", "0.0-1.0-0", state="ok"),
+        event(106.0, "branches.ended", "0.0-1", branches=(0,), worker="w1"),
+        event(108.0, "branches.ended", "0.0-1", failed=(1,), worker="w1"),
+        event(108.0, "block.ended", "0.0-1", state="error"),
+        event(108.0, "run.ended", state="failed"),
+        event(120.0, "run.retried"),
+        event(120.0, "block.opened", "0.0-1", name="fetch", n=3),
+        event(121.0, "branches.started", "0.0-1", branches=(1,), worker="w1"),
+        event(125.0, "branches.ended", "0.0-1", branches=(1,), worker="w1"),
+    )
+
+    assert report(timeline(*story), BLOCK).retries == Retries(count=1, kept=1, saved=1.0)
+    assert report(timeline(*STORY), BLOCK).retries == Retries()
+
+
+def test_what_is_missing_is_told() -> None:
+    """A stream without its beginning, and blocks that were not read, make a report partial."""
+    assert report(timeline(*STORY[2:]), BLOCK).partial
+    assert report(timeline(*STORY), BLOCK, opened=2).partial
