@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from egregore_dist.cli import picture, show, target
+from egregore_dist.cli import codes, picture, redact, show, target
+from egregore_dist.cli.failing import Quit
 
 if TYPE_CHECKING:
     from egregore_dist.client.run import Run
@@ -90,6 +93,70 @@ def show_(run_id: str, wants_value: bool, wants_json: bool) -> None:
 
 @runs.command()
 @click.argument("run_id", metavar="ID")
+@click.option("--markdown", "wants_markdown", is_flag=True, help="Print Markdown, as without an option.")
+@click.option(
+    "--html", "file", type=click.Path(dir_okay=False), help="Write a page that needs nothing else; - prints it."
+)
+@show.as_json
+@target.options
+def report(run_id: str, wants_markdown: bool, file: str | None, wants_json: bool) -> None:
+    """Report what a run did: totals, how long executions took, by block, node and worker, and what the end waited for.
+
+    It can be asked for while the run goes on.
+
+    JSON keys: id, workflow, state, at, created, started, ended (ISO 8601, UTC), waited, ran (seconds), totals: blocks,
+    branches, ok, failed, stopped, open; success_rate, executions: ok, failed, lost, stopped, running, together,
+    durations: count, total, min, mean, p95, max (seconds); nodes: a list of name, executions; blocks: a list of name,
+    path, opened, branches, ok, failed, stopped, took (as durations), executions; workers: a list of name, executions,
+    busy; critical_path: a list of block, name, branch, worker, waited, ran; retries: count, kept, saved; partial.
+    """
+    if wants_markdown + wants_json + (file is not None) > 1:
+        raise Quit(codes.USAGE, "--json, --markdown and --html exclude each other")
+    found = _run(run_id).report()
+    if wants_json:
+        show.print_json(found.as_dict())
+    elif file is None:
+        click.echo(redact.clean(found.markdown()), nl=False)
+    elif file == "-":
+        click.echo(redact.hide(found.html()), nl=False)
+    else:
+        _write(file, redact.hide(found.html()))
+
+
+@runs.command()
+@click.argument("run_id", metavar="ID")
+@show.as_json
+@target.options
+def watch(run_id: str, wants_json: bool) -> None:
+    """Watch a run until it ends: on a terminal its blocks and how far they are, else a line for each event.
+
+    Ctrl-C ends the watching, and the run goes on. Ends with 1 where the run failed or was cancelled.
+
+    JSON keys: an object a line for each event, with cursor, time (ISO 8601, UTC), type, block, name (of the block),
+    branches, failed (positions), worker, detail.
+    """
+    from egregore_dist.cli import watching
+    from egregore_dist.client.run import Run
+
+    session = target.session()
+    run = Run(run_id, of=session)
+    try:
+        if wants_json or not sys.stdout.isatty():
+            watching.lines(run, as_json=wants_json)
+        else:
+            watching.live(run, session.ledger)
+    except KeyboardInterrupt:
+        again = f"egregore-dist runs watch {run_id}"
+        raise Quit(codes.INTERRUPTED, f"interrupted; run {run_id} goes on. Watch it again with: {again}") from None
+    if run.status in ("failed", "cancelled"):
+        try:
+            run.result(timeout=0, progress=False)
+        except TimeoutError:
+            raise Quit(codes.TIMEOUT, f"run {run_id} was retried when it had ended, and goes on") from None
+
+
+@runs.command()
+@click.argument("run_id", metavar="ID")
 @show.as_json
 @target.options
 def cancel(run_id: str, wants_json: bool) -> None:
@@ -148,6 +215,14 @@ def _run(run_id: str) -> Run:
     from egregore_dist.client.run import Run
 
     return Run(run_id, of=target.session())
+
+
+def _write(file: str, text: str) -> None:
+    try:
+        Path(file).write_text(text, "utf-8")
+    except OSError as error:
+        raise Quit(codes.USAGE, f"--html {file} cannot be written: {error.strerror}") from None
+    click.echo(f"written to {redact.clean(file)}", err=True)
 
 
 def _tell(run_id: str, before: str, after: str, wants_json: bool) -> None:

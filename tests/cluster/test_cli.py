@@ -249,7 +249,7 @@ def test_show_with_the_value(local: LocalCluster) -> None:
     assert read("runs", "show", name, "--value", env=env)["value"] == 10
 
 
-@pytest.mark.parametrize("verb", ["show", "cancel", "pause", "resume", "retry"])
+@pytest.mark.parametrize("verb", ["show", "report", "watch", "cancel", "pause", "resume", "retry"])
 def test_a_run_that_is_not_there(local: LocalCluster, verb: str) -> None:
     """A run that is not there ends with 4."""
     done = ask("runs", verb, "absent", env=environment(local))
