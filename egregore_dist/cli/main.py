@@ -17,6 +17,8 @@ COMMANDS = {
     "runs": "Look at runs, and pause, resume, end and retry them.",
     "worker": "Run a worker until it is told to stop.",
     "workers": "List the live workers.",
+    "nodes": "List what is learned of nodes: how long they take, and of what.",
+    "top": "Show what the cluster does, as it does it.",
     "monitor": "Serve the web pages where runs can be seen.",
     "doctor": "Check this machine and the cluster.",
 }

@@ -30,6 +30,12 @@ class Profiles:
         """The profiles of these functions, of those that are known."""
         return {name: profile.decode(raw) for name, raw in self._read(list(functions))[0].items()}
 
+    def everything(self) -> dict[str, Profile]:
+        """All the profiles that are kept."""
+        with reachable():
+            found = cast(dict[bytes, bytes], self._ledger.redis.hgetall(self._ledger.keys.profiles))
+        return {name.decode(): profile.decode(raw) for name, raw in found.items()}
+
     def learn(self, news: Mapping[str, Profile]) -> None:
         """Merge what is new into what is known."""
         names = list(news)

@@ -16,6 +16,7 @@ from egregore_dist.cli import codes, main, runs
 from egregore_dist.cli.main import COMMANDS
 from egregore_dist.ledger.records import RunState
 
+LOOKING = ("list", "show", "report", "watch")
 CHANGING = ("cancel", "pause", "resume", "retry")
 HEAVY = ("billiard", "celery", "kombu", "psutil", "pydantic", "redis", "rich")
 
@@ -32,7 +33,9 @@ def test_help_is_quick() -> None:
     assert all(name in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "runs list", "runs show", *(f"runs {verb}" for verb in CHANGING)])
+@pytest.mark.parametrize(
+    "name", [*COMMANDS, *(f"runs {verb}" for verb in LOOKING), *(f"runs {verb}" for verb in CHANGING)]
+)
 def test_every_command_has_help(name: str) -> None:
     """Every command says what it does, and takes the cluster's URLs."""
     result = CliRunner().invoke(main, [*name.split(), "--help"])
@@ -42,7 +45,11 @@ def test_every_command_has_help(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["plan x:y", "runs list", "runs show x", *(f"runs {verb} x" for verb in CHANGING), "workers", "doctor"]
+    "name",
+    [
+        *("plan x:y", "runs list", "workers", "nodes", "top", "doctor"),
+        *(f"runs {verb} x" for verb in ("show", "report", "watch", *CHANGING)),
+    ],
 )
 def test_verbs_take_json(name: str) -> None:
     """Every verb that reads or changes has ``--json``, and its help lists the keys."""
@@ -54,7 +61,10 @@ def test_verbs_take_json(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["runs list", "runs show x", *(f"runs {verb} x" for verb in CHANGING), "workers", "doctor", "run json:x --no-wait"],
+    [
+        *("runs list", "workers", "nodes", "top", "doctor", "run json:x --no-wait"),
+        *(f"runs {verb} x" for verb in ("show", "report", "watch", *CHANGING)),
+    ],
 )
 def test_without_a_cluster(name: str) -> None:
     """What needs a cluster that stays says in one line how to configure one, and ends with 2."""

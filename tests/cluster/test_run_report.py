@@ -1,0 +1,242 @@
+"""The report of real runs, and the commands that look at what goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+
+from egregore_dist import LocalCluster, Run, RunNotFound
+from egregore_dist.cli import codes, main
+from egregore_dist.client.events import Event
+from tests.cluster.test_cli import COMMAND, ROOT, environment
+from tests.support.cli_flows import bad, flow, gated
+from tests.support.waiting import until
+
+
+def ask(local: LocalCluster, *arguments: str) -> Result:
+    """Run a command in this process."""
+    return CliRunner(env=environment(local)).invoke(main, arguments)
+
+
+def read(local: LocalCluster, *arguments: str) -> Any:
+    """What a command prints as JSON."""
+    done = ask(local, *arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def begin(gate: Path) -> Run:
+    """A run that stands at a gate."""
+    run = gated.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch")
+    return run
+
+
+def test_a_report_from_another_handle(local: LocalCluster, tmp_path: Path) -> None:
+    """Who knows the id has the report: with its nodes, workers and timeline, as text, dict and page."""
+    run = flow.submit([1, 2, 3])
+    assert run.result(timeout=30) == 12
+
+    found = Run(run.id).report()
+
+    assert (found.state, found.totals.branches, found.totals.ok, found.success_rate) == ("succeeded", 3, 3, 1.0)
+    assert [(node.name, node.executions.ok) for node in found.nodes] == [("double", 3)]
+    assert {worker.name for worker in found.workers} <= {worker.name for worker in local.workers}
+    assert sum(worker.executions.count for worker in found.workers) == found.executions.count == 3
+    (link,) = found.critical_path
+    assert re.fullmatch("#[012]", link.branch or "")
+    assert not found.partial
+    assert json.loads(json.dumps(found.as_dict()))["blocks"][0]["name"] == "double"
+
+    file = tmp_path / "report.html"
+    assert ask(local, "runs", "report", run.id, "--html", str(file)).exit_code == 0
+    assert "<svg" in file.read_text("utf-8")
+    assert ask(local, "runs", "report", run.id).stdout.startswith(f"# Run {run.id}\n")
+    assert read(local, "runs", "report", run.id).keys() == found.as_dict().keys()
+
+
+def test_a_report_of_a_run_that_goes_on(local: LocalCluster, tmp_path: Path) -> None:
+    """A run has a report while it goes on, and none where it is not there."""
+    gate = tmp_path / "gate"
+    run = begin(gate)
+
+    found = run.report()
+    gate.touch()
+
+    assert (found.state, found.ended, found.totals.open, found.success_rate) == ("running", None, 1, None)
+    assert found.executions.running == 1
+    assert "<svg" in found.html()
+    with pytest.raises(RunNotFound):
+        Run("absent").report()
+    run.result(timeout=30)
+
+
+def test_a_report_after_a_retry(local: LocalCluster, tmp_path: Path) -> None:
+    """What a retry kept is told, and what ran again has the executions of both times."""
+    gate = tmp_path / "gate"
+    run = begin(gate)
+    run.cancel()
+    gate.touch()
+    run.retry()
+    run.result(timeout=30)
+
+    found = run.report()
+
+    assert (found.retries.count, found.retries.kept) == (1, 0)
+    assert (found.executions.stopped, found.executions.ok, found.success_rate) == (1, 1, 1.0)
+    assert [block.opened for block in found.blocks] == [1]
+
+
+def test_watching_event_by_event(local: LocalCluster) -> None:
+    """On a pipe each event is a line, and a JSON object with ``--json``; who watches a failed run ends with 1."""
+    run = flow.submit([1, 2])
+    text = ask(local, "runs", "watch", run.id)
+    said = [json.loads(line) for line in ask(local, "runs", "watch", run.id, "--json").stdout.splitlines()]
+
+    assert text.exit_code == 0
+    assert [entry["type"] for entry in said] == [event.type for event in run.events()]
+    assert len(text.stdout.splitlines()) == len(said)
+    assert (said[0]["type"], said[-1]["type"]) == ("run.submitted", "run.ended")
+    assert "branches.ended  double  branches" in text.stdout
+
+    failed = ask(local, "runs", "watch", bad.submit(3).id)
+    assert failed.exit_code == codes.FAILED
+    assert failed.stdout.splitlines()[-1].endswith("run.ended  state failed")
+    assert failed.stderr.splitlines()[-1].endswith("ValueError: first line")
+
+
+def test_watching_loses_nothing_with_the_connection(local: LocalCluster, tmp_path: Path) -> None:
+    """A connection that is cut while it waits is made again, and each event comes once."""
+    gate = tmp_path / "gate"
+    run = begin(gate)
+    seen: list[Event] = []
+    watching = threading.Thread(target=lambda: seen.extend(run.events()))
+    with redis.Redis.from_url(local.url) as server:
+
+        def waits() -> set[str]:
+            return {client["id"] for client in server.client_list() if client["cmd"] == "xread"}
+
+        watching.start()
+        until(waits, what="the wait for events")
+        cut = waits()
+        for id in cut:
+            server.client_kill_filter(_id=id)
+        until(lambda: waits() - cut, what="the wait on another connection")
+    gate.touch()
+    watching.join(30)
+
+    assert [event.cursor for event in seen] == [event.cursor for event in run.events(follow=False)]
+    assert seen[-1].type == "run.ended"
+
+
+def interrupted(local: LocalCluster, *arguments: str, shows: str) -> tuple[int, str, str]:
+    """Run a command on a terminal until that shows something, and then press Ctrl-C.
+
+    Returns:
+        Its exit code, what the terminal got, and its standard error.
+    """
+    ours, theirs = pty.openpty()
+    env = {**environment(local), "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
+    with subprocess.Popen(
+        [*COMMAND, *arguments], cwd=ROOT, env=env, stdout=theirs, stderr=subprocess.PIPE, text=True
+    ) as command:
+        os.close(theirs)
+        screen = b""
+        try:
+            while shows.encode() not in screen:
+                screen += os.read(ours, 4096)
+            command.send_signal(signal.SIGINT)
+            while more := os.read(ours, 4096):
+                screen += more
+        except OSError:
+            pass  # The other end is closed.
+        _, said = command.communicate(timeout=30)
+    os.close(ours)
+    return command.returncode, screen.decode(errors="replace"), said
+
+
+def test_watching_on_a_terminal(local: LocalCluster, tmp_path: Path) -> None:
+    """On a terminal there is a tree; Ctrl-C ends it, says that the run goes on, and the run does."""
+    gate = tmp_path / "gate"
+    run = begin(gate)
+
+    code, screen, said = interrupted(local, "runs", "watch", run.id, shows="0/1")
+    after = run.status
+    gate.touch()
+
+    assert (code, after) == (codes.INTERRUPTED, "running")
+    assert "gated" in screen
+    assert f"run {run.id} goes on" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert run.result(timeout=30) == {"gate": "open"}
+
+
+def test_top_on_a_terminal(local: LocalCluster) -> None:
+    """On a terminal it looks again and again; Ctrl-C is how one leaves it, and no error."""
+    code, screen, said = interrupted(local, "top", "--every", "0.1", shows=local.workers[0].name)
+
+    assert (code, said) == (0, "")
+    assert "slots busy" in screen
+
+
+def test_a_report_has_one_form(local: LocalCluster, tmp_path: Path) -> None:
+    """Two forms at once, and a file that cannot be written, end with 2 and a line that says so."""
+    run = flow.submit([1])
+    both = ask(local, "runs", "report", run.id, "--json", "--html", "-")
+    nowhere = ask(local, "runs", "report", run.id, "--html", str(tmp_path / "no" / "page.html"))
+    page = ask(local, "runs", "report", run.id, "--html", "-")
+
+    assert (both.exit_code, nowhere.exit_code, page.exit_code) == (codes.USAGE, codes.USAGE, 0)
+    assert "exclude each other" in both.stderr
+    assert "cannot be written: No such file" in nowhere.stderr
+    assert page.stdout.startswith("<!doctype html>")
+
+
+def test_nodes(local: LocalCluster) -> None:
+    """What was learned of a node is listed under its name and its function."""
+    flow.run([1, 2, 3])
+    known: dict[str, Any] = {}
+
+    def learned() -> bool:
+        known.update({entry["function"]: entry for entry in read(local, "nodes")["nodes"]})
+        return "tests.support.cli_flows:double" in known
+
+    until(learned, what="the profile")
+    found = known["tests.support.cli_flows:double"]
+    assert found.keys() == {"names", "function", "executions", "wall", "cpu", "memory", "result", "learned"}
+    assert "double" in found["names"]
+    assert found["executions"] > 0
+    assert found["wall"].keys() == {"mean", "p50", "p95"}
+    assert "tests.support.cli_flows:double" in ask(local, "nodes").stdout
+
+
+def test_top(local: LocalCluster, tmp_path: Path) -> None:
+    """The workers with their busy slots, the open runs with how far they are, and the backlog."""
+    gate, name = tmp_path / "gate", uuid.uuid4().hex
+    run = gated.submit(str(gate), id=name)
+    until(lambda: read(local, "top")["busy"] >= 1, what="a busy slot")
+
+    said = read(local, "top")
+    text = ask(local, "top", "--once")
+    gate.touch()
+    run.result(timeout=30)
+
+    assert said.keys() == {"at", "workers", "slots", "busy", "open", "runs", "backlog"}
+    assert {worker["name"] for worker in said["workers"]} >= {worker.name for worker in local.workers}
+    (shown,) = (entry for entry in said["runs"] if entry["id"] == name)
+    assert (shown["state"], shown["block"], shown["branches"], shown["done"]) == ("running", "gated", 1, 0)
+    assert said["backlog"].keys() == {"blocks", "waiting", "running", "late"}
+    assert text.exit_code == 0
+    assert name in text.stdout
