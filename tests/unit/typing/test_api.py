@@ -25,6 +25,7 @@ EXPECTED = [
     "egregore_dist.client.run.Run",
     "egregore_dist.client.run.Run",
     "list[egregore_dist.client.why.Reason]",
+    "egregore_dist.client.runreport.RunReport",
 ]
 
 
