@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _RUNS_READ = 200
 # Letters of the digest of a function that travels by value.
 _DIGEST = 12
+# Names of a function's nodes that the table has.
+_SHOWN = 3
 
 
 @click.command()
@@ -44,11 +46,11 @@ def nodes(wants_json: bool) -> None:
         click.echo("nothing is learned yet: it comes with the first executions", err=True)
         return
     numbers = ("EXECUTIONS", "p50", "p95", "CPU p95", "MEMORY p95", "RESULT p95")
-    table = show.table("NODE", *numbers, "LEARNED", "FUNCTION", right=numbers)
+    table = show.table("FUNCTION", *numbers, "LEARNED", "NODES", right=numbers)
     now = ledger.now() / 1000
     for function, profile in found:
         table.add_row(
-            show.text(", ".join(sorted(names.get(function, ()))) or "-"),
+            show.text(function_name(function)),
             f"{profile.count:.0f}",
             _quantile(profile.wall, 0.5, show.duration),
             _quantile(profile.wall, 0.95, show.duration),
@@ -56,7 +58,7 @@ def nodes(wants_json: bool) -> None:
             _quantile(profile.memory, 0.95, show.size),
             _quantile(profile.size, 0.95, show.size),
             f"{show.duration(max(0.0, now - profile.at / 1000))} ago",
-            show.text(function_name(function)),
+            show.text(_some(sorted(names.get(function, ())))),
         )
     show.console().print(table)
 
@@ -104,6 +106,11 @@ def _names(ledger: Ledger) -> dict[str, set[str]]:
             # It has expired, or another release wrote it.
             continue
     return found
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or "-") + more
 
 
 def _quantile(histogram: Histogram, share: float, form: Any) -> str:

@@ -17,11 +17,11 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from egregore_dist import LocalCluster, Run, RunNotFound
+from egregore_dist import LocalCluster, Run, RunNotFound, parallel
 from egregore_dist.cli import codes, main
 from egregore_dist.client.events import Event
 from tests.cluster.test_cli import COMMAND, ROOT, environment
-from tests.support.cli_flows import bad, flow, gated
+from tests.support.cli_flows import bad, double, flow, gated
 from tests.support.waiting import until
 
 
@@ -220,6 +220,17 @@ def test_nodes(local: LocalCluster) -> None:
     assert found["executions"] > 0
     assert found["wall"].keys() == {"mean", "p50", "p95"}
     assert "tests.support.cli_flows:double" in ask(local, "nodes").stdout
+
+
+def test_nodes_of_many_names(local: LocalCluster) -> None:
+    """A function that many nodes call is one row, which names some of them and says how many more there are."""
+    parallel(*(double.alias(f"double_under_another_name_{at:02}") for at in range(40))).run(1)
+    name = "tests.support.cli_flows:double"
+    until(lambda: name in {known["function"] for known in read(local, "nodes")["nodes"]}, what="the profile")
+
+    (row,) = [line for line in ask(local, "nodes").stdout.splitlines() if name in line]
+    assert row.split()[1].isdigit()
+    assert re.search(r"and \d+ more", ask(local, "nodes").stdout)
 
 
 def test_top(local: LocalCluster, tmp_path: Path) -> None:
