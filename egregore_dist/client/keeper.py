@@ -62,7 +62,11 @@ class Keeper:
             print(f"cannot start {self._command[0]}: {error}", file=sys.stderr)
             return 127
         self._pid = child.pid
-        print(child.pid, flush=True)
+        try:
+            os.write(sys.stdout.fileno(), f"{child.pid}\n".encode())
+        except OSError:
+            # Nobody reads it any more: whoever asked for the command has gone meanwhile.
+            self._orphaned = True
         self._watch(wakeup)
         child.returncode = self._code
         if self._orphaned and self._remove is not None:

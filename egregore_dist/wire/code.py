@@ -34,6 +34,8 @@ _NAME = r"(?!__)[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(rf"m:({_NAME}(?:\.{_NAME})*):({_NAME}(?:\.{_NAME})*)", re.ASCII)
 _VALUE = re.compile(r"v:([0-9a-f]{64})", re.ASCII)
 _PYTHON = sys.version_info[:2]
+# What msgspec leaves on a class that it has converted to: it cannot travel, and is made anew where it is missing.
+_MSGSPEC_CACHE = "__msgspec_cache__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return reduced
         # Else a class inside of a function, or of another class, would have another name there.
         maker, arguments, (attributes, slots), *rest = reduced
-        reduced = (maker, arguments, ({**attributes, "__qualname__": obj.__qualname__}, slots), *rest)
+        own = {name: value for name, value in attributes.items() if name != _MSGSPEC_CACHE}
+        reduced = (maker, arguments, ({**own, "__qualname__": obj.__qualname__}, slots), *rest)
         return structs.reduction(obj, reduced) if isinstance(obj, structs.StructMeta) else reduced
 
 

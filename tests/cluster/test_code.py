@@ -196,6 +196,67 @@ def test_a_script_s_own_functions_travel(local: LocalCluster, tmp_path: Path) ->
     assert (done.stdout, done.stderr) == ("{'total': 8, 'moved': Point(x=3, y=6)}\n", "")
 
 
+def test_classes_of_a_script_travel_again(local: LocalCluster, tmp_path: Path) -> None:
+    """What a conversion leaves on a class here does not keep it from travelling: a script may run twice."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import enum
+            from dataclasses import dataclass
+            from typing import NamedTuple, TypedDict
+            import msgspec
+            from egregore_dist import node, parallel
+
+            class Colour(enum.Enum):
+                RED = "red"
+
+            @dataclass
+            class Point:
+                x: int
+                colour: Colour
+
+            class Pair(NamedTuple):
+                left: Point
+
+            class Entry(TypedDict):
+                point: Point
+
+            class Key(msgspec.Struct):
+                point: Point
+
+            @node
+            def move(point: Point) -> Point:
+                return Point(point.x + 1, point.colour)
+
+            @node
+            def pair(point: Point) -> Pair:
+                return Pair(point)
+
+            @node
+            def entry(point: Point) -> Entry:
+                return {"point": point}
+
+            @node
+            def key(point: Point) -> Key:
+                return Key(point)
+
+            @node
+            def colour(point: Point) -> Colour:
+                return point.colour
+
+            flow = parallel(move, pair, entry, key, colour)
+            print(flow(Point(1, Colour.RED)) == flow(Point(1, Colour.RED)), flow(Point(1, Colour.RED))["pair"])
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], env=local.worker_environment(), capture_output=True, text=True, check=False
+    )
+
+    assert (done.stdout, done.stderr) == ("True Pair(left=Point(x=1, colour=<Colour.RED: 'red'>))\n", "")
+
+
 def test_a_redefined_function_is_the_new_one(local: LocalCluster) -> None:
     """What a notebook redefines is what runs next, though the name is the same."""
     assert [closure(step).run(1) for step in (1, 2, 1)] == [2, 3, 2]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,3 +30,26 @@ def test_a_process_that_has_ended_holds_nothing(tmp_path: Path) -> None:
 
     assert process._keeper.stdin is not None
     assert process._keeper.stdin.closed
+
+
+def test_whoever_asked_has_gone_before_the_command_began(tmp_path: Path) -> None:
+    """The command is stopped, and what goes with it removed, where nobody reads its pid any more."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    reading, writing = os.pipe()
+    os.close(reading)
+    keeper = subprocess.Popen(
+        [sys.executable, "-I", str(processes.KEEPER), "--remove", str(folder), "--", "sleep", "60"],
+        stdin=subprocess.PIPE,
+        stdout=writing,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(writing)
+    try:
+        assert keeper.wait(timeout=30) == 128 + signal.SIGTERM
+    finally:
+        keeper.kill()
+        if keeper.stdin is not None:
+            keeper.stdin.close()
+    assert not folder.exists()
