@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from egregore_dist import errors
 
+# Seconds: whatever counts them, in Python, Lua or the server, can count so many.
+_LONGEST = 100 * 365 * 86400
+
 
 class Settings(BaseSettings):
     """What a client or a worker is configured with; each field is read from ``EGREGORE_<FIELD>``.
@@ -30,7 +33,7 @@ class Settings(BaseSettings):
     )
     queue: str = Field("egregore", description="The Celery queue of lanes that ask for no other.")
     prefix: str = Field("egd", description="What every ledger key starts with.")
-    retention: float = Field(7 * 86400, gt=0, description="Seconds that a finished run is kept.")
+    retention: float = Field(7 * 86400, gt=0, le=_LONGEST, description="Seconds that a finished run is kept.")
     payload_limit: int = Field(
         64 * 2**20, gt=0, lt=512 * 2**20, description="Largest encoded value, in bytes; a server takes no larger one."
     )
@@ -40,11 +43,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Branches that wait for others, which one lane runs at a time on threads; 1 for none.",
     )
-    report_interval: float = Field(2.0, gt=0, description="Seconds between two reports of a worker.")
-    report_ttl: float = Field(10.0, gt=0, description="Seconds after which a silent worker counts as gone.")
-    sweep_interval: float = Field(1.0, gt=0, description="Seconds between two rounds of the janitor.")
+    report_interval: float = Field(2.0, gt=0, le=_LONGEST, description="Seconds between two reports of a worker.")
+    report_ttl: float = Field(10.0, gt=0, le=_LONGEST, description="Seconds until a silent worker counts as gone.")
+    sweep_interval: float = Field(1.0, gt=0, le=_LONGEST, description="Seconds between two rounds of the janitor.")
     stop_grace: float = Field(
-        2.0, ge=0, description="Seconds that a node may take to stop before its process is killed."
+        2.0, ge=0, le=_LONGEST, description="Seconds that a node may take to stop before its process is killed."
     )
 
     @field_validator("modules", mode="before")

@@ -8,8 +8,10 @@ import sys
 import redis
 from redis import backoff, retry
 
+from egregore_dist.engine.app import ledger_url
+from egregore_dist.errors import ConfigurationError
 from egregore_dist.ledger import keys
-from egregore_dist.settings import Settings
+from egregore_dist.settings import load
 from entrypoint import Misconfigured, environment
 
 #: Seconds to connect and to answer; the image gives the whole check 5.
@@ -22,19 +24,21 @@ def problem() -> str | None:
         os.environ.update(environment(os.environ))
     except Misconfigured as error:
         return str(error)
-    settings = Settings()
-    url = settings.ledger_url or settings.broker_url
-    if url is None:
-        return "neither EGREGORE_LEDGER_URL nor EGREGORE_BROKER_URL is set"
     name = os.environ["EGREGORE_WORKER_NAME"]
     try:
+        settings = load()
         with redis.Redis.from_url(
-            url.get_secret_value(),
+            ledger_url(settings),
             socket_connect_timeout=TIMEOUT,
             socket_timeout=TIMEOUT,
             retry=retry.Retry(backoff.NoBackoff(), 0),
         ) as ledger:
             alive = ledger.exists(keys.Keys(settings.prefix).worker(name))
+    except ConfigurationError as error:
+        return str(error)
+    except ValueError:
+        # Its text may hold a part of a password.
+        return "the URL of the ledger cannot be read"
     except redis.RedisError as error:
         return f"the ledger cannot be reached: {type(error).__name__}"
     return None if alive else f"the ledger has no heartbeat of worker {name!r}"

@@ -138,8 +138,10 @@ class LocalCluster:
         pool: str = "prefork",
         loglevel: str = "WARNING",
     ) -> None:
-        if workers < 0 or concurrency < 1:
-            raise errors.ConfigurationError(f"a cluster of {workers} workers of {concurrency} lanes cannot be")
+        _check("workers", workers, least=0)
+        _check("concurrency", concurrency, least=1)
+        if pool not in apps.POOLS:
+            raise errors.ConfigurationError(f"LocalCluster: pool must be one of {apps.POOLS}, not {pool!r}")
         self.concurrency = concurrency
         self.pool = pool
         self.loglevel = loglevel
@@ -188,7 +190,7 @@ class LocalCluster:
         Raises:
             errors.ConfigurationError: it did not start; without the extra ``monitor`` it cannot.
         """
-        assert self._folder is not None, "the cluster is not started"
+        folder = self._started_folder()
         if self._monitor is None or not self._monitor.alive:
             environment = {
                 name: value
@@ -196,7 +198,7 @@ class LocalCluster:
                 # What this user's own monitor is configured with is not for this one.
                 if not name.startswith("EGREGORE_MONITOR_")
             }
-            log = Path(self._folder.name) / "monitor.log"
+            log = folder / "monitor.log"
             log.unlink(missing_ok=True)
             command = [sys.executable, "-m", "egregore_dist", "monitor", "--port", "0"]
             self._monitor = Process.spawn(command, env=environment, log=log)
@@ -227,7 +229,12 @@ class LocalCluster:
             given["broker_url"] = self.server.url
         base = load(**given)
         self.settings = base.model_copy(
-            update={"secret": base.secret or SecretStr(secrets.token_urlsafe(32)), "modules": base.modules or ("*",)}
+            update={
+                "secret": base.secret or SecretStr(secrets.token_urlsafe(32)),
+                "modules": base.modules or ("*",),
+                # The ledger of a cluster that exists is not for a server of its own.
+                "ledger_url": base.ledger_url if {"broker_url", "ledger_url"} & self._given.keys() else None,
+            }
         )
         try:
             for _ in range(self._wanted):
@@ -275,13 +282,20 @@ class LocalCluster:
 
     def add_worker(self, *, wait: bool = True) -> LocalWorker:
         """Start one more worker, and wait until it serves."""
-        assert self._folder is not None, "the cluster is not started"
-        worker = LocalWorker(self, f"worker{len(self.workers) + 1}@{self._host}", Path(self._folder.name))
+        folder = self._started_folder()
+        worker = LocalWorker(self, f"worker{len(self.workers) + 1}@{self._host}", folder)
         worker.start()
         self.workers.append(worker)
         if wait:
             self.wait_ready()
         return worker
+
+    def _started_folder(self) -> Path:
+        if self._folder is None:
+            raise errors.ConfigurationError(
+                "the cluster is not started: use it as `with LocalCluster() as cluster:`, or call .start()"
+            )
+        return Path(self._folder.name)
 
     def wait_ready(self, timeout: float = _START_TIMEOUT) -> None:
         """Wait until every worker that runs has reported.
@@ -316,8 +330,18 @@ class LocalCluster:
     def worker_environment(self) -> dict[str, str]:
         """The environment of a worker: this process's, its import path, and the settings."""
         settings = self.settings
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        # What is configured for this process only, such as another ledger, is not for these workers.
+        own = {f"EGREGORE_{name.upper()}" for name in type(settings).model_fields}
+        environment = {name: value for name, value in os.environ.items() if name not in own}
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         for name, value in settings.model_dump(exclude_none=True).items():
             plain = value.get_secret_value() if isinstance(value, SecretStr) else value
             environment[f"EGREGORE_{name.upper()}"] = ",".join(plain) if isinstance(plain, tuple) else str(plain)
         return environment
+
+
+def _check(what: str, number: object, *, least: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise errors.ConfigurationError(
+            f"LocalCluster: {what} must be a whole number of at least {least}, not {number!r}"
+        )

@@ -41,7 +41,7 @@ class ClusterLauncher:
 
     def submit(self, step: Step, data: Any, id: str | None) -> Run:
         """Submit, and return at once. The same id again returns the run that has it, and warns where that differs."""
-        if id is not None and not _ID.fullmatch(id):
+        if id is not None and not _is_id(id):
             raise errors.WorkflowError(f"run id {id!r}: letters, digits, '_', '.' and '-' only, 1 to 128 of them")
         described = describe.describe(step)
         # Before anything is published, what the first nodes get is seen to fit.
@@ -87,6 +87,10 @@ class ClusterLauncher:
                 f"{describe.describe(step).spec.name!r} has no branches: nothing is to be planned"
             )
         return found[0]
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def _warn_of_differences(to: session.Session, run: str, described: describe.Described, raw: bytes) -> None:

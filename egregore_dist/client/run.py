@@ -142,9 +142,7 @@ class Run:
                         begun = None
                         self._tell_if_unserved()
         except KeyboardInterrupt:
-            log.warning(
-                "stopped waiting; run %s goes on. Look at it with: egregore-dist runs show %s", self.id, self.id
-            )
+            self._leave()
             raise
         return end.outcome()
 
@@ -317,6 +315,14 @@ class Run:
     def _tell_if_unserved(self) -> None:
         if self.status == "pending" and not _patient(self._ledger.reports):
             log.warning("run %s waits: no worker is alive. Start one: egregore-dist worker -m MODULE", self.id)
+
+    def _leave(self) -> None:
+        self._session.leave(self.id)
+        if self._session.embedded:
+            said = "stopped waiting; run %s goes on until this program ends. Wait for it again with: Run(%r).result()"
+        else:
+            said = "stopped waiting; run %s goes on. Look at it with: egregore-dist runs show %s"
+        log.warning(said, self.id, self.id)
 
     def _refuse_inside(self) -> None:
         node = inside.current.get()

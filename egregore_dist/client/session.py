@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 
 import kombu.pools
 from celery import Celery
 
+from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.runtime import signer
@@ -17,26 +19,43 @@ from egregore_dist.settings import Settings, load
 
 
 class Session:
-    """A connection to one cluster."""
+    """A connection to one cluster.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: the cluster's.
+        embedded: whether the cluster ends with this program.
+    """
+
+    def __init__(self, settings: Settings, *, embedded: bool = False) -> None:
         self.settings = settings
+        self.embedded = embedded
         self.app: Celery = apps.make_app(settings)
         self.ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention)
         self.signer = signer(settings)
         self.later = Later()
         self.pid = os.getpid()
+        self._left: set[str] = set()
         # A program may end right after it has submitted.
-        atexit.register(self._flush)
+        atexit.register(self._finish)
 
-    def _flush(self) -> None:
-        if os.getpid() == self.pid:
-            self.later.flush()
+    def leave(self, run: str) -> None:
+        """Note a run that nobody waits for any more: where the cluster is embedded, it ends with this program."""
+        self._left.add(run)
+
+    def _finish(self) -> None:
+        if os.getpid() != self.pid:
+            return
+        self.later.flush()
+        if self.embedded:
+            # So that the workers can end at once.
+            for run in self._left:
+                with contextlib.suppress(errors.EgregoreError):
+                    self.ledger.cancel(run)
 
     def close(self) -> None:
         """Publish what waits, and close the connections."""
-        self._flush()
-        atexit.unregister(self._flush)
+        self._finish()
+        atexit.unregister(self._finish)
         self.app.close()
         self.ledger.close()
 
@@ -82,12 +101,11 @@ def current() -> Session:
         # A connection does not survive a fork.
         if _current is not None and _current.pid != os.getpid():
             kombu.pools.reset()
-            _current = Session(_current.settings)
+            _current = Session(_current.settings, embedded=_current.embedded)
         if _current is None:
             settings = load()
-            if settings.broker_url is None:
-                settings = _embedded(settings)
-            _current = Session(settings)
+            embedded = settings.broker_url is None
+            _current = Session(_embedded(settings) if embedded else settings, embedded=embedded)
         return _current
 
 
@@ -95,6 +113,11 @@ def _embedded(settings: Settings) -> Settings:
     from egregore_dist.client.cluster import LocalCluster
     from egregore_dist.resources.report import measure
 
+    if settings.ledger_url is not None:
+        raise errors.ConfigurationError(
+            "EGREGORE_LEDGER_URL is set and EGREGORE_BROKER_URL is not: set both for a cluster that exists, or neither "
+            "for one that is started for this program"
+        )
     cores = max(1, int(measure().cores))
     workers = min(2, cores)
     cluster = LocalCluster(workers=workers, concurrency=-(-cores // workers))

@@ -9,6 +9,8 @@ from egregore_dist import errors
 from egregore_dist.settings import Settings
 
 LANE, COLLECT, ADVANCE = "egregore.lane", "egregore.collect", "egregore.advance"
+#: Of workers: a node of theirs can be stopped, in the first only.
+POOLS = ("prefork", "threads")
 BACKEND = "egregore_dist.engine.backend:ChordBackend"
 MESSAGING = "egregore_dist.engine.broker:AMQP"
 

@@ -311,10 +311,13 @@ class Folder:
     """Where the boards of this process's pool are; the processes that it starts find it."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        # Held while this process, or one of its pool, lives.
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            # Held while this process, or one of its pool, lives.
+            held = _held(self.path)
+            if held is not None:
+                break
+        self._lock = held
         os.environ[FOLDER] = str(self.path)
 
     def remove(self) -> None:
@@ -322,6 +325,19 @@ class Folder:
         os.environ.pop(FOLDER, None)
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _held(folder: Path) -> int | None:
+    """A lock on a new folder; None where another worker has taken it for one that was left, before it was locked."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if folder.exists():
+        return lock
+    os.close(lock)
+    return None
 
 
 def remove_left() -> None:

@@ -21,7 +21,7 @@ from egregore_dist.engine.runtime import Callee
 from egregore_dist.engine.turns import Turns
 from egregore_dist.resources.recorder import Measure
 from egregore_dist.wire import codec
-from egregore_dist.workflow import names, spec
+from egregore_dist.workflow import checks, names, spec
 from egregore_dist.workflow.context import Context
 
 # Wrong however often it is tried.
@@ -85,9 +85,10 @@ class Job:
     def retry(self) -> dict[str, Any]:
         """What tenacity needs to know of the node's ``retries``."""
         delay = self.node.retry_delay
+        longest = min(_LONGEST_DELAY * delay, checks.LONGEST)
         return {
             "stop": tenacity.stop_after_attempt(self.node.retries + 2 - self.calls),
-            "wait": tenacity.wait_exponential(delay, max=_LONGEST_DELAY * delay) + tenacity.wait_random(0.0, delay),
+            "wait": tenacity.wait_exponential(delay, max=longest) + tenacity.wait_random(0.0, delay),
             "retry": tenacity.retry_if_exception(self._is_retried),
             "before_sleep": self._count,
             "reraise": True,

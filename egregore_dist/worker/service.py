@@ -17,8 +17,6 @@ from egregore_dist.settings import Settings, load
 from egregore_dist.wire.code import Loader
 from egregore_dist.worker import guard, slots, steps
 
-POOLS = ("prefork", "threads")
-
 
 def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None = None) -> None:
     """Load this package's tasks into a Celery app: its workers then serve workflows beside the app's own tasks.
@@ -71,9 +69,9 @@ def run(
         errors.ConfigurationError: settings that cannot work.
         errors.CodeError: a module that cannot be loaded.
     """
-    if pool not in POOLS:
+    if pool not in apps.POOLS:
         raise errors.ConfigurationError(
-            f"pool {pool!r} is not supported, choose one of {', '.join(POOLS)}: "
+            f"pool {pool!r} is not supported, choose one of {', '.join(apps.POOLS)}: "
             "the others stand still while they work, so that deadlines and heartbeats would not be kept"
         )
     app = apps.make_app(settings)

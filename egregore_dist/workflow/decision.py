@@ -47,7 +47,7 @@ class Decision(Step, Generic[P, R]):
         """Call the plain function, in this process."""
         return self.fn(*args, **kwargs)
 
-    def to(self, *steps: Step, **named: Step) -> Self:
+    def to(self, /, *steps: Step, **named: Step) -> Self:
         """A copy of this decision with its choices.
 
         Args:

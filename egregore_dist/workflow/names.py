@@ -47,5 +47,9 @@ def of_class(kind: type) -> str:
 
 def shortened(value: object, limit: int = 80) -> str:
     """The repr of ``value``, cut to ``limit`` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:
+        # An int of thousands of digits has none.
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
@@ -159,8 +160,8 @@ def node(
     options = Options(
         retries=checks.whole_number(retries, f"{where}: retries", least=0),
         retry_on=None if retry_on is None else _class_names(retry_on, f"{where}: retry_on"),
-        retry_delay=checks.positive_number(retry_delay, f"{where}: retry_delay (seconds)"),
-        timeout=None if timeout is None else checks.positive_number(timeout, f"{where}: timeout (seconds)"),
+        retry_delay=checks.seconds(retry_delay, f"{where}: retry_delay"),
+        timeout=None if timeout is None else checks.seconds(timeout, f"{where}: timeout"),
         memory=None if memory is None else _bytes(memory, f"{where}: memory"),
         cpus=None if cpus is None else checks.positive_number(cpus, f"{where}: cpus"),
         queue=names.optional(queue, f"queue ({where})"),
@@ -191,8 +192,8 @@ def _bytes(memory: object, where: str) -> int:
         return checks.whole_number(memory, f"{where} (bytes)", least=1)
     match = _MEMORY.fullmatch(memory)
     unit = _UNITS.get(match[2].upper()) if match else None
-    amount = int(float(match[1]) * unit) if match and unit else 0
-    if amount < 1:
+    amount = int(Decimal(match[1]) * unit) if match and unit else 0
+    if not 1 <= amount <= checks.LARGEST:
         raise errors.WorkflowError(
             f"{where}: {names.shortened(memory)} is no amount of memory; write '2GB' or '512MiB'"
         )

@@ -50,7 +50,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if max_concurrent is not None:
             max_concurrent = checks.whole_number(max_concurrent, f"{where}: max_concurrent", least=1)
         if timeout is not None:
-            timeout = checks.positive_number(timeout, f"{where}: timeout (seconds)")
+            timeout = checks.seconds(timeout, f"{where}: timeout")
         return cls(max_concurrent=max_concurrent, timeout=timeout, optimize=optimization_enabled, on_error=on_error)
 
 

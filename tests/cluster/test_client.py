@@ -219,9 +219,9 @@ def test_two_processes_submit_one_id_at_once(local: LocalCluster, tmp_path: Path
 
 def test_an_id_must_be_plain(local: LocalCluster) -> None:
     """An id that could not be typed or kept is refused."""
-    for wrong in ("", "a b", "a/b", "x" * 129, "ä", "{a}", "a\n"):
+    for wrong in ("", "a b", "a/b", "x" * 129, "ä", "{a}", "a\n", 5):
         with pytest.raises(errors.WorkflowError, match="run id"):
-            double.submit(1, id=wrong)
+            double.submit(1, id=wrong)  # type: ignore[arg-type]
 
 
 def test_a_run_that_does_not_exist(local: LocalCluster) -> None:
@@ -340,6 +340,46 @@ def test_ctrl_c_in_a_call_says_the_same(
         both(1)
 
     assert re.search(r"run (\w+) goes on.*runs show \1", caplog.text)
+
+
+def test_ctrl_c_in_a_program_of_its_own_cluster(tmp_path: Path) -> None:
+    """Where the cluster ends with the program, the message says so, and what runs is stopped, not killed."""
+    program = """
+        import sys, time
+        from pathlib import Path
+        from egregore_dist import node
+
+        @node
+        def wait(folder: str) -> None:
+            try:
+                Path(folder, "begun").touch()
+                time.sleep(60)
+            finally:
+                Path(folder, "finally").touch()
+
+        wait.run(sys.argv[1])
+    """
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    until((tmp_path / "begun").exists, seconds=30, what="the node")
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=30)
+
+    assert waiting.returncode != 0
+    assert re.search(r"run (\w+) goes on until this program ends.*Run\('\1'\)\.result\(\)", err)
+    assert (tmp_path / "finally").exists()
+
+
+def test_a_ledger_without_a_broker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A private broker beside a ledger that others share would mix two clusters."""
+    monkeypatch.setenv("EGREGORE_LEDGER_URL", "redis://127.0.0.1:1/0")
+    before = session.use(None)
+    try:
+        with pytest.raises(errors.ConfigurationError, match="EGREGORE_BROKER_URL is not"):
+            double.run(1)
+    finally:
+        session.use(before)
 
 
 def _status(run: str) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
-from egregore_dist import Context, LocalCluster, node, parallel
+import pytest
+
+from egregore_dist import Context, LocalCluster, errors, node, parallel
 from egregore_dist.client import session
 from tests.support.waiting import until
 
@@ -19,6 +22,13 @@ def where(gate: str, context: Context) -> str:
     while context.attempt == 1 and not Path(gate).exists():
         time.sleep(0.01)
     return str(os.getppid())
+
+
+@node
+def parent(_: None) -> int:
+    import os
+
+    return os.getppid()
 
 
 def test_workers_are_killed_restarted_added_and_stopped(tmp_path: Path) -> None:
@@ -52,3 +62,36 @@ def test_clusters_that_share_a_broker_have_workers_of_different_names() -> None:
         LocalCluster(workers=1, broker_url=one.url, queue="other", prefix="other") as other,
     ):
         assert one.workers[0].name != other.workers[0].name
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"workers": "2"}, "workers must be a whole number of at least 0, not '2'"),
+        ({"workers": -1}, "workers must be a whole number of at least 0, not -1"),
+        ({"concurrency": 1.5}, "concurrency must be a whole number of at least 1, not 1.5"),
+        ({"concurrency": True}, "concurrency must be a whole number of at least 1, not True"),
+        ({"pool": "gevent"}, "pool must be one of .*'threads'.*, not 'gevent'"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(given: dict[str, Any], said: str) -> None:
+    """Nothing is started for a cluster that cannot be."""
+    with pytest.raises(errors.ConfigurationError, match=said):
+        LocalCluster(**given)
+
+
+def test_a_cluster_that_is_not_started_says_so() -> None:
+    """What needs a running cluster names the two ways to have one."""
+    cluster = LocalCluster()
+    with pytest.raises(errors.ConfigurationError, match=r"not started.*\.start\(\)"):
+        cluster.add_worker()
+    with pytest.raises(errors.ConfigurationError, match=r"not started.*\.start\(\)"):
+        _ = cluster.monitor_url
+
+
+def test_a_foreign_ledger_is_not_for_a_server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger of the environment belongs to its broker: a cluster with its own server leaves it alone."""
+    monkeypatch.setenv("EGREGORE_LEDGER_URL", "redis://127.0.0.1:1/0")
+    with LocalCluster(workers=1) as cluster:
+        assert "EGREGORE_LEDGER_URL" not in cluster.worker_environment()
+        assert parent.run(None) == cluster.workers[0].pid

@@ -287,6 +287,27 @@ def test_an_open_password_file_is_refused(password: Path, mode: int) -> None:
     assert "open to others: make it 0440 or 0400" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"EGREGORE_BROKER_URL": "redis://h:1/0", "EGREGORE_RETENTION": "abc"}, "EGREGORE_RETENTION"),
+        ({"EGREGORE_BROKER_URL": "amqp://h//"}, "set EGREGORE_LEDGER_URL"),
+        ({"EGREGORE_BROKER_URL": "foo"}, "has no scheme"),
+        ({"EGREGORE_BROKER_URL": "redis://:p@ss@h:port/0"}, "the URL of the ledger cannot be read"),
+    ],
+)
+def test_the_health_check_of_a_wrong_setting_is_one_clear_line(given: dict[str, str], said: str) -> None:
+    """A setting that cannot be is named by the health check too, and its value is not."""
+    command = [sys.executable, str(ROOT / "worker" / "healthcheck.py")]
+    done = subprocess.run(command, env={**given, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("unhealthy: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "ss@h" not in done.stderr
+
+
 def test_the_health_check_is_one_clear_line(password: Path) -> None:
     """Without a server the health check fails with one line that holds no password."""
     command = [sys.executable, str(ROOT / "worker" / "healthcheck.py")]

@@ -67,7 +67,7 @@ def test_an_error_does_not_show_secrets(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     "name", ["RETENTION", "PAYLOAD_LIMIT", "ASYNC_WIDTH", "REPORT_INTERVAL", "REPORT_TTL", "SWEEP_INTERVAL"]
 )
-@pytest.mark.parametrize("value", ["0", "-1", "much"])
+@pytest.mark.parametrize("value", ["0", "-1", "much", "inf", "nan", "1e300"])
 def test_numbers_must_make_sense(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """Intervals, sizes and widths are above zero."""
     monkeypatch.setenv(f"EGREGORE_{name}", value)

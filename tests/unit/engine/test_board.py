@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import subprocess
@@ -172,3 +173,25 @@ def test_a_folder_is_found_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path
     folder.remove()
     assert not folder.path.exists()
     assert board.FOLDER not in os.environ
+
+
+def test_a_folder_that_another_worker_removes_before_it_is_locked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Workers that begin together take a folder that is not locked yet for one that was left: another is made."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    flock, taken = fcntl.flock, []
+
+    def late(file: int, how: int) -> None:
+        if not taken:
+            taken.append(file)
+            board.remove_left()
+        flock(file, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    folder = board.Folder()
+
+    assert taken
+    assert folder.path.exists()
+    assert list(tmp_path.iterdir()) == [folder.path]
+    folder.remove()

@@ -15,7 +15,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 from egregore_dist import errors
-from egregore_dist.workflow import Node, node
+from egregore_dist.workflow import Node, node, parallel
 from egregore_dist.workflow.nodes import Options
 
 
@@ -226,15 +226,33 @@ def test_memory(memory: int | str, expected: int) -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *[("retries", value) for value in (-1, True, 1.5, "3", None)],
+        *[("retries", value) for value in (-1, True, 1.5, "3", None, 10**30)],
         *[("timeout", value) for value in (0, -1, True, "3", float("nan"), float("inf"))],
         *[
             ("retry_on", value)
             for value in ((), "ValueError", [ValueError], ValueError(), KeyboardInterrupt, (OSError, 3))
         ],
         *[("retry_delay", value) for value in (0, -1, True, "3", None, float("inf"))],
-        *[("memory", value) for value in (0, -1, True, 1.5, "", "0GB", "2 potatoes", "GB", "-1MB", "2G", "0.1B")],
-        *[("cpus", value) for value in (0, -0.5, True, "2", float("nan"))],
+        *[
+            ("memory", value)
+            for value in (
+                0,
+                -1,
+                True,
+                1.5,
+                "",
+                "0GB",
+                "2 potatoes",
+                "GB",
+                "-1MB",
+                "2G",
+                "0.1B",
+                "9999999999TB",
+                "9" * 400 + "GB",
+                10**30,
+            )
+        ],
+        *[("cpus", value) for value in (0, -0.5, True, "2", float("nan"), float("inf"), 10**400)],
         *[("io", value) for value in (0, 1, "yes")],
         *[("queue", value) for value in ("", 3, "two words", "a,b")],
     ],
@@ -248,10 +266,25 @@ def test_bad_option(option: str, value: Any) -> None:
     assert "node 'heavy'" in str(caught.value)
 
 
+def test_a_number_that_cannot_be_shown() -> None:
+    """The error of an option that has no text names its type."""
+    with pytest.raises(errors.WorkflowError, match=r"node: retries must be .* at most .*, not <int>"):
+        node(retries=10**5000)
+
+
 def test_bad_option_without_a_name() -> None:
     """An option of an unnamed decorator is refused too."""
     with pytest.raises(errors.WorkflowError, match="node: retries must be a whole number of at least 0, not -1"):
         node(retries=-1)
+
+
+@pytest.mark.parametrize("seconds", [sys.maxsize, 1e300, 10**400], ids=["maxsize", "float", "int"])
+def test_seconds_without_end(seconds: float) -> None:
+    """A time that no clock can count is as good as a hundred years."""
+    options = node("n", timeout=seconds, retry_delay=seconds)(double).options
+
+    assert options.timeout == options.retry_delay == 100 * 365 * 86400
+    assert parallel(node(double), timeout=seconds).limits.timeout == options.timeout
 
 
 def test_good_options() -> None:
