@@ -160,12 +160,12 @@ def _wait(run: Run, timeout: float | None) -> tuple[Any, errors.RunFailed | None
 def _left(run: str, why: str) -> str:
     from egregore_dist.client import session
 
-    ledger = session.current().ledger
-    if not ledger.exists(run):
+    current = session.current()
+    if not current.ledger.exists(run):
         return f"{why} before the run was submitted"
     if not target.is_embedded():
         return f"{why}; run {run} goes on. Look at it with: egregore-dist runs show {run}"
-    ledger.cancel(run)  # so that the workers can end at once
+    current.end(run)  # so that the workers can end at once
     return f"{why}; run {run} ends here, with the embedded cluster of this command"
 
 

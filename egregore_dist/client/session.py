@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import threading
+import time
 
 import kombu.pools
 from celery import Celery
@@ -15,7 +16,12 @@ from egregore_dist.engine import app as apps
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger
+from egregore_dist.ledger.keys import ROOT
 from egregore_dist.settings import Settings, load
+
+# Seconds beyond the grace, in which a process that did not stop is killed.
+_STOP_MARGIN = 1.0
+_LOOK_EVERY = 0.02
 
 
 class Session:
@@ -42,15 +48,26 @@ class Session:
         """Note a run that nobody waits for any more: where the cluster is embedded, it ends with this program."""
         self._left.add(run)
 
+    def end(self, run: str) -> None:
+        """Cancel a run and wait until nothing of it runs, no longer than a node may take to stop.
+
+        Raises:
+            errors.RunNotFound: there is no such run.
+            errors.BrokerUnavailable: the ledger cannot be reached.
+        """
+        self.ledger.cancel(run)
+        until = time.monotonic() + self.settings.stop_grace + _STOP_MARGIN
+        while self.ledger.stopped(run, ROOT) is None and time.monotonic() < until:
+            time.sleep(_LOOK_EVERY)
+
     def _finish(self) -> None:
         if os.getpid() != self.pid:
             return
         self.later.flush()
         if self.embedded:
-            # So that the workers can end at once.
             for run in self._left:
                 with contextlib.suppress(errors.EgregoreError):
-                    self.ledger.cancel(run)
+                    self.end(run)
 
     def close(self) -> None:
         """Publish what waits, and close the connections."""
