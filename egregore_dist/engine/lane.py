@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -95,6 +96,7 @@ class Lane:
         self._places: dict[tuple[str, int], Place] = {}
         self._dry: set[tuple[str, int]] = set()
         self._loop = Loop()
+        self._committer: ThreadPoolExecutor | None = None
         self._turn = Turn(lambda: queue is not None and publish.waiting(runtime.app, queue) > 0)
 
     def serve(self, block: str, track: int) -> None:
@@ -107,6 +109,8 @@ class Lane:
         finally:
             board.stop()
             self._loop.close()
+            if self._committer is not None:
+                self._committer.shutdown()
             board.leave()
 
     def _come_to(self, to: Next) -> Next | None:
@@ -309,18 +313,24 @@ class Lane:
                 wait = _ASK_EVERY if left is None else min(_ASK_EVERY, left)
                 done, _ = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 commits = [_commit_of(task, tasks.pop(task)) for task in done]
-                served = await asyncio.to_thread(self._commit_wide, place, len(tasks), commits)
+                served = await self._aside(self._commit_wide, place, len(tasks), commits)
                 if served.state != "open":
                     if tasks:
                         await self._end(tasks)
                         # Only now does nothing of the block run here any more.
-                        await asyncio.to_thread(self._commit_wide, place, 0, [])
+                        await self._aside(self._commit_wide, place, 0, [])
                     return _resumed(served)
                 leases = list(served.leases)
                 if served.resync:
                     leases = _agree(tasks, leases)
         finally:
             await self._end(tasks)
+
+    def _aside(self, commit: Callable[..., Served], *args: Any) -> asyncio.Future[Served]:
+        # Never on the loop's own executor: there, nodes may have filled every thread.
+        if self._committer is None:
+            self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        return asyncio.get_running_loop().run_in_executor(self._committer, commit, *args)
 
     def _commit_wide(self, place: Place, held: int, commits: list[Commit]) -> Served:
         want = LEAVE if self._leaves() else 0

@@ -374,6 +374,35 @@ def test_many_async_branches_share_a_lane(slot: LocalCluster) -> None:
     assert most_at_once(spans) == 100
 
 
+@node
+async def fills_the_executor(gate: str) -> str:
+    def wait() -> None:
+        while not Path(gate).exists():
+            time.sleep(0.01)
+
+    await asyncio.to_thread(wait)
+    return "through"
+
+
+@node
+async def at_once(gate: str) -> str:
+    return "at once"
+
+
+def test_results_count_while_nodes_fill_the_executor_of_their_loop(slot: LocalCluster, tmp_path: Path) -> None:
+    """What has ended is recorded, though every thread that asyncio has for nodes is busy, and more wait for one."""
+    gate = tmp_path / "gate"
+    held = [fills_the_executor.alias(f"held{at}") for at in range(50)]
+    run = parallel(*held, *(at_once.alias(f"quick{at}") for at in range(10))).submit(str(gate))
+
+    def ended() -> int:
+        return sum(len(event.branches) for event in run.events(follow=False) if event.type == "branches.ended")
+
+    until(lambda: ended() == 10, what="the ten quick branches")
+    gate.touch()
+    assert sorted(run.result(timeout=30).values()) == ["at once"] * 10 + ["through"] * 50
+
+
 def test_several_branches_fail_in_different_ways_with_one_limit(local: LocalCluster) -> None:
     """Under ``on_error="collect"`` failing branches leave their places to others, and none is lost."""
 
