@@ -174,7 +174,7 @@ def retries(timeline: Timeline, now: float) -> Retries:
     return Retries(count=len(timeline.retried), kept=outermost, saved=saved)
 
 
-_KINDS = {"ok": "ok", "error": "failed", "lost": "lost", "returned": "lost", "running": "running"}
+_KINDS = {"ok": "ok", "error": "failed", "lost": "lost", "running": "running"}
 
 
 def _root(ledger: Ledger, run: str) -> spec.StepSpec | None:

@@ -16,8 +16,8 @@ class Event:
         cursor: its place in the run's stream.
         time: seconds since the epoch on the server's clock.
         type: ``run.submitted``, ``run.started``, ``run.ended``, ``run.retried``, ``run.paused``, ``run.resumed``,
-            ``block.opened``, ``block.ended``, ``branches.started``, ``branches.ended``, ``branches.late`` or
-            ``branch.lost``.
+            ``block.opened``, ``block.ended``, ``branches.started``, ``branches.ended``, ``branches.late``,
+            ``branch.lost`` or ``branch.stopped``.
         block: the id of the block, or None.
         branches: the positions of the branches that started, or that ended well.
         failed: the positions of the branches that failed.

@@ -120,7 +120,7 @@ def _branches(
                 again = free > block.opened
                 what = "waited to be tried again" if again else "waited for a slot"
                 bars.append((free, attempt.start, "retry" if again else "wait", what))
-            kind = attempt.how if attempt.how in ("ok", "running", "lost", "returned") else "error"
+            kind = attempt.how if attempt.how in ("ok", "running", "lost", "stopped") else "error"
             bars.append((attempt.start, over, kind, clean(f"{attempt.how} on {attempt.worker}")))
             free = over
         yield _Row(clean(names(block.id, branch)), depth, bars, (block.id, branch) in critical)

@@ -54,7 +54,8 @@ class Executions:
         ok: that gave a value.
         failed: that failed.
         lost: whose process died, or that it gave back unfinished.
-        stopped: that ended with their block: at its deadline, by a failure beside them, or with the run.
+        stopped: that were over their node's timeout and were called again, or that ended with their block: at its
+            deadline, by a failure beside them, or with the run.
         running: that go on.
         together: that were leased with others at once: tiny ones, and those of a lane that runs many at a time. How
             long a tiny one took by itself cannot be told from the others.

@@ -20,7 +20,7 @@ class Attempt:
     Attributes:
         start: when it was leased.
         end: when it ended; None while it runs.
-        how: "running", "ok", "error", "lost", "returned" (not begun), or how its block ended under it.
+        how: "running", "ok", "error", "lost", "stopped" (for its node's timeout), or how its block ended under it.
         worker: where.
         together: with how many branches, itself included, it was leased.
     """
@@ -97,7 +97,7 @@ class Timeline:
                     self._end(event.block, branch, event.time, "ok")
                 for branch in event.failed:
                     self._end(event.block, branch, event.time, "error")
-            case "branch.lost" | "branch.returned" if event.block is not None:
+            case "branch.lost" | "branch.stopped" if event.block is not None:
                 for branch in event.branches:
                     self._end(event.block, branch, event.time, event.type.removeprefix("branch."))
             case "block.ended" if event.block is not None:
@@ -138,7 +138,8 @@ class Timeline:
 
     def _end(self, block: str, branch: int, at: float, how: str) -> None:
         attempts = self.attempts.get((block, branch))
-        if attempts and attempts[-1].end is None:
+        # The last time that it was stopped it has failed with that, and both are said.
+        if attempts and (attempts[-1].end is None or (attempts[-1].how, how) == ("stopped", "error")):
             attempts[-1].end, attempts[-1].how = at, how
         self._live.get(block, set()).discard(branch)
         self._parked.discard((block, branch))

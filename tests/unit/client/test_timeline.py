@@ -31,6 +31,16 @@ def test_a_branch_that_was_given_back_did_not_run() -> None:
     assert [(a.start, a.worker) for a in found["0.0-1", 0]] == [(105.0, "w2")]
 
 
+def test_a_branch_that_was_stopped_did_run() -> None:
+    """Each call that was over its node's timeout is an attempt; the last one has failed with that."""
+    again = event(106.0, "branches.started", "0.0-1", branches=(0,), worker="w2")
+    stopped = [event(at, "branch.stopped", "0.0-1", branches=(0,)) for at in (105.0, 108.0)]
+    failed = event(108.0, "branches.ended", "0.0-1", failed=(0,))
+    found = timeline(*STORY[:5], stopped[0], again, stopped[1], failed).attempts
+
+    assert [(a.start, a.end, a.how) for a in found["0.0-1", 0]] == [(103.0, 105.0, "stopped"), (106.0, 108.0, "error")]
+
+
 def test_a_stream_without_its_beginning_says_so() -> None:
     """What is missing is told, not guessed."""
     assert timeline(*STORY[2:]).partial
