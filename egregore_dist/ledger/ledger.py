@@ -481,6 +481,11 @@ class Ledger:
             pipe.zrem(self.keys.workers, worker)
             pipe.execute()
 
+    def reported(self, worker: str) -> bytes | None:
+        """The report of one worker; None where it is not alive."""
+        with reachable():
+            return cast(bytes | None, self.redis.get(self.keys.worker(worker)))
+
     def reports(self) -> dict[str, bytes]:
         """The reports of the live workers, by worker."""
         with reachable():

@@ -54,6 +54,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         worker: the worker's node name.
         pid: the worker's main process.
+        life: a word that no other process has, nor one of the same pid before or after it; see `worker.naming`.
         slots: lanes that it serves at a time, its pool's size.
         pool: the kind of pool.
         prefetch: messages that it takes at most before they are acknowledged; 0 for no limit.
@@ -73,6 +74,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
     worker: str
     pid: int
     slots: int
+    life: str = ""
     pool: str = "prefork"
     prefetch: int = 0
     queues: tuple[str, ...] = ()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
+from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import tasks
 from egregore_dist.engine.runtime import signer
+from egregore_dist.ledger import Ledger
 from egregore_dist.settings import Settings, load
 from egregore_dist.wire.code import Loader
-from egregore_dist.worker import guard, slots, steps
+from egregore_dist.worker import guard, naming, slots, steps
 
 
 def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None = None) -> None:
@@ -79,5 +82,20 @@ def run(
     argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]
     argv += [f"--concurrency={concurrency or 'auto'}", f"--queues={','.join(queues) or settings.queue}"]
     name = name or f"egregore-{os.getpid()}"
-    argv.append(f"--hostname={name if '@' in name else f'{name}@{socket.gethostname()}'}")
-    app.worker_main(argv)
+    name = name if "@" in name else f"{name}@{socket.gethostname()}"
+    _claim(settings, name)
+    app.worker_main([*argv, f"--hostname={name}"])
+    if state.should_stop:
+        # Celery keeps the code to itself.
+        sys.exit(state.should_stop)
+
+
+def _claim(settings: Settings, name: str) -> None:
+    # Asked for again when it begins; here, the answer is one clear line.
+    ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=0)
+    try:
+        naming.claim(ledger, name, naming.Life.begin(), ttl=settings.report_ttl)
+    except errors.BrokerUnavailable:
+        pass
+    finally:
+        ledger.close()

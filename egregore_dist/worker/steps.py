@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 from celery import Celery, bootsteps
+from celery.platforms import EX_FAILURE
+from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
@@ -22,7 +24,7 @@ from egregore_dist.engine import board, leaving
 from egregore_dist.ledger import Ledger
 from egregore_dist.resources import report
 from egregore_dist.settings import Settings
-from egregore_dist.worker import pool, warden
+from egregore_dist.worker import naming, pool, warden
 from egregore_dist.worker.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
@@ -151,6 +153,8 @@ class Heartbeat(_Periodic):
     name = "egregore-heartbeat"
     requires = (Watch,)
     _leaving = False
+    _at = 0
+    _replaced = False
 
     def interval(self) -> float:
         return self.settings.report_interval
@@ -163,9 +167,17 @@ class Heartbeat(_Periodic):
         self._children = pool.Children(parent.pool)
         self._nodes = pool.nodes(self.settings.modules)
         self._meter = report.Meter()
+        self._life = naming.Life.begin()
         self._version = metadata.version("egregore-dist")
+        try:
+            naming.claim(self.ledger, self._worker, self._life, ttl=self.settings.report_ttl)
+        except errors.BrokerUnavailable:
+            # It is waited for; another worker of this name is found out by the reports.
+            pass
 
     def tick(self, parent: Any) -> None:
+        if self._replaced or self._is_replaced():
+            return
         # The server's time comes first: a lane that leased before it, and is not known after it, has ended.
         asked = time.time()
         at = self.ledger.now()
@@ -175,6 +187,7 @@ class Heartbeat(_Periodic):
             **msgspec.structs.asdict(self._meter.measure()),
             worker=parent.hostname,
             pid=os.getpid(),
+            life=self._life.word,
             slots=pool.slots(parent.pool),
             pool=pool.kind(parent.pool),
             queues=tuple(parent.app.amqp.queues.consume_from),
@@ -194,6 +207,21 @@ class Heartbeat(_Periodic):
             # It knows of whom to blame, so it comes before any janitor that reads this.
             parent.egregore_warden.bury()
         self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
+        self._at = at
+
+    def _is_replaced(self) -> bool:
+        found = naming.other(self.ledger, self._worker, self._life) if self._at else None
+        self._replaced = found is not None and found.at > self._at
+        if self._replaced:
+            assert found is not None
+            log.critical(
+                "process %d reports as worker %s too, so this one ends: give each worker its own name",
+                found.pid,
+                self._worker,
+                extra={"action": "worker_replaced"},
+            )
+            state.should_stop = EX_FAILURE  # type: ignore[assignment]
+        return self._replaced
 
     def stop(self, _parent: Any) -> None:
         """Go on: the pool is stopped after this step, and until it has, its lanes are alive."""
@@ -202,6 +230,8 @@ class Heartbeat(_Periodic):
         if os.getpid() != pid:
             return
         self._stopped.set()
+        if self._replaced:
+            return
         try:
             self.ledger.retire(self._worker)
         except errors.BrokerUnavailable as error:
