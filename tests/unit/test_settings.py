@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pydantic
@@ -139,3 +140,16 @@ def test_a_missing_secret_file_is_named(tmp_path: Path) -> None:
     """A file that is not there is an error that names it."""
     with pytest.raises(errors.ConfigurationError, match="nowhere"):
         signer(Settings(secret_file=tmp_path / "nowhere"))
+
+
+def test_every_variable_is_documented() -> None:
+    """What any file that is shipped reads from the environment is in the table of settings."""
+    root = Path(__file__).parents[2]
+    files = [*root.glob("egregore_dist/**/*.py"), *root.glob("worker/*.py"), root / "docker-compose.yml"]
+    named = {name for file in files for name in re.findall(r"(?<!_)EGREGORE_[A-Z]+(?:_[A-Z]+)*", file.read_text())}
+    named |= {f"EGREGORE_{field.upper()}" for field in Settings.model_fields}
+    documented = set(re.findall(r"`(EGREGORE_[A-Z_]+)", (root / "docs" / "settings.md").read_text()))
+
+    # The first belongs to the compose file alone, the second is what others begin with.
+    assert named - documented == {"EGREGORE_CODE", "EGREGORE_MONITOR"}
+    assert documented <= named
