@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .NOTPARALLEL:
-.PHONY: help demo test lint mutants bench clean
+.PHONY: help demo test soak lint mutants bench bench-peers clean
 
 help:
 	@echo "make demo    run a real job on two local workers"
@@ -13,6 +13,7 @@ help:
 	@echo "make soak    run workflows under faults for half an hour (ARGS='--seconds 300' for less)"
 	@echo "make lint    check style, types and layers"
 	@echo "make bench   print the figures"
+	@echo "make bench-peers  measure beside Dask, Ray, Prefect and others, into docs/benchmarks (15 minutes)"
 	@echo "make mutants break the code in many ways, and see that a test fails each time"
 	@echo "make clean   remove all that make has made"
 
@@ -37,8 +38,11 @@ mutants: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench $(ARGS)
 
+bench-peers: $(VENV)/.dev
+	@$(BIN)/python -m bench.peers $(ARGS)
+
 clean:
-	@rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) bench/.venvs build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:

@@ -1,0 +1,227 @@
+"""``python -m bench.peers``: measure this package beside its peers."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from bench.peers import cases, host, peers, processes, tables, venvs
+from bench.peers.cases import ANSWER_AFTER, PAGE, Case
+from bench.peers.harness import Harness
+from bench.peers.peers import Peer
+from bench.peers.results import Results
+
+RESULTS, TABLES = "results.json", "results.md"
+_DOCS = processes.ROOT / "docs" / "benchmarks"
+_FOLDER: Any = click.Path(file_okay=False, path_type=Path)
+_DEFAULT_CAP, _CHOSEN_CAP = 12.0, 60.0
+_MINUTES = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to measure, and how long."""
+
+    peer: tuple[str, ...]
+    workload: tuple[str, ...]
+    all: bool
+    rounds: int
+    minutes: float | None
+    cap: float | None
+    quick: bool
+    install_only: bool
+    draw: bool
+    list: bool
+    output: Path
+
+    @property
+    def chosen(self) -> bool:
+        """Whether somebody has said what to measure: then it takes what it takes."""
+        return self.all or bool(self.workload)
+
+    @property
+    def seconds(self) -> float:
+        """After which nothing new is begun."""
+        if self.minutes is not None:
+            return 60.0 * self.minutes
+        return float("inf") if self.chosen else 60.0 * _MINUTES
+
+    @property
+    def longest(self) -> float:
+        """Seconds that one piece of work may take."""
+        if self.cap is not None:
+            return self.cap
+        return _CHOSEN_CAP if self.chosen else _DEFAULT_CAP
+
+    def wants(self, case: Case, peer: Peer) -> bool:
+        """Whether the peer is to do this case."""
+        if self.workload:
+            return case.workload in self.workload or case.name in self.workload
+        return self.all or case.chosen_by_default(peer.name)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--peer", multiple=True, help="Only these peers.")
+@click.option("--workload", multiple=True, help="Only these workloads, or single cases.")
+@click.option("--all", is_flag=True, help="Every case for every peer: more than an hour.")
+@click.option("--rounds", default=3, type=click.IntRange(min=1), help="How often each case is measured.")
+@click.option("--minutes", type=float, help=f"Begin nothing after that long: {_MINUTES:g} where nothing is chosen.")
+@click.option("--cap", type=float, help=f"Seconds a piece of work may take: {_DEFAULT_CAP:g}, or {_CHOSEN_CAP:g}.")
+@click.option("--quick", is_flag=True, help="Tiny work, one round: to see that all works; the figures mean nothing.")
+@click.option("--install-only", is_flag=True, help="Make the peers' environments, and measure nothing.")
+@click.option("--draw", is_flag=True, help="Make tables and plots anew from what was measured before.")
+@click.option("--list", is_flag=True, help="Show peers and workloads.")
+@click.option("--output", type=_FOLDER, default=_DOCS, show_default="docs/benchmarks", help="Where the results go.")
+def main(**given: Any) -> None:
+    """Measure this package beside its peers: the same work, two processes each, in turn."""
+    options = Options(**given)
+    known, every = peers.load(), cases.every(quick=options.quick)
+    if options.list:
+        show(known, every)
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.draw:
+        write(Results.read(options.output / RESULTS), options.output)
+        return
+    _check("peer", options.peer, known)
+    _check("workload", options.workload, [name for case in every for name in (case.workload, case.name)])
+    # As Ctrl-C, so that all that runs is stopped.
+    signal.signal(signal.SIGTERM, _interrupted)
+    rounds = 1 if options.quick else options.rounds
+    results = Results(host.describe(["make bench-peers", *sys.argv[1:]], rounds), options.output / RESULTS)
+    chosen = [peer for name, peer in known.items() if not options.peer or name in options.peer]
+    try:
+        interpreters = install(chosen, results)
+        if not options.install_only:
+            plan = {
+                peer: [case for case in every if options.wants(case, peer)]
+                for peer in chosen
+                if peer.name in interpreters
+            }
+            measure(plan, interpreters, results, options, rounds)
+    except KeyboardInterrupt:
+        say("interrupted: what was measured is kept")
+    if results.values:
+        write(results, options.output)
+
+
+def measure(
+    plan: dict[Peer, list[Case]], interpreters: dict[str, Path], results: Results, options: Options, rounds: int
+) -> None:
+    """Carry out the plan, and stop all that was started for it."""
+    wanted = {case.name: case for planned in plan.values() for case in planned}
+    every = [case for case in cases.every(quick=options.quick) if case.name in wanted]
+    results.cases = {case.name: case.as_dict() for case in every}
+    mark, started = uuid.uuid4().hex, time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="egb-", ignore_cleanup_errors=True) as folder, _web(mark) as page:
+            try:
+                Harness(
+                    results=results,
+                    interpreters=interpreters,
+                    folder=Path(folder),
+                    mark=mark,
+                    page=page,
+                    cap=options.longest,
+                    until=started + options.seconds,
+                    say=say,
+                ).run(plan, rounds)
+            finally:
+                processes.sweep(mark)
+    finally:
+        results.about["took"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
+        results.keep()
+
+
+def show(known: dict[str, Peer], every: Sequence[Case]) -> None:
+    """Print what there is to choose from."""
+    for peer in known.values():
+        click.echo(f"--peer {peer.name:20} {peer.title}: {peer.note}")
+    for case in every:
+        click.echo(f"--workload {case.workload:10} or {case.name:16} {case.title}")
+
+
+def _check(what: str, chosen: Sequence[str], known: Collection[str]) -> None:
+    for name in chosen:
+        if name not in known:
+            raise click.BadParameter(f"there is no {what} {name!r}: see --list")
+
+
+def install(chosen: Sequence[Peer], results: Results) -> dict[str, Path]:
+    """The interpreters of the peers that can be installed; what cannot is in the results, with the reason."""
+    interpreters = {}
+    for peer in chosen:
+        missing, versions = "", {}
+        say(f"{peer.title}: {', '.join(peer.packages) or 'nothing to install'}")
+        try:
+            interpreters[peer.name] = venvs.python(peer.venv, peer.packages)
+            versions = venvs.versions(interpreters[peer.name], peer.report)
+        except (venvs.NotInstalled, subprocess.SubprocessError) as error:
+            missing = str(error)
+            interpreters.pop(peer.name, None)
+            say(f"    cannot be installed: {missing}")
+        results.peers[peer.name] = {
+            "title": peer.title,
+            "note": peer.note,
+            "versions": versions,
+            "missing": missing,
+        }
+    return interpreters
+
+
+@contextlib.contextmanager
+def _web(mark: str) -> Iterator[str]:
+    """The web server; its address."""
+    # A mark of its own: it stays when what a peer has left is killed.
+    server = processes.background([sys.executable, "-m", "bench.peers.web", str(ANSWER_AFTER)], mark=f"{mark}-web")
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{server.stdout.readline().strip()}{PAGE}"
+    finally:
+        server.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(5.0)
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+def write(results: Results, output: Path) -> None:
+    """The page, and the plots where matplotlib can be installed."""
+    (output / TABLES).write_text(tables.page(results), "utf-8")
+    say(f"written: {output / TABLES}")
+    try:
+        python = venvs.python(venvs.PLOTS, venvs.PLOT_PACKAGES)
+    except venvs.NotInstalled as error:
+        say(f"no plots: matplotlib cannot be installed: {error}")
+        return
+    command = [str(python), "-m", "bench.peers.plots", str(output / RESULTS), str(output)]
+    done = subprocess.run(command, cwd=processes.ROOT, capture_output=True, text=True, check=False)
+    say(f"plots: {', '.join(done.stdout.split())}" if done.returncode == 0 else f"no plots:\n{done.stderr}")
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def say(what: str) -> None:
+    """Tell what is done, on the standard error output."""
+    click.echo(f"{datetime.now().astimezone():%H:%M:%S} {what}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The measurements: peers in turn, each on a cluster of its own that is stopped before the next one's starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+from bench.measure import turns
+from bench.peers import processes
+from bench.peers.cases import PAGE, Case, shortest
+from bench.peers.peers import Peer
+from bench.peers.processes import DriverFailed, DriverProcess
+from bench.peers.protocol import Setup
+from bench.peers.results import Results
+from bench.peers.visit import Visit
+from egregore_dist.client.server import Server
+
+_START_TIMEOUT = 120.0
+_MARGIN = 30.0
+
+
+class OutOfTime(Exception):
+    """Raised when the time for all is over."""
+
+
+class NotStarted(Exception):
+    """Raised when a cluster does not start."""
+
+
+@dataclass(kw_only=True)
+class Harness:
+    """What measures.
+
+    Attributes:
+        results: where the values go.
+        interpreters: the Python of each peer's environment, by the peer's name.
+        folder: for temporary files.
+        mark: of all processes.
+        page: the address of the web server.
+        cap: seconds that one piece of work may take.
+        until: the moment after which nothing new is begun.
+        say: tells what is done.
+    """
+
+    results: Results
+    interpreters: dict[str, Path]
+    folder: Path
+    mark: str
+    page: str
+    cap: float
+    until: float
+    say: Callable[[str], None]
+    _visits: int = field(default=0, init=False)
+
+    def run(self, plan: dict[Peer, list[Case]], rounds: int) -> None:
+        """Measure all of the plan, round by round, so that a slow minute meets all peers alike."""
+        peers = {peer.name: peer for peer in plan}
+        try:
+            for number, names in enumerate(turns(peers, rounds), 1):
+                for name in names:
+                    self.say(f"round {number} of {rounds}: {peers[name].title}")
+                    for setup, cases in groupby(plan[peers[name]], key=lambda case: case.setup):
+                        self._group(peers[name], setup, list(cases))
+        except OutOfTime:
+            self.say("the time is over: what was measured is kept")
+
+    def _group(self, peer: Peer, setup: Setup, cases: Sequence[Case]) -> None:
+        """Measure the cases of one setup, with a new cluster after each that did not end."""
+        left = list(cases)
+        while left := [case for case in left if self._wanted(peer, case)]:
+            try:
+                with self._cluster(peer, setup) as visit:
+                    while left:
+                        case = left.pop(0)
+                        if self._wanted(peer, case):
+                            self._case(visit, case)
+            except NotStarted as error:
+                for case in left:
+                    self.results.skip(case.name, peer.name, str(error))
+                self.say(f"    {error}")
+                return
+            except DriverFailed as error:
+                self.say(f"    {error}; what is left gets a new cluster")
+
+    def _wanted(self, peer: Peer, case: Case) -> bool:
+        """Whether the case is to be begun: it has not been given up, and would not take too long."""
+        if time.monotonic() > self.until:
+            raise OutOfTime
+        if peer.name in self.results.skipped.get(case.name, {}):
+            return False
+        least = max(self._at_least(peer, case), self._scaled_up(peer, case))
+        if least > self.cap:
+            self.results.skip(
+                case.name, peer.name, f"would take {least:.0f} s or more, and the cap is {self.cap:.0f} s"
+            )
+            return False
+        return True
+
+    def _at_least(self, peer: Peer, case: Case) -> float:
+        work = case.large or case.work
+        return shortest(work, case.setup.slots, width=peer.width, async_width=peer.async_width)
+
+    def _scaled_up(self, peer: Peer, case: Case) -> float:
+        """What the case would take if it took as long, for its size, as the largest smaller one did."""
+        if case.mode != "measure" or case.workload not in ("trivial", "input", "result"):
+            return 0.0
+        smaller = [
+            (known["amount"], seconds)
+            for name, known in self.results.cases.items()
+            if known["workload"] == case.workload and known["amount"] < case.amount
+            if (seconds := self.results.median(name, peer.name)) is not None
+        ]
+        if not smaller:
+            return 0.0
+        amount, seconds = max(smaller)
+        # Below a tenth of a second it says little: most of that does not grow.
+        return seconds * case.amount / amount if seconds > 0.1 else 0.0
+
+    @contextmanager
+    def _cluster(self, peer: Peer, setup: Setup) -> Iterator[Visit]:
+        self._visits += 1
+        folder = self.folder / str(self._visits)
+        with ExitStack() as stack:
+            server = stack.enter_context(Server.start()) if peer.server else None
+            driver = DriverProcess(self.interpreters[peer.name], peer.driver, mark=self.mark, folder=folder)
+            stack.callback(self._sweep, peer)
+            stack.callback(driver.stop)
+            given = replace(setup, server=server.url if server else "", folder=str(folder), options=peer.options)
+            started = time.monotonic()
+            try:
+                answer = driver.ask({"do": "start", **asdict(given)}, timeout=_START_TIMEOUT)
+            except DriverFailed as error:
+                answer = {"ok": False, "error": str(error)}
+            if not answer["ok"]:
+                self.say(driver.tail())
+                raise NotStarted(f"its cluster did not start: {answer['error']}")
+            self.say(f"    started in {time.monotonic() - started:.1f} s ({setup.workers} x {setup.processes})")
+            yield Visit(peer=peer, driver=driver, mark=self.mark, server=server)
+
+    def _sweep(self, peer: Peer) -> None:
+        if left := processes.sweep(self.mark):
+            self.say(
+                f"    {peer.title} left {len(left)} processes behind, which are killed: {', '.join(sorted(set(left)))}"
+            )
+
+    def _case(self, visit: Visit, case: Case) -> None:
+        peer = visit.peer
+        work = replace(case.work, item=self.page) if case.work.item == PAGE else case.work
+        started = time.monotonic()
+        try:
+            answer, metrics = visit.measure(case, work, timeout=(case.warm + 1) * self.cap + _MARGIN)
+        except DriverFailed as error:
+            self.results.skip(case.name, peer.name, f"did not end: {error}")
+            raise
+        if not answer["ok"]:
+            reason = answer.get("unsupported") or f"failed: {answer['error']}"
+            self.results.skip(case.name, peer.name, reason)
+            self.say(f"    {case.name}: {reason}")
+            return
+        self.results.add(case.name, peer.name, metrics)
+        shown = ", ".join(f"{name} {sorted(values)[len(values) // 2]:.4g}" for name, values in metrics.items())
+        self.say(f"    {case.name}: {shown} ({time.monotonic() - started:.1f} s)")

@@ -1,0 +1,56 @@
+"""What the results were measured on, and when."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from egregore_dist.client import server
+from egregore_dist.resources import report
+
+
+def describe(command: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Machine, versions, date and how to repeat; no names of machines, and no paths."""
+    machine = report.measure()
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "processor": _processor(),
+        "cores": f"{machine.cores:g}",
+        "memory": f"{machine.memory_total / 2**30:.1f} GiB",
+        "load before": f"{os.getloadavg()[0]:.2f}",
+        "Python": platform.python_version(),
+        "server": _server_version(),
+        "rounds": rounds,
+        "repeat": f"`{_repeat(command)}`",
+    }
+
+
+def _repeat(command: Sequence[str]) -> str:
+    first, *arguments = command
+    # Where the results went is nobody else's business.
+    kept = [each for number, each in enumerate(arguments) if not _is_output(arguments, number)]
+    return f"{first} ARGS='{' '.join(kept)}'" if kept else first
+
+
+def _is_output(arguments: Sequence[str], number: int) -> bool:
+    return arguments[number].startswith("--output") or (number > 0 and arguments[number - 1] == "--output")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _server_version() -> str:
+    program = server.binary()
+    said = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=False).stdout
+    return " ".join(word for word in said.split() if not word.startswith(("sha=", "malloc=", "bits=", "build=")))
