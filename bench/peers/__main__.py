@@ -26,6 +26,7 @@ from bench.peers.results import Results
 
 RESULTS, TABLES = "results.json", "results.md"
 _DOCS = processes.ROOT / "docs" / "benchmarks"
+_QUICK = processes.ROOT / "build" / "bench-peers"
 _FOLDER: Any = click.Path(file_okay=False, path_type=Path)
 _DEFAULT_CAP, _CHOSEN_CAP = 12.0, 60.0
 _MINUTES = 15.0
@@ -45,7 +46,12 @@ class Options:
     install_only: bool
     draw: bool
     list: bool
-    output: Path
+    output: Path | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go; what means nothing does not go into the docs."""
+        return self.output or (_QUICK if self.quick else _DOCS)
 
     @property
     def chosen(self) -> bool:
@@ -70,7 +76,7 @@ class Options:
         """Whether the peer is to do this case."""
         if self.workload:
             return case.workload in self.workload or case.name in self.workload
-        return self.all or case.chosen_by_default(peer.name)
+        return self.all or case.chosen_by_default(peer)
 
 
 @click.command(context_settings={"show_default": True})
@@ -84,7 +90,7 @@ class Options:
 @click.option("--install-only", is_flag=True, help="Make the peers' environments, and measure nothing.")
 @click.option("--draw", is_flag=True, help="Make tables and plots anew from what was measured before.")
 @click.option("--list", is_flag=True, help="Show peers and workloads.")
-@click.option("--output", type=_FOLDER, default=_DOCS, show_default="docs/benchmarks", help="Where the results go.")
+@click.option("--output", type=_FOLDER, help="Where the results go: docs/benchmarks, or build/bench-peers if quick.")
 def main(**given: Any) -> None:
     """Measure this package beside its peers: the same work, two processes each, in turn."""
     options = Options(**given)
@@ -92,16 +98,21 @@ def main(**given: Any) -> None:
     if options.list:
         show(known, every)
         return
-    options.output.mkdir(parents=True, exist_ok=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
     if options.draw:
-        write(Results.read(options.output / RESULTS), options.output)
+        write(Results.read(options.folder / RESULTS), options.folder)
         return
     _check("peer", options.peer, known)
     _check("workload", options.workload, [name for case in every for name in (case.workload, case.name)])
     # As Ctrl-C, so that all that runs is stopped.
     signal.signal(signal.SIGTERM, _interrupted)
     rounds = 1 if options.quick else options.rounds
-    results = Results(host.describe(["make bench-peers", *sys.argv[1:]], rounds), options.output / RESULTS)
+    results = Results(host.describe(["make bench-peers", *sys.argv[1:]], rounds), options.folder / RESULTS)
+    if options.quick:
+        results.about = {
+            "**tiny work**": "to see that all works: the figures, and their titles, mean nothing",
+            **results.about,
+        }
     chosen = [peer for name, peer in known.items() if not options.peer or name in options.peer]
     try:
         interpreters = install(chosen, results)
@@ -115,7 +126,7 @@ def main(**given: Any) -> None:
     except KeyboardInterrupt:
         say("interrupted: what was measured is kept")
     if results.values:
-        write(results, options.output)
+        write(results, options.folder)
 
 
 def measure(
@@ -137,6 +148,7 @@ def measure(
                     page=page,
                     cap=options.longest,
                     until=started + options.seconds,
+                    sparing=not options.chosen,
                     say=say,
                 ).run(plan, rounds)
             finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench.peers import makespan
-from bench.peers.peers import OURS
+from bench.peers.peers import OURS, Peer
 from bench.peers.protocol import Setup, Work
 
 KB, MB = 1000, 1_000_000
@@ -71,9 +71,11 @@ class Case:
         size = work.item if work.function == "make" else work.size
         return float(work.expected * max(size, 1))
 
-    def chosen_by_default(self, peer: str) -> bool:
+    def chosen_by_default(self, peer: Peer) -> bool:
         """Whether the peer does it where no workload is chosen."""
-        return peer in self.default if isinstance(self.default, tuple) else self.default
+        if peer.default is not None:
+            return self.name in peer.default
+        return peer.name in self.default if isinstance(self.default, tuple) else self.default
 
 
 def every(*, quick: bool = False) -> list[Case]:
@@ -173,7 +175,6 @@ def _waiting() -> Iterator[Case]:
         workload="waiting",
         title="100 branches of `time.sleep(0.1)`, second run",
         work=Work(function="doze", item=0.1, count=100),
-        repeats=2,
         warm=1,
         x=0,
         default=True,
@@ -194,7 +195,6 @@ def _waiting() -> Iterator[Case]:
         repeats=2,
         warm=1,
         x=2,
-        default=True,
     )
 
 
@@ -210,7 +210,7 @@ def _skewed() -> Iterator[Case]:
         setup=FOUR,
         repeats=2,
         ideal=shortest(work, FOUR.slots),
-        default=True,
+        default=(OURS, "dask", "ray", "egregore", "pool"),
     )
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 
 from bench.measure import turns
@@ -43,6 +42,7 @@ class Harness:
         page: the address of the web server.
         cap: seconds that one piece of work may take.
         until: the moment after which nothing new is begun.
+        sparing: whether peers that are seldom measured take part in the first round only.
         say: tells what is done.
     """
 
@@ -54,6 +54,7 @@ class Harness:
     cap: float
     until: float
     say: Callable[[str], None]
+    sparing: bool = False
     _visits: int = field(default=0, init=False)
 
     def run(self, plan: dict[Peer, list[Case]], rounds: int) -> None:
@@ -62,9 +63,11 @@ class Harness:
         try:
             for number, names in enumerate(turns(peers, rounds), 1):
                 for name in names:
+                    if number > 1 and self.sparing and peers[name].seldom:
+                        continue
                     self.say(f"round {number} of {rounds}: {peers[name].title}")
-                    for setup, cases in groupby(plan[peers[name]], key=lambda case: case.setup):
-                        self._group(peers[name], setup, list(cases))
+                    for cases in grouped(plan[peers[name]]):
+                        self._group(peers[name], cases[0].setup, cases)
         except OutOfTime:
             self.say("the time is over: what was measured is kept")
 
@@ -164,3 +167,12 @@ class Harness:
         self.results.add(case.name, peer.name, metrics)
         shown = ", ".join(f"{name} {sorted(values)[len(values) // 2]:.4g}" for name, values in metrics.items())
         self.say(f"    {case.name}: {shown} ({time.monotonic() - started:.1f} s)")
+
+
+def grouped(cases: Sequence[Case]) -> list[list[Case]]:
+    """The cases by the cluster that they need, so that each is started once a round."""
+    setups: list[Setup] = []
+    for case in cases:
+        if case.setup not in setups:
+            setups.append(case.setup)
+    return [[case for case in cases if case.setup == setup] for setup in setups]

@@ -26,6 +26,8 @@ class Peer:
         server: whether it needs a Redis or Valkey server.
         servers: what the command lines of its own servers look like.
         options: for its driver.
+        seldom: whether one round has to do where nothing is chosen.
+        default: its cases where nothing is chosen; None for those that are measured with everybody.
         width: waiting branches that one process runs at a time.
         async_width: async branches that one process runs at a time.
     """
@@ -40,6 +42,8 @@ class Peer:
     server: bool = False
     servers: str = ""
     options: dict[str, str] = field(default_factory=dict)
+    seldom: bool = False
+    default: list[str] | None = None
     width: int = 1
     async_width: int = 1
 

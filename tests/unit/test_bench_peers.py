@@ -113,7 +113,7 @@ def test_every_figure_to_reach_has_its_case_by_default() -> None:
     for case in ("trivial-100000", "async", "blocking", "skewed", "beside", "input-50MB-100"):
         needed[case] = [OURS]
 
-    assert {(case, peer) for case, several in needed.items() for peer in several} <= names.keys()
+    assert {(case, peer) for case, several in needed.items() for peer in several} <= names
 
 
 def test_names_of_cases_are_unique() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 HOST = "127.0.0.1"
 READY = 60.0
@@ -20,7 +22,9 @@ class Children:
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start one; secrets belong into the environment."""
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, start_new_session=True
+        )
         self._running.append(process)
 
     def wait_until(self, ready: Callable[[], object]) -> None:
@@ -38,8 +42,8 @@ class Children:
                 raise TimeoutError(f"the cluster was not ready after {READY:.0f} s")
             time.sleep(0.05)
 
-    def stop(self, timeout: float = 8.0) -> None:
-        """Ask them to end, and kill those that do not."""
+    def stop(self, timeout: float = 3.0) -> None:
+        """Ask them to end, and kill those that do not with all that they have started."""
         for process in self._running:
             process.terminate()
         limit = time.monotonic() + timeout
@@ -47,7 +51,8 @@ class Children:
             try:
                 process.wait(max(0.1, limit - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self._running.clear()
 
