@@ -29,7 +29,7 @@ _DOCS = processes.ROOT / "docs" / "benchmarks"
 _QUICK = processes.ROOT / "build" / "bench-peers"
 _FOLDER: Any = click.Path(file_okay=False, path_type=Path)
 _DEFAULT_CAP, _CHOSEN_CAP = 12.0, 60.0
-_MINUTES = 15.0
+_MINUTES = 14.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from bench.measure import turns
-from bench.peers import processes
+from bench.peers import makespan, processes
 from bench.peers.cases import PAGE, Case, shortest
 from bench.peers.peers import Peer
 from bench.peers.processes import DriverFailed, DriverProcess
@@ -108,20 +108,16 @@ class Harness:
         return shortest(work, case.setup.slots, width=peer.width, async_width=peer.async_width)
 
     def _scaled_up(self, peer: Peer, case: Case) -> float:
-        """What the case would take if it took as long, for its size, as the largest smaller one did."""
-        if case.mode != "measure" or case.workload not in ("trivial", "input", "result"):
+        """What the case would take, going by the smaller ones of its workload."""
+        if case.workload not in ("trivial", "input", "result"):
             return 0.0
-        smaller = [
-            (known["amount"], seconds)
-            for name, known in self.results.cases.items()
-            if known["workload"] == case.workload and known["amount"] < case.amount
+        known = {
+            seen["amount"]: seconds
+            for name, seen in self.results.cases.items()
+            if seen["workload"] == case.workload and seen["amount"] < case.amount
             if (seconds := self.results.median(name, peer.name)) is not None
-        ]
-        if not smaller:
-            return 0.0
-        amount, seconds = max(smaller)
-        # Below a tenth of a second it says little: most of that does not grow.
-        return seconds * case.amount / amount if seconds > 0.1 else 0.0
+        }
+        return makespan.extrapolated(list(known.items()), case.amount)
 
     @contextmanager
     def _cluster(self, peer: Peer, setup: Setup) -> Iterator[Visit]:

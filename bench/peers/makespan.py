@@ -17,3 +17,18 @@ def sliding(durations: Sequence[float], slots: int) -> float:
     for duration in durations:
         heapq.heapreplace(free, free[0] + duration)
     return max(free)
+
+
+def extrapolated(known: Sequence[tuple[float, float]], amount: float) -> float:
+    """Seconds for so much work, from what smaller amounts took: a straight line through the two largest.
+
+    One alone says nothing, since nobody knows what part of it grows.
+
+    Args:
+        known: amounts and seconds.
+        amount: of the work.
+    """
+    if len(known) < 2:
+        return 0.0
+    (less, before), (more, after) = sorted(known)[-2:]
+    return after + max(0.0, after - before) / (more - less) * (amount - more)

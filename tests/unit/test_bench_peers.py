@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.peers import cases, makespan, memory, peers, results, tables, targets
+from bench.peers.harness import grouped
 from bench.peers.peers import OURS
 from bench.peers.protocol import Work
 from bench.peers.results import SECONDS, Results
@@ -86,6 +87,30 @@ def test_the_skewed_durations_can_be_done_in_nearly_the_ideal() -> None:
 
 
 @pytest.mark.parametrize(
+    ("known", "seconds"),
+    [
+        ([], 0.0),
+        ([(10.0, 1.0)], 0.0),
+        ([(100.0, 2.0), (0.0, 1.0)], 11.0),
+        ([(1.0, 9.0), (10.0, 1.0), (100.0, 1.9)], 10.9),
+        ([(10.0, 2.0), (100.0, 1.0)], 1.0),
+    ],
+)
+def test_what_grows_is_extrapolated_from_the_two_largest(known: list[tuple[float, float]], seconds: float) -> None:
+    """A fixed part, such as a start, does not count as growing; noise does not make it shrink."""
+    assert makespan.extrapolated(known, 1000.0) == pytest.approx(seconds)
+
+
+def test_cases_are_grouped_by_their_cluster() -> None:
+    """Each cluster is started once a round, wherever its cases stand."""
+    groups = grouped(cases.every())
+
+    assert all(len({str(case.setup) for case in group}) == 1 for group in groups)
+    assert len({str(group[0].setup) for group in groups}) == len(groups)
+    assert sum(map(len, groups)) == len(cases.every())
+
+
+@pytest.mark.parametrize(
     ("work", "seconds"),
     [
         (Work(function="spin", item=0.01, count=100), 0.5),
@@ -103,7 +128,8 @@ def test_what_would_take_too_long_is_known_beforehand(work: Work, seconds: float
 
 def test_every_figure_to_reach_has_its_case_by_default() -> None:
     """What the table of figures needs is measured where nothing is chosen."""
-    names = {(case.name, peer): case for case in cases.every() for peer in peers.load() if case.chosen_by_default(peer)}
+    known = peers.load().values()
+    names = {(case.name, peer.name) for case in cases.every() for peer in known if case.chosen_by_default(peer)}
     needed: dict[str, list[str]] = {
         "trivial-1000": [OURS, "celery", "ray", "egregore"],
         "trivial-3": [OURS, "celery"],
