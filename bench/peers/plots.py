@@ -27,6 +27,7 @@ _AXES = {
 _LINEAR = {"nested", "workers"}
 _MARKERS = "osD^vP*X<>"
 _INCH = 0.32
+_FAR = 8
 
 
 def draw(results: Results, folder: Path) -> Iterator[str]:
@@ -101,9 +102,21 @@ def _bars(results: Results, shown: dict[str, tuple[str, str]], axes: Any, *, mem
     axes.invert_yaxis()
     axes.set_xlabel("MB" if memory else "seconds")
     if not memory:
-        axes.set_xscale("log")
+        _scale(results, shown, peers, axes)
     axes.figure.set_size_inches(8, 1.6 + _INCH * len(peers) * (1 if memory else max(1.0, len(shown) * 0.7)))
     axes.legend(fontsize="small")
+
+
+def _scale(results: Results, shown: dict[str, tuple[str, str]], peers: list[str], axes: Any) -> None:
+    """What nobody can beat as a line, and a logarithmic axis where the values are far apart."""
+    ideals = {results.cases[case]["ideal"] for case, metric in shown.values() if metric == SECONDS} - {None}
+    for ideal in ideals:
+        axes.axvline(ideal, color="black", linestyle="--", linewidth=1, label="nobody can be faster")
+    found = [middle(results.rounds(case, peer, what)) for case, what in shown.values() for peer in peers]
+    values = [value for value in found if value]
+    if max(values) > _FAR * min(values):
+        axes.set_xscale("log")
+    axes.margins(x=0.1)
 
 
 def _colour(number: int) -> Any:

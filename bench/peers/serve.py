@@ -20,7 +20,7 @@ _BESIDE_LEAD = 0.2
 
 
 def measure(driver: Driver, work: Work, *, warm: int, repeats: int, within: float) -> dict[str, Any]:
-    """Time the work ``repeats`` times; after ``within`` seconds neither warming nor measuring goes on, but once each."""
+    """Time the work ``repeats`` times; after ``within`` seconds neither warming nor timing goes on, but once each."""
     call = _checked(driver.prepare(work), work.expected)
     begun = time.perf_counter()
     for _ in range(warm):
