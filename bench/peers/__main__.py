@@ -30,6 +30,7 @@ _QUICK = processes.ROOT / "build" / "bench-peers"
 _FOLDER: Any = click.Path(file_okay=False, path_type=Path)
 _DEFAULT_CAP, _CHOSEN_CAP = 12.0, 60.0
 _MINUTES = 14.0
+_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Options:
     cap: float | None
     quick: bool
     install_only: bool
+    add: bool
     draw: bool
     list: bool
     output: Path | None
@@ -88,6 +90,7 @@ class Options:
 @click.option("--cap", type=float, help=f"Seconds a piece of work may take: {_DEFAULT_CAP:g}, or {_CHOSEN_CAP:g}.")
 @click.option("--quick", is_flag=True, help="Tiny work, one round: to see that all works; the figures mean nothing.")
 @click.option("--install-only", is_flag=True, help="Make the peers' environments, and measure nothing.")
+@click.option("--add", is_flag=True, help="Keep what was measured before, and add to it, or replace it.")
 @click.option("--draw", is_flag=True, help="Make tables and plots anew from what was measured before.")
 @click.option("--list", is_flag=True, help="Show peers and workloads.")
 @click.option("--output", type=_FOLDER, help="Where the results go: docs/benchmarks, or build/bench-peers if quick.")
@@ -107,12 +110,7 @@ def main(**given: Any) -> None:
     # As Ctrl-C, so that all that runs is stopped.
     signal.signal(signal.SIGTERM, _interrupted)
     rounds = 1 if options.quick else options.rounds
-    results = Results(host.describe(["make bench-peers", *sys.argv[1:]], rounds), options.folder / RESULTS)
-    if options.quick:
-        results.about = {
-            "**tiny work**": "to see that all works: the figures, and their titles, mean nothing",
-            **results.about,
-        }
+    results = begin(options, rounds)
     chosen = [peer for name, peer in known.items() if not options.peer or name in options.peer]
     try:
         interpreters = install(chosen, results)
@@ -123,10 +121,27 @@ def main(**given: Any) -> None:
                 if peer.name in interpreters
             }
             measure(plan, interpreters, results, options, rounds)
+        interrupted = False
     except KeyboardInterrupt:
+        interrupted = True
         say("interrupted: what was measured is kept")
     if results.values:
         write(results, options.folder)
+    if interrupted:
+        sys.exit(_INTERRUPTED)
+
+
+def begin(options: Options, rounds: int) -> Results:
+    """Results to fill: new ones, or those that were measured before."""
+    about = host.describe(["make bench-peers", *sys.argv[1:]], rounds)
+    if options.quick:
+        about = {"**tiny work**": "to see that all works; the figures and their titles mean nothing", **about}
+    file = options.folder / RESULTS
+    if not options.add or not file.exists():
+        return Results(about, file)
+    found = Results.read(file)
+    found.about["added"] = f"{about['date']}, {about['repeat']}"
+    return found
 
 
 def measure(
@@ -135,7 +150,12 @@ def measure(
     """Carry out the plan, and stop all that was started for it."""
     wanted = {case.name: case for planned in plan.values() for case in planned}
     every = [case for case in cases.every(quick=options.quick) if case.name in wanted]
-    results.cases = {case.name: case.as_dict() for case in every}
+    known = results.cases | {case.name: case.as_dict() for case in every}
+    # In the order of the catalogue, whatever was measured first.
+    results.cases = {case.name: known[case.name] for case in cases.every() if case.name in known}
+    for peer, planned in plan.items():
+        for case in planned:
+            results.forget(case.name, peer.name)
     mark, started = uuid.uuid4().hex, time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="egb-", ignore_cleanup_errors=True) as folder, _web(mark) as page:

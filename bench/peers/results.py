@@ -45,6 +45,11 @@ class Results:
             kept.setdefault(metric, []).append(values)
         self.keep()
 
+    def forget(self, case: str, peer: str) -> None:
+        """Drop what is known of a case, to measure it anew."""
+        for kept in (self.values, self.skipped):
+            kept.get(case, {}).pop(peer, None)
+
     def skip(self, case: str, peer: str, reason: str) -> None:
         """Why the peer has no value, or no more of them."""
         self.skipped.setdefault(case, {})[peer] = reason
@@ -78,8 +83,8 @@ class Results:
         }
 
     def keep(self) -> None:
-        """Write it, whole or not at all."""
-        if self._file is None:
+        """Write it, whole or not at all; as long as there is nothing, what was there before stays."""
+        if self._file is None or not (self.values or self.skipped):
             return
         new = self._file.with_suffix(".part")
         new.write_text(json.dumps(self.as_dict(), indent=1) + "\n", "utf-8")

@@ -193,6 +193,26 @@ def test_results_are_kept_and_read_again(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_nothing_measured_leaves_what_was_there(tmp_path: Path) -> None:
+    """Who interrupts a run before its first value has lost no earlier one."""
+    file = tmp_path / "results.json"
+    Results({"date": "before"}, file).add("trivial-3", OURS, {SECONDS: [1.0]})
+
+    Results({"date": "after"}, file).keep()
+
+    assert Results.read(file).about == {"date": "before"}
+
+
+def test_a_case_can_be_measured_anew() -> None:
+    """What is forgotten of a case is forgotten for that peer alone."""
+    found = measured({"trivial-3": {OURS: [1.0], "ray": [2.0]}})
+    found.skip("trivial-3", OURS, "why not")
+    found.forget("trivial-3", OURS)
+
+    assert (found.median("trivial-3", OURS), found.median("trivial-3", "ray")) == (None, 2.0)
+    assert found.skipped["trivial-3"] == {}
+
+
 @pytest.mark.parametrize(("ours", "reached"), [(0.002, True), (0.5, False)])
 def test_a_target_is_held_against_its_figure(ours: float, reached: bool) -> None:
     """Our time over the peer's, and whether that is at most what was asked for."""
