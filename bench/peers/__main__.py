@@ -211,6 +211,8 @@ def install(chosen: Sequence[Peer], results: Results) -> dict[str, Path]:
             "versions": versions,
             "missing": missing,
         }
+    # In the order of the catalogue, so that each keeps its place and colour.
+    results.peers = {name: results.peers[name] for name in peers.load() if name in results.peers}
     return interpreters
 
 
