@@ -6,9 +6,16 @@ from typing import Any
 
 from celery.backends.redis import RedisBackend
 
+from egregore_dist.ledger.watch import outlasting
+
 
 class ChordBackend(RedisBackend):
     """Counts the lanes of a chord. A group listens for the result of each of its tasks, and lanes have none."""
+
+    def _get_pool(self, **params: Any) -> Any:
+        pool = super()._get_pool(**params)  # type: ignore[misc]
+        pool.connection_class = outlasting(pool.connection_class)
+        return pool
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Listen for nothing."""

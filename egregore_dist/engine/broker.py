@@ -1,8 +1,8 @@
 """Connections to the broker: kombu's, made to outlive what a server and the messages on it can do.
 
-A stock worker ends when its Redis server restarts while it holds a message, when the server is full or read-only, and
-when a message's envelope cannot be read. Here such a message is handed to whoever keeps the connection, the worker
-waits, and what it could not acknowledge is acknowledged on its next connection.
+A stock worker ends when its Redis server restarts while it holds a message, when the server is full or read-only or
+held by a script, and when a message's envelope cannot be read. Here such a message is handed to whoever keeps the
+connection, the worker waits, and what it could not acknowledge is acknowledged on its next connection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kombu.transport import virtual as kombu_virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from egregore_dist.ledger.watch import refusal
+from egregore_dist.ledger.watch import outlasting, refusal
 
 log = logging.getLogger(__name__)
 
@@ -282,7 +282,8 @@ class Channel(stock.Channel):  # type: ignore[misc]
         if self.connection is None or self.connection.client is None:
             # Kombu closes a lost connection twice, and in between there is nothing to connect to.
             raise redis.exceptions.ConnectionError("this channel's connection was given up")
-        return super()._connparams(asynchronous)
+        found = super()._connparams(asynchronous)
+        return {**found, "connection_class": outlasting(found["connection_class"])}
 
 
 class Transport(stock.Transport):  # type: ignore[misc]

@@ -32,7 +32,7 @@ from egregore_dist.ledger.records import (
     Served,
     Work,
 )
-from egregore_dist.ledger.watch import CONNECTION, EVENTS_READ, Watch, reachable
+from egregore_dist.ledger.watch import CONNECTION, EVENTS_READ, Watch, outlasting, reachable
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ class Ledger:
         url: ``redis://``, ``rediss://`` or ``unix://``.
         prefix: what every key starts with.
         retention: seconds that a finished run is kept.
-        retries: how often a call is tried again, at most a second apart, while the server cannot be reached, or refuses
-            to write.
+        retries: how often a call is tried again, at most a second apart, while the server cannot be reached, answers
+            nobody, or refuses to write.
 
-    Every method raises `errors.BrokerUnavailable` where the server cannot be reached, and `errors.BrokerFull` where it
-    refuses to write. It is safe to share between threads, not between processes.
+    Every method raises `errors.BrokerUnavailable` where the server cannot be reached or answers nobody, and
+    `errors.BrokerFull` where it refuses to write. It is safe to share between threads, not between processes.
     """
 
     def __init__(self, url: str, *, prefix: str = "egd", retention: float = 7 * 86400, retries: int = 3) -> None:
@@ -73,6 +73,8 @@ class Ledger:
         except ValueError as error:
             # The URL may hold a password, and redis-py does not repeat it.
             raise errors.ConfigurationError(f"the ledger's URL cannot be used: {error}") from None
+        pool = self.redis.connection_pool
+        pool.connection_class = outlasting(pool.connection_class)
         self._url = url
         self.keys = Keys(prefix)
         self._retention = retention

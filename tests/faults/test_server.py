@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +294,39 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
         assert flow.run([0.0]) == 1
         assert (cluster.workers[0].pid, cluster.workers[0].alive) == (pid, True)
         ledger.close()
+
+
+# Redis' clock stands still in a script, so it counts its own CPU time.
+HOLD = "local until_then = os.clock() + tonumber(ARGV[1]); while os.clock() < until_then do end"
+
+
+def test_a_server_that_a_script_holds(trial_of: Callable[..., Trial]) -> None:
+    """A script holds the server for longer than anybody waits for an answer: runs wait for it, and nothing ends."""
+    trial = trial_of(workers=2, concurrency=2, settings={"report_ttl": "5"})
+    pids = [it.pid for it in trial.nodes]
+    url = trial.cluster.url
+    assert url is not None
+    with redis.Redis.from_url(url, socket_timeout=60) as holder, redis.Redis.from_url(url) as other:
+        holder.config_set("lua-time-limit", 50)
+        run = trial.submit(Sequence(nap.map(), join), [0.05] * 60 + [6.0])
+        nested = trial.submit(parallel(parallel(nap, quick, name="inner"), anap), 0.2)
+        trial.wait_for(5, node="nap")
+        with futures.ThreadPoolExecutor(3) as threads:
+            waits = [threads.submit(trial.result, run), threads.submit(asyncio.run, _awaited(nested))]
+            for seconds in (1.0, 9.0, 2.0):
+                held = threads.submit(holder.eval, HOLD, 0, seconds)
+                let_pass(0.5)
+                with pytest.raises(redis.exceptions.ResponseError, match="BUSY"):
+                    other.get("x")
+                held.result()
+                let_pass(0.3)
+            first, second = (wait.result() for wait in waits)
+
+    assert len(first) == 61
+    assert set(second) == {"inner", "anap"}
+    assert [it.pid for it in trial.nodes if it.status == "running"] == pids
+    assert len(trial.result(submit(trial, parallel(quick, anap), 0.01))) == 2
+
+
+async def _awaited(run: Run) -> Any:
+    return await run

@@ -1,0 +1,138 @@
+"""How what a server answers is told."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from pydantic import SecretStr
+from redis._parsers import BaseParser
+
+from egregore_dist import errors
+from egregore_dist.engine.app import make_app
+from egregore_dist.ledger import Ledger
+from egregore_dist.ledger.keys import Keys
+from egregore_dist.ledger.watch import TurnedAway, Watch, outlasting, reachable, refusal, turned_away
+from egregore_dist.settings import Settings
+
+BUSY = "BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
+AWAY = [
+    BUSY,
+    "BUSY Redis is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE.",
+    "LOADING Redis is loading the dataset in memory",
+    "TRYAGAIN Multiple keys request during rehashing of slot",
+    "CLUSTERDOWN The cluster is down",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+]
+
+
+def error_of(answer: str) -> redis.exceptions.RedisError:
+    """What redis-py makes of an answer."""
+    error: redis.exceptions.RedisError = BaseParser.parse_error(answer)  # type: ignore[no-untyped-call]
+    return error
+
+
+@contextmanager
+def answering(answer: str) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that says the same to whatever it is asked; its URL, and what it was asked."""
+    asked: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        with closing(connection):
+            while data := connection.recv(65536):
+                asked.append(data)
+                commands = data.count(b"\r\n*") + 1
+                connection.sendall(f"-{answer}\r\n".encode() * commands)
+
+    def accept(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0", asked
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("answer", AWAY)
+def test_a_server_that_answers_nobody_is_unavailable(answer: str) -> None:
+    """What redis-py makes of such an answer comes out as BrokerUnavailable, and not as BrokerFull."""
+    error = error_of(answer)
+    reason = turned_away(error)
+    with pytest.raises(errors.BrokerUnavailable) as caught, reachable():
+        raise error if reason is None else TurnedAway(reason)
+
+    assert not isinstance(caught.value, errors.BrokerFull)
+
+
+@pytest.mark.parametrize("answer", ["ERR BUSY", "BUSYGROUP Consumer Group name already exists", "OOM full", "ERR x"])
+def test_other_answers_are_not_taken_for_it(answer: str) -> None:
+    """Only the server's own word counts."""
+    assert turned_away(error_of(answer)) is None
+
+
+def test_a_busy_server_is_no_full_one() -> None:
+    """What waits for room must not be told to make room."""
+    assert refusal(error_of(BUSY)) is None
+
+
+READS: list[Callable[[Ledger], Any]] = [
+    lambda ledger: ledger.ping(),
+    lambda ledger: ledger.run("r"),
+    lambda ledger: ledger.cancel("r"),
+    lambda ledger: ledger.enter("r", "0", 0, "w/1/lane", work=False),
+    lambda ledger: ledger.wait("r", 0.01),
+    lambda ledger: ledger.report("w", b"", 1.0),
+]
+
+
+@pytest.mark.parametrize("ask", READS)
+def test_a_ledger_asks_a_busy_server_again(ask: Callable[[Ledger], Any]) -> None:
+    """A command, a script, a pipeline and a transaction are tried as often as with a server that is not there."""
+    with answering(BUSY) as (url, asked):
+        ledger = Ledger(url, retries=2)
+        with pytest.raises(errors.BrokerUnavailable, match=r"does not answer: .* script"):
+            ask(ledger)
+        ledger.close()
+
+    assert len(asked) >= 3
+
+
+def test_an_event_loop_asks_a_busy_server_again() -> None:
+    """As the ledger does."""
+
+    async def wait(url: str) -> None:
+        async with Watch(url, Keys("egd")) as watch:
+            await watch.wait("r", 0.01)
+
+    with answering(BUSY) as (url, asked), pytest.raises(errors.BrokerUnavailable, match="script"):
+        asyncio.run(wait(url))
+
+    assert len(asked) >= 3
+
+
+def test_a_chords_counter_takes_it_for_a_loss() -> None:
+    """A lane asks it outside of what guards the ledger."""
+    backend: Any = make_app(Settings(broker_url=SecretStr("redis://127.0.0.1:1/0"))).backend
+    kind = backend.client.connection_pool.connection_class
+
+    assert outlasting(kind) is kind
+
+
+def test_a_class_is_made_once() -> None:
+    """A class that outlasts a busy server already is taken as it is."""
+    for stock in (redis.Connection, redis.SSLConnection, redis.UnixDomainSocketConnection, redis.asyncio.Connection):
+        made = outlasting(stock)
+        assert issubclass(made, stock)
+        assert outlasting(made) is made
