@@ -543,7 +543,8 @@ def backlog(ledger: Ledger, look_at_most: int = 20_000) -> Backlog:
             list[tuple[bytes, float]],
             ledger.redis.zrange(ledger.keys.agenda, 0, look_at_most, withscores=True),
         )
-        open_blocks = {tuple(entry.decode().split(" ")[::2]) for entry, _ in entries}
+        asked = [entry.decode().split(" ") for entry, _ in entries]
+        open_blocks = {(run, block) for run, kind, block in asked if kind != "tidy"}
         pipe = ledger.redis.pipeline(transaction=False)
         for run, block in open_blocks:
             pipe.hmget(ledger.keys.block(run, "b", block), "n", "done", "running")

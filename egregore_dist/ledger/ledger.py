@@ -18,6 +18,7 @@ from egregore_dist import errors
 from egregore_dist.ledger import replies, scripts
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
+    ENDED,
     Accepted,
     Aside,
     BlockRecord,
@@ -44,6 +45,10 @@ ASIDE_KEPT = 1000
 
 # An answer that took longer, in seconds, may tell of what is true no more.
 _LATE = 1.0
+
+# How a transition says that it could not do all in one call.
+_TIDY = "tidy"
+_MORE = 2
 
 # Seconds between two lines of log about a server that refuses to write.
 _SAY_EVERY = 30.0
@@ -121,9 +126,10 @@ class Ledger:
         (now, fields, *rest), (served,) = self._together(run, reads, [("serve", args)])
         if not fields:
             return None
+        answer = self._served(run, served)
         return Entered(
             record=BlockRecord.of(block, fields),
-            served=self._in_time(run, block, track, token, started, replies.served(served)),
+            served=self._in_time(run, block, track, token, started, answer),
             now=replies.milliseconds(now),
             work=replies.work(run, rest[0]) if work else None,
             input=rest[-1] if block == ROOT else None,
@@ -151,7 +157,7 @@ class Ledger:
         """
         args = replies.serve_args(block, track, token, want, held, commits, releases)
         started = time.monotonic()
-        served = replies.served(self._transition("serve", run, args))
+        served = self._served(run, self._transition("serve", run, args))
         return self._in_time(run, block, track, token, started, served)
 
     def open(self, run: str, parent: str, lease: Lease, track: int, token: str, block: NewBlock) -> int | None:
@@ -180,7 +186,7 @@ class Ledger:
             return state == b"open", None
         entered = Entered(
             record=BlockRecord.of(block.id, fields),
-            served=self._in_time(run, block.id, 0, token, started, replies.served(served)),
+            served=self._in_time(run, block.id, 0, token, started, self._served(run, served)),
             now=replies.milliseconds(now),
             work=None,
         )
@@ -192,7 +198,14 @@ class Ledger:
         Raises:
             errors.RunNotFound: there is no such run.
         """
-        return self._of_run("cancel", run)
+        while True:
+            state, publish = self._transition("cancel", run, [])
+            if not state:
+                raise replies.not_found(run)
+            self._go_on(run, replies.messages(publish))
+            # It may have been decided before that it ends, and how.
+            if state.decode() in ENDED or not publish:
+                return cast(str, state.decode())
 
     def retry(self, run: str) -> tuple[str, list[Message]]:
         """Run again what did not end well in a run that failed or was cancelled, and keep the rest.
@@ -203,7 +216,12 @@ class Ledger:
         Raises:
             errors.RunNotFound: there is no such run.
         """
-        return self._of_run_with_messages("retry", run)
+        while True:
+            state, more, publish = self._transition("retry", run, [])
+            if not state:
+                raise replies.not_found(run)
+            if not more:
+                return state.decode(), list(replies.messages(publish))
 
     def pause(self, run: str) -> str:
         """Pause a run that has not ended: nothing of it is leased. Returns its state after it.
@@ -211,7 +229,10 @@ class Ledger:
         Raises:
             errors.RunNotFound: there is no such run.
         """
-        return self._of_run("pause", run)
+        state = cast(bytes, self._transition("pause", run, []))
+        if not state:
+            raise replies.not_found(run)
+        return state.decode()
 
     def resume(self, run: str) -> tuple[str, list[Message]]:
         """Let a paused run go on. Returns its state after it, and the messages that have it served.
@@ -219,11 +240,22 @@ class Ledger:
         Raises:
             errors.RunNotFound: there is no such run.
         """
-        return self._of_run_with_messages("resume", run)
+        cursor, wanted = b"", list[Message]()
+        while True:
+            state, cursor, publish = self._transition("resume", run, [cursor])
+            if not state:
+                raise replies.not_found(run)
+            wanted += replies.messages(publish)
+            if not cursor:
+                return state.decode(), wanted
 
     def delete(self, run: str) -> bool:
         """Forget a run that has ended. Returns False where it has not, or does not exist."""
-        return bool(self._transition("delete", run, []))
+        begun = False
+        while (answer := self._transition("delete", run, [])) == _MORE:
+            begun = True
+        # Somebody else may have come to its end.
+        return bool(answer) or begun
 
     def due(self, janitor: str, lease: float, limit: int = 1000) -> list[tuple[str, str, str]] | None:
         """What is due, where this janitor leads: entries of the agenda as run, kind, block; deadlines first.
@@ -264,13 +296,13 @@ class Ledger:
             backed_up: a queue where messages wait, or "".
         """
         args = [kind, block, ATTEMPTS, backed_up, msgspec.msgpack.encode(workers)]
-        return list(replies.messages(self._transition("sweep", run, args)))
+        return list(self._go_on(run, replies.messages(self._transition("sweep", run, args))))
 
     def lost(self, run: str, block: str, token: str, loss: Loss) -> list[Message]:
         """Give back what a lane of a dead process held at a block. Returns what has to be published for it."""
         branch = -1 if loss.branch is None else loss.branch
         args = [block, token, branch, loss.verdict, ATTEMPTS, loss.why, loss.node, loss.calls, loss.most, loss.failure]
-        return list(replies.messages(self._transition("lost", run, args)))
+        return list(self._go_on(run, replies.messages(self._transition("lost", run, args))))
 
     # Reads
 
@@ -531,24 +563,22 @@ class Ledger:
                 continue
             # No lane holds fewer than none, so this is answered with all that it holds.
             args = replies.serve_args(block, track, token, 0, -1, (), ())
-            now = replies.served(self._transition("serve", run, args))
+            now = self._served(run, self._transition("serve", run, args))
             served = dataclasses.replace(
                 now, messages=served.messages + now.messages, late=served.late + now.late, resync=True
             )
         return served
 
-    def _of_run(self, name: str, run: str) -> str:
-        # A transition that answers with a state; with none where there is no such run.
-        state = cast(bytes, self._transition(name, run, []))
-        if not state:
-            raise replies.not_found(run)
-        return state.decode()
+    def _served(self, run: str, reply: Sequence[Any]) -> Served:
+        served = replies.served(reply)
+        return dataclasses.replace(served, messages=self._go_on(run, served.messages))
 
-    def _of_run_with_messages(self, name: str, run: str) -> tuple[str, list[Message]]:
-        state, publish = self._transition(name, run, [])
-        if not state:
-            raise replies.not_found(run)
-        return state.decode(), list(replies.messages(publish))
+    def _go_on(self, run: str, wanted: tuple[Message, ...]) -> tuple[Message, ...]:
+        # What is too much for one call is asked for in others, so that whoever else asks is served in between.
+        while any(message.kind == _TIDY for message in wanted):
+            more = replies.messages(self._transition("tidy", run, []))
+            wanted = (*(message for message in wanted if message.kind != _TIDY), *more)
+        return wanted
 
     def _keys(self, run: str) -> tuple[str, ...]:
         return (self.keys.run(run), self.keys.agenda, self.keys.runs)

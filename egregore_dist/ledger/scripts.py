@@ -16,6 +16,7 @@ TRANSITIONS = (
     "pause",
     "resume",
     "sweep",
+    "tidy",
     "lost",
     "due",
     "delete",

@@ -115,8 +115,36 @@ MUTATIONS = (
     Mutation(
         name="an end that leaves the blocks inside open",
         file=f"{LUA}/_common.lua",
-        old="    close_descendants(block)\n    if block == ROOT",
-        new="    if block == ROOT",
+        old="if state ~= 'ok' then redis.call('ZADD', CLOSING, 0, block) end",
+        new="",
         tests=(f"{LEDGER}/test_repair.py", f"{LEDGER}/test_nesting.py"),
+    ),
+    Mutation(
+        name="a block below one that has ended, served until it is its turn to be closed",
+        file=f"{LUA}/serve.lua",
+        old="if state == 'open' and ends_with_another(block) then state = 'cancelled' end",
+        new="",
+        tests=(f"{LEDGER}/test_slices.py",),
+    ),
+    Mutation(
+        name="a large run that is ended in one call",
+        file=f"{LUA}/_common.lua",
+        old="while may_close > 0 do",
+        new="while true do",
+        tests=(f"{LEDGER}/test_slices.py",),
+    ),
+    Mutation(
+        name="a large end that only its caller brings about",
+        file=f"{LUA}/_common.lua",
+        old="    schedule('tidy', ROOT, NOW + HINT_AFTER)\n    for",
+        new="    for",
+        tests=(f"{LEDGER}/test_slices.py",),
+    ),
+    Mutation(
+        name="a busy server's answer that comes raw",
+        file="egregore_dist/ledger/watch.py",
+        old='return _TURNS_AWAY["BUSY"] if str(error).startswith("BUSY ") else None',
+        new="return None",
+        tests=("tests/unit/ledger/test_watch.py",),
     ),
 )

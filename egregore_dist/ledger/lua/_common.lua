@@ -2,14 +2,17 @@
 --
 -- KEYS[1]  <prefix>:{run}     the run's record; every other key of the run starts with it (one hash slot)
 -- KEYS[2]  <prefix>:agenda    zset "<run> <kind> <block>" -> server ms: what must happen, and when, if nobody did it first.
---                             kind "deadline": the block's end; kind "hint": see whether its messages were lost
+--                             kind "deadline": the block's end; kind "hint": see whether its messages were lost;
+--                             kind "tidy", of block "0": go on with what one call could not do, see go_on
 -- KEYS[3]  <prefix>:runs      zset run -> created, server ms
 --
 -- Keys of a run, K = KEYS[1]:
 --   K             hash    state, workflow, spec, functions, created, ended, retention, epoch (see submit.lua), paused (since
---                         when it is, server ms; an end takes it away)
+--                         when it is, server ms; an end takes it away), ending (how it ends, once that is decided, and until
+--                         all below it is closed), tidy ("<what> <cursor in K:blocks>": what is done to all its keys)
 --   K:code        hash    digest -> signed code of the functions that travel by value
 --   K:blocks      set     every block of the run;  K:open  set  those that have not ended
+--   K:closing     zset    blocks that have ended badly, while those below them may not have been closed yet
 --   K:b:<block>   hash    the block's record, see open.lua
 --   K:i:<block>   string  its input, once; a block whose input is an ancestor's refers to that one
 --   K:q:<block>:<track>   list   branches to lease before the untouched ones: given back, resumed, or listed one by one
@@ -21,13 +24,18 @@
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
 --
--- A block is "open" until it ends, once, as "ok", "error", "timeout" or "cancelled".
+-- A block is "open" until it ends, once, as "ok", "error", "timeout" or "cancelled". One whose record says "open" below one
+-- that is in K:closing has ended too: see state_of.
 -- Block "0" is the whole workflow as a block of one branch; a child is "<parent>.<branch>-<path>".
 
 local K, AGENDA, RUNS = KEYS[1], KEYS[2], KEYS[3]
 local RUN = string.match(K, '{(.*)}')
 local ROOT, PARKED = '0', '*'
 local HINT_AFTER, HINT_AT_MOST, LANES_AT_MOST, EVENTS_KEPT = 2000, 60000, 100, 10000
+
+-- How much one call does at most, since nobody else is served meanwhile: blocks that are closed, or whose keys are told to
+-- expire, to stay or to go; and blocks that are opened again.
+local SLICE, REOPENED_AT_MOST = 1000, 200
 
 local clock = redis.call('TIME')
 local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -111,43 +119,143 @@ local function hold(block, token, track, before, held, width)
   if change ~= 0 then redis.call('HINCRBY', key('b', block), 'running', change) end
 end
 
-local KINDS_OF_KEYS = { 'b', 'i', 'l', 'm', 'r', 'e' }
+local CLOSING, BLOCKS = K .. ':closing', K .. ':blocks'
 
-local function every_key(act)
-  for _, block in ipairs(redis.call('SMEMBERS', K .. ':blocks')) do
-    local tracks = tonumber(redis.call('HGET', key('b', block), 'tracks') or 1)
-    for track = 0, tracks - 1 do act(key('q', block) .. ':' .. track) end
-    for _, kind in ipairs(KINDS_OF_KEYS) do act(key(kind, block)) end
+-- Whether a block has ended with one above it, though it was not its turn to be closed yet.
+local function ends_with_another(block)
+  if redis.call('EXISTS', CLOSING) == 0 then return false end
+  local dot = string.find(block, '.', 1, true)
+  while dot do
+    if redis.call('ZSCORE', CLOSING, string.sub(block, 1, dot - 1)) then return true end
+    dot = string.find(block, '.', dot + 1, true)
   end
-  for _, suffix in ipairs({ ':code', ':blocks', ':open', ':end', ':events', '' }) do act(K .. suffix) end
+  return false
 end
 
-local function end_run(state)
-  redis.call('HSET', K, 'state', state, 'ended', NOW)
-  redis.call('HDEL', K, 'paused')
-  event('run.ended', 'state', state)
-  redis.call('RPUSH', K .. ':end', state)
-  local retention = redis.call('HGET', K, 'retention')
-  every_key(function(name) redis.call('PEXPIRE', name, retention) end)
+-- A block's state, or nil where there is no such block.
+local function state_of(block)
+  local state = redis.call('HGET', key('b', block), 'state')
+  return state == 'open' and ends_with_another(block) and 'cancelled' or state or nil
+end
+
+local KINDS_OF_KEYS = { 'b', 'i', 'l', 'm', 'r', 'e' }
+
+local function keys_of(block)
+  local found = {}
+  for track = 0, tonumber(redis.call('HGET', key('b', block), 'tracks') or 1) - 1 do
+    found[#found + 1] = key('q', block) .. ':' .. track
+  end
+  for _, kind in ipairs(KINDS_OF_KEYS) do found[#found + 1] = key(kind, block) end
+  return found
+end
+
+local function keys_of_run()
+  local found = {}
+  for i, suffix in ipairs({ ':code', ':blocks', ':open', ':end', ':events', '' }) do found[i] = K .. suffix end
+  return found
+end
+
+-- What is being done to all keys of the run, and how far it has come; or nil.
+local function tidying() return string.match(redis.call('HGET', K, 'tidy') or '', '^(%a+) (%d+)$') end
+
+-- Delete keys of the run. The record goes last, so that the id is taken until nothing of the run is left. Returns whether it is.
+local function delete_some()
+  for _, block in ipairs(redis.call('SPOP', BLOCKS, SLICE)) do redis.call('UNLINK', unpack(keys_of(block))) end
+  if redis.call('EXISTS', BLOCKS) == 1 then
+    redis.call('HSET', K, 'tidy', 'delete 0')
+    return false
+  end
+  redis.call('UNLINK', CLOSING, unpack(keys_of_run()))
+  redis.call('ZREM', RUNS, RUN)
+  return true
+end
+
+-- Have keys of the run "expire", or "keep" them. Returns whether that was all.
+local function tidy_some(what, cursor)
+  local retention, next_cursor, blocks = redis.call('HGET', K, 'retention'), unpack(redis.call('SSCAN', BLOCKS, cursor, 'COUNT', SLICE))
+  local function act(names)
+    for _, name in ipairs(names) do
+      if what == 'keep' then redis.call('PERSIST', name) else redis.call('PEXPIRE', name, retention) end
+    end
+  end
+  for _, block in ipairs(blocks) do act(keys_of(block)) end
+  if next_cursor ~= '0' then
+    redis.call('HSET', K, 'tidy', what .. ' ' .. next_cursor)
+    return false
+  end
+  redis.call('HDEL', K, 'tidy')
+  act(keys_of_run())
+  return true
 end
 
 local function close(block, state)
   redis.call('HSET', key('b', block), 'state', state, 'ended', NOW)
   redis.call('SREM', K .. ':open', block)
+  if state ~= 'ok' then redis.call('ZADD', CLOSING, 0, block) end
   unschedule(block)
   event('block.ended', 'block', block, 'state', state)
 end
 
--- Every open child has a parked branch, so this costs what is below the block, not what the run has.
-local function close_descendants(block)
-  local leases = redis.call('HGETALL', key('l', block))
-  for i = 1, #leases, 2 do
-    if leases[i + 1] == PARKED then
-      local child = redis.call('HGET', key('m', block), 'at:' .. leases[i])
-      close(child, 'cancelled')
-      close_descendants(child)
+-- Close what is below blocks that have ended badly. Every open child has a parked branch, so this costs what is below them,
+-- not what the run has. The last in K:closing is among the deepest, so that what is there at a time does not grow with the run.
+local may_close = SLICE
+local function close_some()
+  while may_close > 0 do
+    local block = redis.call('ZREVRANGE', CLOSING, 0, 0)[1]
+    if not block then return end
+    local B = key('b', block)
+    local cursor, leases = unpack(redis.call('HSCAN', key('l', block), redis.call('HGET', B, 'closing') or 0, 'COUNT', SLICE))
+    may_close = may_close - 1
+    for i = 1, #leases, 2 do
+      local child = leases[i + 1] == PARKED and redis.call('HGET', key('m', block), 'at:' .. leases[i])
+      if child and redis.call('HGET', key('b', child), 'state') == 'open' then
+        close(child, 'cancelled')
+        may_close = may_close - 1
+      end
+    end
+    if cursor == '0' then
+      redis.call('HDEL', B, 'closing')
+      redis.call('ZREM', CLOSING, block)
+    else
+      redis.call('HSET', B, 'closing', cursor)
     end
   end
+end
+
+-- Go on with what has been decided: close what is below blocks that ended badly, end the run once all is closed, and then
+-- have its keys expire. What is more than one call may do is asked for: a message "tidy" has the caller call again, and where
+-- it does not, a janitor does.
+local function go_on()
+  close_some()
+  local done = redis.call('EXISTS', CLOSING) == 0
+  local state = done and redis.call('HGET', K, 'ending')
+  if state then
+    redis.call('HSET', K, 'state', state, 'ended', NOW, 'tidy', 'expire 0')
+    redis.call('HDEL', K, 'paused', 'ending')
+    event('run.ended', 'state', state)
+    redis.call('RPUSH', K .. ':end', state)
+  end
+  if done then
+    local what, cursor = tidying()
+    if what == 'delete' then
+      done = delete_some()
+    elseif what == 'expire' then
+      done = tidy_some(what, cursor)
+    elseif what == 'keep' then
+      return
+    end
+  end
+  if done then
+    redis.call('ZREM', AGENDA, RUN .. ' tidy ' .. ROOT)
+  else
+    schedule('tidy', ROOT, NOW + HINT_AFTER)
+    for _, part in ipairs({ 'tidy', ROOT, '0', '', '' }) do publish[#publish + 1] = part end
+  end
+end
+
+local function end_run(state)
+  redis.call('HSET', K, 'ending', state)
+  go_on()
 end
 
 local function failed_with(block, branch)
@@ -208,12 +316,11 @@ local function complete(block)
   return block
 end
 
--- End `block` badly, and with it what depends on it: its descendants, and its ancestors up to one that collects errors.
-local function fail(block, state)
+local function fail_up(block, state)
   while true do
     close(block, state)
-    close_descendants(block)
-    if block == ROOT then return end_run(RUN_STATE[state]) end
+    close_some()
+    if block == ROOT then return redis.call('HSET', K, 'ending', RUN_STATE[state]) end
     local parent, branch = unpack(redis.call('HMGET', key('b', block), 'parent', 'branch'))
     redis.call('HSET', key('e', parent), branch, cmsgpack.pack({ block = block }))
     redis.call('HDEL', key('l', parent), branch)
@@ -233,6 +340,12 @@ local function fail(block, state)
   end
 end
 
+-- End `block` badly, and with it what depends on it: its descendants, and its ancestors up to one that collects errors.
+local function fail(block, state)
+  fail_up(block, state)
+  go_on()
+end
+
 -- Branches of an open block have failed, so many of them: end the block if they were the last, or ends with them. Returns
 -- whether it has ended.
 local function settle(block, failed)
@@ -250,9 +363,11 @@ end
 -- Marks that a retry forgets.
 local OF_ATTEMPTS = { lost = true, why = true, died = true, tried = true }
 
--- Open again a block that did not end well, see retry.lua. A branch that waits while the block that it stands at has not
--- ended well is one whose block there was no room for yet.
+-- Open again a block that did not end well, see retry.lua, and those below it, as many as one call may. A branch that waits
+-- while the block that it stands at has not ended well is one whose block there was no room for yet.
+local reopened = 0
 local function reopen(block)
+  reopened = reopened + 1
   local B, L, E, M, R = key('b', block), key('l', block), key('e', block), key('m', block), key('r', block)
   local started = redis.call('HKEYS', L)
   for _, branch in ipairs(redis.call('HKEYS', E)) do started[#started + 1] = branch end
@@ -260,19 +375,28 @@ local function reopen(block)
   for _, mark in ipairs(redis.call('HKEYS', M)) do
     if OF_ATTEMPTS[string.match(mark, '^%a+')] then redis.call('HDEL', M, mark) end
   end
-  local parked, queued, limit = 0, {}, tonumber(redis.call('HGET', B, 'limit'))
+  local limit, tracks = unpack(redis.call('HMGET', B, 'limit', 'tracks'))
+  local parked, queued, waits = 0, {}, {}
+  limit = tonumber(limit)
   for _, branch in ipairs(started) do
     if string.sub(branch, 1, 1) ~= '@' and not queued[branch] and redis.call('HEXISTS', R, branch) == 0 then
       queued[branch] = true
-      local child = redis.call('HGET', M, 'at:' .. branch)
-      local again = child and redis.call('HGET', key('b', child), 'state') ~= 'ok'
-      if again and (limit == 0 or parked < limit) then
+      local has_room = (limit == 0 or parked < limit) and reopened < REOPENED_AT_MOST
+      local child = has_room and redis.call('HGET', M, 'at:' .. branch)
+      if child and redis.call('HGET', key('b', child), 'state') ~= 'ok' then
         redis.call('HSET', L, branch, PARKED)
         parked = parked + 1
         reopen(child)
       else
-        redis.call('RPUSH', key('q', block) .. ':' .. (redis.call('HGET', M, 'track:' .. branch) or 0), branch)
+        local track = tracks ~= '1' and redis.call('HGET', M, 'track:' .. branch) or '0'
+        waits[track] = waits[track] or {}
+        table.insert(waits[track], branch)
       end
+    end
+  end
+  for track, list in pairs(waits) do
+    for i = 1, #list, 1000 do
+      redis.call('RPUSH', key('q', block) .. ':' .. track, unpack(list, i, math.min(i + 999, #list)))
     end
   end
   redis.call('HSET', B, 'state', 'open', 'running', parked, 'done', redis.call('HLEN', R))

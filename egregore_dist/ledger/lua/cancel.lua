@@ -1,9 +1,15 @@
 -- Cancel a run: every open block ends, nothing new starts, what still runs is refused when it commits.
 --
--- Returns the state of the run after it, or "" where there is no such run.
+-- Returns { state of the run after it, messages to publish }, the state "" where there is no such run. With a message
+-- "tidy" the run may not have ended yet: what was decided, to be called off or before to end otherwise, takes more calls.
 
 local state = redis.call('HGET', K, 'state')
-if state ~= 'pending' and state ~= 'running' then return state or '' end
-for _, block in ipairs(redis.call('SMEMBERS', K .. ':open')) do close(block, 'cancelled') end
-end_run('cancelled')
-return 'cancelled'
+if state == 'pending' or state == 'running' then
+  if redis.call('HEXISTS', K, 'ending') == 1 then
+    go_on()
+  else
+    close(ROOT, 'cancelled')
+    end_run('cancelled')
+  end
+end
+return { status(), publish }

@@ -1,9 +1,13 @@
 -- Forget a run that has ended: every key of it.
 --
--- Returns 1, or 0 where the run has not ended or does not exist.
+-- Returns 1 once nothing is left, 2 where there is more to do than one call may, or 0 where the run has not ended or does not
+-- exist. Once it has begun nothing of the run is opened again, and a janitor goes on where the caller does not.
 
 local state = redis.call('HGET', K, 'state')
 if not state or state == 'pending' or state == 'running' then return 0 end
-every_key(function(name) redis.call('UNLINK', name) end)
-redis.call('ZREM', RUNS, RUN)
+if not delete_some() then
+  schedule('tidy', ROOT, NOW + HINT_AFTER)
+  return 2
+end
+redis.call('ZREM', AGENDA, RUN .. ' tidy ' .. ROOT)
 return 1

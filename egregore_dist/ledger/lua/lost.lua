@@ -19,7 +19,7 @@ local function take_back(block, verdict)
   local L, M = key('l', block), key('m', block)
   local mine = redis.call('HGET', L, '@' .. token)
   if not mine then return end
-  if redis.call('HGET', key('b', block), 'state') ~= 'open' then return left(block, token) end
+  if state_of(block) ~= 'open' then return left(block, token) end
   local held, width = held_by(block, token)
   hold(block, token, nil, math.min(held, width), 0, width)
   local leases, failed = redis.call('HGETALL', L), 0

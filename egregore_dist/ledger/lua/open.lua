@@ -18,7 +18,7 @@ local n, limit, timeout, on_error, name, path = unpack(ARGV, 6, 11)
 local input, bytes, tracks = unpack(ARGV, 12, 14)
 local P, L, B = key('b', parent), key('l', parent), key('b', block)
 
-if redis.call('HGET', P, 'state') ~= 'open' then return { 'gone', 0 } end
+if state_of(parent) ~= 'open' then return { 'gone', 0 } end
 local holder = redis.call('HGET', L, branch)
 if holder == PARKED and redis.call('HGET', B, 'opener') == token then
   return { 'open', tonumber(redis.call('HGET', B, 'deadline') or 0) }

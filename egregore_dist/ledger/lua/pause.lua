@@ -4,7 +4,7 @@
 -- Returns the state of the run after it, or "" where there is no such run.
 
 local before = status()
-if before == 'pending' or before == 'running' then
+if (before == 'pending' or before == 'running') and redis.call('HEXISTS', K, 'ending') == 0 then
   redis.call('HSET', K, 'paused', NOW)
   event('run.paused')
 end

@@ -32,6 +32,7 @@ local state, n, limit, on_error, parent, its_branch, its_track, deadline = unpac
 local queue, width, lanes, of_track, fresh, stop = unpack(redis.call('HMGET', B, 'queue:' .. track, 'width:' .. track,
   'lanes:' .. track, 'count:' .. track, 'next:' .. track, 'stop:' .. track))
 width = tonumber(width)
+if state == 'open' and ends_with_another(block) then state = 'cancelled' end
 
 -- Lease the branch that a complete block hangs on to this lane, where it may run here; else ask for a collect.
 local function carry_on(complete_block)
@@ -176,7 +177,7 @@ if todo > 0 and free > 0 then
       redis.call('HINCRBY', B, 'running', 1)
       reopen(after)
       parked = parked + 1
-      if parked >= free then take = 0 end
+      if parked >= free or reopened >= REOPENED_AT_MOST then take = 0 end
     elseif child_again or (attempt > 1 and busy) then
       redis.call('LPUSH', Q, branch)
       take = 0
@@ -201,6 +202,8 @@ if todo > 0 and free > 0 then
     event('branches.started', 'block', block, 'branches', cmsgpack.pack(branches), 'lane', token)
   end
 end
+-- There are more blocks to open again than one call may, and this lane leaves.
+if reopened >= REOPENED_AT_MOST and held == 0 and waiting(block, track) > 0 then ask_lane(block, track) end
 -- Given back while the lane is still at one of them: another lane has to come for the rest.
 if releases > 0 and held > 0 and width == 1 then ask_lane(block, track) end
 hold(block, token, track, slots, held, width)

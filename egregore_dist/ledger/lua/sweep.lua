@@ -1,11 +1,12 @@
 -- Do what a due entry of the agenda asks for, if nobody did it before.
 --
--- ARGV  "deadline" | "hint", block, attempts at most, queue with messages waiting or "", then packed what the live workers
+-- ARGV  "deadline" | "hint" | "tidy", block, attempts at most, queue with messages waiting or "", then packed what the live workers
 --       said: worker -> { at = server ms, dead = { pid, ... }, lanes = { id, ... }, or nil where it did not say };
 --       nil where nobody could say anything lately: no lane is taken for gone
 -- Returns messages to publish, flat.
 --
--- deadline: end the block. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
+-- tidy: go on with what a call before could not do all of; its caller has not. A retry that was given up leaves the keys as
+-- they were. deadline: end the block. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
 -- worker said, after they had begun, that it does not have them (a branch that lost its last attempt fails as "lost"), and
 -- ask for others in their place. Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
 -- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for after some rounds.
@@ -18,13 +19,19 @@ local B, L = key('b', block), key('l', block)
 local state, deadline, tracks, hinted, ask_after, limit = unpack(redis.call('HMGET', B, 'state', 'deadline', 'tracks',
   'hinted', 'ask_after', 'limit'))
 
-if state ~= 'open' then
+if state ~= 'open' and kind ~= 'tidy' then
   unschedule(block)
   return publish
 end
 
 local due = redis.call('ZSCORE', AGENDA, RUN .. ' ' .. kind .. ' ' .. block)
 if not due or tonumber(due) > NOW then return publish end
+
+if kind == 'tidy' or ends_with_another(block) then
+  if tidying() == 'keep' then redis.call('HSET', K, 'tidy', 'expire 0') end
+  go_on()
+  return publish
+end
 
 if kind == 'deadline' then
   if tonumber(deadline) <= NOW then fail(block, 'timeout') end
