@@ -225,7 +225,8 @@ def test_a_deadline_needs_no_client(local: LocalCluster, tmp_path: Path) -> None
     )
     until(lambda: lines(tmp_path / "finally") == ["lingers"], seconds=5, what="the finally block")
 
-    assert Run("client-gone").status == "failed"
+    # The lane says so only after that.
+    until(lambda: Run("client-gone").status == "failed", seconds=2, what="the end of the run")
     with pytest.raises(ParallelTimeoutError) as caught:
         Run("client-gone").result(timeout=5)
     assert (caught.value.block, caught.value.results) == ("left", {"fine": "fine"})
