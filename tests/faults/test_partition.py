@@ -1,7 +1,10 @@
-"""F9: a worker on a host of its own is cut off from the server, in every way that a firewall can."""
+"""F9: a worker on a host of its own is cut off from the server: in both directions, in one, or by resets."""
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from time import monotonic
 
@@ -9,7 +12,7 @@ import pytest
 
 from egregore_dist import Sequence, parallel
 from tests.support import netns
-from tests.support.netns import Host
+from tests.support.netns import WAYS, Host, Way
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass
@@ -17,14 +20,34 @@ from tests.support.work import anap, far_only, join, nap, quick
 
 # A busy machine is slower than the product.
 HEALED = 10.0 + 5.0
-WAYS = ["both", "in", "out", "reset"]
+# Tells what comes over a connection that it has had, and how a new one ends.
+ASK = """
+import socket, sys
+
+def told(act):
+    try:
+        return act()
+    except OSError as error:
+        return type(error).__name__
+
+address = sys.argv[1], int(sys.argv[2])
+had = socket.create_connection(address, timeout=1.0)
+sys.stdin.readline()
+print(told(lambda: had.send(b"x") and had.recv(1).decode()))
+print(told(lambda: socket.create_connection(address, timeout=1.0) and "there"))
+"""
+
+
+def needs_hosts() -> None:
+    """Skip where there can be no hosts."""
+    if why := netns.missing():
+        pytest.skip(why)
 
 
 @pytest.fixture
 def host(trial: Trial) -> Host:
     """A namespace from which the trial's server can be reached."""
-    if why := netns.missing():
-        pytest.skip(why)
+    needs_hosts()
     host = trial.enter(Host())
     trial.ledger.redis.config_set("bind", f"127.0.0.1 {host.address}")
     return host
@@ -36,6 +59,40 @@ def far(trial: Trial, host: Host) -> ProcessContainer:
     url = trial.cluster.url.replace("127.0.0.1", host.address)
     queues = [trial.cluster.settings.queue, "far"]
     return trial.add(before=host.prefix, env={"EGREGORE_BROKER_URL": url}, queues=queues)
+
+
+@pytest.mark.parametrize(
+    ("way", "here", "there"),
+    [
+        ("both", None, ["TimeoutError", "TimeoutError"]),
+        ("in", None, ["y", "TimeoutError"]),
+        ("out", b"x", ["TimeoutError", "TimeoutError"]),
+        ("reset", None, ["ConnectionResetError", "ConnectionRefusedError"]),
+    ],
+)
+def test_a_cut_is_what_it_says(way: Way, here: bytes | None, there: list[str]) -> None:
+    """Packets are dropped in the directions that are said and in no other, or answered by a reset."""
+    needs_hosts()
+    with Host() as host, socket.create_server((host.address, 0)) as server:
+        address, port = server.getsockname()
+        command = [*host.prefix, sys.executable, "-c", ASK, address, str(port)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asking:
+            connection, _ = server.accept()
+            with connection:
+                host.cut(way)
+                connection.send(b"y")
+                told, _ = asking.communicate("go\n", timeout=30)
+                assert told.split() == there
+                connection.setblocking(False)
+                assert received(connection) == here
+
+
+def received(connection: socket.socket) -> bytes | None:
+    """What has come, or None."""
+    try:
+        return connection.recv(1)
+    except BlockingIOError:
+        return None
 
 
 @pytest.mark.timeout(400)
@@ -51,7 +108,7 @@ def test_a_partition_heals(
     trial: Trial,
     host: Host,
     far: ProcessContainer,
-    way: str,
+    way: Way,
     seconds: int,
     figure: Callable[[str], None],
 ) -> None:
@@ -63,10 +120,7 @@ def test_a_partition_heals(
     ]
     trial.wait_for(node="nap", pid=far.pid)
     began = monotonic()
-    if way == "reset":
-        host.reset()
-    else:
-        host.cut(way)  # type: ignore[arg-type]
+    host.cut(way)
     for run in runs:
         trial.result(run)
     let_pass(max(0.0, seconds - (monotonic() - began)))

@@ -1,4 +1,8 @@
-"""A host of its own on this machine: a network namespace, joined by a virtual cable that can be cut. For root."""
+"""A host of its own on this machine: a network namespace, joined by a virtual cable that can be cut. For root.
+
+No firewall is needed. A packet that is sent to a hardware address that nobody has is dropped by who receives it, and
+who sent it is not told: a wrong entry among one side's neighbours cuts one direction.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,11 @@ import uuid
 from types import TracebackType
 from typing import Literal, Self
 
-Way = Literal["both", "in", "out"]
+Way = Literal["both", "in", "out", "reset"]
+WAYS: tuple[Way, ...] = ("both", "in", "out", "reset")
 
+# Administered locally, and nobody's.
+_NOBODY = "02:00:00:00:00:ff"
 # RFC 2544 sets it apart for tests, so that no real network is hidden.
 _NETWORK = ipaddress.ip_network("198.18.0.0/15")
 
@@ -21,9 +28,8 @@ def missing() -> str:
     """Why namespaces cannot be used here, or ""."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    for tool in ("ip", "iptables"):
-        if shutil.which(tool) is None:
-            return f"{tool} is not installed"
+    if shutil.which("ip") is None:
+        return "ip (iproute2) is not installed"
     probe = subprocess.run(["ip", "netns", "add", name := f"egd{uuid.uuid4().hex[:8]}"], capture_output=True)
     if probe.returncode:
         return f"network namespaces cannot be made here: {probe.stderr.decode().strip()}"
@@ -45,7 +51,7 @@ class Host:
         # Of its own each time: the kernel may take its time to forget the one before.
         self.address, self._its = (str(it) for it in secrets.choice(list(_NETWORK.subnets(new_prefix=30))).hosts())
         self.prefix = ("ip", "netns", "exec", self.name)
-        self._rules: list[tuple[str, ...]] = []
+        self._undo: list[tuple[str, ...]] = []
 
     def __enter__(self) -> Self:
         _run("ip", "netns", "add", self.name)
@@ -70,25 +76,25 @@ class Host:
         _run("ip", "netns", "del", self.name)
 
     def cut(self, way: Way = "both") -> None:
-        """Drop every packet without a word; ``in`` is what the host sends to this machine."""
+        """Drop every packet without a word; ``in`` is what the host sends to this machine, ``reset`` answers that."""
         if way in ("both", "in"):
-            self._add("INPUT", "-i", self._cable, "-j", "DROP")
+            self._mislead(self.address, self._end, *self.prefix)
         if way in ("both", "out"):
-            self._add("OUTPUT", "-o", self._cable, "-j", "DROP")
-
-    def reset(self) -> None:
-        """Answer everything that the host sends with a reset."""
-        self._add("INPUT", "-i", self._cable, "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
+            self._mislead(self._its, self._cable)
+        if way == "reset":
+            # What is sent to this machine comes to the host itself, where nobody knows of any connection.
+            address = (f"{self.address}/32", "dev", "lo")
+            _run(*self.prefix, "ip", "addr", "add", *address)
+            self._undo.append((*self.prefix, "ip", "addr", "del", *address))
 
     def heal(self) -> None:
         """Let everything through again."""
-        while self._rules:
-            chain, *rule = self._rules.pop()
-            _run("iptables", "-w", "-D", chain, *rule)
+        while self._undo:
+            _run(*self._undo.pop())
 
-    def _add(self, chain: str, *rule: str) -> None:
-        _run("iptables", "-w", "-I", chain, *rule)
-        self._rules.append((chain, *rule))
+    def _mislead(self, address: str, device: str, *prefix: str) -> None:
+        _run(*prefix, "ip", "neigh", "replace", address, "lladdr", _NOBODY, "nud", "permanent", "dev", device)
+        self._undo.append((*prefix, "ip", "neigh", "del", address, "dev", device))
 
 
 def _run(*command: str) -> None:
