@@ -12,16 +12,23 @@ from pathlib import Path
 
 import redis
 
+from tests.support import netns
+from tests.support.netns import WAYS, Host
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import TTL, Trial
 
 
 class Faults:
-    """What can go wrong with a trial. The first worker is spared what ends it, so that its memory can be followed."""
+    """What can go wrong with a trial. The first worker is spared what ends it, so that its memory can be followed.
 
-    def __init__(self, trial: Trial, rng: random.Random) -> None:
+    Args:
+        host: where one of its workers runs, or None where there can be no hosts.
+    """
+
+    def __init__(self, trial: Trial, rng: random.Random, host: Host | None) -> None:
         self._trial = trial
         self._rng = rng
+        self._host = host
         self.kinds: dict[str, Callable[[], None]] = {
             "F1 a pool process is killed": self.kill_child,
             "F2 a worker is killed": self.kill_worker,
@@ -30,6 +37,8 @@ class Faults:
             "F8 a worker stands still": self.stop_worker,
             "F12 messages come twice": self.repeat_messages,
         }
+        if host is not None:
+            self.kinds["F9 a worker is cut off"] = self.cut_off
 
     def any(self) -> str:
         """Do one of them; returns which."""
@@ -55,6 +64,8 @@ class Faults:
         server.kill()
         time.sleep(self._rng.uniform(0, 2))
         server.restart()
+        if self._host is not None:
+            listen_to(self._trial, self._host)
 
     def stop_server(self) -> None:
         server = self._trial.cluster.server
@@ -69,6 +80,12 @@ class Faults:
         time.sleep(self._rng.uniform(0.5, 2 * TTL))
         node.unpause()
 
+    def cut_off(self) -> None:
+        assert self._host is not None
+        self._host.cut(self._rng.choice(WAYS))
+        time.sleep(self._rng.uniform(0.5, 5 * TTL))
+        self._host.heal()
+
     def repeat_messages(self) -> None:
         server: redis.Redis = self._trial.ledger.redis
         queue = self._trial.cluster.settings.queue
@@ -76,6 +93,22 @@ class Faults:
         for raw in raws[:20]:
             for _ in range(self._rng.choice([1, 2, 5])):
                 server.lpush(queue, raw)
+
+
+def add_far(trial: Trial) -> Host | None:
+    """Start one more worker, on a host of its own; None where there can be none."""
+    if why := netns.missing():
+        print(f"no worker is cut off (F9): {why}", flush=True)
+        return None
+    host = trial.enter(Host())
+    listen_to(trial, host)
+    trial.add(before=host.prefix, env={"EGREGORE_BROKER_URL": trial.cluster.url.replace("127.0.0.1", host.address)})
+    return host
+
+
+def listen_to(trial: Trial, host: Host) -> None:
+    """Have the trial's server listen to a host, which it forgets when it is started anew."""
+    trial.ledger.redis.config_set("bind", f"127.0.0.1 {host.address}")
 
 
 def _taken(raw: bytes) -> bytes:
