@@ -21,6 +21,7 @@ import redis
 from egregore_dist import LocalCluster, Run, RunFailed, errors
 from egregore_dist.ledger import ENDED, Ledger
 from tests.support import history, work
+from tests.support.containers import DockerContainer
 from tests.support.history import Control, Execution, History, Left, Log, Seen
 from tests.support.nodes import MARK, Nodes, ProcessContainer, ProcessNode, marked
 from tests.support.waiting import let_pass, until
@@ -140,20 +141,21 @@ class Trial:
         concurrency: int | None = None,
         queues: Sequence[str] = (),
         wait: bool = True,
+        contained: bool = False,
     ) -> ProcessContainer:
-        """Start one more node; see `ProcessContainer`."""
+        """Start one more node; see `ProcessContainer`. ``contained``: as a container of the worker's image."""
         self._named += 1
         options = ["--concurrency", str(concurrency or self.concurrency), "--loglevel", "INFO"]
         if queues:
             options += ["--queues", ",".join(queues)]
-        node = ProcessContainer(
+        process = {} if contained else {"before": before, "hooks": hooks}
+        node = (DockerContainer if contained else ProcessContainer)(
             f"n{self._named}",
             env={**self.cluster.worker_environment(), "TMPDIR": str(self.folder), **(env or {})},
             ledger=self.ledger,
             log=self.folder / f"n{self._named}.log",
             options=options,
-            before=before,
-            hooks=hooks,
+            **process,
         )
         self.nodes.append(node)
         if wait:
