@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
 
 from egregore_dist import LocalCluster
 from egregore_dist.cli import redact
-from tests.support.clusters import Clusters, brokers
+from tests.support.clusters import FAULTS, FAULTY, Clusters, brokers
 
 # No deadline: the machine is shared, and slowness of one example says nothing.
 hypothesis.settings.register_profile("egregore", deadline=None, print_blob=True)
@@ -22,6 +23,23 @@ def pytest_configure() -> None:
     """Heed Ctrl-C, whoever started the tests: in the background of a shell it is ignored, in what they start too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests on every broker that answers; those that are marked for it on a ledger whose calls fail, too."""
+    is_marked = metafunc.definition.get_closest_marker("store_faults")
+    if "broker" in metafunc.fixturenames:
+        metafunc.parametrize("broker", [*brokers(), FAULTY] if is_marked else brokers(), indirect=True)
+    if "local" in metafunc.fixturenames and is_marked:
+        metafunc.parametrize("local", ["valkey", FAULTY], indirect=True)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how often the store has failed under the tests that are marked for it."""
+    if FAULTS:
+        told = ", ".join(f"{count} {fault}" for fault, count in sorted(FAULTS.items()))
+        terminalreporter.section(f"{FAULTS.total()} faults of the store")
+        terminalreporter.line(told)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -59,15 +77,21 @@ def clusters() -> Iterator[Clusters]:
     running.stop()
 
 
-@pytest.fixture(params=brokers())
-def cluster(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[LocalCluster]:
+@pytest.fixture
+def broker(request: pytest.FixtureRequest) -> str:
+    """What kind of cluster `cluster` is."""
+    return str(request.param)
+
+
+@pytest.fixture
+def cluster(broker: str, clusters: Clusters) -> Iterator[LocalCluster]:
     """A running cluster of two workers, as what this process submits to; once for every broker that answers."""
-    with clusters.use(request.param) as running:
+    with clusters.use(broker) as running:
         yield running
 
 
 @pytest.fixture
-def local(clusters: Clusters) -> Iterator[LocalCluster]:
+def local(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[LocalCluster]:
     """The running cluster on the embedded server, where the broker is not the subject. Do not kill its workers."""
-    with clusters.use("valkey") as running:
+    with clusters.use(getattr(request, "param", "valkey")) as running:
         yield running

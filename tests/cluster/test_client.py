@@ -530,6 +530,8 @@ SCRIPT = """
 import os, sys
 from egregore_dist import node, parallel
 
+pytestmark = pytest.mark.store_faults
+
 @node("square")
 def square(value: int) -> int:
     return value ** 2

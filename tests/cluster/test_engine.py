@@ -45,6 +45,8 @@ from egregore_dist.workflow.sequence import Sequence as SequenceStep
 from egregore_dist.workflow.step import Step
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.store_faults
+
 Span = list[float]
 
 

@@ -34,6 +34,8 @@ from egregore_dist import (
 )
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.store_faults
+
 
 @node
 def fine(data: Any) -> str:

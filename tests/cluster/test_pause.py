@@ -14,6 +14,8 @@ from egregore_dist import Context, LocalCluster, ParallelTimeoutError, Run, RunC
 from egregore_dist.client import session
 from tests.support.waiting import let_pass, until
 
+pytestmark = pytest.mark.store_faults
+
 # What must not happen would have happened in this many seconds.
 LONG_ENOUGH = 0.7
 

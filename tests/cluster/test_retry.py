@@ -11,6 +11,8 @@ from egregore_dist.client import session
 from egregore_dist.errors import RunCancelled
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.store_faults
+
 
 @node
 def counted(folder: str, context: Context) -> int:

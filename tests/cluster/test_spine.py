@@ -8,6 +8,8 @@ import pytest
 
 from egregore_dist import LocalCluster, ParallelExecutionError, Sequence, node, parallel
 
+pytestmark = pytest.mark.store_faults
+
 
 @node("fetch_api")
 def fetch_api(url: str) -> dict[str, str]:

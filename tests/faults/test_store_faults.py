@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 
-from egregore_dist import BranchError, Context, Run, Sequence, decision, node, parallel
+from egregore_dist import BranchError, Context, Run, Sequence, decision, errors, node, parallel
 from egregore_dist.client import session
-from tests.support.inside import faulty
+from tests.support import store
 from tests.support.trial import Trial
 from tests.support.work import anap, join, long_first, nap, quick
 
@@ -66,6 +69,75 @@ SPINE = {
 }
 
 
+@pytest.fixture
+def failing_store(
+    trial_of: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], AbstractContextManager[redis.Redis]]:
+    """The client of a ledger, of which every call fails in one way."""
+    monkeypatch.setenv(store.FILE, str(tmp_path / "faults"))
+    ledger = trial_of(workers=0).ledger
+
+    @contextmanager
+    def failing(kind: str) -> Iterator[redis.Redis]:
+        with store.faulty(ledger, 1.0, [kind]):
+            yield ledger.redis
+
+    return failing
+
+
+@pytest.mark.parametrize(
+    ("kind", "raises", "kept"),
+    [
+        (store.TIMEOUT, redis.exceptions.TimeoutError, None),
+        (store.EXECUTE_AND_TIMEOUT, redis.exceptions.TimeoutError, b"5"),
+        (store.EXHAUSTED, redis.exceptions.OutOfMemoryError, None),
+    ],
+)
+@pytest.mark.parametrize("together", ["single", "pipeline", "transaction"])
+def test_faults_are_what_they_say(
+    failing_store: Callable[[str], AbstractContextManager[redis.Redis]],
+    kind: str,
+    raises: type[Exception],
+    kept: bytes | None,
+    together: str,
+) -> None:
+    """What times out was done or was not; what is refused was not; the next call is answered as ever."""
+    with failing_store(kind) as client:
+        pipe = client.pipeline(transaction=together == "transaction").get("nothing").set("fault", 5)
+        write = pipe.execute if together != "single" else lambda: client.set("fault", 5)
+        with pytest.raises(raises):
+            write()
+
+    assert client.mget("fault", "nothing") == [kept, None]
+
+
+def test_a_full_store_does_what_reads(failing_store: Callable[[str], AbstractContextManager[redis.Redis]]) -> None:
+    """Of a pipeline only what writes is refused, and each reply is that of its command."""
+    with failing_store(store.EXHAUSTED) as client:
+        pipe = client.pipeline(transaction=False)
+        pipe.echo("before").set("fault", 5).echo("after").zadd("fault", {"a": 1}).echo("last")
+        first, refused, second, again, last = pipe.execute(raise_on_error=False)
+
+    assert (first, second, last) == (b"before", b"after", b"last")
+    assert {type(refused), type(again)} == {redis.exceptions.OutOfMemoryError}
+
+
+@pytest.mark.parametrize("kind", store.KINDS)
+def test_waiting_in_an_event_loop_can_fail(
+    failing_store: Callable[[str], AbstractContextManager[redis.Redis]], kind: str
+) -> None:
+    """An event loop's waits fail in the same ways, and go on."""
+
+    async def wait() -> None:
+        async with session.current().ledger.watch() as watch:
+            await watch.wait("nobody", 0.01)
+
+    with failing_store(kind), pytest.raises(errors.BrokerUnavailable) as caught:
+        asyncio.run(wait())
+
+    assert isinstance(caught.value, errors.BrokerFull) == (kind == store.EXHAUSTED)
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("rate", "rounds"), [(0.01, 10), (0.05, 4)])
 def test_the_spine_holds(
@@ -79,12 +151,12 @@ def test_the_spine_holds(
 ) -> None:
     """With every hundredth or twentieth call of every ledger failing, each value is right and counts once."""
     faults = tmp_path / "faults"
-    monkeypatch.setenv("EGDTEST_FAULTS", str(faults))
-    monkeypatch.setenv("EGDTEST_SEED", seed)
+    monkeypatch.setenv(store.FILE, str(faults))
+    monkeypatch.setenv(store.SEED, seed)
     trial = trial_of(workers=0)
     for _ in range(2):
         trial.add(hooks=[f"store_faults={rate}"])
-    with faulty(session.current().ledger, rate):
+    with store.faulty(session.current().ledger, rate):
         wanted = []
         for _ in range(rounds):
             for flow, data, expected in SPINE.values():
@@ -99,6 +171,6 @@ def test_the_spine_holds(
         assert isinstance(found["broken"], BranchError)
         assert (found["broken"].type, found["double"]) == ("ValueError", 14)
         assert Run(failing.id).status == "succeeded"
-    had = Counter(faults.read_text().split())
+    had = Counter(faults.read_text().splitlines())
     figure(", ".join(f"{count} {kind}" for kind, count in sorted(had.items())))
     assert had.total() >= 5

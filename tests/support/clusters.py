@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import socket
+import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import cast
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
 
+import pytest
 import redis
 
 from egregore_dist import LocalCluster, errors
 from egregore_dist.client import session
+from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
+from tests.support import store
+
+#: The embedded server, with a ledger whose calls fail, in the workers and in this process.
+FAULTY = "faulty"
+#: How many of its calls. Where it is asked for, every test that the embedded server serves has such a ledger.
+RATE = float(os.environ.get("EGREGORE_TEST_STORE_FAULTS") or 0)
+# Few enough that four in a row, after which a call fails for good, hardly ever come.
+_USUAL_RATE = 0.03
+#: What has failed in the end, for the summary.
+FAULTS = Counter[str]()
 
 REDIS = ("127.0.0.1", 6379)
 RABBITMQ = ("127.0.0.1", 5672)
@@ -40,17 +57,28 @@ class Clusters:
         self._running: dict[str, LocalCluster] = {}
         self._sessions: dict[str, Session] = {}
         self._ledger: Server | None = None
+        self._patch = pytest.MonkeyPatch()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @contextmanager
     def use(self, kind: str) -> Iterator[LocalCluster]:
         """The cluster of this kind, as what this process submits to."""
+        if kind == "valkey" and RATE:
+            kind = FAULTY
         cluster = self._running.get(kind) or self._start(kind)
-        before = session.use(self._sessions[kind])
-        try:
+        with self._using(self._sessions[kind]), ExitStack() as faults:
+            if kind == FAULTY:
+                faults.enter_context(store.faulty(self._sessions[kind].ledger, RATE or _USUAL_RATE))
             yield cluster
+
+    @contextmanager
+    def _using(self, wanted: Session) -> Iterator[None]:
+        before = session.use(wanted)
+        try:
+            yield
         finally:
             session.use(before)
-            self._end_runs(self._sessions[kind])
+            self._end_runs(wanted)
 
     def stop(self) -> None:
         """Stop them all, and leave nothing of theirs on servers that are not theirs."""
@@ -61,6 +89,10 @@ class Clusters:
                 self._forget(cluster)
         if self._ledger is not None:
             self._ledger.stop()
+        self._patch.undo()
+        if self._folder is not None:
+            FAULTS.update((Path(self._folder.name) / "faults").read_text().splitlines())
+            self._folder.cleanup()
 
     @staticmethod
     def _end_runs(of: Session) -> None:
@@ -82,10 +114,33 @@ class Clusters:
             )
         else:
             cluster = LocalCluster()
-        cluster.start()
+        if kind == FAULTY:
+            self._start_faulty(cluster)
+        else:
+            cluster.start()
         self._running[kind] = cluster
         self._sessions[kind] = Session(cluster.settings)
         return cluster
+
+    def _start_faulty(self, cluster: LocalCluster) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="egdtest-")
+        faults = Path(self._folder.name) / "faults"
+        faults.touch()
+        self._patch.setenv(store.FILE, str(faults))
+        self._patch.setenv(store.SEED, seed := str(secrets.randbelow(10**6)))
+        print(f"the store's faults come from {seed}")
+        worker, hook = ["egregore_dist", "worker"], f"store_faults={RATE or _USUAL_RATE}"
+        spawn = Process.spawn
+
+        def inside(command: Sequence[str], **options: Any) -> Process:
+            python, module, *rest = command
+            if rest[: len(worker)] == worker:
+                command = [python, module, "tests.support.inside", hook, "--", *rest[1:]]
+            return spawn(command, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Process, "spawn", inside)
+            cluster.start()
 
     @staticmethod
     def _forget(cluster: LocalCluster) -> None:
