@@ -237,7 +237,12 @@ def test_top(local: LocalCluster, tmp_path: Path) -> None:
     """The workers with their busy slots, the open runs with how far they are, and the backlog."""
     gate, name = tmp_path / "gate", uuid.uuid4().hex
     run = gated.submit(str(gate), id=name)
-    until(lambda: read(local, "top")["busy"] >= 1, what="a busy slot")
+
+    def begun() -> bool:
+        found = read(local, "top")
+        return found["busy"] >= 1 and ("running", name) in {(entry["state"], entry["id"]) for entry in found["runs"]}
+
+    until(begun, what="a busy slot, and the run in it")
 
     said = read(local, "top")
     text = ask(local, "top", "--once")
