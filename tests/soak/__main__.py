@@ -24,6 +24,7 @@ from tests.soak.load import Load
 from tests.support.history import percentile, told
 from tests.support.netns import Host
 from tests.support.trial import Trial
+from tests.support.waiting import let_pass
 
 RETENTION = 30.0
 # A sample a second; what the first third shows is warming up.
@@ -72,6 +73,11 @@ def soak(seconds: float, rate: float, seed: str) -> list[str]:
         took = time.monotonic() - began
         load.stop(within=120.0)
         problems = report(load, done, samples, took)
+        let_pass(RETENTION + 5.0)
+        left = for_ever(trial)
+    print(f"keys: {left} do not expire once all runs have")
+    if left > samples[0].keys + 20:
+        problems.append(f"{left} keys are there for ever")
     wanted = int(20 * seconds / 1800)
     if done.total() < wanted:
         problems.append(f"{done.total()} faults, and {wanted} are wanted")
@@ -105,6 +111,12 @@ def sample(trial: Trial, at: float) -> Sample:
     with reachable():
         server = trial.ledger.redis
         return Sample(at, _rss(trial.nodes[0].pid), int(server.info("memory")["used_memory"]), int(server.dbsize()))
+
+
+def for_ever(trial: Trial) -> int:
+    """How many keys do not expire. Celery keeps its counters of a chord for minutes, longer than a run is kept here."""
+    server = trial.ledger.redis
+    return [server.ttl(key) for key in server.scan_iter(count=1000)].count(-1)
 
 
 def report(load: Load, done: Counter[str], samples: list[Sample], took: float) -> list[str]:
