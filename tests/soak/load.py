@@ -151,7 +151,11 @@ class Load:
     def _watch(self) -> None:
         while not self._drained.is_set():
             self._drained.wait(0.5)
-            self._quietly(self._look)
+            try:
+                self._quietly(self._look)
+            except Exception as error:
+                # Whatever it is, the others are looked at all the same.
+                self.breaches.append(Broken("checker", f"{type(error).__name__}: {error}"))
             if all(not thread.is_alive() for thread in self._threads) and not self._pending and not self._over:
                 self._drained.set()
 
@@ -198,6 +202,8 @@ class Load:
             found.seen.append(Seen(run.id, "cancelled"))
         except RunFailed:
             found.seen.append(Seen(run.id, "failed"))
+        except errors.RunNotFound:
+            self.breaches.append(Broken("value", f"run {run.id} ({shape}) was gone when it was asked for its value"))
         if run.state is not None and not is_right(shape, run.state, run.value):
             self.breaches.append(Broken("value", f"run {run.id} ({shape}) {run.state}: {run.value!r}"))
 
