@@ -18,6 +18,7 @@ from egregore_dist.engine.interpret import Value
 from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.runtime import Callee
+from egregore_dist.engine.threads import Ended
 from egregore_dist.engine.turns import Turns
 from egregore_dist.resources.recorder import Measure
 from egregore_dist.wire import codec
@@ -30,11 +31,22 @@ _LONGEST_DELAY = 100
 
 Limit = Callable[[float | None], AbstractContextManager[None]]
 #: Calls a function on a thread.
-OnThread = Callable[[Callable[[], Any], str], Awaitable[Any]]
+OnThread = Callable[[Callable[[], Any], str], Awaitable[Ended[Any]]]
 
 
 class NodeTimeout(TimeoutError):
     """A node did not end within its own ``timeout``."""
+
+
+class _Carried(Exception):
+    # A StopIteration on its way through coroutines, which Python would make a RuntimeError of.
+    def __init__(self, error: StopIteration) -> None:
+        self.error = error
+
+
+def raised(error: BaseException) -> BaseException:
+    """What a node raised, by what `acall` did."""
+    return error.error if isinstance(error, _Carried) else error
 
 
 @dataclass(slots=True)
@@ -104,6 +116,7 @@ class Job:
         return self.node.retries if self._is_retried(self.timed_out()) else 0
 
     def _is_retried(self, error: BaseException) -> bool:
+        error = raised(error)
         if not isinstance(error, Exception) or isinstance(error, _NOT_RETRIED):
             return False
         wanted = self.node.retry_on
@@ -140,7 +153,7 @@ def call(job: Job, loop: Loop, limit: Limit) -> Value:
 
 
 async def acall(job: Job, turns: Callable[[Job], Turns], on_thread: OnThread) -> Value:
-    """Call a node from a lane of many; whatever it raises is raised.
+    """Call a node from a lane of many; whatever it raises is raised, as something that `raised` tells it from.
 
     Args:
         turns: what sees to each call.
@@ -152,7 +165,7 @@ async def acall(job: Job, turns: Callable[[Job], Turns], on_thread: OnThread) ->
         with turns(job) as turn:
             try:
                 async with deadline if job.node.timeout is not None else nullcontext():
-                    result = job.start() if job.node.is_async else await on_thread(job.whole, job.node.name)
+                    result = job.start() if job.node.is_async else _value(await on_thread(job.whole, job.node.name))
                     if isinstance(result, Value):
                         return result
                     if inspect.isawaitable(result):
@@ -165,9 +178,18 @@ async def acall(job: Job, turns: Callable[[Job], Turns], on_thread: OnThread) ->
                 if job.node.timeout is None or not deadline.expired():
                     raise
                 raise job.timed_out() from None
+            except StopIteration as error:
+                raise _Carried(error) from None
         return job.finish(result)
 
     return await tenacity.AsyncRetrying(**job.retry())(once) if job.node.retries else await once()
+
+
+def _value(ended: Ended[Any]) -> Any:
+    value, error = ended
+    if error is not None:
+        raise error
+    return value
 
 
 async def _awaited(awaitable: Any, node: str) -> Any:

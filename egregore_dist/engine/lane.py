@@ -21,7 +21,7 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import leaving, publish, threads
 from egregore_dist.engine.batch import Batch
-from egregore_dist.engine.execute import Job, NodeTimeout, acall, call
+from egregore_dist.engine.execute import Job, NodeTimeout, acall, call, raised
 from egregore_dist.engine.interpret import Done, Meet, Value
 from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.loop import Loop
@@ -356,7 +356,7 @@ class Lane:
 
         context = contextvars.copy_context()
 
-        def on_thread(body: Callable[[], Any], name: str) -> Awaitable[Any]:
+        def on_thread(body: Callable[[], Any], name: str) -> Awaitable[threads.Ended[Any]]:
             return threads.call(
                 body, self._runtime.raiser, name=name, context=context, left=place.left(), is_lost=is_lost
             )
@@ -395,7 +395,7 @@ class Lane:
             return _failed(lease, error, node, job)
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, error if job is None or job.node.is_async else _plain(error), node, job)
+            return _failed(lease, raised(error), node, job)
 
     # What both do
 
@@ -453,12 +453,6 @@ def _step(advance: Callable[[], Job]) -> tuple[Job | None, Done | Meet | None]:
         return advance(), None
     except StopIteration as stop:
         return None, stop.value
-
-
-def _plain(error: BaseException) -> BaseException:
-    # What a sync function raises on a thread comes through a coroutine, and Python lets this one through none.
-    is_stop = isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration)
-    return error.__cause__ or error if is_stop else error
 
 
 def _let_go(error: BaseException) -> None:

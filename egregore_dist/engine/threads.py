@@ -12,6 +12,9 @@ from egregore_dist.engine.raiser import Raiser
 
 T = TypeVar("T")
 
+#: How a call ended: with a value, or with an error.
+Ended = tuple[T | None, BaseException | None]
+
 
 async def call(
     body: Callable[[], T],
@@ -21,8 +24,10 @@ async def call(
     context: contextvars.Context,
     left: float | None,
     is_lost: Callable[[], bool],
-) -> T:
-    """Call ``body`` on a thread of its own, and wait for it; what it raises is raised.
+) -> Ended[T]:
+    """Call ``body`` on a thread of its own, and wait for it: what it returned, or what it raised.
+
+    That is handed back and not raised, since Python lets no StopIteration through a coroutine as it is.
 
     Cancelled, it stops the thread first, and ends when that has ended: nothing of the body goes on after it. One that
     blocks in the system or in C ends when it returns from there; where that takes long, its worker kills the process.
@@ -34,7 +39,7 @@ async def call(
         is_lost: asked on another thread, every half second: whether it is to be stopped.
     """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
+    ended: asyncio.Future[Ended[T]] = loop.create_future()
     stops = False
 
     def run() -> None:
@@ -51,7 +56,7 @@ async def call(
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     try:
-        value, error = await asyncio.shield(ended)
+        return await asyncio.shield(ended)
     except asyncio.CancelledError:
         stops = True
         raiser.hurry(thread.ident)
@@ -61,6 +66,3 @@ async def call(
             except asyncio.CancelledError:
                 continue
         raise
-    if error is not None:
-        raise error
-    return value  # type: ignore[return-value]

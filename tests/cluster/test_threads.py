@@ -6,6 +6,7 @@ import contextvars
 import os
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -54,7 +55,11 @@ def second(item: int) -> tuple[int, int]:
     return item, seen.get()
 
 
-@node("ends", io=True)
+def generates() -> Iterator[int]:
+    next(iter(()))
+    yield 1
+
+
 def ends(item: int) -> int:
     if item == 1:
         raise StopIteration("one")
@@ -62,6 +67,10 @@ def ends(item: int) -> int:
         raise SystemExit(2)
     if item == 3:
         raise KeyError("three")
+    if item == 4:
+        list(generates())
+    if item == 5:
+        raise RuntimeError("no price for today") from StopIteration()
     return item
 
 
@@ -131,17 +140,21 @@ def test_context_variables_are_the_branch_s_own(local: LocalCluster) -> None:
     assert Sequence(first, second).map()(list(range(30))) == [(item, item) for item in range(30)]
 
 
-def test_whatever_is_raised_there_is_its_branch_s_outcome(local: LocalCluster) -> None:
+@pytest.mark.parametrize("io", [True, False], ids=["on threads", "alone"])
+def test_whatever_is_raised_there_is_its_branch_s_outcome(local: LocalCluster, io: bool) -> None:
     """Exceptions that end other things too are named as they are, and hurt nobody else."""
-    found: list[Any] = ends.map(on_error="collect")(list(range(6)))
+    found: list[Any] = node("ends_on_threads" if io else "ends_alone", io=io)(ends).map(on_error="collect")(
+        list(range(7))
+    )
 
-    assert [value.type if isinstance(value, BranchError) else value for value in found] == [
+    assert [(value.type, value.message) if isinstance(value, BranchError) else value for value in found] == [
         0,
-        "StopIteration",
-        "SystemExit",
-        "KeyError",
-        4,
-        5,
+        ("StopIteration", "one"),
+        ("SystemExit", "2"),
+        ("KeyError", "'three'"),
+        ("RuntimeError", "generator raised StopIteration"),
+        ("RuntimeError", "no price for today"),
+        6,
     ]
 
 

@@ -54,7 +54,7 @@ def unseen(job: Job) -> Turns:
     )
 
 
-def on_thread(body: Callable[[], Any], name: str) -> Awaitable[Any]:
+def on_thread(body: Callable[[], Any], name: str) -> Awaitable[threads.Ended[Any]]:
     """A thread that nothing but its caller stops."""
     context = contextvars.copy_context()
     return threads.call(body, Raiser(), name=name, context=context, left=None, is_lost=lambda: False)
@@ -108,6 +108,49 @@ def test_the_last_failure_is_raised(result: Callable[[Job], Any]) -> None:
         result(failing)
 
     assert failing.attempts == 3
+
+
+def generates() -> Iterator[int]:
+    next(iter(()))
+    yield 1
+
+
+def says_no_more() -> None:
+    raise StopIteration("mine")
+
+
+def says_no_price() -> None:
+    try:
+        next(iter(()))
+    except StopIteration as stop:
+        raise RuntimeError("no price for today") from stop
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "text"),
+    [
+        (says_no_more, StopIteration, "mine"),
+        (says_no_price, RuntimeError, "no price for today"),
+        (lambda: list(generates()), RuntimeError, "generator raised StopIteration"),
+    ],
+    ids=["a StopIteration", "from a StopIteration", "of a generator"],
+)
+def test_a_stop_iteration_is_an_error_like_others(
+    result: Callable[[Job], Any], body: Callable[[], Any], kind: type[Exception], text: str
+) -> None:
+    """It is told, and retried, as what the function raised, on whichever thread."""
+    calls: list[int] = []
+
+    def ends(value: int) -> None:
+        calls.append(value)
+        body()
+
+    for wanted, times in ((kind, 3), (KeyError, 1)):
+        calls.clear()
+        with pytest.raises(Exception, match=".*") as caught:
+            result(job(ends, retries=2, retry_on=(wanted.__name__,)))
+        found = execute.raised(caught.value)
+        assert (type(found), str(found), len(calls)) == (kind, text, times)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,10 @@ colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="
 async def call(body: Callable[[], Any], **given: Any) -> Any:
     """Call it, with nothing that would stop it unless that is given."""
     options: dict[str, Any] = {"context": contextvars.copy_context(), "left": None, "is_lost": lambda: False}
-    return await threads.call(body, Raiser(), name="body", **{**options, **given})
+    value, error = await threads.call(body, Raiser(), name="body", **{**options, **given})
+    if error is not None:
+        raise error
+    return value
 
 
 def spin(until: Callable[[], bool] = lambda: False) -> None:
@@ -41,21 +44,21 @@ def test_many_run_at_a_time() -> None:
     assert sorted(asyncio.run(main())) == list(range(8))
 
 
-@pytest.mark.parametrize("error", [ValueError("wrong"), SystemExit(3), KeyboardInterrupt()], ids=repr)
-def test_what_is_raised_there_is_raised_here(error: BaseException) -> None:
-    """Whatever it is, only its caller sees it."""
+@pytest.mark.parametrize(
+    "error", [ValueError("wrong"), StopIteration("one"), SystemExit(3), KeyboardInterrupt()], ids=repr
+)
+def test_what_is_raised_there_is_handed_back(error: BaseException) -> None:
+    """Whatever it is, only its caller sees it, as it is."""
 
     def body() -> None:
         raise error
 
-    async def main() -> BaseException | None:
-        try:
-            await call(body)
-        except BaseException as found:
-            return found
-        return None
+    async def main() -> tuple[None, BaseException | None]:
+        return await threads.call(
+            body, Raiser(), name="body", context=contextvars.copy_context(), left=None, is_lost=lambda: False
+        )
 
-    assert asyncio.run(main()) is error
+    assert asyncio.run(main()) == (None, error)
 
 
 def test_variables_are_those_of_the_branch() -> None:
