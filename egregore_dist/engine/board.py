@@ -16,6 +16,7 @@ import os
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -31,7 +32,10 @@ _ASKED = struct.Struct("@dd")
 _NOTE = struct.Struct("@qqqqddddBHH")
 _BRANCH = struct.Struct("@q")
 _ASKED_AT, _FIRST_AT, _COPY = 8, 64, 4032
-_SIZE = _FIRST_AT + 2 * _COPY
+# The calls that are overdue, as many as there is room for: two copies too, with a number of their own.
+_LISTED, _CALL = struct.Struct("@I"), struct.Struct("@qqqqddH")
+_LIST_NUMBER_AT, _LIST_AT, _LIST = 24, _FIRST_AT + 2 * _COPY, 32768
+_SIZE = _LIST_AT + 2 * _LIST
 _NAME_LIMIT = 512
 _PREFIX = "egregore-boards-"
 
@@ -51,6 +55,34 @@ class Where(msgspec.Struct, frozen=True, array_like=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a node.
+
+    Attributes:
+        branch: that calls it.
+        attempt: of the branch.
+        calls: how often the node has been called with this one.
+        retries: how often it may be called again after the first time.
+        called: when it was called.
+        stop_at: when the node's own timeout is over.
+        node: "" before the first.
+    """
+
+    branch: int
+    attempt: int
+    calls: int
+    retries: int
+    called: float
+    stop_at: float
+    node: str
+
+    @property
+    def timeout(self) -> float:
+        """Of the node, in seconds."""
+        return self.stop_at - self.called
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """What a process was executing when it wrote this.
 
@@ -58,36 +90,31 @@ class Note:
         number: counts the notes of the process.
         where: the lane, and the block that it serves.
         loop: the lane executes many branches on one event loop, or ends what is left on it.
-        branch: the branch at work; `NOBODY` between two, and while an event loop waits.
-        since: when that began.
+        since: when the branch at work began.
         stop_at: when the lane has to leave the block: its deadline, or earlier where it is stopping already.
-        node: the node that is called; "" before the first.
-        attempt: of the branch.
-        calls: how often the node has been called with this one.
-        retries: how often it may be called again after the first time.
-        called: when it was called.
-        node_stop_at: when the node's own timeout is over.
-        timeout: that timeout, in seconds.
+        call: what the branch at work calls; its branch is `NOBODY` between two, and while an event loop waits.
+        overdue: calls on an event loop, and on threads beside it, that go on though their nodes' timeouts are over.
         asked: when the branch was asked to stop; `NEVER` if it was not.
     """
 
     number: int
     where: Where
     loop: bool
-    branch: int
     since: float
     stop_at: float
-    node: str
-    attempt: int
-    calls: int
-    retries: int
-    called: float
-    node_stop_at: float
+    call: Call
+    overdue: tuple[Call, ...]
     asked: float
 
     @property
-    def timeout(self) -> float:
-        return self.node_stop_at - self.called
+    def branch(self) -> int:
+        """The branch at work."""
+        return self.call.branch
+
+    @property
+    def node(self) -> str:
+        """What it calls."""
+        return self.call.node
 
 
 class Board:
@@ -103,7 +130,7 @@ class Board:
                 self._map = mmap.mmap(descriptor, _SIZE)
             finally:
                 os.close(descriptor)
-        self._number = 0
+        self._number = self._list_number = 0
         self._where = b""
         self._loop = False
         self._stop_at = NEVER
@@ -111,7 +138,7 @@ class Board:
         self._attempt = 0
         self._since = 0.0
         self._asked = 0.0
-        self._overdue: object = None
+        self._overdue: dict[object, bytes] = {}
 
     @classmethod
     def mine(cls) -> Board:
@@ -129,7 +156,8 @@ class Board:
         """A lane asks for branches of a block."""
         if self._map is not None:
             self._where = msgspec.msgpack.encode(Where(run, block, track, token))
-            self._loop, self._stop_at, self._overdue = False, NEVER, None
+            self._forget()
+            self._loop, self._stop_at = False, NEVER
             self._rest()
 
     def serve(self, left: float | None, *, loop: bool) -> None:
@@ -141,13 +169,15 @@ class Board:
     def leave(self) -> None:
         """A lane has ended."""
         if self._map is not None:
-            self._where, self._loop, self._stop_at, self._overdue = b"", False, NEVER, None
+            self._forget()
+            self._where, self._loop, self._stop_at = b"", False, NEVER
             self._rest()
 
     def stop(self) -> None:
         """The lane ends what is left on its event loop, so that it can leave."""
         if self._map is not None:
-            self._loop, self._stop_at, self._overdue = True, min(self._stop_at, monotonic()), None
+            self._forget()
+            self._loop, self._stop_at = True, min(self._stop_at, monotonic())
             self._rest()
 
     def begin(self, branch: int, attempt: int) -> float:
@@ -178,7 +208,7 @@ class Board:
 
     def rest(self) -> None:
         """No branch is executed just now."""
-        if self._map is not None and self._overdue is None:
+        if self._map is not None:
             self._branch = NOBODY
             # One number in the note that stands.
             _BRANCH.pack_into(self._map, _FIRST_AT + (self._number & 1) * _COPY, NOBODY)
@@ -196,16 +226,52 @@ class Board:
         if self._map is not None:
             self._write(branch, attempt, monotonic(), node, calls, retries, called, node_stop_at)
 
-    def keep(self, owner: object) -> None:
-        """Go on to show what is shown, until its owner ends: it was to stop, and its process has to stop with it."""
-        self._overdue = self._overdue or owner
+    def overrun(
+        self,
+        owner: object,
+        branch: int,
+        attempt: int,
+        node: bytes,
+        calls: int,
+        retries: int,
+        called: float,
+        node_stop_at: float,
+    ) -> None:
+        """A call is overdue: it is shown until its owner ends, whosever turn it is."""
+        if self._map is not None:
+            name = node[:_NAME_LIMIT]
+            said = _CALL.pack(branch, attempt, calls, retries, called, node_stop_at, len(name))
+            self._overdue[owner] = said + name
+            self._list()
 
     def end(self, owner: object) -> None:
-        """What may have been kept has ended."""
-        if self._map is not None:
-            if self._overdue is owner:
-                self._overdue = None
-            self._rest()
+        """A call that may have been overdue has ended."""
+        if self._overdue.pop(owner, None) is not None:
+            self._list()
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether some call is overdue: the process may have to end for it."""
+        return bool(self._overdue)
+
+    def _forget(self) -> None:
+        if self._overdue:
+            self._overdue = {}
+            self._list()
+
+    def _list(self) -> None:
+        assert self._map is not None
+        number, count, size = self._list_number + 1, 0, _LISTED.size
+        at = _LIST_AT + (number & 1) * _LIST
+        for said in self._overdue.values():
+            if size + len(said) > _LIST:
+                # The others are told of when these have ended.
+                break
+            self._map[at + size : at + size + len(said)] = said
+            count, size = count + 1, size + len(said)
+        _LISTED.pack_into(self._map, at, count)
+        _NUMBER.pack_into(self._map, _LIST_NUMBER_AT, number)
+        self._list_number = number
 
     def _rest(self) -> None:
         self._branch = NOBODY
@@ -222,8 +288,6 @@ class Board:
         called: float,
         node_stop_at: float,
     ) -> None:
-        if self._overdue is not None:
-            return
         assert self._map is not None
         where, number = self._where, self._number + 1
         at = _FIRST_AT + (number & 1) * _COPY
@@ -268,10 +332,14 @@ class Reader:
         """What it was executing at some moment just now; None where that is nothing, or changes too quickly."""
         for _ in range(20):
             (number,) = _NUMBER.unpack_from(self._map, 0)
-            at = _FIRST_AT + (number & 1) * _COPY
+            (listed,) = _NUMBER.unpack_from(self._map, _LIST_NUMBER_AT)
+            at, list_at = _FIRST_AT + (number & 1) * _COPY, _LIST_AT + (listed & 1) * _LIST
             copy = self._map[at : at + _COPY]
+            calls_over = self._map[list_at : list_at + _LIST]
             asked_of, asked = _ASKED.unpack_from(self._map, _ASKED_AT)
             if _NUMBER.unpack_from(self._map, 0)[0] != number:
+                continue
+            if _NUMBER.unpack_from(self._map, _LIST_NUMBER_AT)[0] != listed:
                 continue
             (
                 branch,
@@ -293,18 +361,38 @@ class Reader:
                 number=number,
                 where=msgspec.msgpack.decode(copy[_NOTE.size : at], type=Where),
                 loop=bool(loop),
-                branch=branch,
                 since=since,
                 stop_at=stop_at,
-                node=copy[at : at + named].decode(errors="ignore"),
-                attempt=attempt,
-                calls=calls,
-                retries=retries,
-                called=called,
-                node_stop_at=node_stop_at,
+                call=Call(
+                    branch=branch,
+                    attempt=attempt,
+                    calls=calls,
+                    retries=retries,
+                    called=called,
+                    stop_at=node_stop_at,
+                    node=copy[at : at + named].decode(errors="ignore"),
+                ),
+                overdue=tuple(_listed(calls_over)),
                 asked=asked if asked_of == since else NEVER,
             )
         return None
+
+
+def _listed(raw: bytes) -> Iterator[Call]:
+    (count,) = _LISTED.unpack_from(raw)
+    at = _LISTED.size
+    for _ in range(count):
+        branch, attempt, calls, retries, called, stop_at, named = _CALL.unpack_from(raw, at)
+        at += _CALL.size + named
+        yield Call(
+            branch=branch,
+            attempt=attempt,
+            calls=calls,
+            retries=retries,
+            called=called,
+            stop_at=stop_at,
+            node=raw[at - named : at].decode(errors="ignore"),
+        )
 
 
 class Folder:

@@ -333,7 +333,8 @@ class Lane:
         return asyncio.get_running_loop().run_in_executor(self._committer, commit, *args)
 
     def _commit_wide(self, place: Place, held: int, commits: list[Commit]) -> Served:
-        want = LEAVE if self._leaves() else 0
+        # What would begin beside a node that does not stop may have to begin again.
+        want = LEAVE if self._leaves() or self._runtime.board.is_overdue else 0
         if held:
             self._turn.extend()
         return self._commit(place, want=want, held=held, commits=commits, releases=())

@@ -114,5 +114,4 @@ class Turns:
         return now - self._since > _BLOCKS and (now >= self._stop_at or self._is_lost())
 
     def _overdue(self) -> None:
-        self._board.turn(*self._said)
-        self._board.keep(self)
+        self._board.overrun(self, *self._said)

@@ -301,7 +301,9 @@ class Ledger:
     def lost(self, run: str, block: str, token: str, loss: Loss) -> list[Message]:
         """Give back what a lane of a dead process held at a block. Returns what has to be published for it."""
         branch = -1 if loss.branch is None else loss.branch
-        args = [block, token, branch, loss.verdict, ATTEMPTS, loss.why, loss.node, loss.calls, loss.most, loss.failure]
+        args: list[str | int | bytes] = [block, token, branch, loss.verdict, ATTEMPTS, loss.why, loss.node]
+        for over in loss.overruns:
+            args += [over.branch, over.node, over.calls, over.most, over.failure]
         return list(self._go_on(run, replies.messages(self._transition("lost", run, args))))
 
     # Reads

@@ -233,26 +233,41 @@ class Aside:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overrun:
+    """A call that went on after its node's timeout, until its process was killed.
+
+    Attributes:
+        branch: that called it.
+        node: that was called.
+        calls: how often it has been called by now.
+        most: how often it may be.
+        failure: how the branch fails where this was the last call, encoded.
+    """
+
+    branch: int
+    node: str
+    calls: int
+    most: int
+    failure: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
     """How a lane ended with its process.
 
     Attributes:
-        verdict: "lost": the branch has cost the process; "timeout": its node's timeout has; "stopped": nobody's fault.
+        verdict: "lost": the branch has cost the process; "stopped": nobody is to blame but its overruns.
         branch: the branch that was executed, or None where that is not known.
         why: how the process ended.
         node: the node that was called, or "".
-        calls: how often it has been called by now.
-        most: how often it may be.
-        failure: how the branch fails where the last call took too long, encoded.
+        overruns: each that there was.
     """
 
-    verdict: Literal["lost", "timeout", "stopped"]
+    verdict: Literal["lost", "stopped"]
     branch: int | None = None
     why: str = ""
     node: str = ""
-    calls: int = 0
-    most: int = 0
-    failure: bytes = b""
+    overruns: tuple[Overrun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

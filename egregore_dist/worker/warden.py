@@ -6,19 +6,20 @@ import logging
 import os
 import signal
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
 from celery import Celery
 from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import publish
-from egregore_dist.engine.board import NEVER, NOBODY, Note, Reader
-from egregore_dist.ledger import Ledger, Loss
+from egregore_dist.engine.board import NEVER, NOBODY, Call, Note, Reader
+from egregore_dist.ledger import Ledger, Loss, Overrun
 from egregore_dist.resources import cgroup
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
@@ -33,24 +34,23 @@ _LATE = 0.1
 _OOM_WINDOW = 5.0
 
 Reason = tuple[object, ...]
-Verdict = Literal["timeout", "stopped"]
 
 
 @dataclass(slots=True)
 class _Child:
     """One process of the pool.
 
-    ``condemned`` is what it should stop for and since when it is known; ``asked`` when the ledger was, ``gone`` what it
-    said it does not hold any more; ``killed`` what for.
+    ``condemned`` is what it should stop for, and since when each is known; ``asked`` when the ledger was, ``gone`` what it
+    said it does not hold any more; ``killed`` when it was.
     """
 
     pid: int
     reader: Reader
     process: Any = None
-    condemned: tuple[Reason, float] | None = None
+    condemned: dict[Reason, float] = field(default_factory=dict)
     asked: float = 0.0
     gone: Reason | None = None
-    killed: tuple[Verdict, Note] | None = None
+    killed: float | None = None
 
 
 @dataclass(slots=True)
@@ -154,31 +154,28 @@ class Warden:
         reasons = _reasons(note, now)
         lane: Reason = (note.where.block, note.where.token)
         if child.gone in (lane, (*lane, note.branch, note.since)):
-            reasons["gone", child.gone] = "stopped"
-        if not reasons:
-            child.condemned = None
-            return
-        if child.condemned is None or child.condemned[0] not in reasons:
-            child.condemned = (next(iter(reasons)), now)
-            if child.condemned[0][0] == "gone" and not note.loop:
+            gone: Reason = ("gone", child.gone)
+            reasons.append(gone)
+            if gone not in child.condemned and not note.loop:
                 # Its own thread may not get to say so, where C code holds the GIL; some looks for signals.
                 os.kill(child.pid, signal.SIGALRM)
-        reason, since = child.condemned
-        asked = note.asked if reason[0] == "gone" and note.asked != NEVER else since
-        if now >= max(since, asked) + self._grace and child.killed is None:
-            self._kill(child, note, reasons[reason])
+        child.condemned = {reason: child.condemned.get(reason, now) for reason in reasons}
+        for reason, since in child.condemned.items():
+            asked = note.asked if reason[0] == "gone" and note.asked != NEVER else since
+            if now >= max(since, asked) + self._grace and child.killed is None:
+                self._kill(child, note, now)
 
-    def _kill(self, child: _Child, note: Note, verdict: Verdict) -> None:
+    def _kill(self, child: _Child, note: Note, now: float) -> None:
         log.warning(
-            "process %d is killed: run %s, block %s, node %r did not stop within %g s",
+            "process %d is killed: run %s, block %s, %s did not stop within %g s",
             child.pid,
             note.where.run,
             note.where.block,
-            note.node,
+            _nodes(_overdue(note, now) or [note.call]),
             self._grace,
             extra={"action": "process_killed", "run_id": note.where.run},
         )
-        child.killed = (verdict, note)
+        child.killed = now
         try:
             os.kill(child.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -242,10 +239,8 @@ class Warden:
     def _loss(self, child: _Child, note: Note, code: int | None, text: str) -> Loss:
         branch = None if note.branch == NOBODY else note.branch
         if child.killed is not None:
-            verdict, at = child.killed
-            if verdict == "timeout" and (note.where, note.branch, note.called) == (at.where, at.branch, at.called):
-                return _timed_out(note)
-            return Loss(verdict="stopped")
+            # Not only the one that had its grace: one kill is enough for all that were over their timeouts by then.
+            return Loss(verdict="stopped", overruns=tuple(_overrun(call) for call in _overdue(note, child.killed)))
         if state.should_terminate:
             return Loss(verdict="stopped")
         if code == -signal.SIGKILL and self._out_of_memory.killed():
@@ -262,34 +257,45 @@ class Warden:
         return Loss(verdict="lost", branch=branch, why=f"its process {text}", node=note.node)
 
 
-def _reasons(note: Note, now: float) -> dict[Reason, Verdict]:
+def _reasons(note: Note, now: float) -> list[Reason]:
     # Why a process should stop, by what has to change for it to have stopped.
-    where, found = note.where, dict[Reason, Verdict]()
-    if note.branch != NOBODY and note.node_stop_at <= now:
-        found["node", where.block, where.token, note.branch, note.called] = "timeout"
+    where = note.where
+    found: list[Reason] = [("node", where.block, where.token, call.branch, call.called) for call in _overdue(note, now)]
     if note.stop_at <= now and (note.branch != NOBODY or note.loop):
-        found["block", where.block, where.token] = "stopped"
+        found.append(("block", where.block, where.token))
     return found
+
+
+def _overdue(note: Note, now: float) -> list[Call]:
+    # The calls that go on after their nodes' timeouts. A turn on an event loop may be that of one that is listed.
+    found = {(call.branch, call.called): call for call in note.overdue}
+    if note.branch != NOBODY and note.call.stop_at <= now:
+        found[note.branch, note.call.called] = note.call
+    return list(found.values())
+
+
+def _nodes(calls: Iterable[Call]) -> str:
+    counts = Counter(call.node for call in calls)
+    return ", ".join(f"node {name!r}" + (f" in {n} branches" if n > 1 else "") for name, n in counts.items())
 
 
 def _is_long(note: Note, now: float) -> bool:
     return note.since + _LONG <= now and (note.branch != NOBODY or note.loop)
 
 
-def _timed_out(note: Note) -> Loss:
+def _overrun(call: Call) -> Overrun:
     found = Failure(
         kind="timeout",
         type=TimeoutError.__name__,
-        message=f"node {note.node!r} did not end within its timeout of {note.timeout:g} s, and its process was killed",
-        node=note.node,
-        attempt=note.attempt,
+        message=f"node {call.node!r} did not end within its timeout of {call.timeout:g} s, and its process was killed",
+        node=call.node,
+        attempt=call.attempt,
     )
-    return Loss(
-        verdict="timeout",
-        branch=note.branch,
-        node=note.node,
-        calls=note.calls,
-        most=note.retries + 1,
+    return Overrun(
+        branch=call.branch,
+        node=call.node,
+        calls=call.calls,
+        most=call.retries + 1,
         failure=failure.encode(found),
     )
 

@@ -20,7 +20,8 @@
 --                         "@<token>" -> "<held>:<width>:<track>:<since when it holds any, server ms>"
 --   K:m:<block>   hash    marks: at:<branch> (the child block it stands at), track:<branch> (where there are several),
 --                         lost:<branch> (leases lost), why:<branch> (how they were) and died:<branch> (at what node),
---                         tried:<branch> ("<calls> <node>": of a node whose timeout cost its process)
+--                         tried:<branch> ("<calls> <node>": of a node whose timeout cost its process),
+--                         beside:<branch> (how often the process ended for timeouts of others)
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
 --
@@ -361,7 +362,7 @@ local function settle(block, failed)
 end
 
 -- Marks that a retry forgets.
-local OF_ATTEMPTS = { lost = true, why = true, died = true, tried = true }
+local OF_ATTEMPTS = { lost = true, why = true, died = true, tried = true, beside = true }
 
 -- Open again a block that did not end well, see retry.lua, and those below it, as many as one call may. A branch that waits
 -- while the block that it stands at has not ended well is one whose block there was no room for yet.

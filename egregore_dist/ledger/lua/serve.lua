@@ -21,10 +21,17 @@ local FIRST_COMMIT = 8
 local B, L, R, E = key('b', block), key('l', block), key('r', block), key('e', block)
 local Q = key('q', block) .. ':' .. track
 
-local function attempt_of(of, branch)
-  local lost, after, tried = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch, 'at:' .. branch,
-    'tried:' .. branch))
-  return tonumber(lost or 0) + tonumber(string.match(tried or '0', '^%d+')) + 1, after or '', tried or ''
+-- A branch that was given back so often since others beside it were over their timeouts is not beside others any more.
+local BESIDE_AT_MOST = 2
+
+-- Its attempt, the block that it goes on after, its mark `tried`, and how many such branches a lane of so many may run:
+-- one that has cost a process runs alone, those that were over a timeout run among themselves.
+local function attempt_of(of, branch, width)
+  local lost, after, tried, beside = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch, 'at:' .. branch,
+    'tried:' .. branch, 'beside:' .. branch))
+  local room = width
+  if lost or tonumber(beside or 0) >= BESIDE_AT_MOST then room = 1 elseif tried then room = math.max(1, width - 1) end
+  return tonumber(lost or 0) + tonumber(string.match(tried or '0', '^%d+')) + 1, after or '', tried or '', room
 end
 
 local state, n, limit, on_error, parent, its_branch, its_track, deadline = unpack(redis.call('HMGET', B, 'state', 'n',
@@ -46,14 +53,15 @@ local function carry_on(complete_block)
   redis.call('HSET', key('l', parent), branch, token)
   local held, its_width = held_by(parent, token)
   hold(parent, token, parent_track, math.min(held, its_width), held + 1, its_width)
-  return { parent, parent_track, branch, attempt_of(parent, branch) }
+  local attempt, after, tried = attempt_of(parent, branch, 1)
+  return { parent, parent_track, branch, attempt, after, tried }
 end
 
 if state ~= 'open' then
   local resumed = {}
   -- The reply that told this lane to go on in the parent may have been lost: tell it again.
   if state == 'ok' and parent and redis.call('HGET', key('l', parent), its_branch) == token then
-    local attempt, after, tried = attempt_of(parent, its_branch)
+    local attempt, after, tried = attempt_of(parent, its_branch, 1)
     if after == block then resumed = { parent, its_track, its_branch, attempt, after, tried } end
   end
   if believed == 0 then left(block, token) end
@@ -125,7 +133,7 @@ if done > 0 and redis.call('HINCRBY', B, 'done', done) == tonumber(n) then
   return { 'ok', 0, 0, {}, carry_on(complete(block)), late, publish }
 end
 
--- A branch under which a process has died runs alone, so that it takes no others with it again.
+-- Branches that may take others with them, or were taken too often, run alone or among themselves until all have ended.
 local alone = held > 0 and held_width < width
 if alone then width = held_width end
 
@@ -135,7 +143,7 @@ if held ~= believed then
   local all = redis.call('HGETALL', L)
   for i = 1, #all, 2 do
     if all[i + 1] == token then
-      local attempt, after, tried = attempt_of(block, all[i])
+      local attempt, after, tried = attempt_of(block, all[i], 1)
       for _, part in ipairs({ all[i], attempt, after, tried }) do again[#again + 1] = part end
     end
   end
@@ -164,11 +172,12 @@ if todo > 0 and free > 0 then
   if width == 1 then share, most = math.ceil(todo / (2 * lanes)), want end
   local take = math.min(math.max(1, math.min(most, share)) - held, todo)
   if alone then take = 0 end
-  local leases = {}
+  local leases, apart = {}, nil
   while take > 0 do
     local branch = redis.call('LPOP', Q)
     if not branch then break end
-    local attempt, after, tried = attempt_of(block, branch)
+    local attempt, after, tried, room = attempt_of(block, branch, width)
+    local is_apart = attempt > 1 or room < width
     local child_again = after ~= '' and redis.call('HGET', key('b', after), 'state') ~= 'ok'
     local busy = held + #leases > 0
     if child_again and not busy then
@@ -178,16 +187,21 @@ if todo > 0 and free > 0 then
       reopen(after)
       parked = parked + 1
       if parked >= free or reopened >= REOPENED_AT_MOST then take = 0 end
-    elseif child_again or (attempt > 1 and busy) then
+    elseif child_again or (busy and (is_apart or apart) and room ~= apart) then
       redis.call('LPUSH', Q, branch)
       take = 0
     else
       for _, part in ipairs({ branch, attempt, after, tried }) do again[#again + 1] = part end
       leases[#leases + 1], leases[#leases + 2] = branch, token
       take = take - 1
-      if attempt > 1 then width, take = 1, 0 end
+      if is_apart then
+        apart = room
+        take = math.min(take, room - #leases / 2)
+      end
     end
   end
+  -- No others join them.
+  if apart then width, take = apart, 0 end
   count = math.max(0, math.min(take, stop - fresh))
   if count > 0 then
     first = fresh

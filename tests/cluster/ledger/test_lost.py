@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from egregore_dist.ledger import Lease, Loss, Message
+from egregore_dist.ledger import Lease, Loss, Message, Overrun
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS
 from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok, track
@@ -18,9 +18,15 @@ def lost(branch: int | None = None, why: str = KILLED, node: str = "crunch") -> 
     return Loss(verdict="lost", branch=branch, why=why, node=node)
 
 
-def late(branch: int, calls: int, most: int) -> Loss:
-    """A branch whose node was over its timeout."""
-    return Loss(verdict="timeout", branch=branch, node="crunch", calls=calls, most=most, failure=bad(branch)[0].payload)
+def late(*branches: int, calls: int, most: int) -> Loss:
+    """Branches whose nodes were over their timeouts."""
+    return Loss(
+        verdict="stopped",
+        overruns=tuple(
+            Overrun(branch=branch, node="crunch", calls=calls, most=most, failure=bad(branch)[0].payload)
+            for branch in branches
+        ),
+    )
 
 
 def test_the_branch_at_work_is_leased_again(play: Play) -> None:
@@ -107,6 +113,51 @@ def test_the_last_call_over_its_timeout_is_the_end(play: Play) -> None:
     assert play.record(block).state == "error"
     assert play.ledger.failures(play.run, block) == {0: bad(0)[0].payload}
     assert play.state == "failed"
+
+
+def test_each_that_is_over_its_timeout_has_been_called(play: Play) -> None:
+    """Of what a lane of many held, those fail, and only the others are leased again, as if nothing had been."""
+    block, dying = play.block(6, on_error="collect", tracks=[track(6, width=6, lanes=1)]), play.lane()
+    assert len(play.serve(block, dying).leases) == 6
+
+    assert play.ledger.lost(play.run, block, dying, late(0, 2, 3, 5, calls=1, most=1)) == [
+        Message("lane", block, 0, QUEUE)
+    ]
+    assert play.ledger.failures(play.run, block).keys() == {0, 2, 3, 5}
+    assert set(play.serve(block, play.lane()).leases) == {Lease(1, 1), Lease(4, 1)}
+
+
+def test_those_that_are_called_again_are_among_themselves(play: Play) -> None:
+    """They run at the same time, and what has not been over a timeout does not run beside them."""
+    block, dying = play.block(8, tracks=[track(8, width=8, lanes=1)]), play.lane()
+    assert len(play.serve(block, dying).leases) == 8
+    play.ledger.lost(play.run, block, dying, late(1, 2, 5, calls=1, most=2))
+
+    first, second = play.lane(), play.lane()
+    leases = play.serve(block, first).leases
+    assert {lease.branch for lease in leases} == {1, 2, 5}
+    assert {lease.attempt for lease in leases} == {2}
+    assert play.serve(block, first, held=3).leases == ()
+    assert play.serve(block, first, ok(1), held=2).leases == ()
+    assert {lease.branch for lease in play.serve(block, second).leases} == {0, 3, 4, 6, 7}
+
+
+def test_who_is_given_back_too_often_runs_alone(play: Play) -> None:
+    """A branch is given back for the timeouts of others a second time, and no more: it is not beside them then."""
+    block = play.block(5, on_error="collect", tracks=[track(5, width=5, lanes=1)])
+    for branch in range(2):
+        dying = play.lane()
+        assert len(play.serve(block, dying).leases) == 5 - branch
+        play.ledger.lost(play.run, block, dying, late(branch, calls=1, most=1))
+
+    lanes = [play.lane() for _ in range(3)]
+    for lane in lanes:
+        (lease,) = play.serve(block, lane).leases
+        assert lease.attempt == 1
+        assert play.serve(block, lane, held=1).leases == ()
+    play.ledger.cancel(play.run)
+    play.ledger.retry(play.run)
+    assert len(play.serve(block, play.lane()).leases) == 5
 
 
 def test_a_retry_forgets_the_calls(play: Play) -> None:

@@ -38,10 +38,11 @@ def test_a_branch_and_its_node(tmp_path: Path) -> None:
 
     note = read(path)
     assert note.where == Where(*WHERE)
-    assert (note.branch, note.since, note.attempt, note.calls, note.retries) == (5, since, 3, 1, 4)
+    call = note.call
+    assert (note.branch, note.since, call.attempt, call.calls, call.retries) == (5, since, 3, 1, 4)
     assert (note.node, note.loop, note.asked) == ("nöde", False, NEVER)
-    assert note.timeout == pytest.approx(10.0)
-    assert note.called < note.node_stop_at < note.stop_at < note.called + 61
+    assert call.timeout == pytest.approx(10.0)
+    assert call.called < call.stop_at < note.stop_at < call.called + 61
 
 
 def test_what_has_ended_is_not_shown(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_what_has_ended_is_not_shown(tmp_path: Path) -> None:
     mine.begin(5, 1)
     mine.call("node", 1, 1, 0, 10.0)
     mine.called()
-    assert (read(path).branch, read(path).node_stop_at) == (5, NEVER)
+    assert (read(path).branch, read(path).call.stop_at) == (5, NEVER)
     mine.rest()
     assert read(path).branch == NOBODY
     mine.leave()
@@ -74,21 +75,64 @@ def test_the_first_request_to_stop_counts(tmp_path: Path) -> None:
     assert (read(path).branch, read(path).asked) == (6, NEVER)
 
 
-def test_an_overdue_turn_stays_in_sight(tmp_path: Path) -> None:
-    """While a call that should have stopped goes on, others on its loop do not hide it."""
+def overdue(path: Path) -> list[int]:
+    """The branches whose calls are shown as overdue."""
+    return [call.branch for call in read(path).overdue]
+
+
+def test_every_overdue_call_stays_in_sight(tmp_path: Path) -> None:
+    """While calls that should have stopped go on, neither others on their loop nor each other hide them."""
     path = tmp_path / "1"
-    mine, owner = Board(path), object()
+    mine = Board(path)
     mine.come(*WHERE)
     mine.serve(None, loop=True)
-    mine.turn(7, 1, b"late", 1, 0, 1.0, 2.0)
-    mine.keep(owner)
-    mine.turn(8, 1, b"other", 1, 0, 1.0, NEVER)
+    for branch in (7, 8, 9):
+        mine.overrun(str(branch), branch, 2, f"late{branch}".encode(), 1, 3, 1.0, 2.5)
+    mine.turn(10, 1, b"other", 1, 0, 1.0, NEVER)
+    assert (read(path).branch, read(path).node) == (10, "other")
     mine.rest()
-    assert (read(path).branch, read(path).node) == (7, "late")
+    assert mine.is_overdue
+    assert overdue(path) == [7, 8, 9]
+    call = read(path).overdue[1]
+    assert (call.attempt, call.node, call.calls, call.retries, call.timeout) == (2, "late8", 1, 3, 1.5)
     mine.end(object())
-    assert read(path).branch == 7
-    mine.end(owner)
-    assert read(path).branch == NOBODY
+    assert overdue(path) == [7, 8, 9]
+    mine.end("7")
+    assert overdue(path) == [8, 9]
+    mine.end("9")
+    mine.end("8")
+    assert overdue(path) == []
+    assert not mine.is_overdue
+
+
+@pytest.mark.parametrize("how", ["come", "stop", "leave"])
+def test_a_lane_does_not_leave_overdue_calls_to_the_next(tmp_path: Path, how: str) -> None:
+    """What is shown of a lane at one block is not shown of it at another."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    mine.come(*WHERE)
+    mine.overrun("1", 1, 1, b"late", 1, 0, 1.0, 2.0)
+    {"come": lambda: mine.come(*WHERE), "stop": mine.stop, "leave": mine.leave}[how]()
+    if how == "leave":
+        mine.come(*WHERE)
+    assert overdue(path) == []
+    mine.end("1")
+    assert overdue(path) == []
+
+
+def test_overdue_calls_without_end_are_shown_in_part(tmp_path: Path) -> None:
+    """Those that there is no room for are shown when others have ended; names are cut, and nothing is shown in part."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    mine.come(*WHERE)
+    for branch in range(1000):
+        mine.overrun(branch, branch, 1, b"n" * 1000, 1, 0, 1.0, 2.0)
+    shown = read(path).overdue
+    assert 50 < len(shown) < 1000
+    assert [(call.branch, len(call.node)) for call in shown] == [(branch, 512) for branch in range(len(shown))]
+    for branch in range(len(shown)):
+        mine.end(branch)
+    assert overdue(path)[0] == len(shown)
 
 
 def test_ids_without_end_are_left_out(tmp_path: Path) -> None:
