@@ -16,6 +16,7 @@ import os
 import shutil
 import struct
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ _ASKED = struct.Struct("@dd")
 _NOTE = struct.Struct("@qqqqddddBHH")
 _BRANCH = struct.Struct("@q")
 _ASKED_AT, _FIRST_AT, _COPY = 8, 64, 4032
-# The calls that are overdue, as many as there is room for: two copies too, with a number of their own.
+# The calls that are watched, as many as there is room for: two copies too, with a number of their own.
 _LISTED, _CALL = struct.Struct("@I"), struct.Struct("@qqqqddH")
 _LIST_NUMBER_AT, _LIST_AT, _LIST = 24, _FIRST_AT + 2 * _COPY, 32768
 _SIZE = _LIST_AT + 2 * _LIST
@@ -93,7 +94,7 @@ class Note:
         since: when the branch at work began.
         stop_at: when the lane has to leave the block: its deadline, or earlier where it is stopping already.
         call: what the branch at work calls; its branch is `NOBODY` between two, and while an event loop waits.
-        overdue: calls on an event loop, and on threads beside it, that go on though their nodes' timeouts are over.
+        watched: calls on threads beside an event loop whose nodes have timeouts, and those on it that are overdue.
         asked: when the branch was asked to stop; `NEVER` if it was not.
     """
 
@@ -103,7 +104,7 @@ class Note:
     since: float
     stop_at: float
     call: Call
-    overdue: tuple[Call, ...]
+    watched: tuple[Call, ...]
     asked: float
 
     @property
@@ -138,7 +139,8 @@ class Board:
         self._attempt = 0
         self._since = 0.0
         self._asked = 0.0
-        self._overdue: dict[object, bytes] = {}
+        self._watched: dict[object, tuple[float, bytes]] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def mine(cls) -> Board:
@@ -226,7 +228,7 @@ class Board:
         if self._map is not None:
             self._write(branch, attempt, monotonic(), node, calls, retries, called, node_stop_at)
 
-    def overrun(
+    def watch(
         self,
         owner: object,
         branch: int,
@@ -237,33 +239,38 @@ class Board:
         called: float,
         node_stop_at: float,
     ) -> None:
-        """A call is overdue: it is shown until its owner ends, whosever turn it is."""
+        """Show a call until its owner ends, whosever turn it is: one that its loop may not stop in time."""
         if self._map is not None:
             name = node[:_NAME_LIMIT]
             said = _CALL.pack(branch, attempt, calls, retries, called, node_stop_at, len(name))
-            self._overdue[owner] = said + name
-            self._list()
+            with self._lock:
+                self._watched[owner] = node_stop_at, said + name
+                self._list()
 
     def end(self, owner: object) -> None:
-        """A call that may have been overdue has ended."""
-        if self._overdue.pop(owner, None) is not None:
-            self._list()
+        """A call that may have been watched has ended. Called by its own thread too."""
+        with self._lock:
+            if self._watched.pop(owner, None) is not None:
+                self._list()
 
     @property
     def is_overdue(self) -> bool:
-        """Whether some call is overdue: the process may have to end for it."""
-        return bool(self._overdue)
+        """Whether some call goes on though its node's timeout is over: the process may have to end for it."""
+        now = monotonic()
+        with self._lock:
+            return any(stop_at <= now for stop_at, _ in self._watched.values())
 
     def _forget(self) -> None:
-        if self._overdue:
-            self._overdue = {}
-            self._list()
+        with self._lock:
+            if self._watched:
+                self._watched = {}
+                self._list()
 
     def _list(self) -> None:
         assert self._map is not None
         number, count, size = self._list_number + 1, 0, _LISTED.size
         at = _LIST_AT + (number & 1) * _LIST
-        for said in self._overdue.values():
+        for _, said in self._watched.values():
             if size + len(said) > _LIST:
                 # The others are told of when these have ended.
                 break
@@ -335,7 +342,7 @@ class Reader:
             (listed,) = _NUMBER.unpack_from(self._map, _LIST_NUMBER_AT)
             at, list_at = _FIRST_AT + (number & 1) * _COPY, _LIST_AT + (listed & 1) * _LIST
             copy = self._map[at : at + _COPY]
-            calls_over = self._map[list_at : list_at + _LIST]
+            watched = self._map[list_at : list_at + _LIST]
             asked_of, asked = _ASKED.unpack_from(self._map, _ASKED_AT)
             if _NUMBER.unpack_from(self._map, 0)[0] != number:
                 continue
@@ -372,7 +379,7 @@ class Reader:
                     stop_at=node_stop_at,
                     node=copy[at : at + named].decode(errors="ignore"),
                 ),
-                overdue=tuple(_listed(calls_over)),
+                watched=tuple(_listed(watched)),
                 asked=asked if asked_of == since else NEVER,
             )
         return None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import tenacity
@@ -165,7 +166,10 @@ async def acall(job: Job, turns: Callable[[Job], Turns], on_thread: OnThread) ->
         with turns(job) as turn:
             try:
                 async with deadline if job.node.timeout is not None else nullcontext():
-                    result = job.start() if job.node.is_async else _value(await on_thread(job.whole, job.node.name))
+                    if job.node.is_async:
+                        result = job.start()
+                    else:
+                        result = _value(await on_thread(partial(turn.whole, job.whole), job.node.name))
                     if isinstance(result, Value):
                         return result
                     if inspect.isawaitable(result):

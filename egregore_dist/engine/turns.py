@@ -56,7 +56,10 @@ class Turns:
     def __enter__(self) -> Self:
         if self._stop_at != NEVER:
             # Whoever goes on after that was asked to stop, and did not.
-            self._timer = asyncio.get_running_loop().call_later(self._stop_at - self._called, self._overdue)
+            self._timer = asyncio.get_running_loop().call_later(self._stop_at - self._called, self._watch)
+            if not self._on_loop:
+                # Where code on threads holds the GIL, the loop comes to say nothing any more.
+                self._watch()
         if self._on_loop:
             self._begin()
         return self
@@ -74,6 +77,13 @@ class Turns:
     def over(self) -> bool:
         """Whether the node's timeout has passed."""
         return monotonic() >= self._stop_at
+
+    def whole(self, body: Callable[[], T]) -> T:
+        """Call what runs on a thread, there: it is over with that, however late its loop hears of it."""
+        try:
+            return body()
+        finally:
+            self._board.end(self)
 
     @types.coroutine
     def take(self, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
@@ -113,5 +123,5 @@ class Turns:
         now = monotonic()
         return now - self._since > _BLOCKS and (now >= self._stop_at or self._is_lost())
 
-    def _overdue(self) -> None:
-        self._board.overrun(self, *self._said)
+    def _watch(self) -> None:
+        self._board.watch(self, *self._said)

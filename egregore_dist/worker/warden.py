@@ -40,8 +40,8 @@ Reason = tuple[object, ...]
 class _Child:
     """One process of the pool.
 
-    ``condemned`` is what it should stop for, and since when each is known; ``asked`` when the ledger was, ``gone`` what it
-    said it does not hold any more; ``killed`` when it was.
+    ``condemned`` is what it should stop for, and since when each is known; ``asked`` when the ledger was, ``gone`` what
+    it said it does not hold any more; ``killed`` when it was.
     """
 
     pid: int
@@ -267,11 +267,9 @@ def _reasons(note: Note, now: float) -> list[Reason]:
 
 
 def _overdue(note: Note, now: float) -> list[Call]:
-    # The calls that go on after their nodes' timeouts. A turn on an event loop may be that of one that is listed.
-    found = {(call.branch, call.called): call for call in note.overdue}
-    if note.branch != NOBODY and note.call.stop_at <= now:
-        found[note.branch, note.call.called] = note.call
-    return list(found.values())
+    # The calls that go on after their nodes' timeouts. A turn on an event loop may be that of one that is watched.
+    found = {(call.branch, call.called): call for call in (*note.watched, note.call) if call.branch != NOBODY}
+    return [call for call in found.values() if call.stop_at <= now]
 
 
 def _nodes(calls: Iterable[Call]) -> str:

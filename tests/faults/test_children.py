@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from egregore_dist.ledger.ledger import ATTEMPTS
 from tests.support import kills
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass, until
-from tests.support.work import join, nap, quick, spin
+from tests.support.work import join, nap, quick, spin, waits
 
 # Reports are so rare here that only the worker's own warden is that quick. The issue allows 2 s, a busy machine more.
 RARE = {"EGREGORE_REPORT_INTERVAL": "30", "EGREGORE_REPORT_TTL": "90"}
@@ -129,6 +130,20 @@ def test_the_invariants_hold_over_many_kills(trial_of: Callable[..., Trial]) -> 
             trial.rng.choice(pool).kill()
     for run in runs:
         trial.result(run, timeout=90)
+
+
+def test_a_process_of_many_threads_is_killed(trial_of: Callable[..., Trial]) -> None:
+    """Each branch that it had on threads runs again, and counts once; the checker finds nothing."""
+    trial = trial_of(workers=1, concurrency=1)
+    run = trial.submit(Sequence(waits.map(), join), [1.0] * 6)
+    trial.wait_for(6, node="waits")
+    (process,) = psutil.Process(trial.nodes[0].pid).children()
+    process.kill()
+    found = trial.result(run, timeout=60)
+
+    assert [value.split("#")[:3] for value in found] == [["waits", str(number), "2"] for number in range(6)]
+    executions = Counter(execution.branch for execution in trial.history().executions if execution.node == "waits")
+    assert executions == dict.fromkeys(range(6), 2)
 
 
 # F14

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from egregore_dist import BranchError, LocalCluster, ParallelTimeoutError, RunFailed, node, parallel
+from egregore_dist import BranchError, LocalCluster, ParallelTimeoutError, RunFailed, Sequence, node, parallel
 from egregore_dist.client import session
 from egregore_dist.errors import RunCancelled
 from tests.support.waiting import let_pass, until
@@ -131,6 +131,30 @@ def holds_it_in_ctypes() -> None:
         ctypes.PyDLL(None).sleep(600)
 
 
+def assert_on_a_thread() -> None:
+    assert threading.current_thread() is not threading.main_thread()
+
+
+def spins_on_a_thread() -> None:
+    assert_on_a_thread()
+    spins()
+
+
+def sleeps_on_a_thread() -> None:
+    assert_on_a_thread()
+    sleeps()
+
+
+def swallows_on_a_thread() -> None:
+    assert_on_a_thread()
+    swallows()
+
+
+def holds_the_gil_on_a_thread() -> None:
+    assert_on_a_thread()
+    holds_the_gil()
+
+
 async def asleep() -> None:
     await asyncio.sleep(600)
 
@@ -160,8 +184,19 @@ async def waits_for_a_thread_of_its_loop() -> None:
 
 
 #: The finally blocks of these run; the others go on until their process is killed.
-SOFT = [spins, sleeps, waits_for_threads, matches, asleep, blocks_its_loop, spins_on_its_loop]
-HARD = [swallows, holds_the_gil, aswallows, holds_the_gil_on_its_loop, waits_for_a_thread_of_its_loop]
+SOFT = [spins, sleeps, waits_for_threads, matches, asleep, blocks_its_loop, spins_on_its_loop, spins_on_a_thread]
+HARD = [
+    swallows,
+    holds_the_gil,
+    aswallows,
+    holds_the_gil_on_its_loop,
+    waits_for_a_thread_of_its_loop,
+    sleeps_on_a_thread,
+    swallows_on_a_thread,
+    holds_the_gil_on_a_thread,
+]
+#: These are on threads of a lane, where nothing interrupts a call of the system.
+ON_THREADS = [spins_on_a_thread, sleeps_on_a_thread, swallows_on_a_thread, holds_the_gil_on_a_thread]
 STUBBORN = pytest.mark.parametrize("body", [*SOFT, *HARD], ids=lambda body: str(body.__name__))
 
 
@@ -179,7 +214,7 @@ def stubborn(body: Callable[[], Any], **options: Any) -> Any:
 
         return awaits
 
-    @node(body.__name__, **options)
+    @node(body.__name__, io=True if body in ON_THREADS else None, **options)
     def runs(folder: str) -> None:
         mark(folder, "began")
         try:
@@ -188,6 +223,12 @@ def stubborn(body: Callable[[], Any], **options: Any) -> Any:
             mark(folder, "finally")
 
     return runs
+
+
+def copies(body: Callable[[], Any], **options: Any) -> list[Any]:
+    """Branches of it: two, or so many that two lanes have threads for them."""
+    it = stubborn(body, **options)
+    return [it, *(it.alias(f"copy{number}") for number in range(5 if body in ON_THREADS else 1))]
 
 
 def assert_slots_are_free(folder: Path, slots: int = 2) -> None:
@@ -223,11 +264,11 @@ def at_deadline(flow: Callable[[float], Any], folder: Path) -> ParallelTimeoutEr
 @STUBBORN
 def test_a_deadline_frees_the_slots(cluster: LocalCluster, tmp_path: Path, body: Callable[[], Any]) -> None:
     """At the deadline the caller has its error, what can be asked to stop does so in good order, and slots are free."""
-    it = stubborn(body)
-    error = at_deadline(lambda timeout: parallel(it, it.alias("second"), timeout=timeout, name="block"), tmp_path)
+    branches = copies(body)
+    error = at_deadline(lambda timeout: parallel(*branches, timeout=timeout, name="block"), tmp_path)
 
     assert (error.block, error.results) == ("block", {})
-    assert set(error.running) <= {body.__name__, "second"}
+    assert set(error.running) <= {body.__name__, *(f"copy{number}" for number in range(5))}
     assert_slots_are_free(tmp_path)
     began = marks(tmp_path, "began")
     assert began
@@ -240,7 +281,7 @@ def test_a_deadline_frees_the_slots(cluster: LocalCluster, tmp_path: Path, body:
 @STUBBORN
 def test_cancelling_frees_the_slots(cluster: LocalCluster, tmp_path: Path, body: Callable[[], Any]) -> None:
     """A cancelled run has its branches stopped, and both slots serve others."""
-    run = stubborn(body).map(optimization_enabled=False).submit([str(tmp_path)] * 2)
+    run = parallel(*copies(body), optimization_enabled=body in ON_THREADS).submit(str(tmp_path))
     until(lambda: marks(tmp_path, "began"))
     run.cancel()
     with pytest.raises(RunCancelled):
@@ -254,17 +295,118 @@ def test_cancelling_frees_the_slots(cluster: LocalCluster, tmp_path: Path, body:
 @STUBBORN
 def test_a_node_s_timeout_is_kept(cluster: LocalCluster, tmp_path: Path, body: Callable[[], Any]) -> None:
     """A node over its timeout is called once more, where it has a retry, and ends as that; its siblings end well."""
-    it = stubborn(body, timeout=0.3, retries=1)
-    found = parallel(it, fine, on_error="collect").submit(str(tmp_path)).result(timeout=2 * SOON)
+    branches, siblings = copies(body, timeout=0.3, retries=1), []
+    if body not in ON_THREADS:
+        branches, siblings = branches[:1], [fine]
+    found = parallel(*branches, *siblings, on_error="collect").submit(str(tmp_path)).result(timeout=2 * SOON)
 
-    error = found[body.__name__]
-    assert isinstance(error, BranchError)
-    assert (error.kind, error.type, error.node, error.attempt) == ("timeout", "TimeoutError", body.__name__, 2)
-    assert "timeout of 0.3 s" in error.message
-    assert found["fine"] == "fine"
-    assert len(marks(tmp_path, "began")) == 2
+    assert found.pop("fine", "fine") == "fine"
+    assert len(found) == len(branches)
+    for name, error in found.items():
+        assert isinstance(error, BranchError)
+        assert (error.kind, error.type, error.node, error.attempt) == ("timeout", "TimeoutError", name, 2)
+        assert "timeout of 0.3 s" in error.message
+    began = len(marks(tmp_path, "began"))
+    # Beside one that holds the GIL others come to nothing, not even to a mark.
+    assert began == 2 * len(branches) or (body is holds_the_gil_on_a_thread and began < 2 * len(branches))
     if body in SOFT:
-        assert len(marks(tmp_path, "finally")) == 2
+        assert len(marks(tmp_path, "finally")) == 2 * len(branches)
+
+
+@contextmanager
+def one_process() -> Iterator[LocalCluster]:
+    """A worker of one process, to submit to."""
+    with running(concurrency=1) as cluster, used(cluster):
+        yield cluster
+
+
+def kills_of(cluster: LocalCluster) -> int:
+    """How many processes the worker has killed."""
+    return cluster.workers[0].log.read_text().count(" is killed: run ")
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+@pytest.mark.parametrize("where", ["on threads", "on a loop"])
+def test_timeouts_at_the_same_time_cost_one_process(
+    tmp_path: Path, where: str, retries: int, figure: Callable[[str], None]
+) -> None:
+    """However many branches of a process are over their timeouts, all are judged, and the next calls are together."""
+    n = 20
+    options: dict[str, Any] = {"timeout": 1.0, "retries": retries, "retry_delay": 0.01}
+
+    @node("hangs", io=True, **options)
+    def hangs(item: int) -> None:
+        mark(str(tmp_path), f"hangs{item}")
+        time.sleep(600)
+
+    @node("hangs", **options)
+    async def ahangs(item: int) -> None:
+        mark(str(tmp_path), f"hangs{item}")
+        while True:
+            try:
+                await asyncio.sleep(600)
+            except BaseException:
+                pass
+
+    with one_process() as cluster:
+        started = time.monotonic()
+        it = hangs if where == "on threads" else ahangs
+        found = it.map(on_error="collect").submit(list(range(n))).result(timeout=60)
+        took = time.monotonic() - started
+        kills = kills_of(cluster)
+
+    assert {(error.kind, error.node, error.attempt) for error in found} == {("timeout", "hangs", retries + 1)}
+    assert {len(marks(tmp_path, f"hangs{item}")) for item in range(n)} == {retries + 1}
+    assert kills == 1 + retries
+    figure(f"{took:.1f} s, {kills} processes killed")
+
+
+def test_timeouts_at_about_the_same_time_cost_few_processes(tmp_path: Path, figure: Callable[[str], None]) -> None:
+    """Those that come within the grace of the first are judged with it."""
+    n = 20
+
+    @node("waits", io=True)
+    def waits(item: int) -> int:
+        time.sleep(item / n)
+        return item
+
+    @node("hangs", io=True, timeout=1.0)
+    def hangs(item: int) -> None:
+        mark(str(tmp_path), f"hangs{item}")
+        time.sleep(600)
+
+    with one_process() as cluster:
+        found = Sequence(waits, hangs).map(on_error="collect").submit(list(range(n))).result(timeout=60)
+        kills = kills_of(cluster)
+
+    assert {error.kind for error in found} == {"timeout"}
+    assert max(len(marks(tmp_path, f"hangs{item}")) for item in range(n)) <= 2
+    assert kills <= 2
+    figure(f"{kills} processes killed")
+
+
+def test_who_is_beside_timeouts_is_not_run_without_end(tmp_path: Path) -> None:
+    """A branch whose process ends for the timeouts of others, one after the other, runs three times at most."""
+
+    @node("first", io=True)
+    def first(item: int) -> int:
+        if item == 4:
+            mark(str(tmp_path), "lasts")
+        time.sleep(4 if item == 4 else 1.2 * item)
+        return item
+
+    @node("second", io=True, timeout=0.3)
+    def second(item: int) -> str:
+        if item != 4:
+            time.sleep(600)
+        return "lasted"
+
+    with one_process():
+        found = Sequence(first, second).map(on_error="collect").submit(list(range(5))).result(timeout=90)
+
+    assert [error.kind for error in found[:4]] == ["timeout"] * 4
+    assert found[4] == "lasted"
+    assert len(marks(tmp_path, "lasts")) <= 3
 
 
 def test_a_node_s_timeout_outside_of_a_block(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from egregore_dist.ledger.watch import reachable
 from tests.support import history
 from tests.support.history import Broken, Execution, History, RunHistory, Seen
 from tests.support.trial import Trial
-from tests.support.work import anap, join, moment, nap, quick, spin
+from tests.support.work import anap, join, moment, nap, overlong, quick, spin, waits
 
 # Seconds after its end at which a run is looked at: what must not happen after the end has had its time.
 LOOK_AFTER = 3.0
@@ -39,6 +39,8 @@ SHAPES: dict[str, Callable[[random.Random], tuple[Any, Any]]] = {
     "block": lambda rng: (Sequence(parallel(quick, nap, anap), join), 0.02),
     "map": lambda rng: (Sequence(quick.map(max_concurrent=rng.choice([None, 3])), join), list(range(30))),
     "async map": lambda rng: (anap.map(max_concurrent=rng.choice([None, 5])), [0.05] * 20),
+    "on threads": lambda rng: (Sequence(waits.map(max_concurrent=rng.choice([None, 5])), join), [0.05] * 20),
+    "overlong": lambda rng: (Sequence(overlong.map(on_error="collect"), join), [0.05] * 6 + [60.0] * 3),
     "nested": _nested,
     "computing": lambda rng: (Sequence(parallel(spin, quick), join), 0.05),
     "long": lambda rng: (parallel(nap, quick), rng.uniform(0.5, 2.0)),
@@ -59,8 +61,10 @@ def is_right(shape: str, state: str, value: Any) -> bool:
     match shape:
         case "map":
             return len(value) == 30
-        case "async map":
+        case "async map" | "on threads":
             return len(value) == 20
+        case "overlong":
+            return [isinstance(it, BranchError) for it in value[6:]] == [True] * 3
         case "collecting":
             return isinstance(value["broken"], BranchError) and "nap" in value
         case _:

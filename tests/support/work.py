@@ -83,6 +83,22 @@ def nap(seconds: float, context: Context) -> str:
         return stamp
 
 
+@node(io=True)
+def waits(seconds: float, context: Context) -> str:
+    """Sleeps, on a thread where there are several."""
+    with recorded(context) as stamp:
+        time.sleep(seconds)
+        return stamp
+
+
+@node(io=True, timeout=0.5)
+def overlong(seconds: float, context: Context) -> str:
+    """Sleeps, and is over its timeout where that takes long: its process is killed, with what else it has."""
+    with recorded(context) as stamp:
+        time.sleep(seconds)
+        return stamp
+
+
 @node
 async def anap(seconds: float, context: Context) -> str:
     """Sleeps on the event loop."""

@@ -24,14 +24,14 @@ local Q = key('q', block) .. ':' .. track
 -- A branch that was given back so often since others beside it were over their timeouts is not beside others any more.
 local BESIDE_AT_MOST = 2
 
--- Its attempt, the block that it goes on after, its mark `tried`, and how many such branches a lane of so many may run:
--- one that has cost a process runs alone, those that were over a timeout run among themselves.
+-- Its attempt, the block that it goes on after, its mark `tried`, and beside whom it runs: "alone" where it has cost a
+-- process, "again" where it was over a timeout: with others of those, in a lane of many; "any" else.
 local function attempt_of(of, branch, width)
   local lost, after, tried, beside = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch, 'at:' .. branch,
     'tried:' .. branch, 'beside:' .. branch))
-  local room = width
-  if lost or tonumber(beside or 0) >= BESIDE_AT_MOST then room = 1 elseif tried then room = math.max(1, width - 1) end
-  return tonumber(lost or 0) + tonumber(string.match(tried or '0', '^%d+')) + 1, after or '', tried or '', room
+  local company = tried and 'again' or 'any'
+  if lost or tonumber(beside or 0) >= BESIDE_AT_MOST or (tried and width == 1) then company = 'alone' end
+  return tonumber(lost or 0) + tonumber(string.match(tried or '0', '^%d+')) + 1, after or '', tried or '', company
 end
 
 local state, n, limit, on_error, parent, its_branch, its_track, deadline = unpack(redis.call('HMGET', B, 'state', 'n',
@@ -172,12 +172,11 @@ if todo > 0 and free > 0 then
   if width == 1 then share, most = math.ceil(todo / (2 * lanes)), want end
   local take = math.min(math.max(1, math.min(most, share)) - held, todo)
   if alone then take = 0 end
-  local leases, apart = {}, nil
+  local leases, group = {}, 'any'
   while take > 0 do
     local branch = redis.call('LPOP', Q)
     if not branch then break end
-    local attempt, after, tried, room = attempt_of(block, branch, width)
-    local is_apart = attempt > 1 or room < width
+    local attempt, after, tried, company = attempt_of(block, branch, width)
     local child_again = after ~= '' and redis.call('HGET', key('b', after), 'state') ~= 'ok'
     local busy = held + #leases > 0
     if child_again and not busy then
@@ -187,21 +186,18 @@ if todo > 0 and free > 0 then
       reopen(after)
       parked = parked + 1
       if parked >= free or reopened >= REOPENED_AT_MOST then take = 0 end
-    elseif child_again or (busy and (is_apart or apart) and room ~= apart) then
+    elseif child_again or (busy and (company == 'alone' or company ~= group)) then
       redis.call('LPUSH', Q, branch)
       take = 0
     else
       for _, part in ipairs({ branch, attempt, after, tried }) do again[#again + 1] = part end
       leases[#leases + 1], leases[#leases + 2] = branch, token
-      take = take - 1
-      if is_apart then
-        apart = room
-        take = math.min(take, room - #leases / 2)
-      end
+      take, group = take - 1, company
+      if group == 'alone' then take = 0 end
     end
   end
   -- No others join them.
-  if apart then width, take = apart, 0 end
+  if group ~= 'any' then width, take = #leases / 2, 0 end
   count = math.max(0, math.min(take, stop - fresh))
   if count > 0 then
     first = fresh

@@ -75,64 +75,66 @@ def test_the_first_request_to_stop_counts(tmp_path: Path) -> None:
     assert (read(path).branch, read(path).asked) == (6, NEVER)
 
 
-def overdue(path: Path) -> list[int]:
-    """The branches whose calls are shown as overdue."""
-    return [call.branch for call in read(path).overdue]
+def watched(path: Path) -> list[int]:
+    """The branches whose calls are watched."""
+    return [call.branch for call in read(path).watched]
 
 
-def test_every_overdue_call_stays_in_sight(tmp_path: Path) -> None:
-    """While calls that should have stopped go on, neither others on their loop nor each other hide them."""
+def test_every_watched_call_stays_in_sight(tmp_path: Path) -> None:
+    """While calls go on, neither others on their loop nor each other hide them; they are overdue in time."""
     path = tmp_path / "1"
     mine = Board(path)
     mine.come(*WHERE)
     mine.serve(None, loop=True)
     for branch in (7, 8, 9):
-        mine.overrun(str(branch), branch, 2, f"late{branch}".encode(), 1, 3, 1.0, 2.5)
+        mine.watch(str(branch), branch, 2, f"late{branch}".encode(), 1, 3, 1.0, 2.5)
     mine.turn(10, 1, b"other", 1, 0, 1.0, NEVER)
     assert (read(path).branch, read(path).node) == (10, "other")
     mine.rest()
     assert mine.is_overdue
-    assert overdue(path) == [7, 8, 9]
-    call = read(path).overdue[1]
+    assert watched(path) == [7, 8, 9]
+    call = read(path).watched[1]
     assert (call.attempt, call.node, call.calls, call.retries, call.timeout) == (2, "late8", 1, 3, 1.5)
     mine.end(object())
-    assert overdue(path) == [7, 8, 9]
+    assert watched(path) == [7, 8, 9]
     mine.end("7")
-    assert overdue(path) == [8, 9]
+    assert watched(path) == [8, 9]
     mine.end("9")
     mine.end("8")
-    assert overdue(path) == []
+    assert watched(path) == []
+    mine.watch("11", 11, 1, b"in time", 1, 0, time.monotonic(), time.monotonic() + 60)
+    assert watched(path) == [11]
     assert not mine.is_overdue
 
 
 @pytest.mark.parametrize("how", ["come", "stop", "leave"])
-def test_a_lane_does_not_leave_overdue_calls_to_the_next(tmp_path: Path, how: str) -> None:
+def test_a_lane_does_not_leave_watched_calls_to_the_next(tmp_path: Path, how: str) -> None:
     """What is shown of a lane at one block is not shown of it at another."""
     path = tmp_path / "1"
     mine = Board(path)
     mine.come(*WHERE)
-    mine.overrun("1", 1, 1, b"late", 1, 0, 1.0, 2.0)
+    mine.watch("1", 1, 1, b"late", 1, 0, 1.0, 2.0)
     {"come": lambda: mine.come(*WHERE), "stop": mine.stop, "leave": mine.leave}[how]()
     if how == "leave":
         mine.come(*WHERE)
-    assert overdue(path) == []
+    assert watched(path) == []
     mine.end("1")
-    assert overdue(path) == []
+    assert watched(path) == []
 
 
-def test_overdue_calls_without_end_are_shown_in_part(tmp_path: Path) -> None:
+def test_watched_calls_without_end_are_shown_in_part(tmp_path: Path) -> None:
     """Those that there is no room for are shown when others have ended; names are cut, and nothing is shown in part."""
     path = tmp_path / "1"
     mine = Board(path)
     mine.come(*WHERE)
     for branch in range(1000):
-        mine.overrun(branch, branch, 1, b"n" * 1000, 1, 0, 1.0, 2.0)
-    shown = read(path).overdue
+        mine.watch(branch, branch, 1, b"n" * 1000, 1, 0, 1.0, 2.0)
+    shown = read(path).watched
     assert 50 < len(shown) < 1000
     assert [(call.branch, len(call.node)) for call in shown] == [(branch, 512) for branch in range(len(shown))]
     for branch in range(len(shown)):
         mine.end(branch)
-    assert overdue(path)[0] == len(shown)
+    assert watched(path)[0] == len(shown)
 
 
 def test_ids_without_end_are_left_out(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_stop_iteration_is_an_error_like_others(
 
     for wanted, times in ((kind, 3), (KeyError, 1)):
         calls.clear()
-        with pytest.raises(Exception, match=".*") as caught:
+        with pytest.raises(Exception, match=text) as caught:
             result(job(ends, retries=2, retry_on=(wanted.__name__,)))
         found = execute.raised(caught.value)
         assert (type(found), str(found), len(calls)) == (kind, text, times)
