@@ -75,6 +75,30 @@ def test_a_small_run_does_not_wait_for_a_large_one(slot: LocalCluster, large: St
     run.cancel()
 
 
+def test_a_lane_does_not_stand_idle_behind_a_long_branch(slot: LocalCluster, tmp_path: Path) -> None:
+    """A lane of many that should leave goes on where one of its branches takes too long."""
+
+    @node
+    async def either(item: int) -> bool:
+        if item == 0:
+            # As long as the others have not all ended.
+            for _ in range(2000):
+                if len(list(tmp_path.iterdir())) == 200:
+                    return True
+                await asyncio.sleep(0.01)
+            return False
+        await asyncio.sleep(0.02)
+        (tmp_path / str(item)).touch()
+        return True
+
+    run = either.map(max_concurrent=2).submit(list(range(201)))
+    until(lambda: has_begun(run), what="the first branches")
+    other = one.submit(0)
+
+    assert all(run.result(timeout=60))
+    assert other.result(timeout=20) == 1
+
+
 def test_a_run_of_many_blocks_gives_way_between_them(slot: LocalCluster) -> None:
     """A run whose blocks are each over in no time does not hold its slot from the first to the last."""
     flow = Sequence(*(parallel(Sequence(one, two).alias(f"a{n}"), short.alias(f"b{n}")) for n in range(300)))

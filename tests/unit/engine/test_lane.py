@@ -1,0 +1,160 @@
+"""What a lane tells its turn, and when it stops what it has on threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from egregore_dist import Context
+from egregore_dist.engine.batch import Batch
+from egregore_dist.engine.board import Board
+from egregore_dist.engine.execute import Job
+from egregore_dist.engine.interpret import Done, Value
+from egregore_dist.engine.lane import Lane
+from egregore_dist.engine.place import Place
+from egregore_dist.engine.raiser import Raiser
+from egregore_dist.engine.runtime import Callee, Runtime
+from egregore_dist.ledger import LEAVE, Commit, Lease, Served
+from egregore_dist.wire import codec
+from egregore_dist.workflow import spec
+from egregore_dist.workflow.binding import Parameters
+
+
+class FakeTurn:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.over = False
+
+    def came(self) -> None:
+        """Noted."""
+        self.told.append("came")
+
+    def extend(self) -> None:
+        """Noted."""
+        self.told.append("extend")
+
+    def is_over(self) -> bool:
+        """As it was set."""
+        return self.over
+
+
+class FakePlace:
+    """A block whose branches each call one function. ``left``: seconds to its deadline, asked anew each time."""
+
+    def __init__(self, fn: Callable[..., Any], left: Callable[[], float | None] = lambda: None) -> None:
+        self.left = left
+        self.record = SimpleNamespace(id="b", name="b")
+        self.track = 0
+        self._fn = fn
+
+    def holds(self, branch: int, token: str) -> bool:
+        """The ledger has heard of no end."""
+        return True
+
+    def execute(self, lease: Lease) -> Generator[Job, Value, Done]:
+        """One call."""
+
+        def context(attempt: int) -> Context:
+            return Context(run="r", workflow="w", block="b", branch="x", node="it", attempt=attempt)
+
+        node = spec.NodeSpec(name="it", function=0)
+        value = Value(codec.encode(1, where="test"))
+        value = yield Job(node, Callee(self._fn, Parameters.of(self._fn)), value, context, 1, 10_000)
+        return Done(value)
+
+
+@pytest.fixture
+def turn() -> FakeTurn:
+    """The turn of `lane`."""
+    return FakeTurn()
+
+
+@pytest.fixture
+def lane(turn: FakeTurn) -> Lane:
+    """A lane in a process without a worker."""
+    raiser = Raiser()
+    runtime = SimpleNamespace(ledger=None, app=None, board=Board(), interrupter=raiser, raiser=raiser)
+    lane = Lane(cast(Runtime, runtime), "r", worker="w", id="1")
+    lane._turn = cast(Any, turn)
+    return lane
+
+
+def executed(lane: Lane, place: FakePlace, how: str) -> Commit:
+    """Execute a branch."""
+    where, lease = cast(Place, place), Lease(0, 1)
+    if how == "wide":
+        return asyncio.run(lane._aexecute(where, lease))
+    found = lane._execute(where, lease, cast(Batch, SimpleNamespace(share=lambda: None)))
+    assert isinstance(found, Commit)
+    return found
+
+
+@pytest.mark.parametrize("how", ["narrow", "wide"])
+def test_coming_ends_with_the_first_call(lane: Lane, turn: FakeTurn, how: str) -> None:
+    """A lane has come when it calls its first node: what it read until then counts as coming."""
+    told: list[list[str]] = []
+
+    assert executed(lane, FakePlace(lambda value: told.append(list(turn.told))), how).kind == "ok"
+
+    assert told == [["came"]]
+
+
+def test_a_deadline_stops_threads_without_the_ledger(lane: Lane) -> None:
+    """What was called before the deadline is stopped at it, though the ledger does not say so."""
+    times = iter([60.0])
+    place = FakePlace(_spin, lambda: next(times, 0.0))
+
+    with pytest.raises(asyncio.CancelledError):
+        executed(lane, place, "wide")
+
+
+def _spin(value: int) -> None:
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit:
+        with contextlib.suppress(ValueError):
+            pass
+
+
+@pytest.fixture
+def wanted(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many branches the lane has asked for, each time."""
+    asked: list[int] = []
+
+    def commit(*_: object, want: int, **__: object) -> Served:
+        asked.append(want)
+        return Served("open", (), None, 0, ())
+
+    monkeypatch.setattr(lane, "_commit", commit)
+    return asked
+
+
+@pytest.mark.parametrize("held", [0, 3])
+def test_a_lane_of_many_that_holds_some_may_stay(lane: Lane, turn: FakeTurn, wanted: list[int], held: int) -> None:
+    """Where it should have left, and waits for branches that go on, its turn is told, and may be extended."""
+    turn.over = True
+    lane._commit_wide(cast(Place, FakePlace(_spin)), held, [])
+
+    assert wanted == [LEAVE]
+    assert turn.told == (["extend"] if held else [])
+
+
+def test_nothing_is_begun_beside_a_node_over_its_timeout(lane: Lane, wanted: list[int], tmp_path: Path) -> None:
+    """While a process may have to be killed for one of its branches it takes no others, which would begin again."""
+    place, board = cast(Place, FakePlace(_spin)), Board(tmp_path / "1")
+    lane._runtime.board = board
+    lane._commit_wide(place, 1, [])
+    board.watch("late", 1, 1, b"late", 1, 0, 1.0, 2.0)
+    lane._commit_wide(place, 1, [])
+    board.end("late")
+    lane._commit_wide(place, 1, [])
+
+    assert wanted == [0, LEAVE, 0]
