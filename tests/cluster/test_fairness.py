@@ -78,12 +78,15 @@ def test_a_small_run_does_not_wait_for_a_large_one(slot: LocalCluster, large: St
 def test_a_lane_does_not_stand_idle_behind_a_long_branch(slot: LocalCluster, tmp_path: Path) -> None:
     """A lane of many that should leave goes on where one of its branches takes too long."""
 
+    def ended() -> int:
+        return len(list(tmp_path.iterdir()))
+
     @node
     async def either(item: int) -> bool:
         if item == 0:
             # As long as the others have not all ended.
             for _ in range(2000):
-                if len(list(tmp_path.iterdir())) == 200:
+                if ended() == 200:
                     return True
                 await asyncio.sleep(0.01)
             return False
