@@ -13,6 +13,7 @@ from celery import Celery
 
 from egregore_dist import errors
 from egregore_dist.engine import publish
+from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger import Ledger, Message, Presence
 from egregore_dist.resources import report
 from egregore_dist.settings import Settings
@@ -40,6 +41,7 @@ class Sweeper:
     def __init__(self, ledger: Ledger, app: Celery, settings: Settings, worker: str) -> None:
         self._ledger = ledger
         self._app = app
+        self._queues = Queues(app)
         self._settings = settings
         self._name = f"{worker}/{os.getpid()}/{secrets.token_hex(4)}"
         self._lease = _MISSED * settings.sweep_interval
@@ -86,12 +88,13 @@ class Sweeper:
         until = time.monotonic() + self._lease
         for entry in entries:
             if backed_up is None:
-                backed_up = self._settings.queue if publish.waiting(self._app, self._settings.queue) else ""
+                backed_up = self._settings.queue if self._queues.waiting([self._settings.queue]) else ""
                 workers = self._workers() if self._heard >= self._trusts_at else None
             publish.messages(self._app, entry[0], self._sweep(entry, workers, backed_up))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
-                return
+                break
+        self._queues.close()
 
     def _sweep(self, entry: Entry, workers: dict[str, Presence] | None = None, backed_up: str = "") -> list[Message]:
         run, kind, block = entry
