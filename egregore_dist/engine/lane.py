@@ -83,10 +83,9 @@ class Lane:
     Args:
         worker: the name of the worker.
         id: the id of the Celery task. With worker and process it makes the token that leases belong to.
-        queue: where its message was taken from; None where it came from none.
     """
 
-    def __init__(self, runtime: Runtime, run: str, *, worker: str, id: str, queue: str | None = None) -> None:
+    def __init__(self, runtime: Runtime, run: str, *, worker: str, id: str) -> None:
         self._runtime = runtime
         self._ledger = runtime.ledger
         self._run = run
@@ -97,7 +96,7 @@ class Lane:
         self._dry: set[tuple[str, int]] = set()
         self._loop = Loop()
         self._committer: ThreadPoolExecutor | None = None
-        self._turn = Turn(lambda: queue is not None and publish.waiting(runtime.app, queue) > 0)
+        self._turn = Turn()
 
     def serve(self, block: str, track: int) -> None:
         """Serve a block until it is dry, and then whatever block its end or its branches lead to."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import kombu.exceptions
 import redis.exceptions
 from celery import Celery
 from celery.canvas import Signature
-from kombu import Connection
 
 from egregore_dist.engine import compile as compiler
 from egregore_dist.ledger import Message, NewBlock
@@ -46,24 +43,6 @@ def messages(app: Celery, run: str, wanted: Iterable[Message]) -> None:
             _publish(compiler.lane(app, run, message.block, message.track, message.queue, name=message.name), run)
         else:
             _publish(compiler.collect(app, run, message.block, message.queue, name=message.name), run)
-
-
-def waiting(app: Celery, queue: str) -> int:
-    """How many messages wait on a queue; 0 where the broker does not say."""
-    try:
-        with app.connection_or_acquire() as connection, _channel(connection) as channel:
-            try:
-                return int(channel.queue_declare(queue=queue, passive=True).message_count)
-            except connection.channel_errors:
-                return 0
-    except _UNREACHABLE:
-        return 0
-
-
-def _channel(connection: Connection) -> AbstractContextManager[Any]:
-    # A queue that does not exist closes a channel of AMQP. One more of Redis would be one more connection.
-    is_redis = connection.transport.driver_type == "redis"
-    return nullcontext(connection.default_channel) if is_redis else connection.channel()
 
 
 def _publish(signature: Signature, run: str) -> None:

@@ -82,5 +82,4 @@ def register(app: Celery, settings: Settings) -> Runtimes:
 
 def _lane(task: Task[..., None], runtime: Runtime, run: str) -> Lane:
     request = task.request
-    queue = (request.delivery_info or {}).get("routing_key")
-    return Lane(runtime, run, worker=request.hostname or "eager", id=request.id or uuid.uuid4().hex, queue=queue)
+    return Lane(runtime, run, worker=request.hostname or "eager", id=request.id or uuid.uuid4().hex)

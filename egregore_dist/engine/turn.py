@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
+from egregore_dist.engine import others
+
 #: Seconds that a lane serves at least, before it looks whether others wait. Coming anew costs some milliseconds.
 TURN = 0.1
 
 # It is also so many times as long as coming took: a large input is not read for a few branches.
 _COMING = 10
-# Seconds between two looks while nobody waits.
-_LOOK_EVERY = 0.05
 # A lane of many can leave only when all of them have ended. Where that takes longer than the first, it stays for the
 # second: else its slot would stand idle behind a few long ones.
 _DRAIN, _STAY = 1.0, 10.0
@@ -21,10 +21,11 @@ class Turn:
     """The turn of one lane, from now on.
 
     Args:
-        others_wait: whether messages wait on the lane's queue; the broker is asked.
+        others_wait: whether somebody has been seen to wait for a slot since a time; asked after every lease, so it must
+            cost nothing.
     """
 
-    def __init__(self, others_wait: Callable[[], bool]) -> None:
+    def __init__(self, others_wait: Callable[[float], bool] = others.wait) -> None:
         self._others_wait = others_wait
         self._began = monotonic()
         self._until = self._began + TURN
@@ -39,10 +40,9 @@ class Turn:
 
     def is_over(self) -> bool:
         """Whether the lane should leave; once it should, that stays so."""
-        if self._over is None and (now := monotonic()) >= self._until:
-            self._until = now + _LOOK_EVERY
-            if self._others_wait():
-                self._over = now
+        # Who was seen before it began may have been this lane.
+        if self._over is None and (now := monotonic()) >= self._until and self._others_wait(self._began):
+            self._over = now
         return self._over is not None
 
     def extend(self) -> None:

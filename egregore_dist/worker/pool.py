@@ -65,6 +65,21 @@ def lanes() -> tuple[str, ...]:
     return tuple({*state.requests, *(request.id for request in tuple(state.active_requests))})
 
 
+def requests() -> tuple[set[Any], set[Any]]:
+    """What this worker has received and not begun, and what is at work."""
+    at_work = _copy(state.active_requests)
+    return _copy(state.reserved_requests) - at_work, at_work
+
+
+def _copy(requests: Iterable[Any]) -> set[Any]:
+    while True:
+        try:
+            return set(requests)
+        except RuntimeError:
+            # It changed meanwhile, on another thread.
+            continue
+
+
 def kind(pool: Any) -> str:
     """The kind of a pool, as its option names it."""
     return kind_of(type(pool))

@@ -21,10 +21,12 @@ from celery.worker import state
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import board, leaving
+from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger import Ledger
 from egregore_dist.resources import report
 from egregore_dist.settings import Settings
-from egregore_dist.worker import naming, pool, warden
+from egregore_dist.worker import envelope, naming, pool, warden
+from egregore_dist.worker.lookout import OFTEN, Lookout
 from egregore_dist.worker.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
@@ -147,6 +149,33 @@ class Watch(_Periodic):
         return folder
 
 
+class Fairness(_Periodic):
+    """Tells lanes that have had their turn whether somebody waits for their slots."""
+
+    name = "egregore-fairness"
+    requires = (Watch,)
+    _pause = OFTEN
+
+    def interval(self) -> float:
+        return self._pause
+
+    def begin(self, parent: Any) -> None:
+        self._lookout = Lookout(Queues(parent.app), lambda: tuple(parent.app.amqp.queues.consume_from))
+
+    def tick(self, parent: Any) -> None:
+        received, at_work = pool.requests()
+        self._pause = self._lookout.look(
+            lanes=sum(envelope.is_ours(request.type) for request in at_work),
+            at_work=len(at_work),
+            received=len(received),
+            slots=pool.slots(parent.pool),
+        )
+
+    def stop(self, _parent: Any) -> None:
+        """Lanes leave anyway, from now on; a broker that does not answer is not waited for."""
+        self._stopped.set()
+
+
 class Heartbeat(_Periodic):
     """Publishes the worker's report; while it is fresh the worker counts as alive."""
 
@@ -258,4 +287,4 @@ def register(app: Celery, settings: Settings) -> None:
     """Add the steps to the workers of an app."""
     # Not in its configuration, which may be loaded only after this.
     app.egregore_settings = settings  # type: ignore[attr-defined]
-    app.steps["worker"].update((Watch, Heartbeat, Janitor))
+    app.steps["worker"].update((Watch, Fairness, Heartbeat, Janitor))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 from egregore_dist import LocalCluster, Run, Sequence, node, parallel
 from egregore_dist.client import session
+from egregore_dist.client.processes import Process
+from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
 from egregore_dist.workflow.step import Step
 from tests.support.waiting import until
@@ -53,9 +57,14 @@ def slot() -> Iterator[LocalCluster]:
         mine.close()
 
 
+def ended(run: Run) -> int:
+    """How many branches of a run have ended."""
+    return sum(block.done for block in session.current().ledger.blocks(run.id) if block.parent is not None)
+
+
 def has_begun(run: Run) -> bool:
     """Whether some branches of a run have ended."""
-    return any(block.done for block in session.current().ledger.blocks(run.id) if block.parent is not None)
+    return ended(run) > 0
 
 
 @pytest.mark.parametrize(
@@ -131,3 +140,87 @@ def test_what_gives_way_goes_on_where_it_stood(cluster: LocalCluster, tmp_path: 
     for run, start in zip(runs, starts, strict=True):
         assert run.result(timeout=60) == [2 * item for item in range(start, start + 300)]
     assert sorted(map(int, executed.read_text().split())) == list(range(1500))
+
+
+OWN_APP = """
+import sys
+from celery import Celery
+from egregore_dist.worker import install
+
+app = Celery("theirs", broker=sys.argv.pop(1))
+app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=4, broker_connection_retry_on_startup=True)
+install(app)
+app.worker_main(sys.argv[1:])
+"""
+
+
+@contextmanager
+def one_slot(tmp_path: Path, cluster: LocalCluster, *arguments: str) -> Iterator[None]:
+    """A worker of one slot, started as users start theirs, on the server of a cluster that has none."""
+    log = tmp_path / "worker.log"
+    worker = Process.spawn([sys.executable, *arguments], env=cluster.worker_environment(), log=log)
+    try:
+        ledger = session.current().ledger
+        until(lambda: len(ledger.reports()) == 1, seconds=60, what="the worker")
+        yield
+    finally:
+        worker.kill()
+
+
+def test_those_on_other_queues_do_not_wait(tmp_path: Path) -> None:
+    """A worker of two queues: a large block on one does not keep small runs on the other waiting."""
+
+    @node(queue="gpu")
+    def far(item: int) -> int:
+        time.sleep(0.01)
+        return item
+
+    with LocalCluster(workers=0) as cluster:
+        queues = f"{cluster.settings.queue},gpu"
+        command = ("-m", "egregore_dist", "worker", "--concurrency", "1", "--queues", queues)
+        with one_slot(tmp_path, cluster, *command):
+            run = far.map().submit(list(range(BRANCHES)))
+            until(lambda: has_begun(run), what="the first branches")
+
+            for _ in range(3):
+                assert parallel(one, two).submit(0).result(timeout=AT_LEAST / 3) == {"one": 1, "two": 2}
+
+            assert run.status == "running"
+            run.cancel()
+
+
+def test_those_that_the_worker_has_received_do_not_wait(tmp_path: Path) -> None:
+    """An app of the user's own whose worker takes four messages a slot: they are on no queue, and wait all the same."""
+    with LocalCluster(workers=0) as cluster:
+        url, queue = cluster.url, cluster.settings.queue
+        options = ("worker", "-c1", "-Q", queue, "-n", "own@here", "--without-mingle", "--without-gossip")
+        with one_slot(tmp_path, cluster, "-c", OWN_APP, url, *options):
+            run = short.map().submit(list(range(BRANCHES)))
+            until(lambda: has_begun(run), what="the first branches")
+
+            for _ in range(3):
+                assert parallel(one, two).submit(0).result(timeout=AT_LEAST / 3) == {"one": 1, "two": 2}
+
+            assert run.status == "running"
+            run.cancel()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_lane_needs_no_broker(pool: str) -> None:
+    """While the broker is away a lane goes on and commits what it does; once it is back, lanes take turns again."""
+    with (
+        Server.start() as broker,
+        Server.start() as ledger,
+        LocalCluster(workers=1, concurrency=1, broker_url=broker.url, ledger_url=ledger.url, pool=pool),
+    ):
+        run = short.map().submit(list(range(BRANCHES)))
+        # It has had its turn, and asks.
+        until(lambda: ended(run) > 20, what="the first branches")
+        broker.kill()
+        before = ended(run)
+        until(lambda: ended(run) > before + 400, what="400 branches without the broker")
+
+        broker.restart()
+        assert one.submit(0).result(timeout=20) == 1
+        assert run.status == "running"
+        run.cancel()
