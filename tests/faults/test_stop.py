@@ -402,11 +402,16 @@ def test_who_is_beside_timeouts_is_not_run_without_end(tmp_path: Path) -> None:
         return "lasted"
 
     with one_process():
-        found = Sequence(first, second).map(on_error="collect").submit(list(range(5))).result(timeout=90)
+        run = Sequence(first, second).map(on_error="collect").submit(list(range(5)))
+        found, told = run.result(timeout=90), run.report().executions
 
     assert [error.kind for error in found[:4]] == ["timeout"] * 4
     assert found[4] == "lasted"
-    assert len(marks(tmp_path, "lasts")) <= 3
+    lasts = len(marks(tmp_path, "lasts"))
+    assert lasts <= 3
+    # Each execution is told of, those that were given back too: the five, and what ran again.
+    assert (told.ok, told.failed, told.lost, told.running) == (1, 4, 0, 0)
+    assert told.stopped >= lasts - 1
 
 
 def test_a_node_s_timeout_outside_of_a_block(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ local function take_back(block, verdict, overruns)
         over[#over + 1] = branch
       else
         if next(overruns) then redis.call('HINCRBY', key('m', block), 'beside:' .. branch, 1) end
+        -- A lane of many has begun all that it holds.
+        if width > 1 then event('branch.stopped', 'block', block, 'branch', branch, 'lane', token) end
         give_back(block, branch)
       end
     end
