@@ -602,6 +602,7 @@ def test_a_branch_of_a_map_names_its_node(local: LocalCluster) -> None:
 # At submit
 
 
+@pytest.mark.store_faults(unless="a full server is warned of, too, and lines of log are counted")
 def test_another_run_under_the_same_id_is_warned_of(local: LocalCluster, caplog: pytest.LogCaptureFixture) -> None:
     """The same id returns the run that has it, and a log line says what was to be different."""
     first = fine.submit({"a": 1, "b": 2}, id="same-id")
