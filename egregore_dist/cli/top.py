@@ -79,7 +79,7 @@ def load(ledger: Ledger) -> Load:
         at=ledger.now() / 1000,
         workers=probe.workers(ledger),
         runs=browse.find(ledger, Wanted(states=_OPEN), limit=_RUNS_SHOWN).runs,
-        open=None if counted is None else sum(counted[state] for state in _OPEN),
+        open=None if counted is None else sum(number for (state, _), number in counted.items() if state in _OPEN),
         backlog=browse.backlog(ledger),
     )
 

@@ -86,6 +86,7 @@ def new_block(
     settings: Settings,
     cluster: router.Cluster,
     knows: Knows | None = None,
+    since: float = 0.0,
 ) -> NewBlock:
     """Plan a block that a branch has met.
 
@@ -96,6 +97,7 @@ def new_block(
         n: how many branches it has.
         cluster: the live workers.
         knows: what is known of the executions of branches.
+        since: for how many seconds the branch has been executed.
 
     Raises:
         errors.WorkflowError: a branch needs more than the largest worker has.
@@ -114,6 +116,7 @@ def new_block(
         on_error=limits.on_error if limits else "cancel",
         input=meet.value.block or meet.value.raw,
         tracks=_tracks(form, plan(step, form, n, settings=settings, cluster=cluster, knows=knows)),
+        since=since,
     )
 
 

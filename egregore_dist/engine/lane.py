@@ -30,7 +30,7 @@ from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.engine.turn import Turn
 from egregore_dist.engine.turns import Turns
-from egregore_dist.ledger import LEAVE, BlockRecord, Commit, Entered, Lease, NewBlock, Served
+from egregore_dist.ledger import LEAVE, UNTIMED, BlockRecord, Commit, Entered, Lease, NewBlock, Served
 from egregore_dist.resources import router
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
@@ -257,14 +257,16 @@ class Lane:
                     value = call(job, self._loop, limit)
                     job, end = _then(execution, value)
             assert end is not None
-            return Commit(lease.branch, "ok", end.value.raw) if isinstance(end, Done) else self._open(place, lease, end)
+            if isinstance(end, Meet):
+                return self._open(place, lease, end, since)
+            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since))
         except Interrupt:
             return None
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, error, node, job)
+            return _failed(lease, error, node, job, place.times(lease, since))
 
-    def _open(self, place: Place, lease: Lease, meet: Meet) -> Opened | None:
+    def _open(self, place: Place, lease: Lease, meet: Meet, since: float) -> Opened | None:
         assert self._load is not None
         self._runtime.board.rest()
         shape = self._load.shape(meet.path)
@@ -277,6 +279,7 @@ class Lane:
             settings=self._runtime.settings,
             cluster=self._runtime.cluster(),
             knows=self._runtime.learning.of(self._load.functions),
+            since=time.monotonic() - since,
         )
         run, parent, token = self._run, place.record.id, self._token
         if not (shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue):
@@ -355,6 +358,7 @@ class Lane:
             return place.left() == 0 or not place.holds(lease.branch, self._token)
 
         context = contextvars.copy_context()
+        since = time.monotonic()
 
         def on_thread(body: Callable[[], Any], name: str) -> Awaitable[threads.Ended[Any]]:
             return threads.call(
@@ -384,7 +388,7 @@ class Lane:
                 value = await acall(job, turns, on_thread)
                 job, end = _then(execution, value)
             assert isinstance(end, Done)
-            return Commit(lease.branch, "ok", end.value.raw)
+            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since))
         except Interrupt:
             # What it would commit is refused by now.
             raise asyncio.CancelledError from None
@@ -392,10 +396,10 @@ class Lane:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return _failed(lease, error, node, job)
+            return _failed(lease, error, node, job, place.times(lease, since))
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, raised(error), node, job)
+            return _failed(lease, raised(error), node, job, place.times(lease, since))
 
     # What both do
 
@@ -461,11 +465,13 @@ def _let_go(error: BaseException) -> None:
         raise error
 
 
-def _failed(lease: Lease, error: BaseException, node: str | None, job: Job | None) -> Commit:
+def _failed(
+    lease: Lease, error: BaseException, node: str | None, job: Job | None, times: tuple[int, int] = UNTIMED
+) -> Commit:
     found = Failure.of(error, node=node, attempt=job.attempts if job is not None else lease.attempt)
     if isinstance(error, NodeTimeout):
         found = msgspec.structs.replace(found, kind="timeout", type=TimeoutError.__name__)
-    return Commit(lease.branch, "error", failure.encode(found))
+    return Commit(lease.branch, "error", failure.encode(found), times)
 
 
 def _resumed(served: Served) -> Next | None:

@@ -11,7 +11,7 @@ from egregore_dist.engine.execute import Job
 from egregore_dist.engine.interpret import Ask, Call, Done, Meet, Value, branch_path, walk
 from egregore_dist.engine.outcome import Inputs, Reader
 from egregore_dist.engine.runtime import Runtime, Workload
-from egregore_dist.ledger import BlockRecord, Lease
+from egregore_dist.ledger import SINCE_BLOCK, BlockRecord, Lease
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
@@ -43,12 +43,19 @@ class Place:
         self._step = spec.step_at(load.root, record.path)
         self._inputs = inputs
         self._items: list[tuple[Any, bytes]] | None = None
+        self._ready = time.monotonic() - (now - record.ready) / 1000
         left = None if record.deadline is None else (record.deadline - now) / 1000
         self._deadline = None if left is None else time.monotonic() + left + _LATER
 
     def left(self) -> float | None:
         """Seconds until the block's deadline, or None."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def times(self, lease: Lease, since: float) -> tuple[int, int]:
+        """How long a branch that began then and ends now was executed and had waited, as a commit says it."""
+        if lease.after:
+            return SINCE_BLOCK
+        return int((time.monotonic() - since) * 1e6), int((since - self._ready) * 1e6)
 
     def holds(self, branch: int, token: str) -> bool:
         """Ask the ledger whether a lane holds a branch of the open block."""

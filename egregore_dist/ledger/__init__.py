@@ -4,6 +4,8 @@ from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import (
     ENDED,
     LEAVE,
+    SINCE_BLOCK,
+    UNTIMED,
     Accepted,
     Aside,
     BlockRecord,
@@ -25,6 +27,8 @@ from egregore_dist.ledger.records import (
 __all__ = [
     "ENDED",
     "LEAVE",
+    "SINCE_BLOCK",
+    "UNTIMED",
     "Accepted",
     "Aside",
     "BlockRecord",

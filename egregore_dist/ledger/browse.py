@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, cast
 
 from egregore_dist import errors
-from egregore_dist.ledger import replies
+from egregore_dist.ledger import counts, openblocks, replies
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import ENDED, RunRecord, path_of
@@ -491,9 +491,9 @@ def stored(ledger: Ledger, run: str, kind: str, block: str, branch: int) -> byte
         return cast(bytes | None, ledger.redis.hget(ledger.keys.block(run, kind, block), str(branch)))
 
 
-def count(ledger: Ledger) -> Counter[str]:
-    """How many runs there are by state. It looks at every one."""
-    found: Counter[str] = Counter()
+def count(ledger: Ledger) -> Counter[tuple[str, str]]:
+    """How many runs there are by state and series (see `counts`). It looks at every one."""
+    found: Counter[tuple[str, str]] = Counter()
     last: Place | None = None
     with reachable():
         while places := _places(ledger, Wanted(), last, _CHUNK):
@@ -502,20 +502,20 @@ def count(ledger: Ledger) -> Counter[str]:
     return found
 
 
-def count_going_on(ledger: Ledger) -> Counter[str] | None:
-    """How many runs there are by state that have not ended; None where they are very many."""
+def count_going_on(ledger: Ledger) -> Counter[tuple[str, str]] | None:
+    """How many runs there are by state and series that have not ended; None where they are very many."""
     with reachable():
         places = _going_on(ledger)
         return None if places is None else Counter(_states(ledger, [place.run for place in places]))
 
 
-def _states(ledger: Ledger, runs: Sequence[str]) -> Iterator[str]:
+def _states(ledger: Ledger, runs: Sequence[str]) -> Iterator[tuple[str, str]]:
     pipe = ledger.redis.pipeline(transaction=False)
     for run in runs:
-        pipe.hmget(ledger.keys.run(run), "state", "paused")
-    for state, paused in pipe.execute():
+        pipe.hmget(ledger.keys.run(run), "state", "paused", "series")
+    for state, paused, series in pipe.execute():
         if state is not None:
-            yield "paused" if paused else state.decode()
+            yield "paused" if paused else state.decode(), counts.named(series)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -535,26 +535,15 @@ class Backlog:
     late: float
 
 
-def backlog(ledger: Ledger, look_at_most: int = 20_000) -> Backlog:
-    """What is to be done, in so many open blocks at most: each has an entry in the agenda."""
-    with reachable():
-        now = replies.milliseconds(ledger.redis.time())
-        entries = cast(
-            list[tuple[bytes, float]],
-            ledger.redis.zrange(ledger.keys.agenda, 0, look_at_most, withscores=True),
-        )
-        asked = [entry.decode().split(" ") for entry, _ in entries]
-        open_blocks = {(run, block) for run, kind, block in asked if kind != "tidy"}
-        pipe = ledger.redis.pipeline(transaction=False)
-        for run, block in open_blocks:
-            pipe.hmget(ledger.keys.block(run, "b", block), "n", "done", "running")
-        answers = pipe.execute()
-    waiting = running = 0
-    for n, done, slots in answers:
-        running += int(slots or 0)
-        waiting += max(0, int(n or 0) - int(done or 0) - int(slots or 0))
-    late = max(0.0, (now - entries[0][1]) / 1000) if entries else 0.0
-    return Backlog(blocks=len(open_blocks), waiting=waiting, running=running, late=late)
+def backlog(ledger: Ledger) -> Backlog:
+    """What is to be done, in as many open blocks as `openblocks.look` looks at."""
+    blocks, late = openblocks.look(ledger)
+    return Backlog(
+        blocks=len(blocks),
+        waiting=sum(block.waiting for block in blocks),
+        running=sum(block.running for block in blocks),
+        late=late,
+    )
 
 
 def aside(ledger: Ledger) -> int:

@@ -42,6 +42,20 @@ class Keys:
         return f"{self.prefix}:profiles"
 
     @property
+    def counts(self) -> str:
+        """The series that have been counted, see ``_counts.lua``."""
+        return f"{self.prefix}:counts"
+
+    def counts_of(self, series: str) -> str:
+        """What was counted of the runs of one series."""
+        return f"{self.counts}:of:{series}"
+
+    @property
+    def counts_of_cluster(self) -> str:
+        """What was counted that belongs to no workflow."""
+        return f"{self.counts}:cluster"
+
+    @property
     def workers(self) -> str:
         return f"{self.prefix}:workers"
 

@@ -279,7 +279,10 @@ class Ledger:
         """Have an entry of the agenda come due later."""
         with reachable():
             at = self.now() + int(seconds * 1000)
-            self.redis.zadd(self.keys.agenda, {f"{run} {kind} {block}": at}, xx=True)
+            pipe = self.redis.pipeline(transaction=True)
+            pipe.zadd(self.keys.agenda, {f"{run} {kind} {block}": at}, xx=True)
+            pipe.hincrby(self.keys.counts_of_cluster, "failed", 1)
+            pipe.execute()
 
     def is_idle(self) -> bool:
         """Whether no run is going on: each of its open blocks has an entry in the agenda."""
@@ -541,6 +544,7 @@ class Ledger:
             pipe = self.redis.pipeline(transaction=True)
             pipe.lpush(self.keys.aside, *raw)
             pipe.ltrim(self.keys.aside, 0, ASIDE_KEPT - 1)
+            pipe.hincrby(self.keys.counts_of_cluster, "aside", len(messages))
             pipe.execute()
 
     def aside(self, limit: int = ASIDE_KEPT) -> list[Aside]:

@@ -59,13 +59,21 @@ class Message:
     name: str = field(default="", compare=False)
 
 
+# Times of a commit that are not known, and those of a branch that went on after a block, which the ledger knows.
+UNTIMED, SINCE_BLOCK = (-2, -2), (-1, -1)
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The end of one branch: ``kind`` is "ok" with an encoded value, or "error" with an encoded failure."""
+    """The end of one branch: ``kind`` is "ok" with an encoded value, or "error" with an encoded failure.
+
+    ``times``: microseconds that it was executed, and that it had waited before; or one of those below.
+    """
 
     branch: int
     kind: Literal["ok", "error"]
     payload: bytes
+    times: tuple[int, int] = UNTIMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,10 @@ class Track:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBlock:
-    """A block to open. ``timeout`` in seconds; 0 is none, for ``limit`` too. ``input`` may be the block that has it."""
+    """A block to open. ``timeout`` in seconds; 0 is none, for ``limit`` too. ``input`` may be the block that has it.
+
+    ``since``: for how many seconds the branch that meets it has been executed.
+    """
 
     id: str
     name: str
@@ -107,13 +118,15 @@ class NewBlock:
     on_error: str
     input: bytes | str
     tracks: tuple[Track, ...]
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRecord:
     """One block as it stands. Times are server milliseconds, ``timeout`` is seconds.
 
-    ``stopped``: when a lane was last found gone after the end.
+    ``stopped``: when a lane was last found gone after the end. ``ready``: when it was opened, or by a retry anew.
+    ``began``: when the branch was begun that met it.
     """
 
     id: str
@@ -137,6 +150,8 @@ class BlockRecord:
     opened: int
     ended: int | None
     stopped: int | None = None
+    ready: int = 0
+    began: int | None = None
 
     @classmethod
     def of(cls, block: str, fields: Mapping[bytes, bytes]) -> BlockRecord:
@@ -173,6 +188,8 @@ class BlockRecord:
             opened=number("opened") or 0,
             ended=number("ended"),
             stopped=number("stopped"),
+            ready=number("reopened") or number("opened") or 0,
+            began=number("began"),
         )
 
 

@@ -44,7 +44,9 @@ def serve_args(
     releases: Sequence[int],
 ) -> list[Any]:
     """The arguments of ``serve.lua``."""
+    times = [time for commit in commits for time in commit.times]
     args: list[Any] = [block, track, token, want, held, len(commits), len(releases)]
+    args += [msgspec.msgpack.encode(times) if commits else b""]
     for commit in commits:
         args += (commit.branch, commit.kind, commit.payload)
     args += releases
@@ -57,7 +59,7 @@ def open_args(parent: str, lease: Lease, track: int, token: str, block: NewBlock
     args: list[Any] = [parent, lease.branch, token, block.id, track]
     args += [block.n, block.limit, _timeout(block.timeout), block.on_error, block.name]
     args += [",".join(map(str, block.path)), "" if inline else block.input, block.input if inline else b""]
-    args += [len(block.tracks)]
+    args += [int(block.since * 1000), len(block.tracks)]
     for kind in block.tracks:
         args += [kind.queue, kind.width, kind.lanes, kind.count, *(kind.branches or ())]
     return args

@@ -26,7 +26,7 @@ TRANSITIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One transition: its text with the common part before it, and the SHA-1 that the server knows it by."""
+    """One transition: its text with the common parts before it, and the SHA-1 that the server knows it by."""
 
     text: str
     sha: str
@@ -36,6 +36,5 @@ class Script:
 def load(name: str) -> Script:
     """The script of one transition."""
     folder = resources.files("egregore_dist.ledger") / "lua"
-    common, own = ((folder / f"{part}.lua").read_text("utf-8") for part in ("_common", name))
-    text = f"{common}\n{own}"
+    text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in ("_counts", "_common", name))
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())

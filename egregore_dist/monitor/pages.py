@@ -66,7 +66,7 @@ class Pages:
         self._cluster = cluster
         self._ledger = cluster.ledger
         self._reader = Reader(cluster.ledger, cluster.settings)
-        self._metrics = Metrics(cluster.ledger)
+        self._metrics = Metrics(cluster.ledger, cluster.settings.queue)
         self._templates = words.templates()
         self._asks_for_name = asks_for_name
         self._logs_in = logs_in

@@ -9,7 +9,8 @@
 -- Keys of a run, K = KEYS[1]:
 --   K             hash    state, workflow, spec, functions, created, ended, retention, epoch (see submit.lua), paused (since
 --                         when it is, server ms; an end takes it away), ending (how it ends, once that is decided, and until
---                         all below it is closed), tidy ("<what> <cursor in K:blocks>": what is done to all its keys)
+--                         all below it is closed), tidy ("<what> <cursor in K:blocks>": what is done to all its keys),
+--                         series (see _counts.lua), retried (when it was last)
 --   K:code        hash    digest -> signed code of the functions that travel by value
 --   K:blocks      set     every block of the run;  K:open  set  those that have not ended
 --   K:closing     zset    blocks that have ended badly, while those below them may not have been closed yet
@@ -189,7 +190,23 @@ local function tidy_some(what, cursor)
   return true
 end
 
+-- A retry opens a block again.
+local function opened_at(block)
+  local opened, again = unpack(redis.call('HMGET', key('b', block), 'opened', 'reopened'))
+  return tonumber(again or opened or NOW)
+end
+
+-- Block "0" is the run, and its one branch too: they are counted as that.
+local function count_block(block, state)
+  observe('block', NOW - opened_at(block))
+  if state == 'ok' then return end
+  local ended = redis.call('HLEN', key('r', block)) + redis.call('HLEN', key('e', block))
+  local outcome = state == 'timeout' and 'timeout' or 'cancelled'
+  count('branches:' .. outcome, math.max(0, tonumber(redis.call('HGET', key('b', block), 'n')) - ended))
+end
+
 local function close(block, state)
+  if block ~= ROOT then count_block(block, state) end
   redis.call('HSET', key('b', block), 'state', state, 'ended', NOW)
   redis.call('SREM', K .. ':open', block)
   if state ~= 'ok' then redis.call('ZADD', CLOSING, 0, block) end
@@ -231,6 +248,8 @@ local function go_on()
   local done = redis.call('EXISTS', CLOSING) == 0
   local state = done and redis.call('HGET', K, 'ending')
   if state then
+    local started, retried = unpack(redis.call('HMGET', K, 'started', 'retried'))
+    observe('run:' .. state, NOW - tonumber(retried or started or NOW))
     redis.call('HSET', K, 'state', state, 'ended', NOW, 'tidy', 'expire 0')
     redis.call('HDEL', K, 'paused', 'ending')
     event('run.ended', 'state', state)
@@ -273,8 +292,9 @@ local function give_back(block, branch)
   redis.call('LPUSH', key('q', block) .. ':' .. (redis.call('HGET', key('m', block), 'track:' .. branch) or 0), branch)
 end
 
--- A leased branch ends with a failure that its lane did not commit.
-local function fail_branch(block, branch, failure)
+-- A leased branch ends with a failure that its lane did not commit: "lost" or "timeout".
+local function fail_branch(block, branch, outcome, failure)
+  if block ~= ROOT then count('branches:' .. outcome, 1) end
   redis.call('HDEL', key('l', block), branch)
   redis.call('HSET', key('e', block), branch, failure)
   redis.call('HSETNX', key('b', block), 'failed', branch)
@@ -287,6 +307,7 @@ local function lose(block, branch, attempts, why, node)
   local M = key('m', block)
   local before, died = unpack(redis.call('HMGET', M, 'why:' .. branch, 'died:' .. branch))
   event('branch.lost', 'block', block, 'branch', branch, 'lane', redis.call('HGET', key('l', block), branch), 'why', why)
+  count('lost', 1)
   if before then why = string.find(before, why, 1, true) and before or before .. '; ' .. why end
   if node == '' then node = died or '' end
   if redis.call('HINCRBY', M, 'lost:' .. branch, 1) < attempts then
@@ -294,7 +315,7 @@ local function lose(block, branch, attempts, why, node)
     give_back(block, branch)
     return 0
   end
-  fail_branch(block, branch, cmsgpack.pack({ kind = 'lost', type = 'WorkerLost', attempt = attempts,
+  fail_branch(block, branch, 'lost', cmsgpack.pack({ kind = 'lost', type = 'WorkerLost', attempt = attempts,
     node = node ~= '' and node or nil, message = 'it was lost ' .. attempts .. ' times: ' .. why }))
   return 1
 end
@@ -324,6 +345,7 @@ local function fail_up(block, state)
     if block == ROOT then return redis.call('HSET', K, 'ending', RUN_STATE[state]) end
     local parent, branch = unpack(redis.call('HMGET', key('b', block), 'parent', 'branch'))
     redis.call('HSET', key('e', parent), branch, cmsgpack.pack({ block = block }))
+    if parent ~= ROOT then count('branches:error', 1) end
     redis.call('HDEL', key('l', parent), branch)
     redis.call('HINCRBY', key('b', parent), 'running', -1)
     failed_with(parent, branch)
@@ -400,7 +422,7 @@ local function reopen(block)
       redis.call('RPUSH', key('q', block) .. ':' .. track, unpack(list, i, math.min(i + 999, #list)))
     end
   end
-  redis.call('HSET', B, 'state', 'open', 'running', parked, 'done', redis.call('HLEN', R))
+  redis.call('HSET', B, 'state', 'open', 'running', parked, 'done', redis.call('HLEN', R), 'reopened', NOW)
   redis.call('HDEL', B, 'ended', 'stopped', 'failed', 'hinted', 'ask_after')
   redis.call('SADD', K .. ':open', block)
   event('block.opened', 'block', block, 'name', redis.call('HGET', B, 'name'), 'n', redis.call('HGET', B, 'n'))

@@ -27,7 +27,7 @@ local function overrun(block, branch, over)
     give_back(block, branch)
     return 0
   end
-  fail_branch(block, branch, over.failure)
+  fail_branch(block, branch, 'timeout', over.failure)
   return 1
 end
 

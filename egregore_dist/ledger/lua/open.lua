@@ -2,20 +2,22 @@
 -- Asked again by the same lane after a lost reply, it changes nothing.
 --
 -- ARGV  parent, branch, token, block, track of the branch, n, limit or 0, timeout ms or 0, on_error, name, path,
---       input ("" : what follows is the input itself; else the block whose input it is), input bytes, tracks t,
+--       input ("" : what follows is the input itself; else the block whose input it is), input bytes,
+--       ms since the branch was begun, tracks t,
 --       then per track: queue, width, lanes, count, and where t > 1 as many branches as it counts
 -- Returns { "open" | "gone", deadline in server ms or 0 }; "gone" : the lane does not hold the branch any more.
 --
 -- The block's record: state, name, path, n, limit, running (slots in use, parked branches included), done, failed (the
 -- branch that failed first), late, tracks, next:<track> and stop:<track> (the untouched range), queue:<track>,
 -- width:<track>, lanes:<track> (as planned), count:<track>, on_error, input, parent, branch, track (where it hangs),
--- opener (the lane that met it), timeout, opened, deadline, ended,
+-- opener (the lane that met it), began (when the branch was begun that it hangs on), timeout, opened, reopened (by a retry),
+-- deadline, ended,
 -- hinted (how often lanes were asked for again), ask_after (when they may be the next time).
 -- Its size does not grow with the branches: each lane that comes reads all of it. What grows is in the marks.
 
 local parent, branch, token, block, track = unpack(ARGV, 1, 5)
 local n, limit, timeout, on_error, name, path = unpack(ARGV, 6, 11)
-local input, bytes, tracks = unpack(ARGV, 12, 14)
+local input, bytes, since, tracks = unpack(ARGV, 12, 15)
 local P, L, B = key('b', parent), key('l', parent), key('b', block)
 
 if state_of(parent) ~= 'open' then return { 'gone', 0 } end
@@ -29,6 +31,9 @@ local held, width = held_by(parent, token)
 hold(parent, token, track, math.min(held, width), held - 1, width)
 redis.call('HSET', L, branch, PARKED)
 redis.call('HINCRBY', P, 'running', 1)
+-- One that goes on after another block was begun before that.
+local before = redis.call('HGET', key('m', parent), 'at:' .. branch)
+local began = before and redis.call('HGET', key('b', before), 'began') or NOW - tonumber(since)
 redis.call('HSET', key('m', parent), 'at:' .. branch, block)
 
 if input == '' then
@@ -39,8 +44,8 @@ redis.call('SADD', K .. ':blocks', block)
 redis.call('SADD', K .. ':open', block)
 redis.call('HSET', B, 'state', 'open', 'name', name, 'path', path, 'n', n, 'limit', limit, 'running', 0, 'done', 0,
   'tracks', tracks, 'on_error', on_error, 'input', input, 'parent', parent, 'branch', branch,
-  'track', track, 'opener', token, 'opened', NOW)
-local at = 15
+  'track', track, 'opener', token, 'began', began, 'opened', NOW)
+local at = 16
 for t = 0, tonumber(tracks) - 1 do
   local queue, its_width, lanes, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   at = at + 4

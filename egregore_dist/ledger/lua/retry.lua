@@ -24,7 +24,8 @@ if not tidy_some('keep', what == 'keep' and cursor or '0') then
 end
 redis.call('ZREM', AGENDA, RUN .. ' tidy ' .. ROOT)
 redis.call('DEL', K .. ':end')
-redis.call('HSET', K, 'state', 'running')
+redis.call('HSET', K, 'state', 'running', 'retried', NOW)
+count('retried', 1)
 redis.call('HDEL', K, 'ended')
 event('run.retried')
 

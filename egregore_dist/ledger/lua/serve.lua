@@ -2,7 +2,8 @@
 --
 -- ARGV  block, track, token, branches to hold at most after this (0: one, or the track's width; -1: no more, the lane
 --       leaves, and where it leaves branches waiting another is asked for), branches that the lane believes it holds after
---       these commits, commits c, releases r, then c triples (branch, "ok"|"error", payload), then r branches given back unstarted
+--       these commits, commits c, releases r, packed two numbers a commit (microseconds that it was executed and that it had
+--       waited before, -1 where it went on after a block, -2 where that is not known), then c triples (branch, "ok"|"error", payload), then r branches given back unstarted
 -- Returns { state of the block, first, count, held again, resumed, late, messages to publish }
 --   first, count   a range of untouched branches, leased
 --   held again     flat fours (branch, attempt, block to go on after or "", mark `tried` or ""): branches leased from the
@@ -17,7 +18,7 @@
 
 local block, track, token = ARGV[1], ARGV[2], ARGV[3]
 local want, believed, commits, releases = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local FIRST_COMMIT = 8
+local FIRST_COMMIT = 9
 local B, L, R, E = key('b', block), key('l', block), key('r', block), key('e', block)
 local Q = key('q', block) .. ':' .. track
 
@@ -79,6 +80,7 @@ end
 
 if block == ROOT and status() == 'pending' then
   redis.call('HSET', K, 'state', 'running', 'started', NOW)
+  observe('wait', NOW - tonumber(redis.call('HGET', K, 'created')))
   event('run.started')
 end
 
@@ -86,6 +88,26 @@ local held, held_width = held_by(block, token)
 local slots = math.min(held, held_width)
 local done, late, failed = 0, 0, false
 local good, bad = {}, {}
+local times, took, queued, untimed = commits > 0 and cmsgpack.unpack(ARGV[8]) or {}, { ok = tally(), error = tally() }, tally(), { ok = 0, error = 0 }
+
+-- How long a committed branch was executed and had waited, with the blocks that it met.
+local function note_times(branch, kind, at)
+  local executed, waited = times[at], times[at + 1]
+  if executed == -1 then
+    local child = redis.call('HGET', key('m', block), 'at:' .. branch)
+    local began = child and redis.call('HGET', key('b', child), 'began')
+    local opened = opened_at(block)
+    began = math.max(opened, tonumber(began or opened))
+    executed, waited = (NOW - began) * 1000, (began - opened) * 1000
+  end
+  if not executed or executed < 0 then
+    untimed[kind] = untimed[kind] + 1
+  else
+    add(took[kind], executed)
+    add(queued, waited)
+  end
+end
+
 for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
   local branch, kind, payload = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if redis.call('HGET', L, branch) ~= token then
@@ -94,6 +116,7 @@ for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
     redis.call('HDEL', L, branch)
     held = held - 1
     done = done + 1
+    if block ~= ROOT then note_times(branch, kind, 2 * (i - FIRST_COMMIT) / 3 + 1) end
     if kind == 'ok' then
       redis.call('HSET', R, branch, payload)
       good[#good + 1] = tonumber(branch)
@@ -117,9 +140,15 @@ for i = FIRST_COMMIT + 3 * commits, FIRST_COMMIT - 1 + 3 * commits + releases do
 end
 if late > 0 then
   redis.call('HINCRBY', B, 'late', late)
+  count('late', late)
   event('branches.late', 'block', block, 'count', late, 'lane', token)
 end
 if done > 0 then
+  for kind, number in pairs(untimed) do
+    count_tally('branch:' .. kind, took[kind])
+    count('branches:' .. kind, number)
+  end
+  count_tally('queue', queued)
   event('branches.ended', 'block', block, 'ok', cmsgpack.pack(good), 'error', cmsgpack.pack(bad), 'lane', token)
 end
 

@@ -15,7 +15,8 @@ local epoch = redis.call('GET', epoch_key)
 if redis.call('EXISTS', K) == 1 then return { 0, epoch } end
 
 redis.call('HSET', K, 'state', 'pending', 'workflow', workflow, 'spec', spec, 'functions', functions, 'queue', default_queue, 'created', NOW,
-  'retention', retention, 'epoch', epoch)
+  'retention', retention, 'epoch', epoch, 'series', series_for(workflow, NOW))
+count('submitted', 1)
 for i = FIRST_CODE, #ARGV, 2 do redis.call('HSET', K .. ':code', ARGV[i], ARGV[i + 1]) end
 redis.call('SADD', K .. ':blocks', ROOT)
 redis.call('SADD', K .. ':open', ROOT)

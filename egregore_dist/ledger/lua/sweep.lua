@@ -35,6 +35,7 @@ end
 
 if kind == 'deadline' then
   if tonumber(deadline) <= NOW then fail(block, 'timeout') end
+  count_of_cluster('deadlines', 1)
   return publish
 end
 
@@ -63,6 +64,7 @@ local function how_it_ended(token)
 end
 
 local leases, serving, watched, failed, ended, replace = redis.call('HGETALL', L), {}, false, 0, {}, {}
+local gone = 0
 for i = 1, #leases, 2 do
   local token = string.match(leases[i], '^@(.*)')
   if token then ended[token] = how_it_ended(token) end
@@ -76,6 +78,7 @@ for i = 1, #leases, 2 do
       local held, width = held_by(block, token)
       hold(block, token, nil, math.min(held, width), 0, width)
       replace[of_track] = (replace[of_track] or 0) + 1
+      gone = gone + 1
     else
       serving[of_track] = (serving[of_track] or 0) + 1
       watched = true
@@ -84,6 +87,7 @@ for i = 1, #leases, 2 do
     failed = failed + lose(block, branch, attempts, ended[holder], '')
   end
 end
+count_of_cluster('lanes', gone)
 if settle(block, failed) then return publish end
 
 hinted, ask_after = tonumber(hinted or 0), tonumber(ask_after or 0)
@@ -108,4 +112,5 @@ elseif asks then
   redis.call('HSET', B, 'hinted', hinted, 'ask_after', ask_after)
 end
 schedule('hint', block, watched and NOW + HINT_AFTER or ask_after)
+count_of_cluster('messages', #publish / 5)
 return publish

@@ -84,15 +84,16 @@ def test_waiting_for_the_end_does_not_keep_it(play: Play) -> None:
 
 
 def test_delete_leaves_nothing(play: Play) -> None:
-    """Every key of the run, its entries in the agenda and in the list of runs are gone; the epoch stays."""
+    """Every key of the run, its entries in the agenda and in the list of runs go; the epoch and the counts stay."""
     busy(play)
     assert not play.ledger.delete(play.run)
     play.ledger.cancel(play.run)
 
     assert play.ledger.delete(play.run)
     assert not play.ledger.delete(play.run)
-    left = list(play.ledger.redis.scan_iter(match=f"{play.ledger.keys.prefix}*"))
-    assert left == [play.ledger.keys.epoch.encode()]
+    left = {key.decode() for key in play.ledger.redis.scan_iter(match=f"{play.ledger.keys.prefix}*")}
+    keys = play.ledger.keys
+    assert left == {keys.epoch, keys.counts, keys.counts_of("flow"), keys.counts_of_cluster}
 
 
 def test_runs_that_expired_are_forgotten(ledger: Ledger) -> None:

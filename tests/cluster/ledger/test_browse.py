@@ -234,8 +234,9 @@ def test_counts(ledger: Ledger) -> None:
     ledger.cancel(plays[1].run)
     ledger.pause(plays[2].run)
 
-    assert browse.count(ledger) == {"running": 1, "cancelled": 1, "paused": 1, "pending": 1}
-    assert browse.count_going_on(ledger) == {"running": 1, "paused": 1, "pending": 1}
+    states = {("running", "flow"): 1, ("paused", "flow"): 1, ("pending", "flow"): 1}
+    assert browse.count(ledger) == {**states, ("cancelled", "flow"): 1}
+    assert browse.count_going_on(ledger) == states
     backlog = browse.backlog(ledger)
     assert (backlog.blocks, backlog.running, backlog.waiting) == (4, 1, 7)
     assert browse.known(ledger) == 4

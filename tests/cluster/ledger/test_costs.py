@@ -72,10 +72,11 @@ def test_a_branch_costs_one_round_trip(alone: Ledger) -> None:
     play = Play.submit(alone)
     block, lane = play.block(100), play.lane()
     play.serve(block, lane)
-    rounds = commands(alone, lambda: [play.serve(block, lane, ok(branch)) for branch in range(50)])
+    commits = [Commit(branch, "ok", b"v", (100, 20_000)) for branch in range(50)]
+    rounds = commands(alone, lambda: [play.serve(block, lane, [commit]) for commit in commits])
 
     assert rounds["evalsha"] == 50
-    assert sum(rounds.values()) <= 50 * 20
+    assert sum(rounds.values()) <= 50 * 25
 
 
 def test_a_batch_costs_little_more_than_a_branch(alone: Ledger) -> None:
@@ -84,10 +85,11 @@ def test_a_batch_costs_little_more_than_a_branch(alone: Ledger) -> None:
     block, lane = play.block(4000, tracks=[track(4000, lanes=1)]), play.lane()
     held = numbers(play.serve(block, lane, want=1000))
     assert len(held) == 1000
-    rounds = commands(alone, lambda: play.serve(block, lane, ok(*held), want=1000))
+    commits = [Commit(branch, "ok", b"v", (100 * branch, 20_000 * branch)) for branch in held]
+    rounds = commands(alone, lambda: play.serve(block, lane, commits, want=1000))
 
     assert rounds["evalsha"] == 1
-    assert sum(rounds.values()) <= 3 * 1000 + 50
+    assert sum(rounds.values()) <= 3 * 1000 + 80
 
 
 @pytest.mark.parametrize("batch", [1, 1000])
@@ -108,7 +110,8 @@ def test_a_branch_takes_less_than_a_kilobyte(alone: Ledger, batch: int) -> None:
     assert full - base < 1000 * KILOBYTE
     # The server frees what was unlinked on a thread of its own.
     until(lambda: memory(alone) - base < 20 * KILOBYTE, what="the memory of before")
-    assert alone.redis.keys() == [alone.keys.epoch.encode()]
+    kept = (alone.keys.epoch, alone.keys.counts, alone.keys.counts_of("flow"))
+    assert sorted(cast(list[bytes], alone.redis.keys())) == sorted(key.encode() for key in kept)
 
 
 def test_the_events_of_a_run_are_bounded(play: Play) -> None:

@@ -31,7 +31,7 @@ def code(file: str) -> str:
 
 def test_each_file_is_a_transition() -> None:
     """The folder holds the transitions, and what they share; nothing else."""
-    assert sorted(["_common.lua", *(f"{name}.lua" for name in scripts.TRANSITIONS)]) == FILES
+    assert sorted(["_common.lua", "_counts.lua", *(f"{name}.lua" for name in scripts.TRANSITIONS)]) == FILES
 
 
 @pytest.mark.parametrize("name", scripts.TRANSITIONS)

@@ -20,7 +20,7 @@ from egregore_dist.engine.lane import Lane
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.raiser import Raiser
 from egregore_dist.engine.runtime import Callee, Runtime
-from egregore_dist.ledger import LEAVE, Commit, Lease, Served
+from egregore_dist.ledger import LEAVE, UNTIMED, Commit, Lease, Served
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.binding import Parameters
@@ -58,6 +58,10 @@ class FakePlace:
     def holds(self, branch: int, token: str) -> bool:
         """The ledger has heard of no end."""
         return True
+
+    def times(self, lease: Lease, since: float) -> tuple[int, int]:
+        """Nobody asks for them."""
+        return UNTIMED
 
     def execute(self, lease: Lease) -> Generator[Job, Value, Done]:
         """One call."""

@@ -1,0 +1,78 @@
+"""The blocks that have not ended: each has an entry in the agenda."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from egregore_dist.ledger import counts, replies
+from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger.ledger import Ledger
+from egregore_dist.ledger.records import path_of
+from egregore_dist.ledger.watch import reachable
+
+# Entries of the agenda that are read at most.
+_LOOKED_AT = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBlock:
+    """One block that has not ended.
+
+    Attributes:
+        run: its run.
+        series: the series that its run is counted in.
+        id: the block.
+        path: where it stands in the workflow.
+        waiting: its branches that nobody executes yet.
+        running: those that are executed, or wait for a block that they met.
+    """
+
+    run: str
+    series: str
+    id: str
+    path: tuple[int, ...]
+    waiting: int
+    running: int
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is the whole run as one branch."""
+        return self.id == ROOT
+
+
+def look(ledger: Ledger) -> tuple[list[OpenBlock], float]:
+    """The open blocks, as many as are looked at, and how many seconds the agenda's first entry is late."""
+    with reachable():
+        now = replies.milliseconds(ledger.redis.time())
+        entries = cast(
+            list[tuple[bytes, float]], ledger.redis.zrange(ledger.keys.agenda, 0, _LOOKED_AT, withscores=True)
+        )
+        asked = [entry.decode().split(" ") for entry, _ in entries]
+        places = sorted({(run, block) for run, kind, block in asked if kind != "tidy"})
+        runs = sorted({run for run, _ in places})
+        pipe = ledger.redis.pipeline(transaction=False)
+        for run, block in places:
+            pipe.hmget(ledger.keys.block(run, "b", block), "n", "done", "running", "path")
+        for run in runs:
+            pipe.hget(ledger.keys.run(run), "series")
+        answers = pipe.execute()
+    series = {run: counts.named(raw) for run, raw in zip(runs, answers[len(places) :], strict=True)}
+    late = max(0.0, (now - entries[0][1]) / 1000) if entries else 0.0
+    found = []
+    for (run, block), (n, done, running, path) in zip(places, answers, strict=False):
+        # It may have expired or been deleted since.
+        if n is not None:
+            found.append(_open(run, block, series[run], int(n), int(done or 0), int(running or 0), path or b""))
+    return found, late
+
+
+def _open(run: str, block: str, series: str, n: int, done: int, running: int, path: bytes) -> OpenBlock:
+    return OpenBlock(
+        run=run,
+        series=series,
+        id=block,
+        path=path_of(path.decode()),
+        waiting=max(0, n - done - running),
+        running=running,
+    )

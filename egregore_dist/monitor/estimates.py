@@ -1,0 +1,109 @@
+"""How much work waits, by what was learned of how long branches take."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from egregore_dist.engine import compile as compiler
+from egregore_dist.ledger import Ledger
+from egregore_dist.ledger.openblocks import OpenBlock
+from egregore_dist.ledger.profiles import Profiles
+from egregore_dist.ledger.watch import reachable
+from egregore_dist.resources import profile
+from egregore_dist.workflow import spec
+
+# Blocks of which is kept what their branches execute, and runs whose specs are read at a time: the others next time.
+_KEPT, _RUNS_READ = 4096, 200
+
+_Place = tuple[str, spec.Path]
+# So many branches execute these functions one after the other; none where that is not known.
+_Chains = dict[tuple[str, ...], int]
+
+
+@dataclass(slots=True)
+class Estimate:
+    """Of one series: seconds of work that wait, and branches of which it is not known how long they take."""
+
+    seconds: float = 0.0
+    unknown: int = 0
+
+
+class Estimator:
+    """Estimates the work of a cluster's branches that wait; what it remembers can be read again.
+
+    Args:
+        queue: of nodes that ask for none, where a run does not say it.
+    """
+
+    def __init__(self, ledger: Ledger, queue: str) -> None:
+        self._ledger = ledger
+        self._queue = queue
+        self._profiles = Profiles(ledger)
+        self._lock = threading.Lock()
+        self._chains: OrderedDict[_Place, _Chains] = OrderedDict()
+
+    def estimate(self, blocks: Iterable[OpenBlock]) -> dict[str, Estimate]:
+        """The work that waits, by series. Raises `errors.BrokerUnavailable`."""
+        waiting = [block for block in blocks if block.waiting]
+        with self._lock:
+            self._look_up(waiting)
+            chains = [self._chains.get((block.run, block.path), {}) for block in waiting]
+        known = self._profiles.read({function for each in chains for chain in each for function in chain})
+        found: dict[str, Estimate] = {}
+        for block, each in zip(waiting, chains, strict=True):
+            estimate = found.setdefault(block.series, Estimate())
+            learned = profile.of_branches(each, known)
+            if learned is None:
+                estimate.unknown += block.waiting
+            else:
+                estimate.seconds += block.waiting * learned.wall
+        return found
+
+    def _look_up(self, blocks: Sequence[OpenBlock]) -> None:
+        missing: dict[str, set[spec.Path]] = {}
+        for block in blocks:
+            place = (block.run, block.path)
+            if place in self._chains:
+                self._chains.move_to_end(place)
+            elif block.run in missing or len(missing) < _RUNS_READ:
+                missing.setdefault(block.run, set()).add(block.path)
+        pipe = self._ledger.redis.pipeline(transaction=False)
+        for run in missing:
+            pipe.hmget(self._ledger.keys.run(run), "spec", "functions", "queue")
+        with reachable():
+            answers = pipe.execute()
+        for (run, paths), answer in zip(missing.items(), answers, strict=True):
+            for path, chains in zip(paths, _chains_of(paths, *answer, default=self._queue), strict=True):
+                self._chains[run, path] = chains
+        while len(self._chains) > _KEPT:
+            self._chains.popitem(last=False)
+
+
+def _chains_of(
+    paths: Iterable[spec.Path], encoded: bytes | None, functions: bytes | None, queue: bytes | None, *, default: str
+) -> list[_Chains]:
+    try:
+        root = spec.decode(encoded or b"").root
+        names: Any = msgspec.msgpack.decode(functions or b"", type=tuple[str, ...])
+    except msgspec.MsgspecError:
+        # The run is gone, or of another release.
+        return [{} for _ in paths]
+    return [_chains(spec.step_at(root, path), names, (queue or b"").decode() or default) for path in paths]
+
+
+def _chains(step: spec.StepSpec, functions: Sequence[str], queue: str) -> _Chains:
+    parts = compiler.shape(step, queue).parts
+    if not all(part.chains for part in parts):
+        return {}
+    found: _Chains = {}
+    for part in parts:
+        for chain, branches in part.chains.items():
+            named = tuple(functions[at] for at in chain)
+            found[named] = found.get(named, 0) + branches
+    return found
