@@ -14,9 +14,16 @@ from egregore_dist.cli import target
 @click.option("-n", "--name", help="The worker's name, unique in the cluster.")
 @click.option("--pool", type=click.Choice(["prefork", "threads"]), default="prefork", show_default=True)
 @click.option("-l", "--loglevel", default="WARNING", show_default=True)
+@click.option("-E", "--task-events", is_flag=True, help="Send Celery's events of lanes and branches, for Flower.")
 @target.options
 def worker(
-    modules: tuple[str, ...], concurrency: int | None, queues: str, name: str | None, pool: str, loglevel: str
+    modules: tuple[str, ...],
+    concurrency: int | None,
+    queues: str,
+    name: str | None,
+    pool: str,
+    loglevel: str,
+    task_events: bool,
 ) -> None:
     """Run a worker until it is told to stop."""
     from egregore_dist.worker import service
@@ -26,4 +33,6 @@ def worker(
     if modules:
         settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
     names = [queue for queue in queues.split(",") if queue]
-    service.run(settings, concurrency=concurrency, queues=names, name=name, pool=pool, loglevel=loglevel)
+    service.run(
+        settings, concurrency=concurrency, queues=names, name=name, pool=pool, loglevel=loglevel, events=task_events
+    )

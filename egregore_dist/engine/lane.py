@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
+from egregore_dist.engine import announce, leaving, publish, threads
 from egregore_dist.engine import compile as compiler
-from egregore_dist.engine import leaving, publish, threads
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Job, NodeTimeout, acall, call, raised
 from egregore_dist.engine.interpret import Done, Meet, Value
@@ -31,6 +31,7 @@ from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.engine.turn import Turn
 from egregore_dist.engine.turns import Turns
 from egregore_dist.ledger import LEAVE, UNTIMED, BlockRecord, Commit, Entered, Lease, NewBlock, Served
+from egregore_dist.ledger.keys import ROOT
 from egregore_dist.resources import router
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
@@ -89,6 +90,7 @@ class Lane:
         self._runtime = runtime
         self._ledger = runtime.ledger
         self._run = run
+        self._worker = worker
         self._token = f"{worker}/{os.getpid()}/{id}.{next(_numbers)}"
         self._load: Workload | None = None
         self._inputs = Inputs(runtime.ledger, run)
@@ -195,7 +197,7 @@ class Lane:
             opened: Opened | None = None
             batch.take(leases)
             while (lease := batch.next()) is not None:
-                end = self._execute(place, lease, batch)
+                end = self._execute(place, lease, batch) if not announce.wanted() else self._show(place, lease, batch)
                 if isinstance(end, Commit):
                     batch.add(end)
                 elif isinstance(end, Opened):
@@ -266,6 +268,26 @@ class Lane:
             _let_go(error)
             return _failed(lease, error, node, job, place.times(lease, since))
 
+    def _show(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
+        # The same, where somebody looks at Celery's events.
+        since = self._announce(place, lease)
+        end = self._execute(place, lease, batch)
+        if not isinstance(end, Opened):
+            self._announce_end(place, lease, end, since)
+        return end
+
+    def _announce(self, place: Place, lease: Lease) -> float:
+        since = time.monotonic()
+        # What goes on after a block has begun already, and the one branch of a whole run is no branch of a block.
+        if not lease.after and place.record.id != ROOT:
+            self._runtime.announcer.begin(self._worker, place.shown(lease, since))
+        return since
+
+    def _announce_end(self, place: Place, lease: Lease, end: Commit | None, since: float) -> None:
+        if place.record.id != ROOT:
+            shown = place.shown(lease, since)
+            self._runtime.announcer.end(self._worker, shown.id, end, place.took(lease, since))
+
     def _open(self, place: Place, lease: Lease, meet: Meet, since: float) -> Opened | None:
         assert self._load is not None
         self._runtime.board.rest()
@@ -292,7 +314,9 @@ class Lane:
             # Whoever has the branch now has opened the block: what this lane was leased of it, it serves.
             return Opened(block.id, entered) if entered is not None and entered.served.leases else None
         # This lane begins at once; tiny blocks have ended before others could be there.
-        self._runtime.later.put(self._key(block.id), HELP_AFTER, partial(self._publish_block, block, place.queue, True))
+        # In the context of this task, so that those who trace messages see where they come from.
+        ask = partial(contextvars.copy_context().run, self._publish_block, block, place.queue, True)
+        self._runtime.later.put(self._key(block.id), HELP_AFTER, ask)
         return Opened(block.id, entered)
 
     def _publish_block(self, block: NewBlock, parent_queue: str, here: bool) -> None:
@@ -308,7 +332,8 @@ class Lane:
         try:
             while True:
                 for lease in leases:
-                    tasks[asyncio.create_task(self._aexecute(place, lease))] = lease
+                    execution = self._aexecute(place, lease) if not announce.wanted() else self._ashow(place, lease)
+                    tasks[asyncio.create_task(execution)] = lease
                 if not tasks:
                     return self._beside(place.record, place.track)
                 left = place.left()
@@ -349,6 +374,17 @@ class Lane:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         tasks.clear()
+
+    async def _ashow(self, place: Place, lease: Lease) -> Commit:
+        # The same, where somebody looks at Celery's events.
+        since = self._announce(place, lease)
+        try:
+            end = await self._aexecute(place, lease)
+        except asyncio.CancelledError:
+            self._announce_end(place, lease, None, since)
+            raise
+        self._announce_end(place, lease, end, since)
+        return end
 
     async def _aexecute(self, place: Place, lease: Lease) -> Commit:
         node: str | None = None

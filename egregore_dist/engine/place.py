@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 from egregore_dist import errors
+from egregore_dist.engine.announce import Branch
 from egregore_dist.engine.execute import Job
 from egregore_dist.engine.interpret import Ask, Call, Done, Meet, Value, branch_path, walk
 from egregore_dist.engine.outcome import Inputs, Reader
@@ -110,6 +111,28 @@ class Place:
                 return self._map_items()[branch][0]
             case _:
                 return self._step.name
+
+    def shown(self, lease: Lease, since: float) -> Branch:
+        """A branch that began then, as Celery's tools show it."""
+        branch, step = lease.branch, self._step
+        name = step.body.name if isinstance(step, spec.MapSpec) else step.name
+        if isinstance(step, spec.ParallelSpec):
+            name = step.keys[branch]
+        return Branch(
+            id=f"{self._load.run}:{self.record.id}:{branch}",
+            name=name,
+            place=f"(run {self._load.run}, block {self.record.name}, branch {self.branch_name(branch)})",
+            attempt=lease.attempt,
+            waited=since - self._ready,
+        )
+
+    def took(self, lease: Lease, since: float) -> float:
+        """For how many seconds a branch that began then was executed by now, with the blocks that it met."""
+        if lease.after:
+            block, now = self._runtime.ledger.look(self._load.run, lease.after)
+            if block.began is not None:
+                return max(0.0, (now - block.began) / 1000)
+        return time.monotonic() - since
 
     def _walk(
         self, lease: Lease, top: spec.Path, start: spec.Path, value: Value, entering: bool

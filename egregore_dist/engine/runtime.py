@@ -16,6 +16,7 @@ from celery import Celery
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
+from egregore_dist.engine.announce import Announcer
 from egregore_dist.engine.board import Board
 from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
@@ -82,6 +83,7 @@ class Runtime:
         self.interrupter: Interrupter | Raiser = alarms if alarms.usable else self.raiser
         self.board = Board.mine()
         self.later = Later()
+        self.announcer = Announcer(app, self.later)
         in_main = threading.current_thread() is threading.main_thread()
         self.learning = Learning(self.ledger, self.later, alone=in_main)
         self.loader = Loader(signer(settings), settings.modules)

@@ -111,6 +111,14 @@ def memory(pool: Any) -> dict[int, int]:
     return report.memory_of([process.pid for process in processes(pool)] or [os.getpid()])
 
 
+def sends_events(worker: Any) -> bool:
+    """Whether a worker sends events of tasks: as it was told when it was started, or since."""
+    dispatcher = getattr(getattr(worker, "consumer", None), "event_dispatcher", None)
+    if dispatcher is None:
+        return bool(getattr(worker, "task_events", False))
+    return bool(dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))
+
+
 def prefetch(worker: Any) -> int:
     """How many messages a worker takes before they are acknowledged; 0 for no limit, or before it has connected."""
     qos = getattr(getattr(worker, "consumer", None), "qos", None)

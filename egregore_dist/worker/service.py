@@ -59,6 +59,7 @@ def run(
     name: str | None = None,
     pool: str = "prefork",
     loglevel: str = "WARNING",
+    events: bool = False,
 ) -> None:
     """Run a worker in this process until it is told to stop.
 
@@ -67,6 +68,7 @@ def run(
         queues: Celery queues to consume; by default ``settings.queue``.
         name: the worker's name, unique in the cluster; by default made of the host's name and the process's id.
         pool: ``prefork``, or ``threads`` where sync nodes cannot be stopped.
+        events: send Celery's events of tasks, and one for each branch, from the start; Flower also asks for them.
 
     Raises:
         errors.ConfigurationError: settings that cannot work.
@@ -81,6 +83,8 @@ def run(
     _install(app, settings=settings, owns=True)
     argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]
     argv += [f"--concurrency={concurrency or 'auto'}", f"--queues={','.join(queues) or settings.queue}"]
+    if events:
+        argv.append("--task-events")
     name = name or f"egregore-{os.getpid()}"
     name = name if "@" in name else f"{name}@{socket.gethostname()}"
     _claim(settings, name)

@@ -19,8 +19,8 @@ from celery.platforms import EX_FAILURE
 from celery.worker import state
 
 from egregore_dist import errors
+from egregore_dist.engine import announce, board, leaving
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import board, leaving
 from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger import Ledger
 from egregore_dist.resources import report
@@ -97,7 +97,10 @@ class _Periodic(bootsteps.StartStopStep):
 
 
 class Watch(_Periodic):
-    """Ends the processes of the pool that do not stop, and gives back at once what dead ones held."""
+    """Ends the processes of the pool that do not stop, and gives back at once what dead ones held.
+
+    It also tells the lanes whether somebody looks at Celery's events.
+    """
 
     name = "egregore-watch"
 
@@ -129,6 +132,7 @@ class Watch(_Periodic):
         pool.on_start(parent.pool, parent.egregore_warden.started)
 
     def tick(self, parent: Any) -> None:
+        announce.want(pool.sends_events(parent))
         if parent.egregore_warden is not None:
             parent.egregore_warden.round()
 
