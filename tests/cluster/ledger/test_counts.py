@@ -141,15 +141,17 @@ def test_a_retry_counts_from_when_it_was_asked_for(play: Play) -> None:
     block, lane = play.block(1), play.lane()
     play.serve(block, lane)
     play.serve(block, lane, bad(0))
-    let_pass(0.3)
+    long_ago = int(play.now()) - 1_000_000
+    play.ledger.redis.hset(play.ledger.keys.run(play.run), "started", long_ago)
+    play.ledger.redis.hset(play.ledger.keys.block(play.run, "b", block), "opened", long_ago)
     play.ledger.retry(play.run)
     end(play, block)
     found = of(play.ledger)
 
     assert found.numbers["retried"] == 1
-    assert found.durations["run:succeeded"].sum < 0.3
+    assert found.durations["run:succeeded"].sum < 500
     assert found.durations["block"].count == 2
-    assert found.durations["block"].sum < 0.3
+    assert found.durations["block"].sum < 500
     assert play.record(block).ready > play.record(block).opened
 
 

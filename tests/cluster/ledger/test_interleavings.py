@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from egregore_dist.ledger import BlockRecord, Commit, Ledger, Message, Served, Track
+from egregore_dist.ledger import BlockRecord, Commit, Ledger, Message, Served, Track, counts
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS
 from tests.cluster.ledger.play import Play, track
@@ -96,6 +96,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.ledger.redis.delete(self.ledger.keys.counts_of("flow"))
         self.play = Play.submit(self.ledger)
         root = Block(ROOT, None, 0, 1, 0, "cancel", (track(1, lanes=1),), {0: 0})
         self.blocks = {ROOT: root}
@@ -621,6 +622,15 @@ class Interleavings(RuleBasedStateMachine):
         left = pipe.execute()
         assert all(0 < ttl <= 60_000 for ttl in left) if self.ends else set(left) == {-1}
 
+    def check_counts(self) -> None:
+        """What is counted for ever is what the ledger holds: a value that is kept was counted once."""
+        counted = counts.read(self.ledger)[0]["flow"]
+        well = [kind for block in self.blocks.values() if block.id != ROOT for kind in block.ended.values()].count("ok")
+        assert counted.numbers.get("branches:ok", 0) == well
+        assert counted.durations[f"run:{self.run_state}"].count >= 1
+        ends = sum(durations.count for durations in counted.labelled("run").values())
+        assert ends == 1 + counted.numbers.get("retried", 0)
+
     def teardown(self) -> None:
         """With janitors, and lanes that do what they are asked to, the run ends, and can be deleted without a trace."""
         self.check_times_to_live()
@@ -642,6 +652,7 @@ class Interleavings(RuleBasedStateMachine):
         self.the_ledger_agrees()
         self.it_ends_once()
         self.check_times_to_live()
+        self.check_counts()
         assert self.ledger.delete(self.play.run)
         assert self.play.written() == set()
         assert self.play.agenda() == {}
