@@ -16,7 +16,8 @@ _ACTIONS = {
     "messages": "message_again",
     "failed": "sweep_failed",
 }
-_LES = (*(f"{bound:g}" for bound in BOUNDS), "+Inf")
+# As Prometheus's clients write them.
+_LES = (*(str(float(bound)) for bound in BOUNDS), "+Inf")
 _OUTCOMES = ("ok", "error", "timeout", "cancelled", "lost")
 _RUNS_END = ("succeeded", "failed", "cancelled")
 
