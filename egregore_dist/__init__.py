@@ -16,7 +16,7 @@ from egregore_dist.errors import (
     RunLost,
     RunNotFound,
 )
-from egregore_dist.workflow import Context, Sequence, decision, node, parallel
+from egregore_dist.workflow import Context, Limit, Sequence, decision, node, parallel
 
 if TYPE_CHECKING:
     from egregore_dist.client.cluster import LocalCluster
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     # Building workflows
     "Context",
+    "Limit",
     "Sequence",
     "decision",
     "node",

@@ -85,7 +85,7 @@ class Announcer:
         self._add(worker, "task-started", {"uuid": branch.id, "timestamp": now})
 
     def end(self, worker: str, id: str, commit: Commit | None, seconds: float) -> None:
-        """A branch has ended after so long, or, without a commit, was stopped."""
+        """A branch has ended after so long, or is to be tried again, or, without a commit, was stopped."""
         fields: dict[str, Any] = {"uuid": id, "timestamp": time.time()}
         if commit is None:
             self._add(worker, "task-revoked", {**fields, "terminated": True, "signum": None, "expired": False})
@@ -93,6 +93,9 @@ class Announcer:
             # Nothing of the value but its size.
             result = f"{len(commit.payload)} bytes"
             self._add(worker, "task-succeeded", {**fields, "result": result, "runtime": seconds})
+        elif commit.kind == "again":
+            node = commit.payload.decode().partition(" ")[2]
+            self._add(worker, "task-retried", {**fields, "exception": f"{node} failed", "traceback": ""})
         else:
             error = failure.decode(commit.payload).type
             self._add(worker, "task-failed", {**fields, "exception": error, "traceback": ""})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from celery import Celery, chord, group
 from celery.canvas import Signature
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import interpret
+from egregore_dist.engine import interpret, limited
 from egregore_dist.engine.interpret import Meet
 from egregore_dist.ledger import NewBlock, Track
 from egregore_dist.ledger.keys import child
@@ -19,6 +19,7 @@ from egregore_dist.resources import router
 from egregore_dist.resources.profile import Learned
 from egregore_dist.settings import Settings
 from egregore_dist.workflow import spec
+from egregore_dist.workflow.limits import Named
 
 Chain = tuple[int, ...]
 # What is known of branches that execute these functions, by their index, one after the other: so many of each.
@@ -30,10 +31,14 @@ _MOST_FUNCTIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What makes branches one track: where they may run, and whether many can run on one event loop."""
+    """What makes branches one track: where they may run, whether many can run on one event loop, and their limit.
+
+    That is the limit of the node that they begin with: it can be leased with its place.
+    """
 
     queue: str
     wide: bool
+    limit: Named | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +111,7 @@ def new_block(
     for part in form.parts:
         _refuse_misfit(cluster, f"a branch of {step.name!r}", part.kind.queue, part.memory, part.cpus)
     limits = step if isinstance(step, spec.ParallelSpec | spec.MapSpec) else None
+    form, buckets = _buckets(form, step, meet.value.raw)
     return NewBlock(
         id=child(parent, branch, meet.path),
         name=step.name,
@@ -115,7 +121,7 @@ def new_block(
         timeout=(limits.timeout or 0.0) if limits else 0.0,
         on_error=limits.on_error if limits else "cancel",
         input=meet.value.block or meet.value.raw,
-        tracks=_tracks(form, plan(step, form, n, settings=settings, cluster=cluster, knows=knows)),
+        tracks=_tracks(form, plan(step, form, n, settings=settings, cluster=cluster, knows=knows), buckets),
         since=since,
     )
 
@@ -229,17 +235,48 @@ def _refuse_misfit(cluster: router.Cluster, what: str, queue: str, memory: int |
             raise errors.WorkflowError(f"{what} {why}")
 
 
-def _tracks(form: Shape, planned: router.Plan) -> tuple[Track, ...]:
-    return tuple(
-        Track(
-            queue=track.queue,
-            width=track.width,
-            lanes=track.lanes,
-            count=track.branches,
+# Of a part of a block, the buckets of its limit with their branches.
+Buckets = Mapping[str, tuple[int, ...]]
+
+
+def _buckets(form: Shape, step: spec.BlockSpec | spec.NodeSpec, raw: bytes) -> tuple[Shape, list[Buckets]]:
+    # A map whose limit has very many values: its branches are leased without a place, and wait where they need one.
+    parts, found = [], []
+    for part in form.parts:
+        limit = part.kind.limit
+        buckets = {} if limit is None else limited.buckets(limit, step, raw)
+        if len(buckets) > limited.APART:
+            part, buckets = replace(part, kind=Kind(part.kind.queue, False)), {}
+            form = replace(form, batched=False)
+        parts.append(part)
+        found.append(buckets)
+    return replace(form, parts=tuple(parts)), found
+
+
+def _tracks(form: Shape, planned: router.Plan, buckets: Sequence[Buckets]) -> tuple[Track, ...]:
+    # The first track of each part is in the part's place.
+    tracks, more = [], []
+    for part, plan, own in zip(form.parts, planned.tracks, buckets, strict=True):
+        track = Track(
+            queue=plan.queue,
+            width=plan.width,
+            lanes=plan.lanes,
+            count=plan.branches,
             branches=part.branches if len(form.parts) > 1 else None,
         )
-        for part, track in zip(form.parts, planned.tracks, strict=True)
-    )
+        apart = [_limited_to(track, part.kind.limit, bucket, branches) for bucket, branches in own.items()] or [track]
+        tracks.append(apart[0])
+        more += apart[1:]
+    return (*tracks, *more)
+
+
+def _limited_to(track: Track, limit: Named | None, bucket: str, branches: tuple[int, ...]) -> Track:
+    assert limit is not None
+    name = limited.named(limit, bucket)
+    if not branches or len(branches) == track.count:
+        return replace(track, limit=name)
+    lanes = max(1, round(track.lanes * len(branches) / track.count))
+    return replace(track, limit=name, lanes=lanes, count=len(branches), branches=branches)
 
 
 def _part(kind: Kind, branches: Sequence[int], roots: Sequence[spec.StepSpec]) -> Part:
@@ -277,9 +314,12 @@ def _own(step: spec.StepSpec) -> Iterator[spec.NodeSpec]:
 def _kind(root: spec.StepSpec, default_queue: str, optimize: bool) -> Kind:
     queue = queue_of(root, default_queue)
     wide = optimize and _stays(root, queue) and all(node.is_async for node in interpret.nodes(root))
-    return Kind(queue, wide)
+    return Kind(queue, wide, interpret.head_limit(root))
 
 
 def _stays(root: spec.StepSpec, queue: str) -> bool:
-    # Nothing on the way parks the branch: no block, and no node of another queue.
-    return interpret.is_plain(root) and all(node.queue in (None, queue) for node in interpret.nodes(root))
+    # Nothing on the way parks the branch: no block, no node of another queue, and none with a limit but the first.
+    first = interpret.head(root)
+    return interpret.is_plain(root) and all(
+        node.queue in (None, queue) and (node.limit is None or node is first) for node in interpret.nodes(root)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -33,6 +34,15 @@ _LONGEST_DELAY = 100
 Limit = Callable[[float | None], AbstractContextManager[None]]
 #: Calls a function on a thread.
 OnThread = Callable[[Callable[[], Any], str], Awaitable[Ended[Any]]]
+
+
+class Again(Exception):
+    """A node with a limit is to be tried again, after so many seconds: it has no place meanwhile."""
+
+    def __init__(self, job: Job, seconds: float) -> None:
+        super().__init__(f"node {job.node.name!r} is tried again")
+        self.job = job
+        self.seconds = seconds
 
 
 class NodeTimeout(TimeoutError):
@@ -123,13 +133,22 @@ class Job:
         wanted = self.node.retry_on
         return wanted is None or any(names.of_class(kind) in wanted for kind in type(error).__mro__)
 
+    def again(self, error: BaseException) -> Again | None:
+        """How a node with a limit is tried again after a failure, or None where it is not."""
+        if self.node.limit is None or self.calls > self.node.retries or not self._is_retried(error):
+            return None
+        delay = self.node.retry_delay
+        # As long as `retry` says.
+        longest = min(delay * 2.0 ** min(self.calls - 1, _LONGEST_DELAY), _LONGEST_DELAY * delay)
+        return Again(self, longest + random.uniform(0.0, delay))  # noqa: S311 - nothing is kept secret by it
+
     def _count(self, _state: tenacity.RetryCallState) -> None:
         self.attempts += 1
         self.calls += 1
 
 
 def call(job: Job, loop: Loop, limit: Limit) -> Value:
-    """Call a node from a sync lane; whatever it raises is raised.
+    """Call a node from a sync lane; whatever it raises is raised, or `Again` where it has a limit.
 
     Args:
         limit: raises `Interrupt` in its body after so many seconds.
@@ -150,11 +169,20 @@ def call(job: Job, loop: Loop, limit: Limit) -> Value:
             raise job.timed_out() from None
         return job.finish(result)
 
-    return tenacity.Retrying(**job.retry())(once) if job.node.retries else once()
+    if job.node.retries and job.node.limit is None:
+        return tenacity.Retrying(**job.retry())(once)
+    try:
+        return once()
+    except Exception as error:
+        if (again := job.again(error)) is not None:
+            raise again from error
+        raise
 
 
 async def acall(job: Job, turns: Callable[[Job], Turns], on_thread: OnThread) -> Value:
     """Call a node from a lane of many; whatever it raises is raised, as something that `raised` tells it from.
+
+    Of one that has a limit it may be `Again`.
 
     Args:
         turns: what sees to each call.
@@ -186,7 +214,14 @@ async def acall(job: Job, turns: Callable[[Job], Turns], on_thread: OnThread) ->
                 raise _Carried(error) from None
         return job.finish(result)
 
-    return await tenacity.AsyncRetrying(**job.retry())(once) if job.node.retries else await once()
+    if job.node.retries and job.node.limit is None:
+        return await tenacity.AsyncRetrying(**job.retry())(once)
+    try:
+        return await once()
+    except Exception as error:
+        if (again := job.again(error)) is not None:
+            raise again from error
+        raise
 
 
 def _value(ended: Ended[Any]) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from egregore_dist.workflow import spec
+from egregore_dist.workflow.limits import Named
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Meet:
-    """The walk ends here: a block stands in the way. A node that belongs on another queue is a block of one branch."""
+    """The walk ends here: a block stands in the way.
+
+    A node that belongs on another queue, or has a limit, is a block of one branch.
+    """
 
     step: spec.BlockSpec | spec.NodeSpec
     path: spec.Path
@@ -53,13 +57,23 @@ class Done:
 Walk = Generator[Call | Ask, Value | int, Done | Meet]
 
 
-def walk(root: spec.StepSpec, top: spec.Path, start: spec.Path, value: Value, *, entering: bool, queue: str) -> Walk:
+def walk(
+    root: spec.StepSpec,
+    top: spec.Path,
+    start: spec.Path,
+    value: Value,
+    *,
+    entering: bool,
+    queue: str,
+    placed: spec.Path | None = None,
+) -> Walk:
     """Walk from ``start`` to the end of the branch at ``top``, or to the next block.
 
     Args:
         top: the path of the branch; everything happens at or below it.
         start: where to begin: a step to enter, or (``entering=False``) a block to go on after, with its value.
         queue: the queue that this lane serves; a node that asks for another is met as a block.
+        placed: where the node is whose limit the branch has a place of; any other that has one is met as a block.
     """
     path = start
     while True:
@@ -77,7 +91,7 @@ def walk(root: spec.StepSpec, top: spec.Path, start: spec.Path, value: Value, *,
                 case spec.ParallelSpec() | spec.MapSpec():
                     return Meet(step, path, value)
                 case spec.NodeSpec():
-                    if step.queue not in (None, queue):
+                    if step.queue not in (None, queue) or (step.limit is not None and path != placed):
                         return Meet(step, path, value)
                     answer = yield Call(step, path, value)
                     assert isinstance(answer, Value)
@@ -119,3 +133,16 @@ def head(step: spec.StepSpec) -> spec.StepSpec:
     while isinstance(step, spec.SequenceSpec):
         step = step.steps[0]
     return step
+
+
+def head_path(step: spec.StepSpec, path: spec.Path) -> spec.Path:
+    """Where the head of the step at ``path`` is."""
+    while isinstance(step, spec.SequenceSpec):
+        step, path = step.steps[0], (*path, 0)
+    return path
+
+
+def head_limit(step: spec.StepSpec) -> Named | None:
+    """The limit of the node that a step begins with."""
+    first = head(step)
+    return first.limit if isinstance(first, spec.NodeSpec) else None

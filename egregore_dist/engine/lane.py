@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
@@ -21,7 +21,7 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 from egregore_dist.engine import announce, leaving, publish, threads
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.batch import Batch
-from egregore_dist.engine.execute import Job, NodeTimeout, acall, call, raised
+from egregore_dist.engine.execute import Again, Job, NodeTimeout, acall, call, raised
 from egregore_dist.engine.interpret import Done, Meet, Value
 from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.loop import Loop
@@ -37,6 +37,8 @@ from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Execution = Generator[Job, Value, Done | Meet]
 
@@ -211,7 +213,7 @@ class Lane:
                 # The only branch is parked, so there is nothing left to serve here.
                 return Next(opened.block, 0, entered=opened.entered) if opened.entered is not None else None
             # Only where a long node is attended to may others be leased with it.
-            if place.shape.batched and self._runtime.interrupter.usable:
+            if place.shape.batched and not place.limited and self._runtime.interrupter.usable:
                 lasted = time.monotonic() - started
                 want = min(2 * want, MOST_LEASED) if lasted < SHORT else max(1, want // 2) if lasted > LONG else want
             served = self._commit(
@@ -225,7 +227,7 @@ class Lane:
     def _known_lease(self, place: Place) -> int:
         # Where it was learned how long branches take, leases need not grow to their size. Half: the first is doubled.
         assert self._load is not None
-        if place.record.n <= _FEW or not (place.shape.batched and self._runtime.interrupter.usable):
+        if place.record.n <= _FEW or place.limited or not (place.shape.batched and self._runtime.interrupter.usable):
             return 1
         known = self._runtime.learning.of(self._load.functions)(place.shape.parts[place.track].chains)
         return max(1, router.first_lease(known) // 2)
@@ -256,8 +258,15 @@ class Lane:
                 self._turn.came()
                 while job is not None:
                     node = job.node.name
-                    value = call(job, self._loop, limit)
-                    job, end = _then(execution, value)
+                    try:
+                        value = call(job, self._loop, limit)
+                    except Again as again:
+                        self._give_place(place, lease)
+                        time.sleep(again.seconds)
+                        return _again(lease, again)
+                    was, (job, end) = job.node, _then(execution, value)
+                    if was.limit is not None and not isinstance(end, Done):
+                        self._give_place(place, lease)
             assert end is not None
             if isinstance(end, Meet):
                 return self._open(place, lease, end, since)
@@ -267,6 +276,11 @@ class Lane:
         except BaseException as error:
             _let_go(error)
             return _failed(lease, error, node, job, place.times(lease, since))
+
+    def _give_place(self, place: Place, lease: Lease) -> None:
+        # The node that has the limit has ended, and the branch goes on without.
+        tended = self._ledger.give_place(self._run, place.record.id, lease.branch, self._token)
+        self._runtime.places.follow(self._run, tended)
 
     def _show(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
         # The same, where somebody looks at Celery's events.
@@ -329,6 +343,7 @@ class Lane:
 
     async def _serve_wide(self, place: Place, leases: list[Lease]) -> Next | None:
         tasks: dict[asyncio.Task[Commit], Lease] = {}
+        ask_after = 0.0
         try:
             while True:
                 for lease in leases:
@@ -337,7 +352,9 @@ class Lane:
                 if not tasks:
                     return self._beside(place.record, place.track)
                 left = place.left()
-                wait = _ASK_EVERY if left is None else min(_ASK_EVERY, left)
+                # Where branches wait for their limit, another run may give back a place, or its rate have one.
+                every = ask_after or _ASK_EVERY
+                wait = every if left is None else min(every, left)
                 done, _ = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 commits = [_commit_of(task, tasks.pop(task)) for task in done]
                 served = await self._aside(self._commit_wide, place, len(tasks), commits)
@@ -347,17 +364,17 @@ class Lane:
                         # Only now does nothing of the block run here any more.
                         await self._aside(self._commit_wide, place, 0, [])
                     return _resumed(served)
-                leases = list(served.leases)
+                leases, ask_after = list(served.leases), served.ask_after
                 if served.resync:
                     leases = _agree(tasks, leases)
         finally:
             await self._end(tasks)
 
-    def _aside(self, commit: Callable[..., Served], *args: Any) -> asyncio.Future[Served]:
+    def _aside(self, act: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         # Never on the loop's own executor: there, nodes may have filled every thread.
         if self._committer is None:
             self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        return asyncio.get_running_loop().run_in_executor(self._committer, commit, *args)
+        return asyncio.get_running_loop().run_in_executor(self._committer, act, *args)
 
     def _commit_wide(self, place: Place, held: int, commits: list[Commit]) -> Served:
         # What would begin beside a node that does not stop may have to begin again.
@@ -421,8 +438,15 @@ class Lane:
             self._turn.came()
             while job is not None:
                 node = job.node.name
-                value = await acall(job, turns, on_thread)
-                job, end = _then(execution, value)
+                try:
+                    value = await acall(job, turns, on_thread)
+                except Again as again:
+                    await self._aside(self._give_place, place, lease)
+                    await asyncio.sleep(again.seconds)
+                    return _again(lease, again)
+                was, (job, end) = job.node, _then(execution, value)
+                if was.limit is not None and job is not None:
+                    await self._aside(self._give_place, place, lease)
             assert isinstance(end, Done)
             return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since))
         except Interrupt:
@@ -464,6 +488,8 @@ class Lane:
         return served
 
     def _publish(self, served: Served) -> None:
+        if served.alarms:
+            self._runtime.places.set(served.alarms)
         if served.messages:
             publish.messages(self._runtime.app, self._run, served.messages)
 
@@ -508,6 +534,10 @@ def _failed(
     if isinstance(error, NodeTimeout):
         found = msgspec.structs.replace(found, kind="timeout", type=TimeoutError.__name__)
     return Commit(lease.branch, "error", failure.encode(found), times)
+
+
+def _again(lease: Lease, again: Again) -> Commit:
+    return Commit(lease.branch, "again", f"{again.job.calls} {again.job.node.name}".encode())
 
 
 def _resumed(served: Served) -> Next | None:

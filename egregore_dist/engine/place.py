@@ -9,7 +9,7 @@ from typing import Any
 from egregore_dist import errors
 from egregore_dist.engine.announce import Branch
 from egregore_dist.engine.execute import Job
-from egregore_dist.engine.interpret import Ask, Call, Done, Meet, Value, branch_path, walk
+from egregore_dist.engine.interpret import Ask, Call, Done, Meet, Value, branch_path, head_path, walk
 from egregore_dist.engine.outcome import Inputs, Reader
 from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.ledger import SINCE_BLOCK, BlockRecord, Lease
@@ -38,6 +38,8 @@ class Place:
         self.track = track
         self.queue = record.queues[track]
         self.wide = record.widths[track] > 1
+        #: Whether its branches are leased with a place of the limit that their first node has.
+        self.limited = bool(record.limits[track])
         self.shape = load.shape(record.path)
         self._runtime = runtime
         self._load = load
@@ -137,7 +139,10 @@ class Place:
     def _walk(
         self, lease: Lease, top: spec.Path, start: spec.Path, value: Value, entering: bool
     ) -> Generator[Job, Value, Done | Meet]:
-        steps = walk(self._load.root, top, start, value, entering=entering, queue=self.queue)
+        placed = None
+        if self.limited and entering and start == top:
+            placed = head_path(spec.step_at(self._load.root, top), top)
+        steps = walk(self._load.root, top, start, value, entering=entering, queue=self.queue, placed=placed)
         answer: Value | int | None = None
         while True:
             try:

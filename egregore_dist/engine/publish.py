@@ -39,10 +39,11 @@ def block(app: Celery, run: str, opened: NewBlock, *, parent_queue: str, here: b
 def messages(app: Celery, run: str, wanted: Iterable[Message]) -> None:
     """Publish the messages of a transition, each as a plain lane or collect."""
     for message in wanted:
+        of = message.run or run
         if message.kind == "lane":
-            _publish(compiler.lane(app, run, message.block, message.track, message.queue, name=message.name), run)
+            _publish(compiler.lane(app, of, message.block, message.track, message.queue, name=message.name), of)
         else:
-            _publish(compiler.collect(app, run, message.block, message.queue, name=message.name), run)
+            _publish(compiler.collect(app, of, message.block, message.queue, name=message.name), of)
 
 
 def _publish(signature: Signature, run: str) -> None:

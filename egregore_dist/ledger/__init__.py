@@ -7,6 +7,7 @@ from egregore_dist.ledger.records import (
     SINCE_BLOCK,
     UNTIMED,
     Accepted,
+    Alarm,
     Aside,
     BlockRecord,
     Commit,
@@ -20,6 +21,7 @@ from egregore_dist.ledger.records import (
     Resumed,
     RunRecord,
     Served,
+    Tended,
     Track,
     Work,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "SINCE_BLOCK",
     "UNTIMED",
     "Accepted",
+    "Alarm",
     "Aside",
     "BlockRecord",
     "Commit",
@@ -44,6 +47,7 @@ __all__ = [
     "Resumed",
     "RunRecord",
     "Served",
+    "Tended",
     "Track",
     "Work",
 ]

@@ -56,6 +56,25 @@ class Keys:
         return f"{self.counts}:cluster"
 
     @property
+    def limits(self) -> str:
+        """The limits that code declares, by name; see ``_limits.lua``."""
+        return f"{self.prefix}:limits"
+
+    @property
+    def limits_set(self) -> str:
+        """Those that were set by hand."""
+        return f"{self.prefix}:limits:set"
+
+    @property
+    def limits_due(self) -> str:
+        """The buckets of limits that a janitor looks after, and when."""
+        return f"{self.prefix}:limits:due"
+
+    def limit(self, kind: str, bucket: str) -> str:
+        """``h`` holders, ``w`` what waits, ``r`` the rate of a bucket; ``k`` the buckets of a limit with a key."""
+        return f"{self.prefix}:limit:{kind}:{bucket}"
+
+    @property
     def workers(self) -> str:
         return f"{self.prefix}:workers"
 

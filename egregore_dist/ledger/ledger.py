@@ -31,6 +31,7 @@ from egregore_dist.ledger.records import (
     Presence,
     RunRecord,
     Served,
+    Tended,
     Work,
 )
 from egregore_dist.ledger.watch import CONNECTION, EVENTS_READ, Watch, outlasting, reachable
@@ -192,6 +193,30 @@ class Ledger:
         )
         return state == b"open", entered
 
+    def give_place(self, run: str, block: str, branch: int, token: str) -> Tended:
+        """Give back the place of a limit that a leased branch has, and goes on without."""
+        return replies.tended(self._transition("place", run, [block, branch, token]))
+
+    def tend(self, bucket: str, why: str = "alarm", *, workers: Mapping[str, Presence] | None = None) -> Tended:
+        """Look after a bucket of a limit.
+
+        Args:
+            why: "alarm", "edit", or "janitor": that one also takes back places whose lease is gone.
+            workers: for a janitor, as in `sweep`.
+        """
+        keys = (self.keys.limits_due, self.keys.agenda, self.keys.runs)
+        return replies.tended(self._call("tend", keys, [bucket, why, msgspec.msgpack.encode(workers)]))
+
+    def edit_limit(self, name: str, rule: str) -> tuple[bool, list[str]]:
+        """Set the rule of a limit by hand, or, with "", forget what was set.
+
+        Returns:
+            Whether there was such a limit, and its buckets that are in use: `tend` each, so that it holds at once.
+        """
+        keys = (self.keys.limits_set, self.keys.agenda, self.keys.runs)
+        known, buckets = self._call("limit", keys, [name, rule])
+        return bool(known), [bucket.decode() for bucket in buckets]
+
     def cancel(self, run: str) -> str:
         """Cancel a run that has not ended. Returns its state after it.
 
@@ -260,6 +285,8 @@ class Ledger:
     def due(self, janitor: str, lease: float, limit: int = 1000) -> list[tuple[str, str, str]] | None:
         """What is due, where this janitor leads: entries of the agenda as run, kind, block; deadlines first.
 
+        A bucket of a limit that is due comes as one of no run, of kind "limit", in the place of the block.
+
         Args:
             janitor: who asks; it leads if nobody does.
             lease: seconds that it leads after this, unless it asks again.
@@ -269,10 +296,11 @@ class Ledger:
             None where another one leads.
         """
         keys = (self.keys.janitor, self.keys.agenda, self.keys.runs)
-        leads, entries = self._call("due", keys, [janitor, max(1, int(lease * 1000)), limit])
+        leads, entries, buckets = self._call("due", keys, [janitor, max(1, int(lease * 1000)), limit])
         if not leads:
             return None
         found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
+        found += [("", "limit", bucket.decode()) for bucket in buckets]
         return sorted(found, key=lambda entry: entry[1] != "deadline")
 
     def put_off(self, run: str, kind: str, block: str, seconds: float) -> None:

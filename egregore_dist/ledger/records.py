@@ -50,13 +50,33 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A Celery message that a transition wants published. ``block`` is to be served, or, complete, to be collected."""
+    """A Celery message that a transition wants published. ``block`` is to be served, or, complete, to be collected.
+
+    ``run`` is "" where it is the run of the transition.
+    """
 
     kind: str
     block: str
     track: int
     queue: str
     name: str = field(default="", compare=False)
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A bucket of a limit is to be looked after so many seconds from now, by the process that is told."""
+
+    bucket: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """What came of looking after a limit: messages, each with its run or of the run that asked, and alarms."""
+
+    messages: tuple[Message, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
 
 
 # Times of a commit that are not known, and those of a branch that went on after a block, which the ledger knows.
@@ -67,11 +87,12 @@ UNTIMED, SINCE_BLOCK = (-2, -2), (-1, -1)
 class Commit:
     """The end of one branch: ``kind`` is "ok" with an encoded value, or "error" with an encoded failure.
 
-    ``times``: microseconds that it was executed, and that it had waited before; or one of those below.
+    "again": the node with a limit that it begins with is to be tried again; ``payload`` is its calls and its name.
+    ``times``: microseconds that it was executed, and that it had waited before; or one of those above.
     """
 
     branch: int
-    kind: Literal["ok", "error"]
+    kind: Literal["ok", "error", "again"]
     payload: bytes
     times: tuple[int, int] = UNTIMED
 
@@ -81,6 +102,7 @@ class Served:
     """The ledger's answer to a lane. Unless ``state`` is "open" the block has ended, and the lane with it.
 
     ``resync``: the lane believed otherwise than the ledger, and ``leases`` is all that it holds.
+    ``ask_after``: seconds after which a lane of many asks again, since branches wait for a limit; 0 where none do.
     """
 
     state: str
@@ -89,17 +111,23 @@ class Served:
     late: int
     messages: tuple[Message, ...]
     resync: bool = False
+    alarms: tuple[Alarm, ...] = ()
+    ask_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
-    """Branches of one block that the same lanes may serve; ``branches`` is None where it is all of them."""
+    """Branches of one block that the same lanes may serve; ``branches`` is None where it is all of them.
+
+    ``limit``: where they begin with a node that has one: its bucket and its rule, see ``_limits.lua``.
+    """
 
     queue: str
     width: int
     lanes: int
     count: int
     branches: tuple[int, ...] | None = None
+    limit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +154,7 @@ class BlockRecord:
     """One block as it stands. Times are server milliseconds, ``timeout`` is seconds.
 
     ``stopped``: when a lane was last found gone after the end. ``ready``: when it was opened, or by a retry anew.
-    ``began``: when the branch was begun that met it.
+    ``began``: when the branch was begun that met it. ``limits``: of each track, or "", see `Track`.
     """
 
     id: str
@@ -152,6 +180,7 @@ class BlockRecord:
     stopped: int | None = None
     ready: int = 0
     began: int | None = None
+    limits: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, block: str, fields: Mapping[bytes, bytes]) -> BlockRecord:
@@ -190,6 +219,7 @@ class BlockRecord:
             stopped=number("stopped"),
             ready=number("reopened") or number("opened") or 0,
             began=number("began"),
+            limits=tuple(text(f"limit:{track}") for track in tracks),
         )
 
 

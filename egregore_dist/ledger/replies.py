@@ -10,7 +10,18 @@ import msgspec
 
 from egregore_dist import errors
 from egregore_dist.ledger.keys import Keys
-from egregore_dist.ledger.records import Commit, Lease, Message, NewBlock, Resumed, RunRecord, Served, Work
+from egregore_dist.ledger.records import (
+    Alarm,
+    Commit,
+    Lease,
+    Message,
+    NewBlock,
+    Resumed,
+    RunRecord,
+    Served,
+    Tended,
+    Work,
+)
 
 RUN_FIELDS = ["state", "workflow", "created", "started", "ended", "epoch", "paused"]
 # Seconds; a longer timeout is as good as this one, and its milliseconds stay whole numbers in the scripts.
@@ -61,7 +72,7 @@ def open_args(parent: str, lease: Lease, track: int, token: str, block: NewBlock
     args += [",".join(map(str, block.path)), "" if inline else block.input, block.input if inline else b""]
     args += [int(block.since * 1000), len(block.tracks)]
     for kind in block.tracks:
-        args += [kind.queue, kind.width, kind.lanes, kind.count, *(kind.branches or ())]
+        args += [kind.queue, kind.width, kind.lanes, kind.count, kind.limit, *(kind.branches or ())]
     return args
 
 
@@ -78,7 +89,7 @@ def milliseconds(reply: tuple[int, int]) -> int:
 
 def served(reply: Sequence[Any]) -> Served:
     """The reply of ``serve.lua``."""
-    state, first, count, again, following, late, publish = reply
+    state, first, count, again, following, late, publish, alarmed, ask_after = reply
     leases = [_lease(*again[i : i + 4]) for i in range(0, len(again), 4)]
     leases += [Lease(branch) for branch in range(first, first + count)]
     return Served(
@@ -88,6 +99,8 @@ def served(reply: Sequence[Any]) -> Served:
         late=late,
         messages=messages(publish),
         resync=count < 0,
+        alarms=alarms(alarmed) if alarmed else (),
+        ask_after=ask_after / 1000,
     )
 
 
@@ -124,8 +137,19 @@ def _lease(branch: bytes, attempt: int, after: bytes, tried: bytes) -> Lease:
 def messages(reply: Sequence[bytes]) -> tuple[Message, ...]:
     """The messages that a transition wants published."""
     parts = [part.decode() for part in reply]
-    starts = range(0, len(parts), 5)
-    return tuple(Message(parts[i], parts[i + 1], int(parts[i + 2]), *parts[i + 3 : i + 5]) for i in starts)
+    starts = range(0, len(parts), 6)
+    return tuple(Message(parts[i], parts[i + 1], int(parts[i + 2]), *parts[i + 3 : i + 6]) for i in starts)
+
+
+def alarms(reply: Sequence[Any]) -> tuple[Alarm, ...]:
+    """The alarms that a transition wants set."""
+    return tuple(Alarm(reply[i].decode(), int(reply[i + 1]) / 1000) for i in range(0, len(reply), 2))
+
+
+def tended(reply: Sequence[Any]) -> Tended:
+    """The reply of ``tend.lua`` and ``place.lua``."""
+    publish, alarmed = reply
+    return Tended(messages(publish), alarms(alarmed))
 
 
 def stream(reply: Any) -> list[tuple[str, dict[str, bytes]]]:

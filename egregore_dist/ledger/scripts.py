@@ -21,6 +21,9 @@ TRANSITIONS = (
     "due",
     "delete",
     "learn",
+    "place",
+    "tend",
+    "limit",
 )
 
 
@@ -36,5 +39,5 @@ class Script:
 def load(name: str) -> Script:
     """The script of one transition."""
     folder = resources.files("egregore_dist.ledger") / "lua"
-    text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in ("_counts", "_common", name))
+    text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in ("_counts", "_common", "_limits", name))
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from typing import Any, cast
 
-from egregore_dist.ledger import replies
+from egregore_dist.ledger import limits, replies
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS, Ledger
+from egregore_dist.ledger.limits import Bucket
 from egregore_dist.ledger.records import ENDED, RunRecord, Work, path_of
 from egregore_dist.ledger.watch import reachable
 
@@ -54,6 +55,7 @@ class Track:
         waiting: branches that nobody has leased.
         serving: lanes that hold branches, as many as were seen.
         again: of those that wait, the first ones that were leased before.
+        limit: what they wait for where they begin with a node that has a limit; None where it has a place for the next.
     """
 
     queue: str
@@ -62,6 +64,7 @@ class Track:
     waiting: int
     serving: int
     again: tuple[Again, ...] = ()
+    limit: Bucket | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,11 +274,23 @@ def _with_queues(ledger: Ledger, run: str, found: Sequence[tuple[OpenBlock, Mapp
             names = [f"{mark}:{branch}" for mark in ("lost", "why", "died", "tried")]
             marks.hmget(keys.block(run, "m", block.id), names)
     said = iter(marks.execute())
+    records = {block.id: record for block, record in found}
+    asked = {
+        place: (named.decode(), f"{run} {place[0].id} {place[1]}")
+        for place in places
+        if (named := records[place[0].id].get(f"limit:{place[1]}".encode())) is not None
+    }
+    stand = dict(zip(asked, limits.awaited(ledger, list(asked.values())), strict=True)) if asked else {}
     tracks: dict[str, list[Track]] = {}
     for (block, number), queued, branches in zip(places, answers[::2], heads, strict=True):
         track = block.tracks[number]
         again = tuple(_again(branches, said))
-        tracks.setdefault(block.id, []).append(replace(track, waiting=track.waiting + int(queued), again=again))
+        waiting = track.waiting + int(queued)
+        limit = stand.get((block, number))
+        is_full = limit is not None and waiting > 0 and limit.is_full
+        tracks.setdefault(block.id, []).append(
+            replace(track, waiting=waiting, again=again, limit=limit if is_full else None)
+        )
     return [replace(block, tracks=tuple(tracks.get(block.id, ()))) for block, _ in found]
 
 

@@ -6,13 +6,15 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from celery import Celery
 
 from egregore_dist import errors
 from egregore_dist.engine import publish
+from egregore_dist.engine.later import Later
+from egregore_dist.engine.places import Places
 from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger import Ledger, Message, Presence
 from egregore_dist.resources import report
@@ -47,6 +49,7 @@ class Sweeper:
         self._lease = _MISSED * settings.sweep_interval
         self._leads = False
         self._cleared = -_CLEAR_EVERY
+        self._places = Places(ledger, app, Later())
         self._heard = time.monotonic()
         self._trusts_at = self._heard + (settings.report_ttl if self._is_fresh_server() else 0.0)
 
@@ -68,7 +71,8 @@ class Sweeper:
         wanted = [(entry[0], self._sweep(entry)) for entry in deadlines]
         for run, messages in wanted:
             publish.messages(self._app, run, messages)
-        self._look_after(entry for entry in due if entry[1] != "deadline")
+        self._look_after([entry for entry in due if entry[1] in ("hint", "tidy")])
+        self._look_after_limits([bucket for _, kind, bucket in due if kind == "limit"])
         if time.monotonic() - self._cleared >= _CLEAR_EVERY:
             self._ledger.forget_expired()
             self._cleared = time.monotonic()
@@ -81,6 +85,16 @@ class Sweeper:
         if now - self._heard - self._settings.sweep_interval > self._settings.report_ttl / 2:
             self._trusts_at = now + self._settings.report_ttl
         self._heard = now
+
+    def _look_after_limits(self, buckets: Sequence[str]) -> None:
+        if not buckets:
+            return
+        workers = self._workers() if self._heard >= self._trusts_at else None
+        until = time.monotonic() + self._lease
+        for bucket in buckets:
+            self._places.tend(bucket, "janitor", workers=workers)
+            if time.monotonic() > until:
+                return
 
     def _look_after(self, entries: Iterable[Entry]) -> None:
         workers: dict[str, Presence] | None = None

@@ -52,6 +52,20 @@ class _Chosen(msgspec.Struct):
     keys: dict[str, Any] = {}
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where an argument's value is in an input.
+
+    Attributes:
+        at: its position in a list or tuple, or None.
+        whole: whether it is the whole input, unless that is a mapping with its name.
+        default: its value where the input has none; None where there is no default.
+    """
+
+    at: int | None = None
+    whole: bool = False
+    default: Any = None
+
+
 class Parameters:
     """The parameters of one function, and how data is bound to them.
 
@@ -114,6 +128,24 @@ class Parameters:
         if plain is not None and (self._takes_all or not (value is None or isinstance(value, Mapping))):
             return (_converted(plain, value, node_name, convert),), {}
         return self._arranged(node_name, self._chosen(node_name, value), context, convert)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of those that take data."""
+        return [p.name for p in self._data]
+
+    def place(self, name: str) -> Place | None:
+        """Where the value of a name is in an input; None where it can be nowhere.
+
+        It is an argument, or a key of the mapping that the only one takes whole, or that ``**kwargs`` take.
+        """
+        found = next((p for p in self._data if p.name == name), None)
+        if found is None:
+            takes_mapping = self._extra is not None or (self._only is not None and not self._only_by_key)
+            return Place() if takes_mapping else None
+        at = self._by_position.index(found) if found in self._by_position else None
+        default = None if found.required else found.default
+        return Place(None if self._only else at, self._only is found, default)
 
     def check(self, node_name: str, value: Any) -> None:
         """Check that ``value`` fits the parameters, without converting anything.

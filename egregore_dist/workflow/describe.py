@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
+from egregore_dist import errors
 from egregore_dist.workflow import hints, spec
 from egregore_dist.workflow.decision import Decision
+from egregore_dist.workflow.limits import Named
 from egregore_dist.workflow.nodes import Node
 from egregore_dist.workflow.parallel import Map, Parallel
 from egregore_dist.workflow.sequence import Sequence
@@ -62,7 +64,7 @@ def describe(step: Step) -> Described:
     """Describe a workflow; what was found is remembered with the step.
 
     Raises:
-        WorkflowError: a decision in it has no choices.
+        WorkflowError: a decision in it has no choices, or two nodes have different limits of one name.
     """
     described: Described | None = vars(step).get("_described")
     if described is None:
@@ -122,6 +124,7 @@ class _Compiler:
         self.functions: list[Callable[..., Any]] = []
         self.has_needs = False
         self._indexes: dict[int, int] = {}
+        self._limits: dict[str, tuple[str, Named]] = {}
 
     def compile(self, step: Step, name: str) -> spec.StepSpec:
         """The spec of ``step``; ``name`` is for a step that has none of its own."""
@@ -156,7 +159,19 @@ class _Compiler:
             queue=options.queue,
             is_async=node.is_async,
             io=options.io,
+            limit=self._limit(node.name, options.limit),
         )
+
+    def _limit(self, node: str, limit: Named | None) -> Named | None:
+        if limit is None:
+            return None
+        first_node, first = self._limits.setdefault(limit.name, (node, limit))
+        if (first.rule, first.key) != (limit.rule, limit.key):
+            raise errors.WorkflowError(
+                f"node {first_node!r} and node {node!r} have different limits of one name, {limit.name!r}: "
+                "give both the same, or one another name=..."
+            )
+        return limit
 
     def _parallel(self, step: Parallel, name: str) -> spec.ParallelSpec:
         limits = step.limits

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overloa
 import msgspec
 
 from egregore_dist import errors
-from egregore_dist.workflow import checks, functions, names
+from egregore_dist.workflow import checks, functions, limits, names
+from egregore_dist.workflow.limits import Limit
 from egregore_dist.workflow.step import Step
 
 P = ParamSpec("P")
@@ -34,6 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         cpus: cores that it needs, or None for one.
         queue: the Celery queue whose workers run it; None for where its branch runs, first of all the default queue.
         io: whether it waits for others most of its time, and may run on threads; None for what is learned.
+        limit: how many of it there may be over all runs and workers, or None.
     """
 
     retries: int = 0
@@ -44,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float | None = None
     queue: str | None = None
     io: bool | None = None
+    limit: limits.Named | None = None
 
 
 class Node(Step, Generic[P, R]):
@@ -112,6 +115,7 @@ def node(
     cpus: float | None = None,
     queue: str | None = None,
     io: bool | None = None,
+    limit: Limit | None = None,
 ) -> NodeDecorator: ...
 
 
@@ -126,6 +130,7 @@ def node(
     cpus: float | None = None,
     queue: str | None = None,
     io: bool | None = None,
+    limit: Limit | None = None,
 ) -> Any:
     """Make a node of a function: ``@node``, ``@node("name", ...)`` or ``node("name")(function)``.
 
@@ -144,6 +149,8 @@ def node(
         io: of a sync function: whether it waits for others (the network, a disk) most of its time. Then many run on
             threads of one process; False keeps it from that, where it is not safe for threads. Absent, that is decided
             by what was seen of it.
+        limit: how many of it may run at a time, or start in a time, over all runs and workers of the cluster:
+            ``Limit(concurrent=5, per="20/s")``. Aliases of the node share it.
 
     Raises:
         WorkflowError: the name, an option or the function is not valid.
@@ -169,7 +176,11 @@ def node(
     )
 
     def decorate(function: Callable[P, R], /) -> Node[P, R]:
-        return Node(function, name, options)
+        made = Node(function, name, options)
+        if limit is None:
+            return made
+        own = limits.named(limit, made.fn, made.name)
+        return Node(function, name, msgspec.structs.replace(options, limit=own))
 
     return decorate
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from egregore_dist.workflow.limits import Named
+
 VERSION = 1
 
 OnError = Literal["cancel", "collect"]
@@ -33,6 +35,7 @@ class NodeSpec(msgspec.Struct, frozen=True, tag="node", omit_defaults=True):
     queue: str | None = None
     is_async: bool = False
     io: bool | None = None
+    limit: Named | None = None
 
 
 class SequenceSpec(msgspec.Struct, frozen=True, tag="sequence", omit_defaults=True):

@@ -24,7 +24,7 @@ from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
 
 # A branch is not its lane's any more.
-GIVEN_BACK = frozenset({"branch.lost", "branch.stopped"})
+GIVEN_BACK = frozenset({"branch.lost", "branch.stopped", "branch.again"})
 
 # Milliseconds. Executions are timed by another process than the one that keeps the ledger.
 JITTER = 50

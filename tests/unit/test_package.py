@@ -26,6 +26,7 @@ PUBLIC = {
     "BrokerFull",
     "BrokerUnavailable",
     "Context",
+    "Limit",
     "LocalCluster",
     "ParallelExecutionError",
     "ParallelTimeoutError",

@@ -21,7 +21,8 @@
 --                         "@<token>" -> "<held>:<width>:<track>:<since when it holds any, server ms>"
 --   K:m:<block>   hash    marks: at:<branch> (the child block it stands at), track:<branch> (where there are several),
 --                         lost:<branch> (leases lost), why:<branch> (how they were) and died:<branch> (at what node),
---                         tried:<branch> ("<calls> <node>": of a node whose timeout cost its process),
+--                         tried:<branch> ("<calls> <node>": of a node whose timeout cost its process), again:<branch> (the
+--                         same, of a node with a limit that is to be tried again), place:<branch> (see _limits.lua),
 --                         beside:<branch> (how often the process ended for timeouts of others)
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
@@ -44,19 +45,29 @@ local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
 local function key(kind, block) return K .. ':' .. kind .. ':' .. block end
 
+-- Limits by name, see _limits.lua: limits() has its functions, which are made when first asked for, since most transitions
+-- need none. Then whether what it has touched has to be settled, alarms for the caller, flat, and whether it is told of them.
+local limits, unsettled, alarms, can_arm
+
+-- Give back the place of a branch, if it has one.
+local function release(block, branch)
+  if redis.call('HEXISTS', key('m', block), 'place:' .. branch) == 1 then limits().release(block, branch) end
+end
+
 local function is_paused() return redis.call('HEXISTS', K, 'paused') == 1 end
 
 -- The run's state as everybody outside sees it, or "" where there is no such run.
 local function status() return is_paused() and 'paused' or redis.call('HGET', K, 'state') or '' end
 
--- Messages that the caller shall publish, flat: "lane" or "collect", block, track, queue, name of the block.
+-- Messages that the caller shall publish, flat: "lane" or "collect", block, track, queue, name of the block, run ("": this
+-- one).
 -- None for a paused run: resume.lua asks for what is needed then.
 local publish = {}
 
 local function ask(kind, block, track, queue)
   if is_paused() then return end
   local name = redis.call('HGET', key('b', block), 'name')
-  for _, part in ipairs({ kind, block, tostring(track), queue, name }) do publish[#publish + 1] = part end
+  for _, part in ipairs({ kind, block, tostring(track), queue, name, '' }) do publish[#publish + 1] = part end
 end
 
 local function ask_lane(block, track) ask('lane', block, track, redis.call('HGET', key('b', block), 'queue:' .. track)) end
@@ -65,6 +76,12 @@ local function ask_lane(block, track) ask('lane', block, track, redis.call('HGET
 local function waiting(block, track)
   local fresh, stop = unpack(redis.call('HMGET', key('b', block), 'next:' .. track, 'stop:' .. track))
   return tonumber(stop or 0) - tonumber(fresh or 0) + redis.call('LLEN', key('q', block) .. ':' .. track)
+end
+
+-- The same, but none where they wait for places of a limit: then lanes are called when there is one.
+local function waiting_for_lanes(block, track)
+  local named = redis.call('HGET', key('b', block), 'limit:' .. track)
+  return named and limits().awaits(named, block, track) and 0 or waiting(block, track)
 end
 
 -- As many lanes as the block was planned with, where so many branches wait.
@@ -79,7 +96,7 @@ end
 local function ask_for_slots(block, slots)
   if slots <= 0 then return end
   for track = 0, tonumber(redis.call('HGET', key('b', block), 'tracks')) - 1 do
-    local lanes = math.min(slots, waiting(block, track))
+    local lanes = math.min(slots, waiting_for_lanes(block, track))
     for _ = 1, lanes do ask_lane(block, track) end
     slots = slots - lanes
   end
@@ -123,12 +140,13 @@ end
 
 local CLOSING, BLOCKS = K .. ':closing', K .. ':blocks'
 
--- Whether a block has ended with one above it, though it was not its turn to be closed yet.
-local function ends_with_another(block)
-  if redis.call('EXISTS', CLOSING) == 0 then return false end
+-- Whether a block has ended with one above it, though it was not its turn to be closed yet; of this run, or of another.
+local function ends_with_another(block, closing)
+  closing = closing or CLOSING
+  if redis.call('EXISTS', closing) == 0 then return false end
   local dot = string.find(block, '.', 1, true)
   while dot do
-    if redis.call('ZSCORE', CLOSING, string.sub(block, 1, dot - 1)) then return true end
+    if redis.call('ZSCORE', closing, string.sub(block, 1, dot - 1)) then return true end
     dot = string.find(block, '.', dot + 1, true)
   end
   return false
@@ -269,7 +287,7 @@ local function go_on()
     redis.call('ZREM', AGENDA, RUN .. ' tidy ' .. ROOT)
   else
     schedule('tidy', ROOT, NOW + HINT_AFTER)
-    for _, part in ipairs({ 'tidy', ROOT, '0', '', '' }) do publish[#publish + 1] = part end
+    for _, part in ipairs({ 'tidy', ROOT, '0', '', '', '' }) do publish[#publish + 1] = part end
   end
 end
 
@@ -284,10 +302,14 @@ end
 
 -- A lane of a block that has ended is there no more: the last one to say so says how long stopping took.
 local function left(block, token)
-  if redis.call('HDEL', key('l', block), '@' .. token) == 1 then redis.call('HSET', key('b', block), 'stopped', NOW) end
+  if redis.call('HDEL', key('l', block), '@' .. token) == 1 then
+    redis.call('HSET', key('b', block), 'stopped', NOW)
+    if redis.call('HEXISTS', key('b', block), 'limited') == 1 then limits().release_all(block, token) end
+  end
 end
 
 local function give_back(block, branch)
+  release(block, branch)
   redis.call('HDEL', key('l', block), branch)
   redis.call('LPUSH', key('q', block) .. ':' .. (redis.call('HGET', key('m', block), 'track:' .. branch) or 0), branch)
 end
@@ -295,6 +317,7 @@ end
 -- A leased branch ends with a failure that its lane did not commit: "lost" or "timeout".
 local function fail_branch(block, branch, outcome, failure)
   if block ~= ROOT then count('branches:' .. outcome, 1) end
+  release(block, branch)
   redis.call('HDEL', key('l', block), branch)
   redis.call('HSET', key('e', block), branch, failure)
   redis.call('HSETNX', key('b', block), 'failed', branch)
@@ -384,7 +407,7 @@ local function settle(block, failed)
 end
 
 -- Marks that a retry forgets.
-local OF_ATTEMPTS = { lost = true, why = true, died = true, tried = true, beside = true }
+local OF_ATTEMPTS = { lost = true, why = true, died = true, tried = true, beside = true, again = true }
 
 -- Open again a block that did not end well, see retry.lua, and those below it, as many as one call may. A branch that waits
 -- while the block that it stands at has not ended well is one whose block there was no room for yet.

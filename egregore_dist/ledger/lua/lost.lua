@@ -24,6 +24,7 @@ local function overrun(block, branch, over)
   event('branch.stopped', 'block', block, 'branch', branch, 'lane', token)
   if tonumber(over.calls) < tonumber(over.most) then
     redis.call('HSET', key('m', block), 'tried:' .. branch, over.calls .. ' ' .. over.node)
+    redis.call('HDEL', key('m', block), 'again:' .. branch)
     give_back(block, branch)
     return 0
   end
@@ -58,7 +59,7 @@ local function take_back(block, verdict, overruns)
   for _, branch in ipairs(over) do failed = failed + overrun(block, branch, overruns[branch]) end
   if settle(block, failed) then return end
   local track = string.match(mine, '^%d+:%d+:(%d+)')
-  if waiting(block, track) > 0 then ask_lane(block, track) end
+  if waiting_for_lanes(block, track) > 0 then ask_lane(block, track) end
   hint_soon(block)
 end
 
@@ -68,4 +69,5 @@ local parent, n = unpack(redis.call('HMGET', key('b', block), 'parent', 'n'))
 if parent then take_back(parent, 'stopped', {}) end
 local child = n == '1' and redis.call('HGET', key('m', block), 'at:0')
 if child then take_back(child, 'stopped', {}) end
+if unsettled then limits().settle() end
 return publish

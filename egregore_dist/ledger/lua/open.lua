@@ -4,12 +4,13 @@
 -- ARGV  parent, branch, token, block, track of the branch, n, limit or 0, timeout ms or 0, on_error, name, path,
 --       input ("" : what follows is the input itself; else the block whose input it is), input bytes,
 --       ms since the branch was begun, tracks t,
---       then per track: queue, width, lanes, count, and where t > 1 as many branches as it counts
+--       then per track: queue, width, lanes, count, limit or "", and where t > 1 as many branches as it counts
 -- Returns { "open" | "gone", deadline in server ms or 0 }; "gone" : the lane does not hold the branch any more.
 --
 -- The block's record: state, name, path, n, limit, running (slots in use, parked branches included), done, failed (the
 -- branch that failed first), late, tracks, next:<track> and stop:<track> (the untouched range), queue:<track>,
--- width:<track>, lanes:<track> (as planned), count:<track>, on_error, input, parent, branch, track (where it hangs),
+-- width:<track>, lanes:<track> (as planned), count:<track>, limit:<track> (by name, if its branches begin with a node that
+-- has one, see _limits.lua), limited (whether any does), on_error, input, parent, branch, track (where it hangs),
 -- opener (the lane that met it), began (when the branch was begun that it hangs on), timeout, opened, reopened (by a retry),
 -- deadline, ended,
 -- hinted (how often lanes were asked for again), ask_after (when they may be the next time).
@@ -35,6 +36,10 @@ redis.call('HINCRBY', P, 'running', 1)
 local before = redis.call('HGET', key('m', parent), 'at:' .. branch)
 local began = before and redis.call('HGET', key('b', before), 'began') or NOW - tonumber(since)
 redis.call('HSET', key('m', parent), 'at:' .. branch, block)
+if redis.call('HGET', P, 'limited') then
+  limits().release(parent, branch)
+  limits().settle_soon()
+end
 
 if input == '' then
   input = block
@@ -48,9 +53,11 @@ redis.call('HSET', B, 'state', 'open', 'name', name, 'path', path, 'n', n, 'limi
 local at = 16
 for t = 0, tonumber(tracks) - 1 do
   local queue, its_width, lanes, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
-  at = at + 4
+  local named = ARGV[at + 4]
+  at = at + 5
   redis.call('HSET', B, 'queue:' .. t, queue, 'width:' .. t, its_width, 'lanes:' .. t, lanes,
     'count:' .. t, count)
+  if named ~= '' then redis.call('HSET', B, 'limit:' .. t, limits().declare(named), 'limited', 1) end
   if tracks == '1' then
     redis.call('HSET', B, 'next:0', 0, 'stop:0', count)
   else

@@ -3,18 +3,23 @@
 -- ARGV  block, track, token, branches to hold at most after this (0: one, or the track's width; -1: no more, the lane
 --       leaves, and where it leaves branches waiting another is asked for), branches that the lane believes it holds after
 --       these commits, commits c, releases r, packed two numbers a commit (microseconds that it was executed and that it had
---       waited before, -1 where it went on after a block, -2 where that is not known), then c triples (branch, "ok"|"error", payload), then r branches given back unstarted
--- Returns { state of the block, first, count, held again, resumed, late, messages to publish }
+--       waited before, -1 where it went on after a block, -2 where that is not known), then c triples (branch,
+--       "ok"|"error"|"again", payload), then r branches given back unstarted. "again": the node with a limit that it begins
+--       with is to be tried again; payload "<calls> <node>"
+-- Returns { state of the block, first, count, held again, resumed, late, messages to publish, alarms or {}, ms to ask again after }
 --   first, count   a range of untouched branches, leased
 --   held again     flat fours (branch, attempt, block to go on after or "", mark `tried` or ""): branches leased from the
 --                  queue; with count -1 all that the token holds, since that is not what the lane believes (its last reply was lost)
 --   resumed        { parent, track, branch, attempt, block, tried }: the parent's branch, leased to this lane to go on after this block
 --   late           commits refused: the lane did not hold the branch any more
+--   alarms         flat pairs (bucket of a limit, ms): see tend.lua
+--   ms             of a track with a limit whose branches wait for it, or 0
 --
 -- A paused run: what was finished is taken, and nothing is leased.
 --
 -- Keeps: running slots never above the limit; a branch is leased by one lane at a time; only its holder commits it;
--- the commit that makes the block complete is the only one that resumes its parent.
+-- the commit that makes the block complete is the only one that resumes its parent; a branch that begins with a node that
+-- has a limit is leased with a place of it, see _limits.lua.
 
 local block, track, token = ARGV[1], ARGV[2], ARGV[3]
 local want, believed, commits, releases = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -25,22 +30,30 @@ local Q = key('q', block) .. ':' .. track
 -- A branch that was given back so often since others beside it were over their timeouts is not beside others any more.
 local BESIDE_AT_MOST = 2
 
--- Its attempt, the block that it goes on after, its mark `tried`, and beside whom it runs: "alone" where it has cost a
--- process, "again" where it was over a timeout: with others of those, in a lane of many; "any" else.
+-- Its attempt, the block that it goes on after, its mark `again` or `tried`, and beside whom it runs: "alone" where it has cost
+-- a process, "again" where it was over a timeout: with others of those, in a lane of many; "any" else.
 local function attempt_of(of, branch, width)
-  local lost, after, tried, beside = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch, 'at:' .. branch,
-    'tried:' .. branch, 'beside:' .. branch))
+  local lost, after, tried, beside, again = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch, 'at:' .. branch,
+    'tried:' .. branch, 'beside:' .. branch, 'again:' .. branch))
   local company = tried and 'again' or 'any'
   if lost or tonumber(beside or 0) >= BESIDE_AT_MOST or (tried and width == 1) then company = 'alone' end
-  return tonumber(lost or 0) + tonumber(string.match(tried or '0', '^%d+')) + 1, after or '', tried or '', company
+  local calls = again or tried or ''
+  return tonumber(lost or 0) + tonumber(string.match(calls, '^%d+') or 0) + 1, after or '', calls, company
 end
 
 local state, n, limit, on_error, parent, its_branch, its_track, deadline = unpack(redis.call('HMGET', B, 'state', 'n',
   'limit', 'on_error', 'parent', 'branch', 'track', 'deadline'))
-local queue, width, lanes, of_track, fresh, stop = unpack(redis.call('HMGET', B, 'queue:' .. track, 'width:' .. track,
-  'lanes:' .. track, 'count:' .. track, 'next:' .. track, 'stop:' .. track))
+local queue, width, lanes, of_track, fresh, stop, named = unpack(redis.call('HMGET', B, 'queue:' .. track,
+  'width:' .. track, 'lanes:' .. track, 'count:' .. track, 'next:' .. track, 'stop:' .. track, 'limit:' .. track))
 width = tonumber(width)
 if state == 'open' and ends_with_another(block) then state = 'cancelled' end
+local bucket, ask_after = named and string.match(named, '^%S+'), 0
+can_arm = true
+
+local function answer(state, first, count, again, resumed, late)
+  if unsettled then limits().settle() end
+  return { state, first, count, again, resumed, late, publish, alarms or {}, ask_after }
+end
 
 -- Lease the branch that a complete block hangs on to this lane, where it may run here; else ask for a collect.
 local function carry_on(complete_block)
@@ -66,16 +79,16 @@ if state ~= 'open' then
     if after == block then resumed = { parent, its_track, its_branch, attempt, after, tried } end
   end
   if believed == 0 then left(block, token) end
-  return { state or 'gone', 0, 0, {}, resumed, commits, publish }
+  return answer(state or 'gone', 0, 0, {}, resumed, commits)
 end
 
 -- Only a message that was tampered with names a track that the block does not have.
-if not width then return { 'gone', 0, 0, {}, {}, commits, publish } end
+if not width then return answer('gone', 0, 0, {}, {}, commits) end
 
 if deadline and tonumber(deadline) <= NOW then
   fail(block, 'timeout')
   if believed == 0 then left(block, token) end
-  return { 'timeout', 0, 0, {}, {}, commits, publish }
+  return answer('timeout', 0, 0, {}, {}, commits)
 end
 
 if block == ROOT and status() == 'pending' then
@@ -115,12 +128,20 @@ for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
   else
     redis.call('HDEL', L, branch)
     held = held - 1
-    done = done + 1
-    if block ~= ROOT then note_times(branch, kind, 2 * (i - FIRST_COMMIT) / 3 + 1) end
+    if bucket then limits().release(block, branch) end
+    if kind == 'again' then
+      redis.call('HDEL', key('m', block), 'tried:' .. branch)
+      redis.call('HSET', key('m', block), 'again:' .. branch, payload)
+      redis.call('LPUSH', Q, branch)
+      event('branch.again', 'block', block, 'branch', branch, 'lane', token)
+    else
+      done = done + 1
+      if block ~= ROOT then note_times(branch, kind, 2 * (i - FIRST_COMMIT) / 3 + 1) end
+    end
     if kind == 'ok' then
       redis.call('HSET', R, branch, payload)
       good[#good + 1] = tonumber(branch)
-    else
+    elseif kind == 'error' then
       redis.call('HSET', E, branch, payload)
       bad[#bad + 1] = tonumber(branch)
       if on_error ~= 'collect' then
@@ -135,6 +156,7 @@ for i = FIRST_COMMIT + 3 * commits, FIRST_COMMIT - 1 + 3 * commits + releases do
   if redis.call('HGET', L, branch) == token then
     redis.call('HDEL', L, branch)
     held = held - 1
+    if bucket then limits().release(block, branch) end
     redis.call('LPUSH', Q, branch)
   end
 end
@@ -155,11 +177,11 @@ end
 if failed then
   hold(block, token, track, slots, held, width)
   fail(block, 'error')
-  return { 'error', 0, 0, {}, {}, late, publish }
+  return answer('error', 0, 0, {}, {}, late)
 end
 if done > 0 and redis.call('HINCRBY', B, 'done', done) == tonumber(n) then
   hold(block, token, track, slots, held, width)
-  return { 'ok', 0, 0, {}, carry_on(complete(block)), late, publish }
+  return answer('ok', 0, 0, {}, carry_on(complete(block)), late)
 end
 
 -- Branches that may take others with them, or were taken too often, run alone or among themselves until all have ended.
@@ -177,35 +199,41 @@ if held ~= believed then
     end
   end
   hold(block, token, track, slots, held, width)
-  return { 'open', 0, -1, again, {}, late, publish }
+  return answer('open', 0, -1, again, {}, late)
 end
 
 if is_paused() then
   hold(block, token, track, slots, held, width)
-  return { 'open', 0, 0, {}, {}, late, publish }
+  return answer('open', 0, 0, {}, {}, late)
 end
 
 if want < 0 then
-  if held == 0 and waiting(block, track) > 0 then ask_lane(block, track) end
+  if held == 0 and waiting_for_lanes(block, track) > 0 then ask_lane(block, track) end
   hold(block, token, track, slots, held, width)
-  return { 'open', 0, 0, {}, {}, late, publish }
+  return answer('open', 0, 0, {}, {}, late)
 end
 
 limit, lanes, fresh, stop = tonumber(limit), tonumber(lanes), tonumber(fresh or 0), tonumber(stop or 0)
 local todo, parked = waiting(block, track), 0
 local free = math.huge
 if limit > 0 then free = limit - (tonumber(redis.call('HGET', B, 'running')) - slots) end
+-- Places that this lane may take: one for each branch that begins with the node that has the limit.
+local room, placed = math.huge, {}
+if bucket then room = limits().room_for(named, block, track, held == 0 and commits == 0) end
 if todo > 0 and free > 0 then
   -- A lane of many takes its equal part at once; one of width 1 takes ever less, so that all end at about the same time.
   local share, most = math.ceil(tonumber(of_track) / lanes), math.min(want, width, free)
   if width == 1 then share, most = math.ceil(todo / (2 * lanes)), want end
   local take = math.min(math.max(1, math.min(most, share)) - held, todo)
   if alone then take = 0 end
+  -- One after the other would hold places that others could use.
+  if bucket and width == 1 then take = math.min(take, 1 - held) end
   local leases, group = {}, 'any'
   while take > 0 do
     local branch = redis.call('LPOP', Q)
     if not branch then break end
     local attempt, after, tried, company = attempt_of(block, branch, width)
+    local needs_place = bucket and after == ''
     local child_again = after ~= '' and redis.call('HGET', key('b', after), 'state') ~= 'ok'
     local busy = held + #leases > 0
     if child_again and not busy then
@@ -215,23 +243,27 @@ if todo > 0 and free > 0 then
       reopen(after)
       parked = parked + 1
       if parked >= free or reopened >= REOPENED_AT_MOST then take = 0 end
-    elseif child_again or (busy and (company == 'alone' or company ~= group)) then
+    elseif child_again or (busy and (company == 'alone' or company ~= group)) or (needs_place and room <= #placed) then
       redis.call('LPUSH', Q, branch)
       take = 0
     else
       for _, part in ipairs({ branch, attempt, after, tried }) do again[#again + 1] = part end
       leases[#leases + 1], leases[#leases + 2] = branch, token
       take, group = take - 1, company
+      if needs_place then placed[#placed + 1] = branch end
       if group == 'alone' then take = 0 end
     end
   end
   -- No others join them.
   if group ~= 'any' then width, take = #leases / 2, 0 end
-  count = math.max(0, math.min(take, stop - fresh))
+  count = math.max(0, math.min(take, stop - fresh, room - #placed))
   if count > 0 then
     first = fresh
     redis.call('HSET', B, 'next:' .. track, fresh + count)
     for branch = first, first + count - 1 do leases[#leases + 1], leases[#leases + 2] = branch, token end
+    if bucket then
+      for branch = first, first + count - 1 do placed[#placed + 1] = branch end
+    end
   end
   for i = 1, #leases, 1000 do redis.call('HSET', L, unpack(leases, i, math.min(i + 999, #leases))) end
   held = held + #leases / 2
@@ -241,6 +273,12 @@ if todo > 0 and free > 0 then
     event('branches.started', 'block', block, 'branches', cmsgpack.pack(branches), 'lane', token)
   end
 end
+if bucket then
+  limits().take(bucket, block, token, placed)
+  -- With room left, or none in the block, it is not this that they wait for.
+  local waits = room <= #placed and free > held and waiting(block, track) > 0
+  ask_after = limits().queue(bucket, block, track, waits, #placed > 0)
+end
 -- There are more blocks to open again than one call may, and this lane leaves.
 if reopened >= REOPENED_AT_MOST and held == 0 and waiting(block, track) > 0 then ask_lane(block, track) end
 -- Given back while the lane is still at one of them: another lane has to come for the rest.
@@ -249,4 +287,4 @@ hold(block, token, track, slots, held, width)
 -- A lane that came is looked after from now on.
 if slots == 0 and held > 0 then hint_soon(block) end
 if limit > 0 then ask_for_slots(block, slots - math.min(held, width) - parked) end
-return { 'open', first, count, again, {}, late, publish }
+return answer('open', first, count, again, {}, late)

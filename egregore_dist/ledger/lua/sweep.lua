@@ -88,7 +88,11 @@ for i = 1, #leases, 2 do
   end
 end
 count_of_cluster('lanes', gone)
-if settle(block, failed) then return publish end
+local has_ended = settle(block, failed)
+if unsettled then limits().settle() end
+if has_ended then return publish end
+-- Not those that limits call.
+local called = #publish
 
 hinted, ask_after = tonumber(hinted or 0), tonumber(ask_after or 0)
 local free = math.huge
@@ -96,7 +100,7 @@ if limit ~= '0' then free = tonumber(limit) - tonumber(redis.call('HGET', B, 'ru
 local waits, asks, paused = false, ask_after <= NOW, is_paused()
 for t = 0, tonumber(tracks) - 1 do
   local lanes, queue = unpack(redis.call('HMGET', B, 'lanes:' .. t, 'queue:' .. t))
-  local missing = math.min(tonumber(lanes) - (serving[tostring(t)] or 0), waiting(block, t), free, LANES_AT_MOST)
+  local missing = math.min(tonumber(lanes) - (serving[tostring(t)] or 0), waiting_for_lanes(block, t), free, LANES_AT_MOST)
   waits = waits or missing > 0
   local wanted = asks and missing or 0
   if queue == backed_up then wanted = math.min(wanted, hinted < PATIENT_ROUNDS and 0 or 1) end
@@ -112,5 +116,5 @@ elseif asks then
   redis.call('HSET', B, 'hinted', hinted, 'ask_after', ask_after)
 end
 schedule('hint', block, watched and NOW + HINT_AFTER or ask_after)
-count_of_cluster('messages', #publish / 5)
+count_of_cluster('messages', (#publish - called) / 6)
 return publish

@@ -5,18 +5,46 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
-from egregore_dist.ledger import BlockRecord, Commit, Lease, Ledger, Message, NewBlock, Presence, Served, Track, Work
+from egregore_dist.ledger import (
+    BlockRecord,
+    Commit,
+    Lease,
+    Ledger,
+    Message,
+    NewBlock,
+    Presence,
+    Served,
+    Track,
+    Work,
+    limits,
+)
 from egregore_dist.ledger.keys import ROOT, child
+from egregore_dist.workflow.limits import Rule
 
 QUEUE = "q"
 WORKER = "w1@here"
 
 
-def track(count: int, *, queue: str = QUEUE, width: int = 1, lanes: int = 2, of: Sequence[int] | None = None) -> Track:
+def track(
+    count: int,
+    *,
+    queue: str = QUEUE,
+    width: int = 1,
+    lanes: int = 2,
+    of: Sequence[int] | None = None,
+    limit: str = "",
+) -> Track:
     """A track of ``count`` branches: those given, or all."""
-    return Track(queue=queue, width=width, lanes=lanes, count=count, branches=None if of is None else tuple(of))
+    branches = None if of is None else tuple(of)
+    return Track(queue=queue, width=width, lanes=lanes, count=count, branches=branches, limit=limit)
+
+
+def limited(count: int, bucket: str, rule: Rule, **options: Any) -> Track:
+    """A track of ``count`` branches that begin with a node which has a limit."""
+    return replace(track(count, **options), limit=f"{bucket} {limits.text_of(rule, None)}")
 
 
 def ok(*branches: int) -> list[Commit]:

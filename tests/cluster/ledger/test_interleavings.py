@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from egregore_dist.ledger import BlockRecord, Commit, Ledger, Message, Served, Track, counts
+from egregore_dist.ledger import BlockRecord, Commit, Ledger, Message, Presence, Served, Track, counts
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS
 from tests.cluster.ledger.play import Play, track
@@ -98,6 +98,8 @@ class Interleavings(RuleBasedStateMachine):
         super().__init__()
         self.ledger.redis.delete(self.ledger.keys.counts_of("flow"))
         self.play = Play.submit(self.ledger)
+        # Some tracks have a limit, all of them the same: two places.
+        self.limit = f"limit-{self.play.run}"
         root = Block(ROOT, None, 0, 1, 0, "cancel", (track(1, lanes=1),), {0: 0})
         self.blocks = {ROOT: root}
         self.run_state = "pending"
@@ -376,8 +378,7 @@ class Interleavings(RuleBasedStateMachine):
             parent.parked[branch] = child
         self.call(lane, [], sorted(lane.holds), 1, lose=False)
 
-    @staticmethod
-    def draw_tracks(data: strategies.DataObject, n: int) -> tuple[tuple[Track, ...], dict[int, int]]:
+    def draw_tracks(self, data: strategies.DataObject, n: int) -> tuple[tuple[Track, ...], dict[int, int]]:
         widths, lanes = strategies.sampled_from([1, 1, 3]), strategies.integers(1, 3)
         count = min(n, data.draw(strategies.sampled_from([1, 1, 2])))
         members = [list(range(n))[number::count] for number in range(count)]
@@ -388,6 +389,7 @@ class Interleavings(RuleBasedStateMachine):
                 width=data.draw(widths),
                 lanes=data.draw(lanes),
                 of=mine if count > 1 else None,
+                limit=f"{self.limit} 2 0 0 0 -" if data.draw(strategies.integers(0, 3)) == 2 else "",
             )
             for mine in members
         )
@@ -575,6 +577,11 @@ class Interleavings(RuleBasedStateMachine):
     # What always holds
 
     @invariant()
+    def no_more_have_a_place(self) -> None:
+        """Two branches of limited tracks have a place at most, those of blocks that have just ended included."""
+        assert self.ledger.redis.zcard(self.ledger.keys.limit("h", self.limit)) <= 2
+
+    @invariant()
     def the_ledger_agrees(self) -> None:
         """Each block is as the model says, never above its limit, and nothing is leased, ended or counted twice."""
         names = sorted(self.blocks)
@@ -649,6 +656,12 @@ class Interleavings(RuleBasedStateMachine):
             if not self.lanes and not self.ends:
                 for name in sorted(self.blocks):
                     self.do_sweep(name)
+                # As if time had gone by: what was called, and whose message was lost, is not waited for any more.
+                called = self.ledger.keys.limit("c", self.limit)
+                for member in self.ledger.redis.hkeys(called):
+                    self.ledger.redis.hset(called, member, "1 1")
+                workers = {worker: Presence(at=0) for worker in self.workers}
+                self.take(self.ledger.tend(self.limit, "janitor", workers=workers).messages)
         self.the_ledger_agrees()
         self.it_ends_once()
         self.check_times_to_live()

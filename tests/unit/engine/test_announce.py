@@ -40,7 +40,7 @@ def test_nobody_wants_events_unless_told() -> None:
 
 
 def test_what_is_said_of_a_branch(app: Celery) -> None:
-    """It was received when its block was opened, and an error is its class alone."""
+    """It was received when its block was opened, an error is its class alone, and one more attempt is no end."""
     announcer = Announcer(app, Later())
     error = Commit(3, "error", failure.encode(Failure.of(ValueError("secret"), node="fetch", attempt=2)))
     with listening(app) as ear:
@@ -48,8 +48,9 @@ def test_what_is_said_of_a_branch(app: Celery) -> None:
         announcer.end("w@here", BRANCH.id, Commit(3, "ok", b"secret"), 2.5)
         announcer.end("w@here", BRANCH.id, error, 2.5)
         announcer.end("w@here", BRANCH.id, None, 2.5)
-        until(lambda: len(ear.events) == 5, what="five events")
-    received, started, succeeded, failed, revoked = ear.events
+        announcer.end("w@here", BRANCH.id, Commit(3, "again", b"1 fetch"), 2.5)
+        until(lambda: len(ear.events) == 6, what="six events")
+    received, started, succeeded, failed, revoked, retried = ear.events
 
     assert [event["type"] for event in (received, started)] == ["task-received", "task-started"]
     assert [received["name"], received["args"], received["retries"]] == ["fetch", BRANCH.place, 1]
@@ -58,6 +59,7 @@ def test_what_is_said_of_a_branch(app: Celery) -> None:
     assert [succeeded["result"], succeeded["runtime"]] == ["6 bytes", 2.5]
     assert failed["exception"] == "ValueError"
     assert revoked["terminated"] is True
+    assert [retried["type"], retried["exception"]] == ["task-retried", "fetch failed"]
     assert "secret" not in str(ear.events)
 
 

@@ -1,0 +1,44 @@
+-- Look after a bucket of a limit, see _limits.lua: call lanes for places that are free. It belongs to no run.
+--
+-- KEYS[1]  <prefix>:limits:due
+-- ARGV  bucket, "alarm": the rate should have a start left; "edit": the rule was changed; or "janitor", then packed what the
+--       live workers said, as in sweep.lua
+-- Returns { messages to publish, alarms or {}: flat pairs (bucket, ms after which a process that is told calls this again) }
+--
+-- A janitor also takes back places whose lease is gone, and those of ended blocks whose worker or process is.
+
+local DUE, bucket, why = KEYS[1], ARGV[1], ARGV[2]
+local LOOKED_AT = 1000
+local PREFIX, LOOK_AFTER, of = limits().PREFIX, limits().LOOK_AFTER, limits().of
+can_arm = true
+
+local function is_held(member, workers)
+  local run, block, branch, token = string.match(member, '^(%S+) (%S+) (%S+) (%S+)$')
+  local R = PREFIX .. ':{' .. run .. '}'
+  if redis.call('HGET', R .. ':m:' .. block, 'place:' .. branch) ~= token .. ' ' .. bucket then return false end
+  if redis.call('HGET', R .. ':b:' .. block, 'state') == 'open' then
+    -- Whether its lane is alive is looked after by the block's own entry.
+    return redis.call('HGET', R .. ':l:' .. block, branch) == token
+  end
+  if redis.call('HEXISTS', R .. ':l:' .. block, '@' .. token) == 0 then return false end
+  local worker, pid = string.match(token, '^(.*)/(%d+)/')
+  local said = workers and workers[worker]
+  if not workers then return true end
+  if not said then return false end
+  for _, dead in ipairs(said.dead) do
+    if tostring(dead) == pid then return false end
+  end
+  return true
+end
+
+redis.call('DEL', of('a', bucket))
+if why == 'janitor' then
+  local workers = cmsgpack.unpack(ARGV[3])
+  for _, member in ipairs(redis.call('ZRANGE', of('h', bucket), 0, LOOKED_AT - 1)) do
+    if not is_held(member, workers) then redis.call('ZREM', of('h', bucket), member) end
+  end
+  redis.call('ZADD', DUE, NOW + LOOK_AFTER, bucket)
+end
+limits().tend(bucket)
+if redis.call('EXISTS', of('w', bucket)) == 0 then redis.call('ZREM', DUE, bucket) end
+return { publish, alarms or {} }
