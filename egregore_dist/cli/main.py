@@ -18,6 +18,7 @@ COMMANDS = {
     "worker": "Run a worker until it is told to stop.",
     "workers": "List the live workers.",
     "nodes": "List what is learned of nodes: how long they take, and of what.",
+    "limits": "Look at limits of nodes by name, and change them while runs go on.",
     "top": "Show what the cluster does, as it does it.",
     "monitor": "Serve the web pages where runs can be seen.",
     "doctor": "Check this machine and the cluster.",

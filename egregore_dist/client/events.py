@@ -17,7 +17,7 @@ class Event:
         time: seconds since the epoch on the server's clock.
         type: ``run.submitted``, ``run.started``, ``run.ended``, ``run.retried``, ``run.paused``, ``run.resumed``,
             ``block.opened``, ``block.ended``, ``branches.started``, ``branches.ended``, ``branches.late``,
-            ``branch.lost`` or ``branch.stopped``.
+            ``branch.lost``, ``branch.stopped`` or ``branch.again`` (it failed, and is tried again).
         block: the id of the block, or None.
         branches: the positions of the branches that started, or that ended well.
         failed: the positions of the branches that failed.

@@ -12,8 +12,10 @@ import kombu.pools
 from celery import Celery
 
 from egregore_dist import errors
+from egregore_dist.client.limits import Limits
 from egregore_dist.engine import app as apps
 from egregore_dist.engine.later import Later
+from egregore_dist.engine.places import Places
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger
 from egregore_dist.ledger.keys import ROOT
@@ -39,6 +41,8 @@ class Session:
         self.ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention)
         self.signer = signer(settings)
         self.later = Later()
+        #: The limits of the cluster by name.
+        self.limits = Limits(self.ledger, Places(self.ledger, self.app, self.later))
         self.pid = os.getpid()
         self._left: set[str] = set()
         # A program may end right after it has submitted.

@@ -97,6 +97,10 @@ class Timeline:
                     self._end(event.block, branch, event.time, "ok")
                 for branch in event.failed:
                     self._end(event.block, branch, event.time, "error")
+            case "branch.again" if event.block is not None:
+                # The node has failed, and is tried again: see `Limit`.
+                for branch in event.branches:
+                    self._end(event.block, branch, event.time, "error")
             case "branch.lost" | "branch.stopped" if event.block is not None:
                 for branch in event.branches:
                     self._end(event.block, branch, event.time, event.type.removeprefix("branch."))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger.limits import Bucket
 from egregore_dist.ledger.waits import Again, Look, OpenBlock, Track
 from egregore_dist.resources import router
 from egregore_dist.resources.report import Report
@@ -18,6 +19,7 @@ from egregore_dist.resources.report import Report
 #: "size": no live worker is large enough.
 #: "module": no live worker of the queue loads the module.
 #: "limit": the block's ``max_concurrent`` is reached.
+#: "place": the limit of the node that the branches begin with has no place, over all runs.
 #: "slots": every slot of the queue's workers is taken.
 #: "lanes": as many lanes as the block was planned with are at work.
 #: "message": no lane has come yet; where its message was lost, a janitor asks again.
@@ -32,6 +34,7 @@ Kind = Literal[
     "size",
     "module",
     "limit",
+    "place",
     "slots",
     "lanes",
     "message",
@@ -186,6 +189,9 @@ class _Teller:
         yield from unserved
         if unserved or is_full or self._facts.look.paused is not None:
             return
+        if track.limit is not None:
+            yield _place(block, track, track.limit)
+            return
         yield self._busy(block, track) or _late(block, track, self._facts.look.now)
 
     def _unserved(self, block: OpenBlock, number: int, track: Track) -> list[Reason]:
@@ -281,6 +287,23 @@ def _limit(block: OpenBlock, is_waited_in: bool) -> Reason:
     text = f"max_concurrent={block.limit} is reached: {running}, {_of(block.waiting, 'wait')}{behind}"
     numbers = {"limit": block.limit, "running": block.running, "waiting": block.waiting, "ahead": ahead}
     return _reason("limit", block, text, numbers)
+
+
+def _place(block: OpenBlock, track: Track, limit: Bucket) -> Reason:
+    rule = limit.rule
+    # The value is of an input, which not everybody may see who may see this.
+    of = "" if limit.value is None else ", for one value of its key,"
+    numbers: dict[str, float] = {"waiting": track.waiting, "ahead": limit.ahead, "held": limit.held}
+    said = []
+    if rule.concurrent:
+        numbers["concurrent"] = rule.concurrent
+        said.append(f"{limit.held} of {_count(rule.concurrent, 'place')} taken")
+    if rule.per is not None:
+        numbers |= {"starts": rule.starts, "seconds": rule.seconds, "starts_in": limit.starts_in}
+        said.append(f"{rule.per}, the next start in {_time(limit.starts_in)}" if limit.starts_in else rule.per)
+    ahead = f"{_count(limit.ahead, 'other')} ahead" if limit.ahead else "none ahead"
+    text = f"{_of(track.waiting, 'wait')} for limit {limit.limit!r}{of} over all runs ({'; '.join(said)}), {ahead}"
+    return _reason("place", block, text, numbers, (limit.limit,))
 
 
 def _late(block: OpenBlock, track: Track, now: int) -> Reason:

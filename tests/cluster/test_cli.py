@@ -374,3 +374,39 @@ def test_a_worker_finds_modules_where_it_is_started(tmp_path: Path, local: Local
             assert worker.poll() is None, log.read_text()
         finally:
             worker.terminate()
+
+
+def test_limits_are_shown_and_changed(local: LocalCluster) -> None:
+    """``limits`` lists what runs have declared, and sets and clears it; what is not given stays."""
+    env, name = environment(local), "cli.limited"
+    assert call("run", f"{FLOWS}:limited", "--input", "3", env=env).returncode == 0
+
+    assert name in ask("limits", "list", env=env).stdout
+    (found,) = [limit for limit in read("limits", "list", env=env)["limits"] if limit["name"] == name]
+    assert (found["concurrent"], found["per"], found["set"]) == (2, None, False)
+    changed = read("limits", "set", name, "--per", "10/min", env=env)
+    assert (changed["concurrent"], changed["per"], changed["set"]) == (2, "10/min", True)
+    assert read("limits", "set", name, "--concurrent", "none", env=env)["concurrent"] is None
+    said = ask("limits", "show", name, env=env).stdout
+    assert said.startswith(f"limit {name}: 10/min, 1 of them at once, set by hand (code: 2 at a time)")
+    assert read("limits", "clear", name, env=env) == {"name": name, "limit": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("show", "cli.nobody"), codes.NOT_FOUND, "there is no limit 'cli.nobody'"),
+        (("clear", "cli.nobody"), codes.NOT_FOUND, "there is no limit 'cli.nobody'"),
+        (("set", "cli.nobody"), codes.USAGE, "give --concurrent, or --per, or both"),
+        (("set", "cli.nobody", "--concurrent", "x"), codes.USAGE, "--concurrent takes a number or 'none', not 'x'"),
+        (("set", "cli.nobody", "--concurrent", "0"), codes.USAGE, "limit 'cli.nobody': concurrent must be a whole"),
+        (("set", "cli.nobody", "--per", "20"), codes.USAGE, "limit 'cli.nobody': per takes a number and a time"),
+        (("set", "a b", "--per", "20/s"), codes.USAGE, "'a b' cannot name a limit"),
+    ],
+)
+def test_limits_that_cannot_be(local: LocalCluster, arguments: tuple[str, ...], code: int, text: str) -> None:
+    """One line says what is wrong, and nothing is changed."""
+    done = ask("limits", *arguments, env=environment(local))
+
+    assert done.exit_code == code
+    assert text in one_line(done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from egregore_dist import Sequence, node, parallel
+from egregore_dist import Limit, Sequence, node, parallel
 from tests.support.waiting import until
 
 #: Not a workflow.
@@ -24,6 +24,11 @@ def total(values: list[int]) -> int:
 @node
 def failing(x: int) -> int:
     raise ValueError(f"first line\nsecond line {x}")
+
+
+@node(limit=Limit(concurrent=2, name="cli.limited"))
+def limited(x: int) -> int:
+    return x
 
 
 @node

@@ -17,6 +17,7 @@ from egregore_dist.cli.main import COMMANDS
 from egregore_dist.ledger.records import RunState
 
 LOOKING = ("list", "show", "report", "watch")
+LIMITS = ("limits list", "limits show x", "limits set x --concurrent 1", "limits clear x")
 CHANGING = ("cancel", "pause", "resume", "retry")
 HEAVY = ("billiard", "celery", "kombu", "psutil", "pydantic", "redis", "rich")
 
@@ -34,7 +35,7 @@ def test_help_is_quick() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*COMMANDS, *(f"runs {verb}" for verb in LOOKING), *(f"runs {verb}" for verb in CHANGING)]
+    "name", [*COMMANDS, *(f"runs {verb}" for verb in LOOKING), *(f"runs {verb}" for verb in CHANGING), *LIMITS]
 )
 def test_every_command_has_help(name: str) -> None:
     """Every command says what it does, and takes the cluster's URLs."""
@@ -47,7 +48,7 @@ def test_every_command_has_help(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("plan x:y", "runs list", "workers", "nodes", "top", "doctor"),
+        *("plan x:y", "runs list", "workers", "nodes", "top", "doctor", *LIMITS),
         *(f"runs {verb} x" for verb in ("show", "report", "watch", *CHANGING)),
     ],
 )
@@ -62,7 +63,7 @@ def test_verbs_take_json(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("runs list", "workers", "nodes", "top", "doctor", "run json:x --no-wait"),
+        *("runs list", "workers", "nodes", "top", "doctor", "run json:x --no-wait", *LIMITS),
         *(f"runs {verb} x" for verb in ("show", "report", "watch", *CHANGING)),
     ],
 )

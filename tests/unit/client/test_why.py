@@ -10,8 +10,10 @@ import pytest
 from egregore_dist.client.why import Facts, Need, Reason, gathered, reasons
 from egregore_dist.ledger import RunRecord, Work
 from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger.limits import Bucket
 from egregore_dist.ledger.waits import Again, Look, OpenBlock, Track
 from egregore_dist.resources.report import Report
+from egregore_dist.workflow.limits import Rule
 
 NOW = 1_000_000
 GIB = 2**30
@@ -45,6 +47,8 @@ def facts(*blocks: OpenBlock, workers: tuple[Report, ...] | None = None, **more:
 
 LOST = Again(branch=4, attempt=2, most=3, why="its process was killed", node="fetch", calls=0)
 STOPPED = Again(branch=4, attempt=3, most=0, why="", node="fetch", calls=2)
+PLACES = Bucket(limit="call", value="small", rule=Rule(concurrent=2, starts=20, seconds=1), held=2, waiting=3, ahead=1)
+STARTS = Bucket(limit="call", value=None, rule=Rule(starts=100, seconds=3600), held=9, waiting=1, starts_in=12.0)
 FULL = block(track(4), limit=2, running=2)
 INNER = block(track(0), id="0.0-0.7-0", parent="0.0-0", branch=7, name="inner")
 BY_OTHERS = {"theirs": ("w@host/1/a.0",)}
@@ -121,6 +125,24 @@ CASES: dict[str, tuple[Facts, list[str], str, dict[str, float]]] = {
         ["limit", "queue"],
         "max_concurrent=1 is reached: 1 runs, 4 wait",
         {"limit": 1, "running": 1, "waiting": 4, "ahead": 3},
+    ),
+    "a place of the node's limit": (
+        facts(block(track(4, limit=PLACES))),
+        ["place"],
+        "4 wait for limit 'call', for one value of its key, over all runs (2 of 2 places taken; 20/s), 1 other ahead",
+        {"waiting": 4, "ahead": 1, "held": 2, "concurrent": 2, "starts": 20, "seconds": 1, "starts_in": 0.0},
+    ),
+    "a start of the node's limit": (
+        facts(block(track(1, limit=STARTS))),
+        ["place"],
+        "1 waits for limit 'call' over all runs (100/h, the next start in 12 s), none ahead",
+        {"waiting": 1, "ahead": 0, "held": 9, "starts": 100, "seconds": 3600, "starts_in": 12.0},
+    ),
+    "max_concurrent before the node's limit": (
+        facts(replace(FULL, tracks=(track(4, limit=PLACES),))),
+        ["limit"],
+        "max_concurrent=2 is reached",
+        {"limit": 2, "running": 2, "waiting": 4, "ahead": 3},
     ),
     "slots by report": (
         facts(block(track(1)), workers=(worker(slots=1, lanes=1), worker("b@host", slots=2, lanes=3))),
