@@ -84,15 +84,16 @@ def text_of(rule: Rule, key: str | None) -> str:
     return f"{rule.concurrent} {rule.starts} {rule.seconds * 1_000_000} {rule.burst} {key or '-'}"
 
 
-def every(ledger: Ledger) -> list[Known]:
-    """Every limit, by name."""
+def every(ledger: Ledger, most: int | None = None) -> list[Known]:
+    """Every limit, by name, or so many of them."""
     keys = ledger.keys
     with reachable():
         pipe = ledger.redis.pipeline(transaction=False)
         pipe.hgetall(keys.limits)
         pipe.hgetall(keys.limits_set)
         declared, given = pipe.execute()
-    return [_known(ledger, name, declared.get(name), given.get(name)) for name in sorted({*declared, *given})]
+    names = sorted({*declared, *given})[:most]
+    return [_known(ledger, name, declared.get(name), given.get(name)) for name in names]
 
 
 def one(ledger: Ledger, name: str) -> Known | None:

@@ -99,6 +99,8 @@ def _branches(series: Mapping[str, Counts]) -> Iterator[Metric]:
         lambda found: _only(found, "queue"),
     )
     yield _number("egregore_leases_lost", "Leases whose lane was gone.", series, "lost")
+    text = "Calls of nodes with a limit that failed, and are made again."
+    yield _number("egregore_limited_retries", text, series, "again")
     yield _number("egregore_commits_refused", "Results that came too late, and were dropped.", series, "late")
 
 

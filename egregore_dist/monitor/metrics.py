@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from egregore_dist.cli import probe
-from egregore_dist.ledger import ENDED, Ledger, browse, openblocks
+from egregore_dist.ledger import ENDED, Ledger, browse, limits, openblocks
 from egregore_dist.ledger.counts import OTHER
 from egregore_dist.ledger.records import RunState
 from egregore_dist.monitor import counted
@@ -25,6 +25,8 @@ _STANDS = 15.0
 _SHARE = 50
 # Workers that have series of their own; more are in the sums alone.
 _WORKERS_NAMED = 200
+# Limits that are told of, the first ones by name.
+_LIMITS_NAMED = 50
 
 
 class Metrics:
@@ -68,6 +70,7 @@ class _Ledger(Collector):
         yield from counted.families(self._ledger)
         aside = "Messages that were set aside because nobody could serve them, as many as are kept."
         yield GaugeMetricFamily("egregore_messages_aside", aside, browse.aside(self._ledger))
+        yield from self._limits()
         yield from self._workers()
 
     def _runs(self) -> Counter[tuple[str, str]]:
@@ -115,6 +118,20 @@ class _Ledger(Collector):
         yield from (seconds, unknown)
         overdue = "Seconds that the agenda's oldest entry is late: the janitor's work, normally about 0."
         yield GaugeMetricFamily("egregore_agenda_late_seconds", overdue, late)
+
+    def _limits(self) -> Iterator[Metric]:
+        text = "Branches that have a place of a limit."
+        held = GaugeMetricFamily("egregore_limit_held", text, labels=["limit"])
+        text = "Blocks that wait for a place of it, each once for every queue and value of its key."
+        waiting = GaugeMetricFamily("egregore_limit_waiting", text, labels=["limit"])
+        text = "Places that there are, for each value of its key; none where any number may run."
+        concurrent = GaugeMetricFamily("egregore_limit_concurrent", text, labels=["limit"])
+        for known in limits.every(self._ledger, _LIMITS_NAMED):
+            held.add_metric([known.name], known.held)
+            waiting.add_metric([known.name], known.waiting)
+            if known.rule.concurrent:
+                concurrent.add_metric([known.name], known.rule.concurrent)
+        yield from (held, waiting, concurrent)
 
     def _workers(self) -> Iterator[Metric]:
         workers = probe.workers(self._ledger)

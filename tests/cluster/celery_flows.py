@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from egregore_dist import Sequence, node, parallel
+from egregore_dist import Limit, Sequence, node, parallel
 from tests.support.waiting import until
 
 
@@ -35,7 +35,27 @@ def held(path: str) -> str:
     return "open"
 
 
+def _second_time(path: str) -> str:
+    if not Path(path).exists():
+        Path(path).touch()
+        raise ValueError("a secret message")
+    return "done"
+
+
+@node(retries=1, retry_delay=0.05, limit=Limit(concurrent=1, name="knocks"))
+def knock(path: str) -> str:
+    """Fail the first time."""
+    return _second_time(path)
+
+
+@node(retries=1, retry_delay=0.05, limit=Limit(concurrent=1, name="knocks"))
+async def aknock(path: str) -> str:
+    """The same, among many."""
+    return _second_time(f"{path}.async")
+
+
 naps = Sequence(parallel(nap, nap.alias("doze"), fails, name="beds", on_error="collect"), name="naps")
 deep = Sequence(parallel(nap >> hop, parallel(nap, nap.alias("again"), name="inner"), name="outer"), name="deep")
 hops = Sequence(hop.map(), name="hops")
+knocks = Sequence(parallel(knock, aknock, name="doors"), name="knocks")
 holds = Sequence(parallel(held, held.alias("other"), name="doors"), name="holds")

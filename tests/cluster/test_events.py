@@ -13,7 +13,7 @@ import pytest
 from egregore_dist import LocalCluster, errors
 from egregore_dist.client import session
 from egregore_dist.client.processes import Process
-from tests.cluster.celery_flows import deep, holds, hops, naps
+from tests.cluster.celery_flows import deep, holds, hops, knocks, naps
 from tests.support.listening import Ear, listening
 from tests.support.waiting import until
 
@@ -83,6 +83,20 @@ def test_branches_with_blocks_and_those_on_an_event_loop(ear: Ear) -> None:
     run.result(timeout=60)
     until(lambda: len(ear.tasks(f"{run.id}:")) == 150, what="three events of each branch")
     assert {event["name"] for event in ear.tasks(f"{run.id}:") if event["type"] == "task-received"} == {"hop"}
+
+
+def test_a_limited_node_that_is_tried_again_is_retried(ear: Ear, tmp_path: Path) -> None:
+    """Its branch is one task, begun twice and ended once, and nothing is told of what the node said."""
+    run = knocks.submit(str(tmp_path / "knocked"))
+    run.result(timeout=60)
+
+    begun = ["task-received", "task-started"]
+    for branch in (0, 1):
+        uuid = f"{run.id}:0.0-0:{branch}"
+        last(ear, uuid, "task-succeeded")
+        assert sorted(ear.types(uuid)) == sorted([*begun, "task-retried", *begun, "task-succeeded"])
+        assert [event["retries"] for event in ear.tasks(uuid) if event["type"] == "task-received"] == [0, 1]
+    assert not [event for event in ear.tasks(f"{run.id}:") if "secret" in str(event)]
 
 
 def test_a_branch_that_is_stopped_is_revoked(ear: Ear, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from egregore_dist import LocalCluster, Sequence, node
+from egregore_dist import Limit, LocalCluster, Sequence, node
 from egregore_dist.client import session
 from egregore_dist.client.session import Session
 from egregore_dist.ledger import Aside
@@ -38,6 +38,16 @@ def slow(seconds: float) -> float:
     return seconds
 
 
+@node(retries=1, retry_delay=0.5, limit=Limit(concurrent=1, name="metrics.1"))
+def limited(call: dict[str, str]) -> str:
+    """Fail the first time, then wait until there is a file."""
+    if not Path(call["failed"]).exists():
+        Path(call["failed"]).touch()
+        raise OSError("not yet")
+    until(Path(call["gate"]).exists, seconds=60, what="the gate")
+    return "done"
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     """A cluster that nobody else counts on, after runs of every kind."""
@@ -47,6 +57,7 @@ def cluster() -> Iterator[LocalCluster]:
         nested([1, 2])
         with pytest.raises(Exception, match="breaks"):
             failing(1)
+        session.current().limits.set("set-by-hand", concurrent=3, per="20/s")
         yield running
 
 
@@ -177,6 +188,42 @@ def test_the_backlog_is_estimated_from_what_was_learned(cluster: LocalCluster, t
         gate.touch()
         run.cancel()
         blocked.cancel()
+
+
+def test_limits_say_their_use(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Places that are held and what waits for them; a call that is made again is no branch that has ended."""
+    gate = tmp_path / "gate"
+    flow = Sequence(limited.map(), name="bounded")
+    call = {"gate": str(gate), "failed": str(tmp_path / "failed")}
+    runs = [flow.submit([call, call]), flow.submit([call])]
+
+    def are_full() -> bool:
+        said = another(cluster)
+        names = ("egregore_limit_held", "egregore_limit_waiting")
+        return [said(name, limit="metrics.1") for name in names] == [1, 2] and (
+            said("egregore_limited_retries_total", workflow="bounded") == 1
+        )
+
+    try:
+        until(are_full, what="what waits")
+        said = another(cluster)
+        assert said("egregore_limit_concurrent", limit="metrics.1") == 1
+        assert said("egregore_limit_concurrent", limit="set-by-hand") == 3
+        assert said("egregore_branches_ended_total", workflow="bounded", outcome="error") == 0
+        let_pass(0.3)
+    finally:
+        gate.touch()
+    for run in runs:
+        run.result(timeout=60)
+
+    said = another(cluster)
+    assert said("egregore_limit_held", limit="metrics.1") == said("egregore_limit_waiting", limit="metrics.1") == 0
+    assert said("egregore_branches_ended_total", workflow="bounded", outcome="ok") == 3
+    assert said("egregore_branches_ended_total", workflow="bounded", outcome="error") == 0
+    assert said("egregore_branch_duration_seconds_count", workflow="bounded", outcome="ok") == 3
+    # Two of the three have waited at least for the gate: for their place, and not for a lane.
+    assert said("egregore_branch_wait_seconds_bucket", workflow="bounded", le="0.1") <= 1
+    assert said("egregore_branch_wait_seconds_sum", workflow="bounded") >= 0.6
 
 
 def test_workers_say_what_they_use(cluster: LocalCluster) -> None:

@@ -294,4 +294,11 @@ MUTATIONS = (
         new="if false then",
         tests=(f"{LEDGER}/test_limits.py",),
     ),
+    Mutation(
+        name="a call of a limited node that is made again, counted as the end of its branch",
+        file=f"{LUA}/serve.lua",
+        old="count('again', again_soon)",
+        new="count('branches:error', again_soon)",
+        tests=(f"{LEDGER}/test_counts.py",),
+    ),
 )

@@ -11,7 +11,8 @@
 --   P:counts:cluster        hash  the same of what belongs to no workflow
 --
 -- Durations: run:<state>, wait (a run's, for its first branch), block, branch:<outcome>, queue (a branch's, for a lane).
--- Numbers: submitted, retried, branches:<outcome> (of those that have no duration), lost (leases), late (commits).
+-- Numbers: submitted, retried, branches:<outcome> (of those that have no duration), lost (leases), late (commits),
+-- again (calls of nodes with a limit that failed, and are made again).
 --
 -- Keeps: its cost is that of the transition, a few commands, and not that of the branches in it.
 

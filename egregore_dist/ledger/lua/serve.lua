@@ -99,7 +99,7 @@ end
 
 local held, held_width = held_by(block, token)
 local slots = math.min(held, held_width)
-local done, late, failed = 0, 0, false
+local done, late, again_soon, failed = 0, 0, 0, false
 local good, bad = {}, {}
 local times, took, queued, untimed = commits > 0 and cmsgpack.unpack(ARGV[8]) or {}, { ok = tally(), error = tally() }, tally(), { ok = 0, error = 0 }
 
@@ -133,6 +133,7 @@ for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
       redis.call('HDEL', key('m', block), 'tried:' .. branch)
       redis.call('HSET', key('m', block), 'again:' .. branch, payload)
       redis.call('LPUSH', Q, branch)
+      again_soon = again_soon + 1
       event('branch.again', 'block', block, 'branch', branch, 'lane', token)
     else
       done = done + 1
@@ -165,6 +166,7 @@ if late > 0 then
   count('late', late)
   event('branches.late', 'block', block, 'count', late, 'lane', token)
 end
+count('again', again_soon)
 if done > 0 then
   for kind, number in pairs(untimed) do
     count_tally('branch:' .. kind, took[kind])

@@ -6,10 +6,11 @@ import re
 import uuid
 from importlib import resources
 
-from egregore_dist.ledger import Aside, Commit, Ledger, Loss, Work, counts
+from egregore_dist.ledger import SINCE_BLOCK, Aside, Commit, Ledger, Loss, Work, counts
 from egregore_dist.ledger.counts import BOUNDS, OTHER, Counts
 from egregore_dist.ledger.keys import ROOT
-from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok
+from egregore_dist.workflow.limits import Rule
+from tests.cluster.ledger.play import QUEUE, Play, bad, limited, numbers, ok
 from tests.support.waiting import let_pass
 
 
@@ -96,6 +97,44 @@ def test_a_branch_with_a_block_took_as_long_as_both(play: Play) -> None:
     assert 0.05 <= found.sum < 5
 
 
+def test_a_branch_that_is_tried_again_has_not_ended(play: Play) -> None:
+    """One more call of a node with a limit is counted as that; its branch ends once, with the times of the last one."""
+    block = play.block(2, on_error="collect", tracks=[limited(2, "a-limit", Rule(concurrent=1))])
+    lane = play.lane()
+    assert numbers(play.serve(block, lane)) == [0]
+    for call in (1, 2):
+        play.serve(block, lane, [Commit(0, "again", f"{call} node".encode())])
+    assert of(play.ledger).numbers == {"submitted": 1, "again": 2}
+    assert "queue" not in of(play.ledger).durations
+
+    play.serve(block, lane, timed((0, 0.5, 3.0)))
+    play.serve(block, lane, [Commit(1, "error", b"", (1000, 7_000_000))])
+    found = of(play.ledger)
+    assert found.numbers == {"submitted": 1, "again": 2}
+    assert [found.durations[f"branch:{outcome}"].sum for outcome in ("ok", "error")] == [0.5, 0.001]
+    assert (found.durations["queue"].count, found.durations["queue"].sum) == (2, 10.0)
+
+
+def test_a_branch_that_begins_with_a_limited_node_and_meets_a_block(play: Play) -> None:
+    """It is counted once, from when it was begun the last time; what it gave its place to is counted by itself."""
+    outer = play.block(1, tracks=[limited(1, "a-limit", Rule(concurrent=1))])
+    lane = play.lane()
+    assert numbers(play.serve(outer, lane)) == [0]
+    assert numbers(play.serve(outer, lane, [Commit(0, "again", b"1 node")])) == [0]
+    inner = play.nest(outer, 0, lane, 1)
+    other = play.lane()
+    play.serve(inner, other)
+    served = play.serve(inner, other, timed((0, 0.25, 0.0)))
+    assert served.resumed is not None
+    play.serve(outer, other, [Commit(0, "ok", b"v", SINCE_BLOCK)])
+    found = of(play.ledger)
+
+    assert found.numbers == {"submitted": 1, "again": 1}
+    assert found.durations["branch:ok"].count == 2
+    assert 0.25 <= found.durations["branch:ok"].sum < 5
+    assert found.durations["block"].count == 2
+
+
 def test_branches_that_were_not_committed(play: Play) -> None:
     """What a cancelled or late block leaves undone, and what a dead lane has cost, is counted by its outcome."""
     block, lane = play.block(5), play.lane()
@@ -134,6 +173,21 @@ def test_nested_blocks_that_fail(play: Play) -> None:
     assert of(play.ledger).numbers["branches:cancelled"] == 1
     assert of(play.ledger).durations["run:cancelled"].count == 1
     assert of(play.ledger).durations["block"].count == 2
+
+
+def test_what_one_call_cannot_end_is_counted_all_the_same(play: Play) -> None:
+    """Of a run with more blocks than are closed at once each one is counted, and the run once."""
+    outer, lane = play.block(1200), play.lane()
+    served = play.serve(outer, lane)
+    while served.leases:
+        play.nest(outer, served.leases[0].branch, lane, 2)
+        served = play.serve(outer, lane)
+    play.ledger.cancel(play.run)
+
+    found = of(play.ledger)
+    assert found.numbers == {"submitted": 1, "branches:cancelled": 1200 + 2 * 1200}
+    assert found.durations["block"].count == 1 + 1200
+    assert found.durations["run:cancelled"].count == 1
 
 
 def test_a_retry_counts_from_when_it_was_asked_for(play: Play) -> None:
