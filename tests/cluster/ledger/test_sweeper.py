@@ -11,6 +11,7 @@ import pytest
 
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import publish
+from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger import Message
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.resources.report import Report
@@ -44,7 +45,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
     """What a janitor publishes, which goes nowhere."""
     found: list[tuple[str, Message]] = []
     monkeypatch.setattr(publish, "messages", lambda _app, run, wanted: found.extend((run, it) for it in wanted))
-    monkeypatch.setattr(publish, "waiting", lambda _app, _queue: 0)
+    monkeypatch.setattr(Queues, "waiting", lambda _queues, _names: 0)
     return found
 
 
@@ -166,7 +167,7 @@ def test_a_round_that_takes_long_is_no_silence(
         return 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "waiting", takes_long)
+        patch.setattr(Queues, "waiting", takes_long)
         sweeper.round()
     assert play.ledger.running(play.run, block) == []
     assert play.serve(block, play.lane(GONE)).leases
