@@ -25,6 +25,8 @@ from egregore_dist.client import session
 from egregore_dist.client.run import log
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.store_faults
+
 
 @node
 def double(value: int) -> int:
@@ -529,8 +531,6 @@ def test_forked_pools_may_use_the_package(cluster: LocalCluster) -> None:
 SCRIPT = """
 import os, sys
 from egregore_dist import node, parallel
-
-pytestmark = pytest.mark.store_faults
 
 @node("square")
 def square(value: int) -> int:

@@ -108,7 +108,8 @@ def test_beside_others_only_what_can_be_told_is_recorded() -> None:
     measure.end(1)
     on_a_loop = taken(recorded, "g")
 
-    assert on_a_thread.cpu.mean >= 0.019
+    # What its thread has used, on a machine that others use too.
+    assert on_a_thread.cpu.mean >= 0.01
     assert on_a_thread.memory.buckets == {}
     assert (on_a_loop.cpu.buckets, on_a_loop.memory.buckets) == ({}, {})
     assert on_a_loop.count == 1
