@@ -49,7 +49,8 @@ SHAPES: dict[str, Callable[[random.Random], tuple[Any, Any]]] = {
     "timed out": lambda rng: (parallel(anap, quick, timeout=0.5), 30.0),
     "sequence": lambda rng: (Sequence(moment, parallel(nap, anap), join), 0),
 }
-WEIGHTS = {"node": 6, "block": 4, "map": 3}
+# Each overlong run costs a process, and a slot until it is killed: few, so that the others are not kept waiting.
+WEIGHTS = {"node": 6, "block": 4, "map": 3, "overlong": 0.1}
 
 
 def is_right(shape: str, state: str, value: Any) -> bool:
