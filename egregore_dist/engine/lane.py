@@ -61,6 +61,9 @@ _NO_LIMIT = nullcontext()
 # How often a lane of many asks whether its block has ended, in seconds.
 _ASK_EVERY = 1.0
 
+# A branch that cannot be begun for so many seconds after its lease (its input comes late) may be another's by then.
+_LATE = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -255,6 +258,8 @@ class Lane:
             with interrupter.guard(place.left(), attend):
                 execution = place.execute(lease)
                 job, end = _first(execution)
+                if time.monotonic() - since > _LATE and not place.holds(lease.branch, self._token):
+                    raise Interrupt
                 self._turn.came()
                 while job is not None:
                     node = job.node.name
@@ -347,8 +352,8 @@ class Lane:
         try:
             while True:
                 for lease in leases:
-                    execution = self._aexecute(place, lease) if not announce.wanted() else self._ashow(place, lease)
-                    tasks[asyncio.create_task(execution)] = lease
+                    execute = self._aexecute if not announce.wanted() else self._ashow
+                    tasks[asyncio.create_task(execute(place, lease, time.monotonic()))] = lease
                 if not tasks:
                     return self._beside(place.record, place.track)
                 left = place.left()
@@ -392,18 +397,18 @@ class Lane:
         await asyncio.gather(*tasks, return_exceptions=True)
         tasks.clear()
 
-    async def _ashow(self, place: Place, lease: Lease) -> Commit:
+    async def _ashow(self, place: Place, lease: Lease, leased: float) -> Commit:
         # The same, where somebody looks at Celery's events.
         since = self._announce(place, lease)
         try:
-            end = await self._aexecute(place, lease)
+            end = await self._aexecute(place, lease, leased)
         except asyncio.CancelledError:
             self._announce_end(place, lease, None, since)
             raise
         self._announce_end(place, lease, end, since)
         return end
 
-    async def _aexecute(self, place: Place, lease: Lease) -> Commit:
+    async def _aexecute(self, place: Place, lease: Lease, leased: float) -> Commit:
         node: str | None = None
         job: Job | None = None
 
@@ -435,6 +440,8 @@ class Lane:
         try:
             execution = place.execute(lease)
             job, end = _first(execution)
+            if time.monotonic() - leased > _LATE and is_lost():
+                raise Interrupt
             self._turn.came()
             while job is not None:
                 node = job.node.name

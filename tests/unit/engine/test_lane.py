@@ -49,15 +49,18 @@ class FakeTurn:
 class FakePlace:
     """A block whose branches each call one function. ``left``: seconds to its deadline, asked anew each time."""
 
-    def __init__(self, fn: Callable[..., Any], left: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], left: Callable[[], float | None] = lambda: None, *, holds: bool = True
+    ) -> None:
         self.left = left
+        self._holds = holds
         self.record = SimpleNamespace(id="b", name="b")
         self.track = 0
         self._fn = fn
 
     def holds(self, branch: int, token: str) -> bool:
-        """The ledger has heard of no end."""
-        return True
+        """Where not, the ledger has heard of an end, or leased it to another lane."""
+        return self._holds
 
     def times(self, lease: Lease, since: float) -> tuple[int, int]:
         """Nobody asks for them."""
@@ -95,7 +98,7 @@ def executed(lane: Lane, place: FakePlace, how: str) -> Commit:
     """Execute a branch."""
     where, lease = cast(Place, place), Lease(0, 1)
     if how == "wide":
-        return asyncio.run(lane._aexecute(where, lease))
+        return asyncio.run(lane._aexecute(where, lease, time.monotonic()))
     found = lane._execute(where, lease, cast(Batch, SimpleNamespace(share=lambda: None)))
     assert isinstance(found, Commit)
     return found
@@ -109,6 +112,24 @@ def test_coming_ends_with_the_first_call(lane: Lane, turn: FakeTurn, how: str) -
     assert executed(lane, FakePlace(lambda value: told.append(list(turn.told))), how).kind == "ok"
 
     assert told == [["came"]]
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize("how", ["narrow", "wide"])
+def test_what_comes_late_is_begun_only_where_it_is_still_the_lane_s(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, how: str, holds: bool
+) -> None:
+    """A lane that was cut off before it could read the input asks before it calls the node."""
+    monkeypatch.setattr("egregore_dist.engine.lane._LATE", -1.0)
+    calls: list[int] = []
+    place = FakePlace(calls.append, holds=holds)
+    if holds:
+        assert executed(lane, place, how).kind == "ok"
+    else:
+        with pytest.raises((asyncio.CancelledError, AssertionError)):
+            executed(lane, place, how)
+
+    assert calls == ([1] if holds else [])
 
 
 def test_a_deadline_stops_threads_without_the_ledger(lane: Lane) -> None:
