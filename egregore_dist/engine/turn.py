@@ -10,8 +10,9 @@ from egregore_dist.engine import others
 #: Seconds that a lane serves at least, before it looks whether others wait. Coming anew costs some milliseconds.
 TURN = 0.1
 
-# It is also so many times as long as coming took: a large input is not read for a few branches.
-_COMING = 10
+# It is also so many times as long as coming took: a large input is not read for a few branches. No more than the
+# second, in seconds, or what coming took: others wait for it.
+_COMING, _COMING_MOST = 10, 1.0
 # A lane of many can leave only when all of them have ended. Where that takes longer than the first, it stays for the
 # second: else its slot would stand idle behind a few long ones.
 _DRAIN, _STAY = 1.0, 10.0
@@ -36,7 +37,8 @@ class Turn:
         """The lane calls a node; coming ends with the first one."""
         if not self._has_come:
             self._has_come, now = True, monotonic()
-            self._until = max(self._until, now + _COMING * (now - self._began))
+            took = now - self._began
+            self._until = max(self._until, now + min(_COMING * took, max(_COMING_MOST, took)))
 
     def is_over(self) -> bool:
         """Whether the lane should leave; once it should, that stays so."""

@@ -171,7 +171,7 @@ MUTATIONS = (
     Mutation(
         name="turn: coming does not count",
         file="egregore_dist/engine/turn.py",
-        old="now + _COMING * (now - self._began)",
+        old="now + min(_COMING * took, max(_COMING_MOST, took))",
         new="now",
         tests=("tests/unit/engine/test_turn.py",),
     ),

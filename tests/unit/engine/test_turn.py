@@ -54,16 +54,17 @@ def test_a_turn_goes_on_while_nobody_waits(clock: Clock) -> None:
     assert leases in (150, 151)
 
 
-def test_a_turn_is_long_where_coming_took_long(clock: Clock) -> None:
-    """Ten times what it took to come; what the first branches take is not part of that."""
+@pytest.mark.parametrize(("took", "turn"), [(0.02, 0.2), (0.3, 1.0), (3.0, 3.0)])
+def test_a_turn_is_long_where_coming_took_long(took: float, turn: float, clock: Clock) -> None:
+    """Ten times what it took to come, within a second or what it took; the first branches are no part."""
     mine = Turn(lambda since: True)
-    clock.now += 1.0
+    clock.now += took
     mine.came()
-    clock.now += 9.0
+    clock.now += 0.9 * turn
     mine.came()
 
     assert not mine.is_over()
-    clock.now += 1.1
+    clock.now += 0.2 * turn
     assert mine.is_over()
 
 
