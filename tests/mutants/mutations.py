@@ -169,6 +169,13 @@ MUTATIONS = (
         tests=("tests/unit/engine/test_lane.py",),
     ),
     Mutation(
+        name="serve: a lane that gives back and goes on asks for another",
+        file="egregore_dist/ledger/lua/serve.lua",
+        old="if releases > 0 and believed > 0 and width == 1",
+        new="if releases > 0 and held > 0 and width == 1",
+        tests=("tests/cluster/ledger/test_serve.py",),
+    ),
+    Mutation(
         name="turn: coming does not count",
         file="egregore_dist/engine/turn.py",
         old="now + min(_COMING * took, max(_COMING_MOST, took))",

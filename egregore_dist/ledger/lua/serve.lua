@@ -284,7 +284,7 @@ end
 -- There are more blocks to open again than one call may, and this lane leaves.
 if reopened >= REOPENED_AT_MOST and held == 0 and waiting(block, track) > 0 then ask_lane(block, track) end
 -- Given back while the lane is still at one of them: another lane has to come for the rest.
-if releases > 0 and held > 0 and width == 1 then ask_lane(block, track) end
+if releases > 0 and believed > 0 and width == 1 then ask_lane(block, track) end
 hold(block, token, track, slots, held, width)
 -- A lane that came is looked after from now on.
 if slots == 0 and held > 0 then hint_soon(block) end

@@ -148,6 +148,22 @@ def test_branches_given_back_are_leased_next(play: Play) -> None:
     assert all(lease.attempt == 1 for lease in other.leases)
 
 
+def test_a_lane_is_asked_for_where_one_gives_back_and_stays_away(play: Play) -> None:
+    """Where it goes on at once it serves the rest itself: were others asked for each time, the queue would fill with
+    lanes for which those at work give up their slots."""
+    block, lane = play.block(40, tracks=[track(40, lanes=2)]), play.lane()
+    held = numbers(play.serve(block, lane, want=4))
+    served = play.serve(block, lane, ok(held[0]), want=4, releases=held[1:])
+    assert len(served.leases) == 4
+    assert served.messages == ()
+
+    first, *rest = numbers(served)
+    away = play.serve(block, lane, want=1, held=1, releases=rest)
+    assert away.leases == ()
+    assert [message.kind for message in away.messages] == ["lane"]
+    assert play.ledger.running(play.run, block) == [first]
+
+
 def test_only_a_holder_gives_back(play: Play) -> None:
     """A release by a lane that does not hold the branch changes nothing."""
     block, lane, other = play.block(3), play.lane(), play.lane()
