@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import click
 import redis
 from rich.console import Console
 
-from bench import figures, machine, plain, suite
+from bench import account, figures, machine, plain, suite, workloads
+from bench.figures import Figure
 from egregore_dist import LocalCluster
 
 # One worker with as many processes as the plain one has.
 PROCESSES = 2
 SIZES, MORE_SIZES = (3, 1000), (1, 3, 10, 100, 1000, 10_000)
+# The last is sampled too: of a small block, most is what there is once.
+ACCOUNTED = (3, 1000, 100_000)
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Measure less often: sooner done, and less sure.")
 @click.option("--all-sizes", is_flag=True, help=f"Blocks of {', '.join(map(str, MORE_SIZES))} branches.")
+@click.option("--account", "accounting", is_flag=True, help="Say instead where the time of a branch goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures for a program to read.")
-def main(quick: bool, all_sizes: bool, as_json: bool) -> None:
+def main(quick: bool, all_sizes: bool, accounting: bool, as_json: bool) -> None:
     """Measure egregore-dist beside a plain Celery chord: one server, one worker of two processes each."""
     console, progress = Console(), Console(stderr=True)
     started = time.monotonic()
@@ -34,8 +42,10 @@ def main(quick: bool, all_sizes: bool, as_json: bool) -> None:
         about = machine.describe(server)
         bench = suite.Bench(celery=celery, server=server, queue=cluster.settings.queue, quick=quick)
         measured = []
+        sizes = MORE_SIZES if all_sizes else SIZES
+        told = _account(bench, cluster) if accounting else suite.everything(bench, sizes)
         with progress.status("measuring") as status:
-            for figure in suite.everything(bench, MORE_SIZES if all_sizes else SIZES):
+            for figure in told:
                 measured.append(figure)
                 status.update(f"measured {figure.name}")
     if as_json:
@@ -48,6 +58,18 @@ def main(quick: bool, all_sizes: bool, as_json: bool) -> None:
     seconds = time.monotonic() - started
     console.print(f"{len(missed)} of the targets missed: {'; '.join(missed)}" if missed else "Every target reached.")
     console.print(f"Measured in {seconds:.0f} s.", style="dim")
+
+
+def _account(bench: suite.Bench, cluster: LocalCluster) -> Iterator[Figure]:
+    info: Any = bench.server.info("server")
+    worker = cluster.workers[0].pid
+    assert worker is not None
+    processes = account.Processes(client=os.getpid(), server=info["process_id"], worker=worker)
+    flow = workloads.mapped()
+    for count in ACCOUNTED:
+        work = partial(flow, list(range(count)))
+        yield from account.by_process(processes, bench.server, work, branches=count, rounds=bench.rounds(8))
+    yield from account.by_module(processes, work, branches=count)
 
 
 if __name__ == "__main__":
