@@ -147,7 +147,7 @@ def _seconds(pid: int) -> float:
 
 def _scripts(server: redis.Redis) -> float:
     info: Any = server.info("commandstats")
-    return sum(info.get(f"cmdstat_{name}", {"usec": 0})["usec"] for name in ("evalsha", "eval")) / 1e6
+    return float(sum(info.get(f"cmdstat_{name}", {"usec": 0})["usec"] for name in ("evalsha", "eval"))) / 1e6
 
 
 def _spy() -> list[str]:

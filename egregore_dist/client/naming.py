@@ -39,7 +39,7 @@ def of_map(ledger: Ledger, run: str, block: BlockGlance) -> list[str]:
     if size > _KEYS_READ or not codec.is_mapping(start):
         return []
     try:
-        return [str(key) for key, _ in codec.split(ledger.input(run, block.input))]
+        return [str(key) for key in codec.split(ledger.input(run, block.input)).keys]
     except (errors.EncodingError, errors.RunNotFound):
         return []
 

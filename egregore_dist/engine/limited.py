@@ -31,8 +31,9 @@ def buckets(limit: Named, step: spec.BlockSpec | spec.NodeSpec, raw: bytes) -> M
     if not isinstance(step, spec.MapSpec):
         return {bucket(limit, codec.decode(raw)): ()}
     found: dict[str, list[int]] = {}
-    for branch, (_, item) in enumerate(codec.split(raw)):
-        found.setdefault(bucket(limit, codec.decode(item)), []).append(branch)
+    entries = codec.split(raw)
+    for branch in range(len(entries)):
+        found.setdefault(bucket(limit, codec.decode(entries.value(branch))), []).append(branch)
     return {name: tuple(branches) for name, branches in found.items()}
 
 

@@ -107,7 +107,7 @@ class Reader:
             case spec.ParallelSpec(keys=keys):
                 return list(keys)
             case spec.MapSpec():
-                return [key for key, _ in codec.split(self._inputs.get(record.input))]
+                return list(codec.split(self._inputs.get(record.input)).keys)
             case step:
                 return [step.name]
 

@@ -45,7 +45,7 @@ class Place:
         self._load = load
         self._step = spec.step_at(load.root, record.path)
         self._inputs = inputs
-        self._items: list[tuple[Any, bytes]] | None = None
+        self._items: codec.Entries | None = None
         self._ready = time.monotonic() - (now - record.ready) / 1000
         left = None if record.deadline is None else (record.deadline - now) / 1000
         self._deadline = None if left is None else time.monotonic() + left + _LATER
@@ -110,7 +110,7 @@ class Place:
             case spec.ParallelSpec():
                 return self._step.keys[branch]
             case spec.MapSpec():
-                return self._map_items()[branch][0]
+                return self._map_items().keys[branch]
             case _:
                 return self._step.name
 
@@ -189,13 +189,13 @@ class Place:
 
     def _value(self, branch: int) -> Value:
         if isinstance(self._step, spec.MapSpec) and self.record.id != ROOT:
-            return Value(self._map_items()[branch][1])
+            return Value(self._map_items().value(branch))
         return Value(self._raw_input(), self.record.input)
 
     def _raw_input(self) -> bytes:
         return self._inputs.get(self.record.input)
 
-    def _map_items(self) -> list[tuple[Any, bytes]]:
+    def _map_items(self) -> codec.Entries:
         if self._items is None:
             self._items = codec.split(self._raw_input())
         return self._items

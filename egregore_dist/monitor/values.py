@@ -52,7 +52,7 @@ def input(ledger: Ledger, run: str, root: spec.StepSpec, block: BlockGlance, bra
     raw = ledger.input(run, block.input)
     if block.parent is not None and isinstance(spec.step_at(root, block.path), spec.MapSpec):
         try:
-            raw = codec.split(raw)[branch][1]
+            raw = codec.split(raw).value(branch)
         except (errors.EncodingError, IndexError):
             return Shown(text=None, size=size, note="The stored input cannot be read.")
     return _text(raw)

@@ -15,7 +15,7 @@ from egregore_dist import errors
 from egregore_dist.wire.annotations import convert
 from egregore_dist.workflow.step import MAX_NESTING
 
-__all__ = ["convert", "decode", "encode", "join_list", "join_mapping", "split"]
+__all__ = ["convert", "decode", "encode", "join_list", "join_mapping", "split", "Entries"]
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +144,27 @@ def join_mapping(pairs: Sequence[tuple[Any, bytes]]) -> bytes:
     return _storable(raw)
 
 
-def split(raw: bytes) -> list[tuple[Any, bytes]]:
-    """The entries of an encoded list (keyed by index) or mapping, each still encoded.
+class Entries:
+    """The entries of an encoded list or mapping, of which a reader copies those that it needs.
+
+    Attributes:
+        keys: a mapping's keys in order, or a list's indices.
+    """
+
+    def __init__(self, parts: list[msgspec.Raw] | dict[Any, msgspec.Raw]) -> None:
+        self.keys: Sequence[Any] = tuple(parts) if isinstance(parts, dict) else range(len(parts))
+        self._values = tuple(parts.values()) if isinstance(parts, dict) else parts
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def value(self, at: int) -> bytes:
+        """The encoded value of the entry at this place."""
+        return bytes(self._values[at])
+
+
+def split(raw: bytes) -> Entries:
+    """Take an encoded list or mapping apart, without decoding its values.
 
     Raises:
         EncodingError: ``raw`` holds something else, or is malformed.
@@ -160,8 +179,7 @@ def split(raw: bytes) -> list[tuple[Any, bytes]]:
         ) from None
     except Exception as cause:
         raise _malformed(cause) from cause
-    entries = parts.items() if isinstance(parts, dict) else enumerate(parts)
-    return [(key, bytes(part)) for key, part in entries]
+    return Entries(parts)
 
 
 def _encode_other(value: Any) -> Any:

@@ -27,6 +27,12 @@ from egregore_dist.wire import codec
 WHERE = "the value returned by node 'load'"
 
 
+def taken_apart(raw: bytes) -> list[tuple[Any, bytes]]:
+    """The entries of an encoded list or mapping: each its key, and its value, still encoded."""
+    entries = codec.split(raw)
+    return [(key, entries.value(at)) for at, key in enumerate(entries.keys)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Point:
     x: int
@@ -420,7 +426,7 @@ def test_a_joined_list_is_the_list(values: list[Any]) -> None:
     joined = codec.join_list(raws)
 
     assert joined == codec.encode(values, where=WHERE)
-    assert codec.split(joined) == list(enumerate(raws))
+    assert taken_apart(joined) == list(enumerate(raws))
 
 
 @given(st.dictionaries(keys, plain, max_size=5))
@@ -430,7 +436,7 @@ def test_a_joined_mapping_is_the_mapping(values: dict[Any, Any]) -> None:
     joined = codec.join_mapping(pairs)
 
     assert joined == codec.encode(values, where=WHERE)
-    assert codec.split(joined) == pairs
+    assert taken_apart(joined) == pairs
 
 
 def test_two_entries_of_one_key_are_refused() -> None:
