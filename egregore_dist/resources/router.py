@@ -408,8 +408,9 @@ def _width(demand: Demand, track: Allocation, widths: Widths) -> int:
         width = widths.loop
     elif demand.is_blocking and widths.threads > 1:
         known = demand.learned
-        waits = widths.threads if known is None or not known.cpu else known.wall / known.cpu
-        width = max(1, min(widths.threads, int(waits), math.ceil(track.wanted / track.lanes)))
+        # Of next to no time on a core, the ratio may be infinite.
+        waits = math.inf if known is None or not known.cpu else known.wall / known.cpu
+        width = max(1, min(int(min(widths.threads, waits)), math.ceil(track.wanted / track.lanes)))
     else:
         return 1
     # Each of them takes its memory; what is only assumed for a process is not taken by each of its branches.

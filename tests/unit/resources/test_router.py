@@ -297,6 +297,7 @@ def test_what_nobody_serves_yet_gets_some_lanes() -> None:
         (learned(0.1, 0.09), 32, 1),
         (learned(0.1, None), 32, 1),
         (learned(0.1, 0.0), 8, 8),
+        (learned(0.1, 5e-324), 8, 8),
         (learned(0.1, 0.001, executions=2.0), 32, 1),
         (learned(0.0005, 0.0), 32, 1),
         (None, 32, 1),
