@@ -9,37 +9,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import redis
 from celery import chord, group
-from celery.backends.redis import RedisBackend
 
-from bench import workloads
+from bench import quiet, workloads
 from egregore_dist.client.processes import Process
 
 _ROOT = Path(__file__).parents[1]
 _POLL = 0.0005
 _START_TIMEOUT = 60.0
-
-
-class QuietBackend(RedisBackend):
-    """A result backend that subscribes to nothing: the client polls one key.
-
-    The ordinary client subscribes to the result of every header task, and its ``get`` reads them all: much dearer for a
-    thousand tasks, and no part of what is compared.
-    """
-
-    def on_task_call(self, producer: object, task_id: str) -> None:
-        """A task is sent."""
-
-    def add_pending_result(self, result: Any, weak: bool = False, start_drainer: bool = True) -> Any:
-        """Somebody may want this result."""
-        return result
-
-    def remove_pending_result(self, result: Any) -> Any:
-        """Nobody wants it any more."""
-        return result
 
 
 class PlainCelery:
@@ -51,8 +31,8 @@ class PlainCelery:
 
     def __init__(self, url: str) -> None:
         self._results = redis.Redis.from_url(url)
-        workloads.plain.conf.update(broker_url=url, result_backend=f"{__name__}:{QuietBackend.__name__}+{url}")
-        self._backend = cast(QuietBackend, workloads.plain.backend)
+        workloads.plain.conf.update(broker_url=url, result_backend=quiet.backend(url))
+        self._backend = cast(quiet.QuietBackend, workloads.plain.backend)
 
     def chord(self, count: int, *, timeout: float = 300.0) -> None:
         """Run a chord of ``count`` trivial tasks, and wait for its callback's result."""

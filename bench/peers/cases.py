@@ -12,6 +12,7 @@ from bench.peers.peers import OURS, Peer
 from bench.peers.protocol import Setup, Work
 
 KB, MB = 1000, 1_000_000
+SIZES = (KB, 100 * KB, MB, 10 * MB, 50 * MB)
 CLIENTS = 8
 CAP, SLOTS = 3, 4
 LARGE_INPUT, READERS = 50 * MB, 100
@@ -217,16 +218,9 @@ def _skewed() -> Iterator[Case]:
 
 
 def _sizes() -> Iterator[Case]:
-    for size in (KB, 100 * KB, MB, 10 * MB, 50 * MB):
-        yield Case(
-            name=f"input-{_size(size)}",
-            workload="input",
-            title=f"an input of {_size(size)} to 10 branches",
-            work=Work(kind="share", function="measure", size=size, count=10),
-            repeats=3,
-            warm=1,
-            x=size,
-        )
+    for size in SIZES:
+        work = Work(kind="share", function="measure", size=size, count=10)
+        yield _sized("input", size, f"an input of {_size(size)} to 10 branches", work)
     yield Case(
         name="input-50MB-100",
         workload="input",
@@ -235,16 +229,13 @@ def _sizes() -> Iterator[Case]:
         x=LARGE_INPUT,
         default=(OURS,),
     )
-    for size in (KB, 100 * KB, MB, 10 * MB, 50 * MB):
-        yield Case(
-            name=f"result-{_size(size)}",
-            workload="result",
-            title=f"results of {_size(size)} from 2 branches",
-            work=Work(function="make", item=size, count=2),
-            repeats=3,
-            warm=1,
-            x=size,
-        )
+    for size in SIZES:
+        work = Work(function="make", item=size, count=2)
+        yield _sized("result", size, f"results of {_size(size)} from 2 branches", work)
+
+
+def _sized(workload: str, size: int, title: str, work: Work) -> Case:
+    return Case(name=f"{workload}-{_size(size)}", workload=workload, title=title, work=work, repeats=3, warm=1, x=size)
 
 
 def _nested() -> Iterator[Case]:

@@ -60,9 +60,14 @@ class Work:
     fan: int = 2
 
     @property
+    def data(self) -> Any:
+        """The input of every branch, where they do not differ."""
+        return "x" * self.size if self.kind == "share" else self.item
+
+    @property
     def inputs(self) -> list[Any]:
         """The input of each branch."""
-        return [self.item] * self.count if self.items is None else self.items
+        return [self.data] * self.count if self.items is None else self.items
 
     @property
     def expected(self) -> int:

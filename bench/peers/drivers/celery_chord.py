@@ -10,6 +10,7 @@ from typing import Any
 import redis
 from celery import chord, group
 
+from bench import quiet
 from bench.peers import work as functions
 from bench.peers.drivers import celery_app
 from bench.peers.drivers.children import Children
@@ -25,8 +26,7 @@ class Driver:
     def start(self, setup: Setup) -> None:
         self._children = Children()
         self._server = redis.Redis.from_url(setup.server)
-        backend = f"{celery_app.__name__}:{celery_app.QuietBackend.__name__}+{setup.server}"
-        celery_app.app.conf.update(broker_url=setup.server, result_backend=backend)
+        celery_app.app.conf.update(broker_url=setup.server, result_backend=quiet.backend(setup.server))
         environment = {"CELERY_BROKER_URL": setup.server, "CELERY_RESULT_BACKEND": setup.server}
         for number in range(setup.workers):
             command = [sys.executable, "-m", "celery", "-A", f"{celery_app.__name__}:app", "worker"]
@@ -45,8 +45,7 @@ class Driver:
         if work.kind == "nest":
             return lambda: self._wait(_nested(work.depth, work.fan)())
         task = celery_app.tasks[work.function]
-        text = "x" * work.size
-        header = group([task.s(item) for item in ([text] * work.count if work.kind == "share" else work.inputs)])
+        header = group([task.s(item) for item in work.inputs])
         return lambda: self._wait(chord(header)(celery_app.collect.s()))
 
     def settle(self) -> None:

@@ -35,7 +35,7 @@ class Driver:
         if work.kind == "nest":
             return lambda: self._nested(work.depth, work.fan).result()
         if work.kind == "share":
-            text = "x" * work.size
+            text = work.data
 
             def share() -> object:
                 (shared,) = client.scatter([text], hash=False)

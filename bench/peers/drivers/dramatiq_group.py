@@ -36,7 +36,7 @@ class Driver:
         if work.cap is not None:
             raise Unsupported("a group has no limit of its own")
         actor = self._app.actors[work.function]
-        inputs = ["x" * work.size] * work.count if work.kind == "share" else work.inputs
+        inputs = work.inputs
 
         def call() -> object:
             running = group([actor.message(item) for item in inputs]).run()

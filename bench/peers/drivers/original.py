@@ -30,7 +30,7 @@ class Driver:
         else:
             branches = [node(f"n{number}")(_bound(function, item)) for number, item in enumerate(work.items)]
         flow = Sequence(parallel(*branches, **options))
-        data = "x" * work.size if work.kind == "share" else work.item
+        data = work.data
         return lambda: flow.run(data)
 
     def settle(self) -> None:

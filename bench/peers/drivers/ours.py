@@ -31,7 +31,7 @@ class Driver:
             return lambda: each.run(items)
         branches = [node(f"n{number}")(function) for number in range(work.count)]
         block = parallel(*branches, max_concurrent=work.cap)
-        data = "x" * work.size if work.kind == "share" else work.item
+        data = work.data
         return lambda: block.run(data)
 
     def settle(self) -> None:

@@ -23,8 +23,6 @@ class Driver:
         if work.kind == "nest":
             raise Unsupported("nothing joins calls")
         function, inputs = functions.FUNCTIONS[work.function], work.inputs
-        if work.kind == "share":
-            inputs = ["x" * work.size] * work.count
         pool = self._pool(min(work.cap or self._slots, self._slots))
         return lambda: list(pool.map(function, inputs))
 

@@ -47,8 +47,7 @@ class Driver:
         self.prepare(Work(count=setup.slots))()
 
     def prepare(self, work: Work) -> Callable[[], object]:
-        task = self._tasks[work.function]
-        inputs = ["x" * work.size] * work.count if work.kind == "share" else work.inputs
+        task, inputs = self._tasks[work.function], work.inputs
 
         def each() -> object:
             return [future.result() for future in [task.submit(item) for item in inputs]]

@@ -61,7 +61,7 @@ class Driver:
             return lambda: ray.get(self._nested(work.depth, work.fan))
         task = self._tasks[work.function]
         if work.kind == "share":
-            text = "x" * work.size
+            text = work.data
 
             def share() -> object:
                 shared = ray.put(text)

@@ -39,8 +39,7 @@ class Driver:
             raise Unsupported("a task cannot take the results of others")
         if work.cap is not None:
             raise Unsupported("tasks that are sent together have no limit of their own")
-        task = self._app.tasks[work.function]
-        inputs = ["x" * work.size] * work.count if work.kind == "share" else work.inputs
+        task, inputs = self._app.tasks[work.function], work.inputs
         return lambda: self._wait(_gather(task, inputs))
 
     def settle(self) -> None:
