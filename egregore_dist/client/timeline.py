@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from egregore_dist.client.events import Event
 from egregore_dist.ledger import Ledger, browse
 from egregore_dist.ledger.keys import ROOT
-from egregore_dist.ledger.watch import EVENTS_READ
+from egregore_dist.ledger.replies import EVENTS_READ
 
 # Attempts that are remembered of one run: the events themselves stay in the ledger.
 _ATTEMPTS_KEPT = 20_000

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery.backends.redis import RedisBackend
 
-from egregore_dist.ledger.watch import outlasting
+from egregore_dist.ledger.connection import outlasting
 
 
 class ChordBackend(RedisBackend):

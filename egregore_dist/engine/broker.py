@@ -23,7 +23,7 @@ from kombu.transport import virtual as kombu_virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from egregore_dist.ledger.watch import outlasting, refusal
+from egregore_dist.ledger.connection import outlasting, refusal
 
 log = logging.getLogger(__name__)
 

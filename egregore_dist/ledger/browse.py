@@ -11,10 +11,11 @@ from typing import Any, cast
 
 from egregore_dist import errors
 from egregore_dist.ledger import counts, openblocks, replies
+from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import ENDED, RunRecord, path_of
-from egregore_dist.ledger.watch import EVENTS_READ, reachable
+from egregore_dist.ledger.replies import EVENTS_READ
 
 # Runs looked at in one round trip where not every one is wanted, and entries of the agenda that are read.
 _CHUNK = 1000

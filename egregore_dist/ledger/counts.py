@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.ledger import Ledger
-from egregore_dist.ledger.watch import reachable
 
 #: Seconds: durations are counted by the first of these that they do not exceed.
 BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 600, 1800, 3600, 14400, 86400)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import msgspec
 import redis
@@ -15,7 +14,9 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from egregore_dist import errors
-from egregore_dist.ledger import replies, scripts
+from egregore_dist.ledger import replies
+from egregore_dist.ledger.calls import Calls
+from egregore_dist.ledger.connection import CONNECTION, outlasting, reachable
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
     ENDED,
@@ -34,9 +35,7 @@ from egregore_dist.ledger.records import (
     Tended,
     Work,
 )
-from egregore_dist.ledger.watch import CONNECTION, EVENTS_READ, Watch, outlasting, reachable
-
-log = logging.getLogger(__name__)
+from egregore_dist.ledger.watch import Watch
 
 # Attempts of a branch whose process dies under it, before it ends as lost.
 ATTEMPTS = 3
@@ -50,11 +49,6 @@ _LATE = 1.0
 # How a transition says that it could not do all in one call.
 _TIDY = "tidy"
 _MORE = 2
-
-# Seconds between two lines of log about a server that refuses to write.
-_SAY_EVERY = 30.0
-
-_T = TypeVar("_T")
 
 
 class Ledger:
@@ -72,10 +66,9 @@ class Ledger:
     """
 
     def __init__(self, url: str, *, prefix: str = "egd", retention: float = 7 * 86400, retries: int = 3) -> None:
-        self._backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
-        self._retries = retries
+        backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
         try:
-            self.redis = redis.Redis.from_url(url, retry=Retry(self._backoff, retries=retries), **CONNECTION)
+            self.redis = redis.Redis.from_url(url, retry=Retry(backoff, retries=retries), **CONNECTION)
         except ValueError as error:
             # The URL may hold a password, and redis-py does not repeat it.
             raise errors.ConfigurationError(f"the ledger's URL cannot be used: {error}") from None
@@ -84,8 +77,7 @@ class Ledger:
         self._url = url
         self.keys = Keys(prefix)
         self._retention = retention
-        self._known_scripts: set[str] = set()
-        self._said = -_SAY_EVERY
+        self._calls = Calls(self.redis, backoff, retries)
 
     def close(self) -> None:
         """Close every connection."""
@@ -124,7 +116,7 @@ class Ledger:
         reads += [("HMGET", self.keys.run(run), *replies.WORK_FIELDS)] if work else []
         reads += [("GET", self.keys.block(run, "i", block))] if block == ROOT else []
         started = time.monotonic()
-        (now, fields, *rest), (served,) = self._together(run, reads, [("serve", args)])
+        (now, fields, *rest), (served,) = self._calls.together(self._keys(run), reads, [("serve", args)])
         if not fields:
             return None
         answer = self._served(run, served)
@@ -182,7 +174,9 @@ class Ledger:
         serving = replies.serve_args(block.id, 0, token, 0, 0, (), ())
         reads = [("TIME",), ("HGETALL", self.keys.block(run, "b", block.id))]
         started = time.monotonic()
-        (now, fields), ((state, _), served) = self._together(run, reads, [("open", opening), ("serve", serving)])
+        (now, fields), ((state, _), served) = self._calls.together(
+            self._keys(run), reads, [("open", opening), ("serve", serving)]
+        )
         if not fields:
             return state == b"open", None
         entered = Entered(
@@ -205,7 +199,7 @@ class Ledger:
             workers: for a janitor, as in `sweep`.
         """
         keys = (self.keys.limits_due, self.keys.agenda, self.keys.runs)
-        return replies.tended(self._call("tend", keys, [bucket, why, msgspec.msgpack.encode(workers)]))
+        return replies.tended(self._calls.one("tend", keys, [bucket, why, msgspec.msgpack.encode(workers)]))
 
     def edit_limit(self, name: str, rule: str) -> tuple[bool, list[str]]:
         """Set the rule of a limit by hand, or, with "", forget what was set.
@@ -214,7 +208,7 @@ class Ledger:
             Whether there was such a limit, and its buckets that are in use: `tend` each, so that it holds at once.
         """
         keys = (self.keys.limits_set, self.keys.agenda, self.keys.runs)
-        known, buckets = self._call("limit", keys, [name, rule])
+        known, buckets = self._calls.one("limit", keys, [name, rule])
         return bool(known), [bucket.decode() for bucket in buckets]
 
     def cancel(self, run: str) -> str:
@@ -296,7 +290,7 @@ class Ledger:
             None where another one leads.
         """
         keys = (self.keys.janitor, self.keys.agenda, self.keys.runs)
-        leads, entries, buckets = self._call("due", keys, [janitor, max(1, int(lease * 1000)), limit])
+        leads, entries, buckets = self._calls.one("due", keys, [janitor, max(1, int(lease * 1000)), limit])
         if not leads:
             return None
         found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
@@ -516,7 +510,7 @@ class Ledger:
         """Events of a run after a cursor ("0" for all), waiting at most ``seconds`` for the first."""
         streams: dict[Any, Any] = {self.keys.part(run, "events"): after}
         with reachable():
-            found = self.redis.xread(streams, count=EVENTS_READ, block=max(1, int(seconds * 1000)))
+            found = self.redis.xread(streams, count=replies.EVENTS_READ, block=max(1, int(seconds * 1000)))
         return replies.stream(found)
 
     def watch(self) -> Watch:
@@ -618,63 +612,4 @@ class Ledger:
         return (self.keys.run(run), self.keys.agenda, self.keys.runs)
 
     def _transition(self, name: str, run: str, args: Sequence[Any]) -> Any:
-        return self._call(name, self._keys(run), args)
-
-    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        def ask() -> Any:
-            script = self._script(name)
-            with reachable():
-                try:
-                    return self.redis.evalsha(script.sha, len(keys), *keys, *args)
-                except redis.exceptions.NoScriptError:
-                    return self.redis.eval(script.text, len(keys), *keys, *args)
-
-        return self._patiently(ask)
-
-    def _together(
-        self, run: str, reads: Sequence[tuple[Any, ...]], transitions: Sequence[tuple[str, Sequence[Any]]]
-    ) -> tuple[list[Any], list[Any]]:
-        # Transitions in their order and then reads, in one round trip.
-        return self._patiently(lambda: self._ask_together(run, reads, transitions))
-
-    def _patiently(self, ask: Callable[[], _T]) -> _T:
-        # A script that is refused has changed nothing: its first write is what the server refuses.
-        for failures in range(1, self._retries + 1):
-            try:
-                return ask()
-            except errors.BrokerFull as error:
-                if time.monotonic() - self._said > _SAY_EVERY:
-                    self._said = time.monotonic()
-                    log.warning("the ledger waits: %s", error, extra={"action": "ledger_full"})
-                time.sleep(self._backoff.compute(failures))
-        return ask()
-
-    def _ask_together(
-        self, run: str, reads: Sequence[tuple[Any, ...]], transitions: Sequence[tuple[str, Sequence[Any]]]
-    ) -> tuple[list[Any], list[Any]]:
-        keys = self._keys(run)
-        pipe = self.redis.pipeline(transaction=False)
-        for name, args in transitions:
-            pipe.evalsha(self._script(name).sha, len(keys), *keys, *args)
-        for command in reads:
-            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-        with reachable():
-            found = pipe.execute(raise_on_error=False)
-        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
-            # The server was started anew. Each that was done may be asked again.
-            self._known_scripts.clear()
-            return self._ask_together(run, reads, transitions)
-        with reachable():
-            for reply in found:
-                if isinstance(reply, Exception):
-                    raise reply
-        return found[len(transitions) :], found[: len(transitions)]
-
-    def _script(self, name: str) -> scripts.Script:
-        # Loaded first: a script that is unknown when it is called has to be sent with all its arguments again.
-        script = scripts.load(name)
-        if name not in self._known_scripts:
-            with reachable():
-                self.redis.script_load(script.text)
-            self._known_scripts.add(name)
-        return script
+        return self._calls.one(name, self._keys(run), args)

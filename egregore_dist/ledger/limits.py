@@ -8,8 +8,8 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from egregore_dist.ledger import replies
+from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.ledger import Ledger
-from egregore_dist.ledger.watch import reachable
 from egregore_dist.workflow.limits import Rule
 
 #: Buckets of one limit that are told of: those that were used last.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from egregore_dist.ledger import counts, replies
+from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import path_of
-from egregore_dist.ledger.watch import reachable
 
 # Entries of the agenda that are read at most.
 _LOOKED_AT = 20_000

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import cast
 
-import redis
+from redis.backoff import NoBackoff
 
-from egregore_dist.ledger import replies, scripts
+from egregore_dist.ledger import replies
+from egregore_dist.ledger.calls import Calls
+from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.ledger import Ledger
-from egregore_dist.ledger.watch import reachable
 from egregore_dist.resources import profile
 from egregore_dist.resources.profile import Profile
 
@@ -25,6 +26,8 @@ class Profiles:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        # A server that is full is not waited for.
+        self._calls = Calls(ledger.redis, NoBackoff(), retries=0)
 
     def read(self, functions: Collection[str]) -> dict[str, Profile]:
         """The profiles of these functions, of those that are known."""
@@ -51,19 +54,10 @@ class Profiles:
                 before = known.get(name, b"")
                 args += [name, before, profile.encode(profile.merge(profile.decode(before), new) if before else new)]
             keys = self._ledger.keys.profiles
-            changed = self._keep((keys, f"{keys}:used"), args)
+            changed = self._calls.one("learn", (keys, f"{keys}:used"), args)
             news = {name.decode(): news[name.decode()] for name in changed}
             if not news:
                 return
-
-    def _keep(self, keys: tuple[str, str], args: list[str | bytes | int]) -> list[bytes]:
-        # A server that is full is not waited for.
-        script, server = scripts.load("learn"), self._ledger.redis
-        with reachable():
-            try:
-                return cast(list[bytes], server.evalsha(script.sha, len(keys), *keys, *args))
-            except redis.exceptions.NoScriptError:
-                return cast(list[bytes], server.eval(script.text, len(keys), *keys, *args))
 
     def _read(self, functions: list[str]) -> tuple[dict[str, bytes], int]:
         if not functions:

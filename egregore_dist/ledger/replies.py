@@ -29,6 +29,9 @@ _LONGEST_TIMEOUT = 100 * 365 * 86400
 
 WORK_FIELDS = ["workflow", "spec", "functions", "queue"]
 
+# Events of a run that one call reads at most.
+EVENTS_READ = 1000
+
 
 def wait_command(keys: Keys, run: str, seconds: float) -> tuple[str | float, ...]:
     """Wait for a run's end. Moving the one entry onto its own list leaves it there, so any number can wait."""

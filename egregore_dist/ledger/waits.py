@@ -8,11 +8,11 @@ from itertools import chain, zip_longest
 from typing import Any, cast
 
 from egregore_dist.ledger import limits, replies
+from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS, Ledger
 from egregore_dist.ledger.limits import Bucket
 from egregore_dist.ledger.records import ENDED, RunRecord, Work, path_of
-from egregore_dist.ledger.watch import reachable
 
 #: Open blocks that are looked at, tracks of each, branches at the head of a track's queue, and lanes of a block.
 BLOCKS, TRACKS, HEADS, LANES = 50, 8, 10, 200

@@ -12,9 +12,9 @@ import msgspec
 
 from egregore_dist.engine import compile as compiler
 from egregore_dist.ledger import Ledger
+from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.openblocks import OpenBlock
 from egregore_dist.ledger.profiles import Profiles
-from egregore_dist.ledger.watch import reachable
 from egregore_dist.resources import profile
 from egregore_dist.workflow import spec
 

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from egregore_dist import errors
 from egregore_dist.ledger import Ledger, browse
-from egregore_dist.ledger.watch import EVENTS_READ
+from egregore_dist.ledger.replies import EVENTS_READ
 from egregore_dist.monitor import lists
 from egregore_dist.monitor.guard import Answer, Asked
 from egregore_dist.monitor.lists import Filters

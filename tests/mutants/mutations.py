@@ -142,10 +142,10 @@ MUTATIONS = (
     ),
     Mutation(
         name="a busy server's answer that comes raw",
-        file="egregore_dist/ledger/watch.py",
+        file="egregore_dist/ledger/connection.py",
         old='return _TURNS_AWAY["BUSY"] if str(error).startswith("BUSY ") else None',
         new="return None",
-        tests=("tests/unit/ledger/test_watch.py",),
+        tests=("tests/unit/ledger/test_connection.py",),
     ),
     Mutation(
         name="turn: a lane of many never stays beyond its turn",

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from egregore_dist import errors
-from egregore_dist.ledger.watch import reachable
+from egregore_dist.ledger.connection import reachable
 from tests.soak.faults import Faults, add_far
 from tests.soak.load import Load
 from tests.support.history import percentile, told

@@ -11,7 +11,7 @@ from typing import Any
 
 from egregore_dist import BranchError, Run, RunFailed, Sequence, errors, node, parallel
 from egregore_dist.ledger import ENDED, Ledger
-from egregore_dist.ledger.watch import reachable
+from egregore_dist.ledger.connection import reachable
 from tests.support import history
 from tests.support.history import Broken, Execution, History, RunHistory, Seen
 from tests.support.trial import Trial

@@ -11,7 +11,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import broker
-from egregore_dist.ledger.watch import refusal
+from egregore_dist.ledger.connection import refusal
 from egregore_dist.settings import Settings
 
 

@@ -18,8 +18,9 @@ from redis._parsers import BaseParser
 from egregore_dist import errors
 from egregore_dist.engine.app import make_app
 from egregore_dist.ledger import Ledger
+from egregore_dist.ledger.connection import TurnedAway, outlasting, reachable, refusal, turned_away
 from egregore_dist.ledger.keys import Keys
-from egregore_dist.ledger.watch import TurnedAway, Watch, outlasting, reachable, refusal, turned_away
+from egregore_dist.ledger.watch import Watch
 from egregore_dist.settings import Settings
 
 BUSY = "BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."

@@ -1,0 +1,123 @@
+"""Connections to the ledger: how they are made, and how their loss is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from egregore_dist import errors
+
+# A connection that died in silence is noticed, and made again, within ten seconds.
+CONNECTION: dict[str, Any] = {"socket_timeout": 6.0, "socket_connect_timeout": 3.0, "socket_keepalive": True}
+
+# How a server says that it takes no write, itself or (up to Redis 6) within the error of a script.
+_REFUSALS = {
+    "OOM": "its memory is full (maxmemory): raise the limit, or wait until finished runs have expired",
+    "READONLY": "it is read-only, as a replica is: use the primary's address, or wait for the failover",
+    "MISCONF": "it cannot write to its disk: make room there, and see the server's log",
+    "UNBLOCKED": "it has just become a replica: use the primary's address, or wait for the failover",
+    "NOREPLICAS": "it has too few replicas that follow it (min-replicas-to-write)",
+}
+# How it says that it answers nobody for now, where redis-py does not know: it has run nothing of what it was asked for.
+_TURNS_AWAY = {
+    "BUSY": "it is held by a script that takes long; it answers when that has ended",
+    "TRYAGAIN": "its keys are being moved to another server",
+    "CLUSTERDOWN": "its cluster is down",
+    "MASTERDOWN": "it is a replica that has lost its primary",
+}
+
+_CODE = re.compile(rf"(?:^|[\s-])({'|'.join(_REFUSALS)})\s")
+
+
+class TurnedAway(redis.exceptions.ConnectionError):
+    """The server is there, and answers nobody for now. To redis-py, Celery and kombu it is as good as not there."""
+
+
+class _Sync:
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().read_response(*args, **options)  # type: ignore[misc]
+        except redis.exceptions.ResponseError as error:
+            _raise_if_turned_away(error)
+            raise
+
+
+class _Async:
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]
+        except redis.exceptions.ResponseError as error:
+            _raise_if_turned_away(error)
+            raise
+
+
+def outlasting(stock: Any) -> Any:
+    """A redis-py connection class, made to take a server that answers nobody for one that cannot be reached.
+
+    So whatever is done about that is done: the call is tried again, on a new connection, after a growing pause.
+    """
+    mixin = _Async if issubclass(stock, redis.asyncio.connection.AbstractConnection) else _Sync
+    return stock if issubclass(stock, mixin) else type(stock.__name__, (mixin, stock), {})
+
+
+def _raise_if_turned_away(error: redis.exceptions.ResponseError) -> None:
+    reason = turned_away(error)
+    if reason is not None:
+        raise TurnedAway(reason) from error
+
+
+def turned_away(error: BaseException) -> str | None:
+    """Why the server answers nobody for now; None where the error says something else."""
+    match error:
+        case TurnedAway():
+            return str(error)
+        case redis.exceptions.TryAgainError():
+            return _TURNS_AWAY["TRYAGAIN"]
+        case redis.exceptions.MasterDownError():
+            return _TURNS_AWAY["MASTERDOWN"]
+        case redis.exceptions.ClusterDownError():
+            return _TURNS_AWAY["CLUSTERDOWN"]
+        case redis.exceptions.ResponseError():
+            return _TURNS_AWAY["BUSY"] if str(error).startswith("BUSY ") else None
+        case _:
+            return None
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Turn what redis-py raises into errors that a user can meet.
+
+    Raises:
+        errors.BrokerUnavailable: the server cannot be reached, or answers nobody for now.
+        errors.BrokerFull: it can, and refuses to write.
+    """
+    try:
+        yield
+    except TurnedAway as error:
+        raise errors.BrokerUnavailable(f"the ledger does not answer: {error}") from error
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise errors.BrokerUnavailable(
+            f"the ledger cannot be reached: {error}; is the server up, and the URL right?"
+        ) from error
+    except redis.exceptions.ResponseError as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        raise errors.BrokerFull(f"the server takes nothing more: {reason}") from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the server takes no write, and what to do; None where the error says something else."""
+    if not isinstance(error, redis.exceptions.ResponseError):
+        return None
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return _REFUSALS["OOM"]
+    if isinstance(error, redis.exceptions.ReadOnlyError):
+        return _REFUSALS["READONLY"]
+    found = _CODE.search(str(error))
+    return _REFUSALS[found[1]] if found else None
