@@ -1,21 +1,16 @@
 """What a pool process is executing now, for its worker's main process to see.
 
-Each process of a pool has a small file of its own, mapped into memory, in a folder that the main process makes. It is
-written at every branch and every call of a node, so it has to cost next to nothing, and it can be read when the process
-has died or holds its GIL: that is what it is for. Times are those of ``time.monotonic``, which the processes of a
-machine share.
+Each process of a pool has a small file of its own, mapped into memory, see `boards`. It is written at every branch and
+every call of a node, so it has to cost next to nothing, and it can be read when the process has died or holds its GIL:
+that is what it is for. Times are those of ``time.monotonic``, which the processes of a machine share.
 """
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import math
 import mmap
 import os
-import shutil
 import struct
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,9 +18,6 @@ from pathlib import Path
 from time import monotonic
 
 import msgspec
-
-#: Names the folder to a pool's processes, however they are started.
-FOLDER = "_EGREGORE_BOARDS"
 
 # Two copies of the note take turns: while one is written the other holds. The number of the last one says which.
 _NUMBER = struct.Struct("@Q")
@@ -38,9 +30,6 @@ _LISTED, _CALL = struct.Struct("@I"), struct.Struct("@qqqqddH")
 _LIST_NUMBER_AT, _LIST_AT, _LIST = 24, _FIRST_AT + 2 * _COPY, 32768
 _SIZE = _LIST_AT + 2 * _LIST
 _NAME_LIMIT = 512
-_PREFIX = "egregore-boards-"
-
-log = logging.getLogger(__name__)
 
 NEVER = math.inf
 NOBODY = -1
@@ -141,18 +130,6 @@ class Board:
         self._asked = 0.0
         self._watched: dict[object, tuple[float, bytes]] = {}
         self._lock = threading.Lock()
-
-    @classmethod
-    def mine(cls) -> Board:
-        """The board of this process: in the folder of the worker that started it, if there is one."""
-        folder = os.environ.get(FOLDER)
-        if not folder:
-            return cls()
-        try:
-            return cls(Path(folder) / str(os.getpid()))
-        except OSError as error:
-            log.warning("this process cannot be watched: %s", error, extra={"action": "no_board"})
-            return cls()
 
     def come(self, run: str, block: str, track: int, token: str) -> None:
         """A lane asks for branches of a block."""
@@ -400,54 +377,3 @@ def _listed(raw: bytes) -> Iterator[Call]:
             stop_at=stop_at,
             node=raw[at - named : at].decode(errors="ignore"),
         )
-
-
-class Folder:
-    """Where the boards of this process's pool are; the processes that it starts find it."""
-
-    def __init__(self) -> None:
-        while True:
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            # Held while this process, or one of its pool, lives.
-            held = _held(self.path)
-            if held is not None:
-                break
-        self._lock = held
-        os.environ[FOLDER] = str(self.path)
-
-    def remove(self) -> None:
-        """Remove it, with all that is in it."""
-        os.environ.pop(FOLDER, None)
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-
-
-def _held(folder: Path) -> int | None:
-    """A lock on a new folder; None where another worker has taken it for one that was left, before it was locked."""
-    try:
-        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if folder.exists():
-        return lock
-    os.close(lock)
-    return None
-
-
-def remove_left() -> None:
-    """Remove the folders of processes that were killed."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        try:
-            lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            # It is not ours.
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_uid == os.geteuid():
-                shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(lock)

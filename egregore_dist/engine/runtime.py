@@ -16,8 +16,8 @@ from celery import Celery
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
+from egregore_dist.engine import boards
 from egregore_dist.engine.announce import Announcer
-from egregore_dist.engine.board import Board
 from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.later import Later
@@ -82,7 +82,7 @@ class Runtime:
         alarms = Interrupter()
         self.raiser = Raiser()
         self.interrupter: Interrupter | Raiser = alarms if alarms.usable else self.raiser
-        self.board = Board.mine()
+        self.board = boards.mine()
         self.later = Later()
         self.announcer = Announcer(app, self.later)
         self.places = Places(self.ledger, app, self.later)

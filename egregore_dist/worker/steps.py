@@ -19,7 +19,7 @@ from celery.platforms import EX_FAILURE
 from celery.worker import state
 
 from egregore_dist import errors
-from egregore_dist.engine import announce, board, leaving
+from egregore_dist.engine import announce, boards, leaving
 from egregore_dist.engine import app as apps
 from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger import Ledger
@@ -141,9 +141,9 @@ class Watch(_Periodic):
         leaving.tell(True)
 
     @staticmethod
-    def _make_folder() -> board.Folder:
-        board.remove_left()
-        folder, owner = board.Folder(), os.getpid()
+    def _make_folder() -> boards.Folder:
+        boards.remove_left()
+        folder, owner = boards.Folder(), os.getpid()
 
         def remove() -> None:
             if os.getpid() == owner:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from egregore_dist.engine import board
 from egregore_dist.engine.board import NEVER, NOBODY, Board, Note, Reader, Where
 from tests.support.waiting import until
 
@@ -148,16 +144,6 @@ def test_ids_without_end_are_left_out(tmp_path: Path) -> None:
     assert read(path).where == Where(*WHERE)
 
 
-def test_without_a_folder_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Elsewhere than in a pool, and where no file can be made, a board costs nothing and does nothing."""
-    monkeypatch.delenv(board.FOLDER, raising=False)
-    Board.mine().begin(1, 1)
-    monkeypatch.setenv(board.FOLDER, str(tmp_path / "gone"))
-    Board.mine().begin(1, 1)
-
-    assert not list(tmp_path.iterdir())
-
-
 WRITER = """
 import sys
 from pathlib import Path
@@ -198,46 +184,3 @@ def _is_whole(note: Note) -> bool:
     if note.branch != NOBODY:
         assert (note.branch, note.node) in ((number, ""), (number, str(number)))
     return True
-
-
-def test_a_folder_is_found_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Processes find the folder by the environment; one of a process that lives is left alone, others are removed."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = board.Folder()
-    mine = Board.mine()
-    mine.come(*WHERE)
-    assert read(folder.path / str(os.getpid())).where == Where(*WHERE)
-
-    left = tmp_path / f"{folder.path.name[:16]}left"
-    left.mkdir()
-    (left / "1").touch()
-    remover = threading.Thread(target=board.remove_left)
-    remover.start()
-    remover.join()
-    assert folder.path.exists()
-    assert not left.exists()
-    folder.remove()
-    assert not folder.path.exists()
-    assert board.FOLDER not in os.environ
-
-
-def test_a_folder_that_another_worker_removes_before_it_is_locked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Workers that begin together take a folder that is not locked yet for one that was left: another is made."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    flock, taken = fcntl.flock, []
-
-    def late(file: int, how: int) -> None:
-        if not taken:
-            taken.append(file)
-            board.remove_left()
-        flock(file, how)
-
-    monkeypatch.setattr("fcntl.flock", late)
-    folder = board.Folder()
-
-    assert taken
-    assert folder.path.exists()
-    assert list(tmp_path.iterdir()) == [folder.path]
-    folder.remove()
