@@ -65,7 +65,9 @@ def test_what_is_said_of_a_branch(app: Celery) -> None:
 
 def test_a_broker_that_is_away_holds_nothing_up() -> None:
     """Branches go on at once, what waits is bounded, and what cannot be sent is let go."""
-    app = Celery("test", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    # To connect is not tried again and again.
+    options = {"max_retries": 0}
+    app = Celery("test", broker="redis://127.0.0.1:1/0", broker_transport_options=options, set_as_current=False)
     later = Later()
     announcer = Announcer(app, later)
     begun = time.monotonic()

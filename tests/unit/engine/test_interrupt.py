@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from egregore_dist.engine import interrupt
 from egregore_dist.engine.interrupt import Interrupt, Interrupter
 from egregore_dist.engine.loop import Loop
 
@@ -77,6 +78,13 @@ def test_nothing_comes_after_the_body() -> None:
         spin(0.05)
 
 
+@pytest.fixture
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies are attended to more often, so that nobody waits for it."""
+    monkeypatch.setattr(interrupt, "ATTEND_EVERY", 0.05)
+
+
+@pytest.mark.usefixtures("attentive")
 def test_it_is_raised_once() -> None:
     """What ``finally`` does after an interrupt is not interrupted again."""
     done: list[bool] = []
@@ -85,7 +93,7 @@ def test_it_is_raised_once() -> None:
         try:
             spin()
         finally:
-            spin(1.2)
+            spin(0.3)
             done.append(True)
 
     with pytest.raises(Interrupt), Interrupter().guard(0.02, lambda: True):
@@ -94,6 +102,7 @@ def test_it_is_raised_once() -> None:
     assert done == [True]
 
 
+@pytest.mark.usefixtures("attentive")
 def test_the_end_of_the_block_stops_the_body() -> None:
     """Soon after ``has_ended()`` turns true, the body is interrupted; while it is false, it is not."""
     answers = iter([False, True])
@@ -109,6 +118,7 @@ def test_the_end_of_the_block_stops_the_body() -> None:
     assert asked == [False, True]
 
 
+@pytest.mark.usefixtures("attentive")
 def test_a_question_that_fails_is_asked_again() -> None:
     """Where the ledger cannot be asked for a while, the body goes on, and the next round asks."""
     asked: list[bool] = []

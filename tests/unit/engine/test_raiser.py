@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from egregore_dist.engine import raiser as module
 from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.raiser import Raiser
 
@@ -59,8 +60,9 @@ def test_what_computes_is_stopped_in_time() -> None:
     assert time.monotonic() - started < 10
 
 
-def test_who_is_lost_is_stopped() -> None:
+def test_who_is_lost_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Soon after ``attend`` says so, the body is interrupted; a question that fails is asked again."""
+    monkeypatch.setattr(module, "ATTEND_EVERY", 0.05)
     answers = iter([False, ConnectionError("away"), True])
 
     def attend() -> bool:
@@ -118,19 +120,20 @@ def test_each_thread_has_its_own() -> None:
     assert on_thread(long) == "went on"
 
 
-def test_nothing_comes_after_the_body() -> None:
+def test_nothing_comes_after_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
     """However close the end of a body is to its time, what follows it is never interrupted."""
+    monkeypatch.setattr(module, "_LOOK_EVERY", 0.02)
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     dice, raiser = random.Random(seed), Raiser()
 
     def body() -> int:
         stopped = 0
-        for _ in range(60):
+        for _ in range(100):
             try:
-                with raiser.guard(0.01, lambda: False):
-                    # The thread that looks does so ten times a second.
-                    spin(dice.uniform(0.0, 0.11))
+                with raiser.guard(0.002, lambda: False):
+                    # The thread that looks does so fifty times a second.
+                    spin(dice.uniform(0.0, 0.022))
             except Interrupt:
                 stopped += 1
             # Here nothing catches it.
