@@ -10,12 +10,9 @@ import pytest
 
 from egregore_dist.client.server import Server
 from egregore_dist.ledger import Ledger
+from tests.cluster.ledger import profiles
 from tests.cluster.ledger.play import Play
 from tests.support.clusters import REDIS, answers
-
-# Chosen with HYPOTHESIS_PROFILE, see test_interleavings.py.
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=100, stateful_step_count=50)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=3000, stateful_step_count=80)
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +32,12 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     for key in ledger.redis.scan_iter(match=f"{ledger.keys.prefix}*", count=1000):
         ledger.redis.delete(key)
     ledger.close()
+
+
+@pytest.fixture
+def interleavings(request: pytest.FixtureRequest) -> hypothesis.settings:
+    """How many interleavings of `ledger` are tried."""
+    return profiles.chosen(is_first=request.node.callspec.params["ledger"] == "valkey")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,8 +26,7 @@ from egregore_dist.ledger import BlockRecord, Commit, Ledger, Message, Presence,
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS
 from tests.cluster.ledger.play import Play, track
-
-PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
+from tests.cluster.ledger.profiles import TIMEOUT
 
 STEADY = "steady@here"
 QUEUES = ("q", "gpu")
@@ -671,12 +669,12 @@ class Interleavings(RuleBasedStateMachine):
         assert self.play.agenda() == {}
 
 
-@pytest.mark.timeout(600 if PROFILE == "quick" else 7200)  # a failure takes long to make small
-def test_any_interleaving_ends_as_it_should(ledger: Ledger) -> None:
+@pytest.mark.timeout(TIMEOUT)
+def test_any_interleaving_ends_as_it_should(ledger: Ledger, interleavings: settings) -> None:
     """Whatever happens: no branch is lost or counted twice, no limit is passed, and there is one end."""
 
     class Machine(Interleavings):
         pass
 
     Machine.ledger = ledger
-    run_state_machine_as_test(Machine, settings=settings(settings.get_profile(PROFILE)))
+    run_state_machine_as_test(Machine, settings=interleavings)

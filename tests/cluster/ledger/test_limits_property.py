@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
 from dataclasses import dataclass, field
 from typing import cast
 
+import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,8 +21,7 @@ from egregore_dist.ledger import Commit, Ledger, Loss, Message, Presence, Served
 from egregore_dist.ledger import limits as records
 from egregore_dist.workflow.limits import Rule
 from tests.cluster.ledger.play import Play, bad, limited, numbers
-
-PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
+from tests.cluster.ledger.profiles import TIMEOUT
 
 STEADY = "steady@here"
 BUCKETS = ("calls", "calls/a")
@@ -295,8 +294,8 @@ class Limited(RuleBasedStateMachine):
         super().teardown()
 
 
-def test_any_interleaving_keeps_the_limit(ledger: Ledger) -> None:
+@pytest.mark.timeout(TIMEOUT)
+def test_any_interleaving_keeps_the_limit(ledger: Ledger, interleavings: settings) -> None:
     """Never more branches have a place than there are, none is forgotten, and no place is left behind."""
-    profile = settings.get_profile(PROFILE)
     machine = type("Machine", (Limited,), {"ledger": ledger})
-    run_state_machine_as_test(machine, settings=profile)
+    run_state_machine_as_test(machine, settings=interleavings)

@@ -18,7 +18,8 @@ from egregore_dist.client.server import Server
 from egregore_dist.ledger import Ledger, Work, scripts
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import Play, bad, numbers, ok, track
-from tests.cluster.ledger.test_interleavings import PROFILE, Block, Interleavings
+from tests.cluster.ledger.profiles import TIMEOUT
+from tests.cluster.ledger.test_interleavings import Block, Interleavings
 
 LOAD = scripts.load
 LIMITS = re.compile(r"SLICE, REOPENED_AT_MOST = \d+, \d+")
@@ -90,10 +91,10 @@ def states(play: Play, blocks: list[str]) -> set[str]:
     return {play.record(block).state for block in blocks}
 
 
-@pytest.mark.timeout(600 if PROFILE == "quick" else 7200)
+@pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize("limits", [(1, 1), (2, 3)])
 def test_any_interleaving_in_small_slices(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int]
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, interleavings: settings, limits: tuple[int, int]
 ) -> None:
     """A run whose ends and retries take many calls is to everybody as one whose take one."""
     slices_of(monkeypatch, *limits)
@@ -103,7 +104,7 @@ def test_any_interleaving_in_small_slices(
             return range(super().room(block).stop)
 
     Machine.ledger = ledger
-    run_state_machine_as_test(Machine, settings=settings(settings.get_profile(PROFILE)))
+    run_state_machine_as_test(Machine, settings=interleavings)
 
 
 def test_a_run_whose_canceller_died(small: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
