@@ -17,6 +17,7 @@ from egregore_dist import Limit, LocalCluster, Run, Sequence, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.limits import Limits
 from egregore_dist.client.session import Session
+from tests.support.trial import notice_soon
 from tests.support.waiting import until
 
 # Names are of the cluster: each test has its own.
@@ -217,8 +218,9 @@ def test_a_killed_process_gives_its_place_back(cluster: LocalCluster, log: Path,
     assert len(starts(log)) == 7
 
 
-def test_a_killed_worker_gives_its_places_back(log: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_gives_its_places_back(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A janitor takes them back, once the worker's report has expired."""
+    notice_soon(monkeypatch)
     with LocalCluster(workers=2, concurrency=1) as cluster:
         mine = Session(cluster.settings)
         before = session.use(mine)

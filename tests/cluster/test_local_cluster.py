@@ -10,6 +10,7 @@ import pytest
 
 from egregore_dist import Context, LocalCluster, errors, node, parallel
 from egregore_dist.client import session
+from tests.support.trial import notice_soon
 from tests.support.waiting import until
 
 
@@ -31,8 +32,9 @@ def parent(_: None) -> int:
     return os.getppid()
 
 
-def test_workers_are_killed_restarted_added_and_stopped(tmp_path: Path) -> None:
+def test_workers_are_killed_restarted_added_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run survives a killed worker; a restarted and an added one serve; a stopped one is known to be gone."""
+    notice_soon(monkeypatch)
     with LocalCluster(workers=2) as cluster:
         first, second = cluster.workers
         run = parallel(where, where.alias("again")).submit(str(tmp_path / "gate"))

@@ -162,7 +162,7 @@ def test_no_busy_loop_while_the_server_is_away(
         os.kill(server.pid, signal.SIGSTOP)
     else:
         server.kill()
-    share = assert_idle(trial.nodes, 30.0 if long else 8.0)
+    share = assert_idle(trial.nodes, 30.0 if long else 5.0)
     if how == "stopped":
         os.kill(server.pid, signal.SIGCONT)
     else:

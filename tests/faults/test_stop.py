@@ -28,10 +28,10 @@ SOON = 15.0
 
 
 @contextmanager
-def running(**options: Any) -> Iterator[LocalCluster]:
+def running(*, grace: float = GRACE, **options: Any) -> Iterator[LocalCluster]:
     """A cluster of one worker with a short grace."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EGREGORE_STOP_GRACE", str(GRACE))
+        patch.setenv("EGREGORE_STOP_GRACE", str(grace))
         cluster = LocalCluster(workers=1, **options)
         cluster.start()
     try:
@@ -64,6 +64,20 @@ def threaded() -> Iterator[LocalCluster]:
     """A worker of two threads."""
     with running(concurrency=2, pool="threads") as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def lone() -> Iterator[LocalCluster]:
+    """A worker of one process."""
+    with running(concurrency=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def one_process(lone: LocalCluster) -> Iterator[LocalCluster]:
+    """A worker of one process, to submit to."""
+    with used(lone):
+        yield lone
 
 
 @pytest.fixture
@@ -313,13 +327,6 @@ def test_a_node_s_timeout_is_kept(cluster: LocalCluster, tmp_path: Path, body: C
         assert len(marks(tmp_path, "finally")) == 2 * len(branches)
 
 
-@contextmanager
-def one_process() -> Iterator[LocalCluster]:
-    """A worker of one process, to submit to."""
-    with running(concurrency=1) as cluster, used(cluster):
-        yield cluster
-
-
 def kills_of(cluster: LocalCluster) -> int:
     """How many processes the worker has killed."""
     return cluster.workers[0].log.read_text().count(" is killed: run ")
@@ -328,7 +335,7 @@ def kills_of(cluster: LocalCluster) -> int:
 @pytest.mark.parametrize("retries", [0, 1])
 @pytest.mark.parametrize("where", ["on threads", "on a loop"])
 def test_timeouts_at_the_same_time_cost_one_process(
-    tmp_path: Path, where: str, retries: int, figure: Callable[[str], None]
+    one_process: LocalCluster, tmp_path: Path, where: str, retries: int, figure: Callable[[str], None]
 ) -> None:
     """However many branches of a process are over their timeouts, all are judged, and the next calls are together."""
     n = 20
@@ -348,12 +355,11 @@ def test_timeouts_at_the_same_time_cost_one_process(
             except BaseException:
                 pass
 
-    with one_process() as cluster:
-        started = time.monotonic()
-        it = hangs if where == "on threads" else ahangs
-        found = it.map(on_error="collect").submit(list(range(n))).result(timeout=60)
-        took = time.monotonic() - started
-        kills = kills_of(cluster)
+    before, started = kills_of(one_process), time.monotonic()
+    it = hangs if where == "on threads" else ahangs
+    found = it.map(on_error="collect").submit(list(range(n))).result(timeout=60)
+    took = time.monotonic() - started
+    kills = kills_of(one_process) - before
 
     assert {(error.kind, error.node, error.attempt) for error in found} == {("timeout", "hangs", retries + 1)}
     assert {len(marks(tmp_path, f"hangs{item}")) for item in range(n)} == {retries + 1}
@@ -361,7 +367,9 @@ def test_timeouts_at_the_same_time_cost_one_process(
     figure(f"{took:.1f} s, {kills} processes killed")
 
 
-def test_timeouts_at_about_the_same_time_cost_few_processes(tmp_path: Path, figure: Callable[[str], None]) -> None:
+def test_timeouts_at_about_the_same_time_cost_few_processes(
+    one_process: LocalCluster, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
     """Those that come within the grace of the first are judged with it."""
     n = 20
 
@@ -375,9 +383,9 @@ def test_timeouts_at_about_the_same_time_cost_few_processes(tmp_path: Path, figu
         mark(str(tmp_path), f"hangs{item}")
         time.sleep(600)
 
-    with one_process() as cluster:
-        found = Sequence(waits, hangs).map(on_error="collect").submit(list(range(n))).result(timeout=60)
-        kills = kills_of(cluster)
+    before = kills_of(one_process)
+    found = Sequence(waits, hangs).map(on_error="collect").submit(list(range(n))).result(timeout=60)
+    kills = kills_of(one_process) - before
 
     assert {error.kind for error in found} == {"timeout"}
     assert max(len(marks(tmp_path, f"hangs{item}")) for item in range(n)) <= 2
@@ -392,7 +400,8 @@ def test_who_is_beside_timeouts_is_not_run_without_end(tmp_path: Path) -> None:
     def first(item: int) -> int:
         if item == 4:
             mark(str(tmp_path), "lasts")
-        time.sleep(4 if item == 4 else 1.2 * item)
+        # Each comes when the grace of the one before is over.
+        time.sleep(2.5 if item == 4 else 0.7 * item)
         return item
 
     @node("second", io=True, timeout=0.3)
@@ -401,7 +410,7 @@ def test_who_is_beside_timeouts_is_not_run_without_end(tmp_path: Path) -> None:
             time.sleep(600)
         return "lasted"
 
-    with one_process():
+    with running(concurrency=1, grace=0.5) as cluster, used(cluster):
         run = Sequence(first, second).map(on_error="collect").submit(list(range(5)))
         found, told = run.result(timeout=90), run.report().executions
 

@@ -33,6 +33,16 @@ QUICK = {"report_interval": "0.5", "report_ttl": "3", "sweep_interval": "0.25"}
 TTL = float(QUICK["report_ttl"])
 
 
+def notice_soon(patch: pytest.MonkeyPatch, **settings: str) -> None:
+    """Have the workers that are started from now on notice within seconds who has died.
+
+    Args:
+        settings: ``EGREGORE_*`` by lower-case field name, beside or instead of those of `QUICK`.
+    """
+    for name, value in {**QUICK, **settings}.items():
+        patch.setenv(f"EGREGORE_{name.upper()}", value)
+
+
 class Trial:
     """A cluster for one test; a context manager that checks I1 to I10 at its end.
 
@@ -74,7 +84,7 @@ class Trial:
         self._looks_at_runs = looks_at_runs
         self._wanted = workers
         self._mark = uuid.uuid4().hex
-        self._settings = {**QUICK, **(settings or {})}
+        self._settings = settings or {}
         self._patch = pytest.MonkeyPatch()
         self._kills = 0
         self._named = 0
@@ -82,8 +92,7 @@ class Trial:
         self.nodes: list[ProcessContainer] = []
 
     def __enter__(self) -> Self:
-        for name, value in self._settings.items():
-            self._patch.setenv(f"EGREGORE_{name.upper()}", value)
+        notice_soon(self._patch, **self._settings)
         self._patch.setenv(MARK, self._mark)
         self._patch.setenv(work.FILE, str(self._file))
         self._patch.setenv(work.EPOCH, str(time.time() - time.monotonic()))
@@ -269,8 +278,9 @@ class Trial:
         try:
             until(ended, seconds=self._settle, what="the end of every run")
             until(self._is_empty, seconds=10, what="the end of every message")
-            # A chord's last lane may be about to publish the callback, which then finds nothing to do.
-            let_pass(0.5)
+            # A chord's last lane may be about to publish the callback, which then finds nothing to do. Until it has, it
+            # holds its own message; only where some that were killed hold theirs for ever, that is not seen.
+            let_pass(0.5 if self._kills else 0.1)
             until(self._is_empty, seconds=10, what="the end of every message")
             until(self._is_quiet, seconds=10, what="the end of every execution")
         except AssertionError as error:
