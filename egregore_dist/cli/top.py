@@ -11,7 +11,8 @@ import click
 
 from egregore_dist import errors
 from egregore_dist.cli import picture, probe, show, target
-from egregore_dist.ledger.browse import Backlog, Glance, Wanted
+from egregore_dist.ledger.openblocks import Backlog
+from egregore_dist.ledger.runlist import Glance, Wanted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -72,15 +73,15 @@ def top(once: bool, every: float, wants_json: bool) -> None:
 
 def load(ledger: Ledger) -> Load:
     """What the cluster does now. Raises `errors.BrokerUnavailable`."""
-    from egregore_dist.ledger import browse
+    from egregore_dist.ledger import openblocks, runlist
 
-    counted = browse.count_going_on(ledger)
+    counted = runlist.count_going_on(ledger)
     return Load(
         at=ledger.now() / 1000,
         workers=probe.workers(ledger),
-        runs=browse.find(ledger, Wanted(states=_OPEN), limit=_RUNS_SHOWN).runs,
+        runs=runlist.find(ledger, Wanted(states=_OPEN), limit=_RUNS_SHOWN).runs,
         open=None if counted is None else sum(number for (state, _), number in counted.items() if state in _OPEN),
-        backlog=browse.backlog(ledger),
+        backlog=openblocks.backlog(ledger),
     )
 
 

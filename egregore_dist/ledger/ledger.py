@@ -355,13 +355,18 @@ class Ledger:
     def runs(self, limit: int = 50, offset: int = 0) -> list[RunRecord]:
         """The newest runs first; runs that have expired are left out."""
         with reachable():
-            ids = cast(list[bytes], self.redis.zrevrange(self.keys.runs, offset, offset + limit - 1))
-            pipe = self.redis.pipeline(transaction=False)
-            for name in ids:
-                pipe.hmget(self.keys.run(name.decode()), replies.RUN_FIELDS)
+            names = cast(list[bytes], self.redis.zrevrange(self.keys.runs, offset, offset + limit - 1))
+        return self.records([name.decode() for name in names])
+
+    def records(self, runs: Sequence[str]) -> list[RunRecord]:
+        """These runs; those that have expired are left out."""
+        pipe = self.redis.pipeline(transaction=False)
+        for run in runs:
+            pipe.hmget(self.keys.run(run), replies.RUN_FIELDS)
+        with reachable():
             found = pipe.execute()
-        pairs = zip(ids, found, strict=True)
-        return [replies.run_record(name.decode(), fields) for name, fields in pairs if fields[0] is not None]
+        pairs = zip(runs, found, strict=True)
+        return [replies.run_record(run, fields) for run, fields in pairs if fields[0] is not None]
 
     def forget_expired(self) -> None:
         """Drop the runs that have expired from the list of runs."""
@@ -568,6 +573,11 @@ class Ledger:
             pipe.ltrim(self.keys.aside, 0, ASIDE_KEPT - 1)
             pipe.hincrby(self.keys.counts_of_cluster, "aside", len(messages))
             pipe.execute()
+
+    def count_aside(self) -> int:
+        """How many messages have been set aside, as many as are kept."""
+        with reachable():
+            return int(self.redis.llen(self.keys.aside))
 
     def aside(self, limit: int = ASIDE_KEPT) -> list[Aside]:
         """The messages that were set aside, newest first."""

@@ -76,3 +76,31 @@ def _open(run: str, block: str, series: str, n: int, done: int, running: int, pa
         waiting=max(0, n - done - running),
         running=running,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What is to be done.
+
+    Attributes:
+        blocks: that have not ended.
+        waiting: branches of them that nobody executes yet.
+        running: branches that are executed, or wait for a block that they met.
+        late: seconds that the agenda's first entry is late.
+    """
+
+    blocks: int
+    waiting: int
+    running: int
+    late: float
+
+
+def backlog(ledger: Ledger) -> Backlog:
+    """What is to be done, in as many open blocks as `look` looks at."""
+    blocks, late = look(ledger)
+    return Backlog(
+        blocks=len(blocks),
+        waiting=sum(block.waiting for block in blocks),
+        running=sum(block.running for block in blocks),
+        late=late,
+    )

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import get_args
 from urllib.parse import urlencode
 
-from egregore_dist.ledger.browse import Place, Wanted
 from egregore_dist.ledger.records import RunState
+from egregore_dist.ledger.runlist import Listed, Wanted
 
 #: Runs on a page.
 RUNS_SHOWN = 50
@@ -18,7 +18,7 @@ RUNS_SHOWN = 50
 STATES = get_args(RunState)
 
 _LONGEST = 200
-_PLACE = re.compile(r"([0-9]{1,16})-([A-Za-z0-9_.-]{1,128})")
+_LISTED = re.compile(r"([0-9]{1,16})-([A-Za-z0-9_.-]{1,128})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,20 +39,20 @@ class Filters:
     text: str = ""
     since: str = ""
     until: str = ""
-    before: Place | None = None
+    before: Listed | None = None
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Filters:
         """Read them from a query; what cannot be read is as if it were not there."""
         state = query.get("state", "")
-        place = _PLACE.fullmatch(query.get("before", ""))
+        last = _LISTED.fullmatch(query.get("before", ""))
         return cls(
             state=state if state in STATES else "",
             workflow=query.get("workflow", "")[:_LONGEST].strip(),
             text=query.get("text", "")[:_LONGEST].strip(),
             since=_kept(query.get("since", "")),
             until=_kept(query.get("until", "")),
-            before=None if place is None else Place(int(place[1]), place[2]),
+            before=None if last is None else Listed(int(last[1]), last[2]),
         )
 
     @property
@@ -72,15 +72,15 @@ class Filters:
         """Whether they leave any run out."""
         return any((self.state, self.workflow, self.text, self.since, self.until))
 
-    def address(self, before: Place | None = None) -> str:
-        """The address of this list, from a place on."""
+    def address(self, before: Listed | None = None) -> str:
+        """The address of this list, of what comes after a run."""
         said = {
             "state": self.state,
             "workflow": self.workflow,
             "text": self.text,
             "since": self.since,
             "until": self.until,
-            "before": "" if before is None else f"{before.at}-{before.run}",
+            "before": "" if before is None else f"{before.at}-{before.id}",
         }
         query = urlencode({name: value for name, value in said.items() if value})
         return f"/?{query}" if query else "/"

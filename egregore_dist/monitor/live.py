@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from egregore_dist import errors
-from egregore_dist.ledger import Ledger, browse
+from egregore_dist.ledger import Ledger, runlist
 from egregore_dist.ledger.replies import EVENTS_READ
 from egregore_dist.monitor import lists
 from egregore_dist.monitor.guard import Answer, Asked
@@ -136,7 +136,7 @@ class Live:
             return look.at - begun
 
     def _runs(self, filters: Filters) -> Hashable:
-        return browse.find(self._ledger, filters.wanted, limit=lists.RUNS_SHOWN).runs
+        return runlist.find(self._ledger, filters.wanted, limit=lists.RUNS_SHOWN).runs
 
     def _workers(self) -> Hashable:
         return tuple(worker.report for machine in machines(self._ledger) for worker in machine.workers)

@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from egregore_dist.cli import probe
-from egregore_dist.ledger import ENDED, Ledger, browse, limits, openblocks
+from egregore_dist.ledger import ENDED, Ledger, limits, openblocks, runlist
 from egregore_dist.ledger.counts import OTHER
 from egregore_dist.ledger.records import RunState
 from egregore_dist.monitor import counted
@@ -69,7 +69,7 @@ class _Ledger(Collector):
         yield from self._backlog()
         yield from counted.families(self._ledger)
         aside = "Messages that were set aside because nobody could serve them, as many as are kept."
-        yield GaugeMetricFamily("egregore_messages_aside", aside, browse.aside(self._ledger))
+        yield GaugeMetricFamily("egregore_messages_aside", aside, self._ledger.count_aside())
         yield from self._limits()
         yield from self._workers()
 
@@ -77,11 +77,11 @@ class _Ledger(Collector):
         with self._lock:
             begun = time.monotonic()
             if self._counted is None or begun > self._until:
-                self._counted = browse.count(self._ledger)
+                self._counted = runlist.count(self._ledger)
                 self._until = time.monotonic() + max(_STANDS, _SHARE * (time.monotonic() - begun))
             found = Counter(self._counted)
         # Those that go on are few enough to be counted each time.
-        going_on = browse.count_going_on(self._ledger)
+        going_on = runlist.count_going_on(self._ledger)
         if going_on is not None:
             for key in [key for key in found if key[0] not in ENDED]:
                 del found[key]

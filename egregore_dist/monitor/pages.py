@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from egregore_dist import errors
 from egregore_dist.client.run import Run
 from egregore_dist.client.session import Session as ClusterSession
-from egregore_dist.ledger import ENDED, browse
+from egregore_dist.ledger import ENDED, browse, runlist
 from egregore_dist.monitor import failures, lists, values, words
 from egregore_dist.monitor.guard import QUERY_LIMIT, Answer, Asked
 from egregore_dist.monitor.lists import Filters
@@ -137,7 +137,7 @@ class Pages:
 
     def _runs(self, asked: Asked) -> Response:
         filters = Filters.of(asked.query)
-        page = browse.find(self._ledger, filters.wanted, limit=lists.RUNS_SHOWN)
+        page = runlist.find(self._ledger, filters.wanted, limit=lists.RUNS_SHOWN)
         return self._show(
             "runs.html",
             asked,
@@ -145,7 +145,7 @@ class Pages:
             filters=filters,
             states=lists.STATES,
             page=page,
-            known=browse.known(self._ledger),
+            known=runlist.known(self._ledger),
             now=self._ledger.now() / 1000,
             older=None if page.next is None else filters.address(page.next),
             newest=filters.address(),

@@ -10,7 +10,8 @@ from egregore_dist.cli import top
 from egregore_dist.cli.probe import Worker
 from egregore_dist.cli.top import Load
 from egregore_dist.ledger import RunRecord
-from egregore_dist.ledger.browse import Backlog, Glance
+from egregore_dist.ledger.openblocks import Backlog
+from egregore_dist.ledger.runlist import Glance
 from egregore_dist.resources.report import Report
 
 RECORD = RunRecord(id="order-42", state="running", workflow="nightly", created=5.0, started=6.0, ended=None)

@@ -14,8 +14,9 @@ import pytest
 from egregore_dist.client.timeline import Attempt
 from egregore_dist.client.why import Reason
 from egregore_dist.ledger import RunRecord
-from egregore_dist.ledger.browse import Branch, Glance, Page
+from egregore_dist.ledger.browse import Branch
 from egregore_dist.ledger.records import Aside
+from egregore_dist.ledger.runlist import Glance, Page
 from egregore_dist.monitor import words
 from egregore_dist.monitor.failures import Why
 from egregore_dist.monitor.lists import STATES, Filters

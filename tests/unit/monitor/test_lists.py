@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from egregore_dist.ledger.browse import Place
+from egregore_dist.ledger.runlist import Listed
 from egregore_dist.monitor.lists import Filters
 
 
@@ -18,7 +18,7 @@ def test_filters_come_back_from_their_address() -> None:
         text="ä#?%",
         since="2026-01-02T03:04",
         until="2026-01-03T00:00",
-        before=Place(1700000000123, "order-42"),
+        before=Listed(1700000000123, "order-42"),
     )
 
     address = filters.address(filters.before)
