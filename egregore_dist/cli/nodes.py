@@ -87,23 +87,21 @@ def _names(ledger: Ledger) -> dict[str, set[str]]:
     """The names of the nodes that call a function, by its reference, as the newest runs have them."""
     import msgspec
 
-    from egregore_dist import errors
     from egregore_dist.engine.interpret import nodes as nodes_of
     from egregore_dist.workflow import spec
 
     found: dict[str, set[str]] = {}
     seen: set[bytes] = set()
-    for record in ledger.runs(_RUNS_READ):
+    for work in ledger.works([record.id for record in ledger.runs(_RUNS_READ)]).values():
+        if (known := work.spec + work.functions) in seen:
+            continue
+        seen.add(known)
         try:
-            work = ledger.work(record.id)
-            if (known := work.spec + work.functions) in seen:
-                continue
-            seen.add(known)
             functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
             for node in nodes_of(spec.decode(work.spec).root):
                 found.setdefault(functions[node.function], set()).add(node.name)
-        except (errors.RunNotFound, msgspec.MsgspecError, IndexError):
-            # It has expired, or another release wrote it.
+        except (msgspec.MsgspecError, IndexError):
+            # Another release wrote it.
             continue
     return found
 

@@ -31,7 +31,8 @@ from egregore_dist.workflow.context import Context
 _NOT_RETRIED = (errors.BindingError, errors.EncodingError, errors.PayloadTooLarge, errors.CodeError)
 _LONGEST_DELAY = 100
 
-Limit = Callable[[float | None], AbstractContextManager[None]]
+#: Makes a context in which what takes more than so many seconds is stopped.
+TimeLimit = Callable[[float | None], AbstractContextManager[None]]
 #: Calls a function on a thread.
 OnThread = Callable[[Callable[[], Any], str], Awaitable[Ended[Any]]]
 
@@ -73,7 +74,7 @@ class Job:
     value: Value
     context: Callable[[int], Context]
     attempts: int
-    limit: int
+    payload_limit: int
     calls: int = 1
     measure: Measure | None = None
 
@@ -100,7 +101,7 @@ class Job:
 
     def finish(self, result: Any) -> Value:
         """Encode what the function returned."""
-        raw = codec.encode(result, where=f"the value returned by node {self.node.name!r}", limit=self.limit)
+        raw = codec.encode(result, where=f"the value returned by node {self.node.name!r}", limit=self.payload_limit)
         if self.measure is not None:
             self.measure.end(len(raw))
         return Value(raw)
@@ -147,7 +148,7 @@ class Job:
         self.calls += 1
 
 
-def call(job: Job, loop: Loop, limit: Limit) -> Value:
+def call(job: Job, loop: Loop, limit: TimeLimit) -> Value:
     """Call a node from a sync lane; whatever it raises is raised, or `Again` where it has a limit.
 
     Args:

@@ -175,7 +175,7 @@ class Place:
             context=context,
             attempts=lease.attempt,
             calls=1 + (lease.tried if lease.node == node.name else 0),
-            limit=self._runtime.settings.payload_limit,
+            payload_limit=self._runtime.settings.payload_limit,
         )
         recorder, function = self._runtime.learning.recorder, self._load.functions[node.function]
         if recorder.wants(function):

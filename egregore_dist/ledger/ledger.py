@@ -385,6 +385,17 @@ class Ledger:
             fields = cast(list[bytes | None], self.redis.hmget(self.keys.run(run), replies.WORK_FIELDS))
         return replies.work(run, fields)
 
+    def works(self, runs: Sequence[str]) -> dict[str, Work]:
+        """The specs of many runs in one round trip; those that have expired are left out."""
+        pipe = self.redis.pipeline(transaction=False)
+        for run in runs:
+            pipe.hmget(self.keys.run(run), replies.WORK_FIELDS)
+        with reachable():
+            found = pipe.execute()
+        return {
+            run: replies.work(run, fields) for run, fields in zip(runs, found, strict=True) if None not in fields[:3]
+        }
+
     def code(self, run: str, digest: str) -> bytes | None:
         """The signed code of a function that travels by value."""
         with reachable():

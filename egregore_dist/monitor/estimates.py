@@ -6,13 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from egregore_dist.engine import compile as compiler
-from egregore_dist.ledger import Ledger
-from egregore_dist.ledger.connection import reachable
+from egregore_dist.ledger import Ledger, Work
 from egregore_dist.ledger.openblocks import OpenBlock
 from egregore_dist.ledger.profiles import Profiles
 from egregore_dist.resources import profile
@@ -73,28 +71,24 @@ class Estimator:
                 self._chains.move_to_end(place)
             elif block.run in missing or len(missing) < _RUNS_READ:
                 missing.setdefault(block.run, set()).add(block.path)
-        pipe = self._ledger.redis.pipeline(transaction=False)
-        for run in missing:
-            pipe.hmget(self._ledger.keys.run(run), "spec", "functions", "queue")
-        with reachable():
-            answers = pipe.execute()
-        for (run, paths), answer in zip(missing.items(), answers, strict=True):
-            for path, chains in zip(paths, _chains_of(paths, *answer, default=self._queue), strict=True):
+        works = self._ledger.works(list(missing)) if missing else {}
+        for run, paths in missing.items():
+            for path, chains in zip(paths, _chains_of(paths, works.get(run), self._queue), strict=True):
                 self._chains[run, path] = chains
         while len(self._chains) > _KEPT:
             self._chains.popitem(last=False)
 
 
-def _chains_of(
-    paths: Iterable[spec.Path], encoded: bytes | None, functions: bytes | None, queue: bytes | None, *, default: str
-) -> list[_Chains]:
-    try:
-        root = spec.decode(encoded or b"").root
-        names: Any = msgspec.msgpack.decode(functions or b"", type=tuple[str, ...])
-    except msgspec.MsgspecError:
-        # The run is gone, or of another release.
+def _chains_of(paths: Iterable[spec.Path], work: Work | None, default_queue: str) -> list[_Chains]:
+    if work is None:
         return [{} for _ in paths]
-    return [_chains(spec.step_at(root, path), names, (queue or b"").decode() or default) for path in paths]
+    try:
+        root = spec.decode(work.spec).root
+        functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
+    except msgspec.MsgspecError:
+        # It is of another release.
+        return [{} for _ in paths]
+    return [_chains(spec.step_at(root, path), functions, work.queue or default_queue) for path in paths]
 
 
 def _chains(step: spec.StepSpec, functions: Sequence[str], queue: str) -> _Chains:
