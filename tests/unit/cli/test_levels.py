@@ -8,25 +8,9 @@ import pytest
 
 from egregore_dist.cli.levels import WINDOW, Level, Pace, every, levels
 from egregore_dist.ledger.browse import BlockGlance, Blocks
+from tests.support import glances
 
-BLOCK = BlockGlance(
-    id="0.0-1",
-    path=(1,),
-    name="pages",
-    state="open",
-    n=10,
-    done=4,
-    failed=1,
-    running=2,
-    limit=0,
-    timeout=None,
-    deadline=None,
-    parent="0",
-    branch=0,
-    input="0.0-1",
-    opened=1000,
-    ended=None,
-)
+BLOCK = glances.block((1,), name="pages", n=10, done=4, failed=1, running=2)
 NESTED = replace(BLOCK, id="0.0-1.3-1,0", path=(1, 0), name="images", state="ok", n=3, done=3, failed=0, ended=2000)
 
 

@@ -12,6 +12,7 @@ from egregore_dist.client.timeline import Timeline
 from egregore_dist.ledger import RunRecord
 from egregore_dist.ledger.browse import BlockGlance
 from egregore_dist.workflow import spec
+from tests.support import glances
 from tests.unit.client.stories import STORY, event, timeline
 
 FETCH = spec.ParallelSpec(
@@ -21,24 +22,7 @@ FETCH = spec.ParallelSpec(
 )
 ROOT = spec.SequenceSpec(name="flow", steps=(spec.NodeSpec(name="load", function=0), FETCH))
 RECORD = RunRecord(id="r", state="failed", workflow="flow", created=100.0, started=101.0, ended=108.0)
-BLOCK = BlockGlance(
-    id="0.0-1",
-    path=(1,),
-    name="fetch",
-    state="error",
-    n=3,
-    done=0,
-    failed=1,
-    running=0,
-    limit=0,
-    timeout=None,
-    deadline=None,
-    parent="0",
-    branch=0,
-    input="0.0-1",
-    opened=102_000,
-    ended=108_000,
-)
+BLOCK = glances.block((1,), name="fetch", state="error", n=3, failed=1, opened=102_000, ended=108_000)
 WHOLE = replace(BLOCK, id="0", path=(), name="flow", n=1, parent=None, branch=None)
 
 

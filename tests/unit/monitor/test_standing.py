@@ -11,6 +11,7 @@ from egregore_dist.ledger.browse import BlockGlance
 from egregore_dist.monitor.standing import Facts, Standing, stand
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.spec import Path
+from tests.support import glances
 
 
 def n(name: str) -> spec.NodeSpec:
@@ -34,24 +35,8 @@ def choice(*steps: spec.StepSpec) -> spec.DecisionSpec:
 
 
 def block(path: Path, state: str, *, id: str = "", failed: int = 0) -> BlockGlance:
-    return BlockGlance(
-        id=id or f"0.0-{','.join(map(str, path))}",
-        path=path,
-        name="block",
-        state=state,
-        n=2,
-        done=0,
-        failed=failed,
-        running=0,
-        limit=0,
-        timeout=None,
-        deadline=None,
-        parent="0",
-        branch=0,
-        input="0",
-        opened=1,
-        ended=None,
-    )
+    known = {"id": id} if id else {}
+    return glances.block(path, state=state, n=2, failed=failed, **known)
 
 
 def facts(run: str, *blocks: BlockGlance, branches: Sequence[str] = (), culprit: str = "") -> Facts:
