@@ -12,6 +12,7 @@ from egregore_dist import errors
 from egregore_dist.cli import codes, examine, probe, redact, show, target, workers
 from egregore_dist.cli.examine import Check
 from egregore_dist.cli.failing import Quit, line_of
+from egregore_dist.client import amounts
 from egregore_dist.settings import Settings
 
 if TYPE_CHECKING:
@@ -95,8 +96,4 @@ def _print(checks: list[Check]) -> None:
     console = show.console()
     console.print(table)
     problems, warnings = (sum(check.status == status for check in checks) for status in ("problem", "warning"))
-    console.print(f"\n{_count(problems, 'problem')}, {_count(warnings, 'warning')}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+    console.print(f"\n{amounts.count(problems, 'problem')}, {amounts.count(warnings, 'warning')}")

@@ -11,6 +11,7 @@ import click
 
 from egregore_dist import errors
 from egregore_dist.cli import picture, probe, show, target
+from egregore_dist.client import amounts
 from egregore_dist.ledger.openblocks import Backlog
 from egregore_dist.ledger.runlist import Glance, Wanted
 
@@ -126,9 +127,10 @@ def view(found: Load) -> RenderableType:
     from rich.text import Text
 
     backlog = found.backlog
-    number = "very many" if found.open is None else str(found.open)
-    head = f"{show.local(found.at)}   {len(found.workers)} workers, {found.busy} of {found.slots} slots busy   "
-    head += f"{number} open runs   {backlog.waiting} branches wait, {backlog.running} run, in {backlog.blocks} blocks"
+    workers = amounts.count(len(found.workers), "worker")
+    runs = "very many open runs" if found.open is None else amounts.count(found.open, "open run")
+    head = f"{show.local(found.at)}   {workers}, {found.busy} of {found.slots} slots busy   "
+    head += f"{runs}   {backlog.waiting} branches wait, {backlog.running} run, in {backlog.blocks} blocks"
     parts: list[RenderableType] = [Text(head, style="bold"), Text()]
     if backlog.late > probe.OVERDUE:
         parts.insert(1, Text(f"the janitor is {show.duration(backlog.late)} late: is a worker alive?", style="yellow"))

@@ -23,3 +23,9 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def count(number: int, what: str) -> str:
+    """So many things, by the word for one of them; "no" for 0."""
+    plural = "" if number == 1 else "es" if what.endswith("ch") else "s"
+    return f"{number or 'no'} {what}{plural}"

@@ -92,7 +92,7 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     became += _some(totals.open, "not ended")
     yield (
         "Branches",
-        f"{totals.branches} in {totals.blocks} block{'' if totals.blocks == 1 else 's'}: {', '.join(became)}",
+        f"{totals.branches} in {amounts.count(totals.blocks, 'block')}: {', '.join(became)}",
     )
     yield "Success rate", "-" if report.success_rate is None else f"{report.success_rate:.1%}"
     yield "Executions", str(all_of.count)
@@ -103,7 +103,7 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     if all_of.together:
         yield "Leased together", f"{all_of.together}: how long a tiny one of them took by itself is not known"
     if report.retries.count:
-        kept = f"{report.retries.kept} branch{'' if report.retries.kept == 1 else 'es'}"
+        kept = amounts.count(report.retries.kept, "branch")
         saved = amounts.duration(report.retries.saved)
         yield "Retried", f"{_times(report.retries.count)}; the last one kept {kept}, which had taken {saved}"
 

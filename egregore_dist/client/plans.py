@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from egregore_dist.client import amounts
 from egregore_dist.client.session import Session
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import learning
@@ -44,8 +45,8 @@ class BlockPlan:
     def __str__(self) -> str:
         assumed = " (assumed)" if self.kind == "map" else ""
         limit = "" if self.plan.max_concurrent is None else f", max_concurrent={self.plan.max_concurrent}"
-        has = f"{_count(self.plan.workers, 'worker')} with {_count(self.plan.slots, 'slot')}"
-        lines = [f"{self.kind} {self.name!r}: {_count(self.branches, 'branch')}{assumed}{limit}; {has}"]
+        has = f"{amounts.count(self.plan.workers, 'worker')} with {amounts.count(self.plan.slots, 'slot')}"
+        lines = [f"{self.kind} {self.name!r}: {amounts.count(self.branches, 'branch')}{assumed}{limit}; {has}"]
         for track in self.plan.tracks:
             lines += _explained(track)
         return "\n".join(lines)
@@ -93,14 +94,15 @@ def _blocks(step: spec.StepSpec, path: spec.Path = ()) -> Iterator[tuple[spec.Pa
 def _explained(track: Allocation) -> list[str]:
     width = f" of width {track.width}" if track.width > 1 else ""
     lease = f", {track.lease} branches in the first lease" if track.lease > 1 else ""
-    parts = [f"{_count(track.wanted, 'branch')} at a time"]
+    parts = [f"{amounts.count(track.wanted, 'branch')} at a time"]
     if track.workers:
         parts += [
-            f"{_count(track.slots, 'slot')} of {_count(track.workers, 'worker')}",
+            f"{amounts.count(track.slots, 'slot')} of {amounts.count(track.workers, 'worker')}",
             f"{track.room} in {MEMORY_SHARE:.0%} of {_size(track.memory_available)} of memory",
         ]
+    lanes, branches = amounts.count(track.lanes, "lane"), amounts.count(track.branches, "branch")
     lines = [
-        f"  queue {track.queue!r}: {_count(track.lanes, 'lane')}{width} for {_count(track.branches, 'branch')}{lease}",
+        f"  queue {track.queue!r}: {lanes}{width} for {branches}{lease}",
         f"    the least of {', '.join(parts)}; bound by: {track.bound}",
         f"    memory per node: {_size(track.memory_per_node)} ({_HAS[track.memory_from]})",
     ]
@@ -111,10 +113,6 @@ def _explained(track: Allocation) -> list[str]:
         cpu = "" if known.cpu is None else f", {_time(known.cpu)} of it on a CPU"
         lines.append(f"    learned of {known.executions:.0f} executions: {_time(known.wall)} a branch{cpu}")
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 'es' if what == 'branch' else 's'}"
 
 
 def _time(seconds: float) -> str:

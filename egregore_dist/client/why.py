@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from egregore_dist.client import amounts
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.limits import Bucket
 from egregore_dist.ledger.waits import Again, Look, OpenBlock, Track
@@ -276,13 +277,13 @@ def _no_worker(look: Look) -> Reason:
 
 def _unseen(look: Look) -> Reason:
     more = look.open - len(look.blocks)
-    text = f"{_count(more, 'more block')} of the run {'is' if more == 1 else 'are'} open, and not looked at here"
+    text = f"{amounts.count(more, 'more block')} of the run {'is' if more == 1 else 'are'} open, and not looked at here"
     return Reason(kind="unseen", text=text, numbers={"open": look.open, "looked": len(look.blocks)})
 
 
 def _limit(block: OpenBlock, is_waited_in: bool) -> Reason:
     ahead = block.waiting - 1
-    behind = f", the last of them behind {_count(ahead, 'other')}" if ahead else ""
+    behind = f", the last of them behind {amounts.count(ahead, 'other')}" if ahead else ""
     running = _of(block.running, "run") + (" or stand at blocks inside" if is_waited_in else "")
     text = f"max_concurrent={block.limit} is reached: {running}, {_of(block.waiting, 'wait')}{behind}"
     numbers = {"limit": block.limit, "running": block.running, "waiting": block.waiting, "ahead": ahead}
@@ -297,11 +298,11 @@ def _place(block: OpenBlock, track: Track, limit: Bucket) -> Reason:
     said = []
     if rule.concurrent:
         numbers["concurrent"] = rule.concurrent
-        said.append(f"{limit.held} of {_count(rule.concurrent, 'place')} taken")
+        said.append(f"{limit.held} of {amounts.count(rule.concurrent, 'place')} taken")
     if rule.per is not None:
         numbers |= {"starts": rule.starts, "seconds": rule.seconds, "starts_in": limit.starts_in}
         said.append(f"{rule.per}, the next start in {_time(limit.starts_in)}" if limit.starts_in else rule.per)
-    ahead = f"{_count(limit.ahead, 'other')} ahead" if limit.ahead else "none ahead"
+    ahead = f"{amounts.count(limit.ahead, 'other')} ahead" if limit.ahead else "none ahead"
     text = f"{_of(track.waiting, 'wait')} for limit {limit.limit!r}{of} over all runs ({'; '.join(said)}), {ahead}"
     return _reason("place", block, text, numbers, (limit.limit,))
 
@@ -319,7 +320,7 @@ def _late(block: OpenBlock, track: Track, now: int) -> Reason:
     if block.asks_at is not None:
         seconds = max(0.0, (block.asks_at - now) / 1000)
         numbers |= {"seconds": seconds, "asked": block.asked}
-        before = f", after {_count(block.asked, 'time')} before" if block.asked else ""
+        before = f", after {amounts.count(block.asked, 'time')} before" if block.asked else ""
         text += f"; a janitor asks again {f'in {_time(seconds)}' if seconds else 'now'}{before}"
     return _reason("message", block, text, numbers)
 
@@ -353,10 +354,6 @@ def _listed(names: Iterable[str]) -> str:
     found: Sequence[str] = list(names)
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return ", ".join(repr(name) for name in found[:_LISTED]) + more or "none"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _of(number: int, verb: str) -> str:

@@ -44,7 +44,7 @@ def test_a_busy_cluster() -> None:
 
     said = printed(load(worker("w1"), worker("w2", "a", "b", "c"), runs=(glance,)))
 
-    assert "2 workers, 2 of 4 slots busy   1 open runs   40 branches wait, 3 run, in 3 blocks" in said
+    assert "2 workers, 2 of 4 slots busy   1 open run   40 branches wait, 3 run, in 3 blocks" in said
     assert said.index("w2") < said.index("w1")
     assert "2 of 2" in said
     (row,) = (line for line in said.splitlines() if line.startswith("order-42"))
