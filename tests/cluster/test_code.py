@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from egregore_dist import BindingError, LocalCluster, ParallelExecutionError, RunFailed, errors, node, parallel
-from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.session import Session
 from egregore_dist.settings import Settings
+from tests.support.clusters import submitting
 from tests.support.waiting import until
 
 SECRET = "the secret of clients and of one worker"
@@ -72,13 +72,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalClu
 def client(guarded: tuple[LocalCluster, dict[str, str]], queue: str, secret: str | None = SECRET) -> Iterator[None]:
     """This process as a client of one of the three workers."""
     settings = guarded[0].settings
-    mine = Session(Settings(broker_url=settings.broker_url, secret=secret, queue=queue))
-    before = session.use(mine)
-    try:
+    with submitting(Settings(broker_url=settings.broker_url, secret=secret, queue=queue)):
         yield
-    finally:
-        session.use(before)
-        mine.close()
 
 
 def test_a_worker_with_the_secret_takes_code_by_value(guarded: Any) -> None:

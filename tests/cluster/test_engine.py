@@ -43,6 +43,7 @@ from egregore_dist.workflow.nodes import Node
 from egregore_dist.workflow.parallel import Map, Parallel
 from egregore_dist.workflow.sequence import Sequence as SequenceStep
 from egregore_dist.workflow.step import Step
+from tests.support.clusters import submitting
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.store_faults
@@ -62,11 +63,8 @@ def one_slot() -> Iterator[LocalCluster]:
 @pytest.fixture
 def slot(one_slot: LocalCluster) -> Iterator[LocalCluster]:
     """The cluster of one slot, as what this process submits to."""
-    mine = Session(one_slot.settings)
-    before = session.use(mine)
-    yield one_slot
-    session.use(before)
-    mine.close()
+    with submitting(one_slot.settings):
+        yield one_slot
 
 
 def weight(value: Any) -> int:
@@ -474,13 +472,9 @@ def unserved() -> Iterator[LocalCluster]:
 @pytest.fixture
 def queue(unserved: LocalCluster) -> Iterator[Queue]:
     """Its queue, empty, as what this process submits to."""
-    mine = Session(unserved.settings)
-    before = session.use(mine)
-    with redis.Redis.from_url(unserved.url) as server:
+    with submitting(unserved.settings), redis.Redis.from_url(unserved.url) as server:
         server.flushall()
         yield Queue(server, unserved)
-    session.use(before)
-    mine.close()
 
 
 class Queue:

@@ -32,6 +32,7 @@ from egregore_dist import (
     node,
     parallel,
 )
+from tests.support.clusters import submitting
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.store_faults
@@ -351,13 +352,8 @@ def quick() -> Iterator[LocalCluster]:
 @pytest.fixture
 def own(quick: LocalCluster) -> Iterator[LocalCluster]:
     """That cluster, as what this process submits to."""
-    from egregore_dist.client import session
-
-    mine = session.Session(quick.settings)
-    before = session.use(mine)
-    yield quick
-    session.use(before)
-    mine.close()
+    with submitting(quick.settings):
+        yield quick
 
 
 def test_the_key_outlives_a_killed_process(own: LocalCluster, tmp_path: Path) -> None:

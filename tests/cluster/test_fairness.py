@@ -16,8 +16,8 @@ from egregore_dist import LocalCluster, Run, Sequence, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
-from egregore_dist.client.session import Session
 from egregore_dist.workflow.step import Step
+from tests.support.clusters import submitting
 from tests.support.waiting import until
 
 # So many branches that the block would take at least this long on one slot, and is cancelled before.
@@ -49,12 +49,8 @@ def two(data: Any) -> int:
 @pytest.fixture
 def slot() -> Iterator[LocalCluster]:
     """A cluster of one slot, as what this process submits to."""
-    with LocalCluster(workers=1, concurrency=1) as cluster:
-        mine = Session(cluster.settings)
-        before = session.use(mine)
+    with LocalCluster(workers=1, concurrency=1) as cluster, submitting(cluster.settings):
         yield cluster
-        session.use(before)
-        mine.close()
 
 
 def ended(run: Run) -> int:

@@ -16,7 +16,7 @@ import pytest
 from egregore_dist import Limit, LocalCluster, Run, Sequence, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.limits import Limits
-from egregore_dist.client.session import Session
+from tests.support.clusters import submitting
 from tests.support.trial import notice_soon
 from tests.support.waiting import until
 
@@ -221,22 +221,16 @@ def test_a_killed_process_gives_its_place_back(cluster: LocalCluster, log: Path,
 def test_a_killed_worker_gives_its_places_back(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A janitor takes them back, once the worker's report has expired."""
     notice_soon(monkeypatch)
-    with LocalCluster(workers=2, concurrency=1) as cluster:
-        mine = Session(cluster.settings)
-        before = session.use(mine)
-        try:
-            gate = tmp_path / "gate"
-            run = single.map().submit(calls(log, 3, gate=str(gate)))
-            until(lambda: starts(log), what="the first call")
-            (held,) = mine.ledger.redis.zrange(mine.ledger.keys.limit("h", "single.1"), 0, -1)
-            name = held.decode().split(" ")[3].split("/")[0]
-            (worker,) = [worker for worker in cluster.workers if worker.name == name]
-            worker.kill()
-            gate.touch()
-            assert run.result(timeout=60) == [0, 1, 2]
-        finally:
-            session.use(before)
-            mine.close()
+    with LocalCluster(workers=2, concurrency=1) as cluster, submitting(cluster.settings) as mine:
+        gate = tmp_path / "gate"
+        run = single.map().submit(calls(log, 3, gate=str(gate)))
+        until(lambda: starts(log), what="the first call")
+        (held,) = mine.ledger.redis.zrange(mine.ledger.keys.limit("h", "single.1"), 0, -1)
+        name = held.decode().split(" ")[3].split("/")[0]
+        (worker,) = [worker for worker in cluster.workers if worker.name == name]
+        worker.kill()
+        gate.touch()
+        assert run.result(timeout=60) == [0, 1, 2]
 
 
 def test_a_retry_waits_without_a_place(local: LocalCluster, log: Path, tmp_path: Path) -> None:

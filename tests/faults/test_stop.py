@@ -20,6 +20,7 @@ import pytest
 from egregore_dist import BranchError, LocalCluster, ParallelTimeoutError, RunFailed, Sequence, node, parallel
 from egregore_dist.client import session
 from egregore_dist.errors import RunCancelled
+from tests.support.clusters import submitting
 from tests.support.waiting import let_pass, until
 
 GRACE = 1.0
@@ -38,18 +39,6 @@ def running(*, grace: float = GRACE, **options: Any) -> Iterator[LocalCluster]:
         yield cluster
     finally:
         cluster.stop()
-
-
-@contextmanager
-def used(cluster: LocalCluster) -> Iterator[LocalCluster]:
-    """Submit to a cluster."""
-    mine = session.Session(cluster.settings)
-    before = session.use(mine)
-    try:
-        yield cluster
-    finally:
-        session.use(before)
-        mine.close()
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +65,21 @@ def lone() -> Iterator[LocalCluster]:
 @pytest.fixture
 def one_process(lone: LocalCluster) -> Iterator[LocalCluster]:
     """A worker of one process, to submit to."""
-    with used(lone):
+    with submitting(lone.settings):
         yield lone
 
 
 @pytest.fixture
 def cluster(prefork: LocalCluster) -> Iterator[LocalCluster]:
     """A worker of two processes, to submit to."""
-    with used(prefork):
+    with submitting(prefork.settings):
         yield prefork
 
 
 @pytest.fixture
 def threads(threaded: LocalCluster) -> Iterator[LocalCluster]:
     """A worker of two threads, to submit to."""
-    with used(threaded):
+    with submitting(threaded.settings):
         yield threaded
 
 
@@ -410,7 +399,7 @@ def test_who_is_beside_timeouts_is_not_run_without_end(tmp_path: Path) -> None:
             time.sleep(600)
         return "lasted"
 
-    with running(concurrency=1, grace=0.5) as cluster, used(cluster):
+    with running(concurrency=1, grace=0.5) as cluster, submitting(cluster.settings):
         run = Sequence(first, second).map(on_error="collect").submit(list(range(5)))
         found, told = run.result(timeout=90), run.report().executions
 
@@ -545,7 +534,7 @@ def test_who_never_looks_long_is_left_alone(cluster: LocalCluster, tmp_path: Pat
 
 def test_a_stubborn_node_does_not_hold_up_the_end_of_its_worker(tmp_path: Path) -> None:
     """A worker that is asked to stop waits for what runs; what does not stop at its deadline is killed there too."""
-    with running(concurrency=1) as cluster, used(cluster):
+    with running(concurrency=1) as cluster, submitting(cluster.settings):
         run = parallel(stubborn(swallows), timeout=3.0).submit(str(tmp_path))
         until(lambda: marks(tmp_path, "began"))
         cluster.workers[0].terminate()

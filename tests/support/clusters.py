@@ -21,6 +21,7 @@ from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
+from egregore_dist.settings import Settings
 from tests.support import store
 
 #: The embedded server, with a ledger whose calls fail, in the workers and in this process.
@@ -48,6 +49,18 @@ def answers(address: tuple[str, int]) -> bool:
 def brokers() -> list[str]:
     """The kinds of broker there are on this machine: the embedded server always."""
     return ["valkey", *(["redis"] if answers(REDIS) else []), *(["rabbitmq"] if answers(RABBITMQ) else [])]
+
+
+@contextmanager
+def submitting(settings: Settings) -> Iterator[Session]:
+    """A session on the cluster of these settings, as what this process submits to."""
+    mine = Session(settings)
+    before = session.use(mine)
+    try:
+        yield mine
+    finally:
+        session.use(before)
+        mine.close()
 
 
 class Clusters:
