@@ -55,23 +55,6 @@ def test_a_collected_error_as_json() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "-"), (0.0123, "12 ms"), (1.26, "1.3 s"), (99.9, "99.9 s"), (150, "2 min 30 s"), (7260, "2 h 01 min")],
-)
-def test_durations(seconds: float | None, text: str) -> None:
-    """Durations are said as people say them."""
-    assert show.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (14_362_124, "14 MB"), (2.5e12, "2.5 TB")]
-)
-def test_sizes(count: float, text: str) -> None:
-    """Sizes are in decimal units."""
-    assert show.size(count) == text
-
-
 def test_moments_are_iso() -> None:
     """Times in JSON are ISO 8601 in UTC."""
     assert show.moment(0.25) == "1970-01-01T00:00:00.250+00:00"

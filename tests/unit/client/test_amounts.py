@@ -9,19 +9,19 @@ from egregore_dist.client import amounts
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(None, "-"), (0.0, "0 ms"), (0.25, "250 ms"), (1.0, "1.0 s"), (100.0, "1 min 40 s"), (7260.0, "2 h 01 min")],
+    [(None, "-"), (0.0123, "12 ms"), (1.26, "1.3 s"), (99.9, "99.9 s"), (150, "2 min 30 s"), (7260, "2 h 01 min")],
 )
 def test_durations(seconds: float | None, said: str) -> None:
-    """Short ones to the millisecond, long ones in minutes and hours."""
+    """Durations are said as people say them."""
     assert amounts.duration(seconds) == said
 
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(0.0, "0 B"), (999.0, "999 B"), (1000.0, "1.0 kB"), (52_428_800.0, "52 MB"), (3e12, "3.0 TB")],
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (14_362_124, "14 MB"), (2.5e12, "2.5 TB")],
 )
 def test_sizes(number: float, said: str) -> None:
-    """Bytes in the unit that leaves few digits."""
+    """Sizes are in decimal units."""
     assert amounts.size(number) == said
 
 
