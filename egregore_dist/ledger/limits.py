@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 from urllib.parse import unquote
 
 from egregore_dist.ledger import replies
@@ -93,15 +94,17 @@ def every(ledger: Ledger, most: int | None = None) -> list[Known]:
         pipe.hgetall(keys.limits_set)
         declared, given = pipe.execute()
     names = sorted({*declared, *given})[:most]
-    return [_known(ledger, name, declared.get(name), given.get(name)) for name in names]
+    return _known(ledger, [(name.decode(), declared.get(name), given.get(name)) for name in names])
 
 
 def one(ledger: Ledger, name: str) -> Known | None:
     """One limit, or None where nobody has declared or set one of this name."""
+    pipe = ledger.redis.pipeline(transaction=False)
+    pipe.hget(ledger.keys.limits, name)
+    pipe.hget(ledger.keys.limits_set, name)
     with reachable():
-        declared = cast(bytes | None, ledger.redis.hget(ledger.keys.limits, name))
-        given = cast(bytes | None, ledger.redis.hget(ledger.keys.limits_set, name))
-    return None if declared is None and given is None else _known(ledger, name.encode(), declared, given)
+        declared, given = pipe.execute()
+    return None if declared is None and given is None else _known(ledger, [(name, declared, given)])[0]
 
 
 def awaited(ledger: Ledger, tracks: Sequence[tuple[str, str]]) -> list[Bucket]:
@@ -123,40 +126,46 @@ def awaited(ledger: Ledger, tracks: Sequence[tuple[str, str]]) -> list[Bucket]:
     rules = [_rule(given or declared or b"")[0] for given, declared in zip(found[::3], found[1::3], strict=True)]
     stand = _buckets(ledger, list(zip(buckets, rules, strict=True)))
     return [
-        _at(bucket, bucket.waiting if rank is None else rank) for bucket, rank in zip(stand, found[2::3], strict=True)
+        replace(bucket, ahead=bucket.waiting if rank is None else rank)
+        for bucket, rank in zip(stand, found[2::3], strict=True)
     ]
 
 
-def _at(bucket: Bucket, ahead: int) -> Bucket:
-    return Bucket(
-        limit=bucket.limit,
-        value=bucket.value,
-        rule=bucket.rule,
-        held=bucket.held,
-        waiting=bucket.waiting,
-        starts_in=bucket.starts_in,
-        ahead=ahead,
-    )
+# A limit's name, what code declares of it, and what was set by hand.
+_Raw = tuple[str, bytes | None, bytes | None]
 
 
-def _known(ledger: Ledger, raw: bytes, declared: bytes | None, given: bytes | None) -> Known:
-    name = raw.decode()
+def _known(ledger: Ledger, limits: Sequence[_Raw]) -> list[Known]:
+    # In two round trips, however many they are.
+    pipe = ledger.redis.pipeline(transaction=False)
+    for name, _, _ in limits:
+        registry = ledger.keys.limit("k", name)
+        pipe.zrevrange(registry, 0, SHOWN - 1)
+        pipe.zcard(registry)
+    with reachable():
+        answers = pipe.execute()
+    asked: list[tuple[str, Rule]] = []
+    for (name, declared, given), values in zip(limits, answers[::2], strict=True):
+        rule, _ = _rule(given or declared or b"")
+        asked += [(bucket, rule) for bucket in (name, *(value.decode() for value in values))]
+    stand = iter(_buckets(ledger, asked))
+    return [
+        _limit(limit, tuple(islice(stand, 1 + len(values))), count)
+        for limit, values, count in zip(limits, answers[::2], answers[1::2], strict=True)
+    ]
+
+
+def _limit(limit: _Raw, buckets: Sequence[Bucket], count: int) -> Known:
+    name, declared, given = limit
     rule, key = _rule(given or declared or b"")
     from_code = None if declared is None else _rule(declared)
-    key = key or (from_code[1] if from_code is not None else None)
-    with reachable():
-        registry = ledger.keys.limit("k", name)
-        values = cast(list[bytes], ledger.redis.zrevrange(registry, 0, SHOWN - 1))
-        count = ledger.redis.zcard(registry)
-    names = [name, *(value.decode() for value in values)]
-    stand = _buckets(ledger, [(bucket, rule) for bucket in names])
     return Known(
         name=name,
         rule=rule,
         declared=None if from_code is None else from_code[0],
         is_set=given is not None,
-        key=key,
-        buckets=tuple(bucket for bucket in stand if bucket.held or bucket.waiting or bucket.starts_in),
+        key=key or (from_code[1] if from_code is not None else None),
+        buckets=tuple(bucket for bucket in buckets if bucket.held or bucket.waiting or bucket.starts_in),
         more=max(0, count - SHOWN),
     )
 
