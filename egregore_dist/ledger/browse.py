@@ -11,7 +11,7 @@ from egregore_dist.ledger import replies
 from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import Ledger
-from egregore_dist.ledger.records import path_of
+from egregore_dist.ledger.records import Fields, path_of
 from egregore_dist.ledger.replies import EVENTS_READ
 
 
@@ -139,31 +139,25 @@ def _read(ledger: Ledger, run: str, ids: Sequence[str]) -> list[BlockGlance]:
 
 
 def _block_glance(id: str, fields: Sequence[bytes | None], failed: int) -> BlockGlance:
-    has: dict[str, Any] = {
-        name: raw.decode() for name, raw in zip(_BLOCK_FIELDS, fields, strict=True) if raw is not None
-    }
-
-    def number(name: str) -> int | None:
-        return int(has[name]) if name in has else None
-
-    timeout = number("timeout")
+    pairs = zip(_BLOCK_FIELDS, fields, strict=True)
+    said = Fields({name.encode(): raw for name, raw in pairs if raw is not None})
     return BlockGlance(
         id=id,
-        path=path_of(has.get("path", "")),
-        name=has.get("name", ""),
-        state=has.get("state", ""),
-        n=number("n") or 0,
-        done=number("done") or 0,
+        path=path_of(said.text("path")),
+        name=said.text("name"),
+        state=said.text("state"),
+        n=said.number("n") or 0,
+        done=said.number("done") or 0,
         failed=failed,
-        running=number("running") or 0,
-        limit=number("limit") or 0,
-        timeout=None if timeout is None else timeout / 1000,
-        deadline=number("deadline"),
-        parent=has.get("parent") or None,
-        branch=number("branch"),
-        input=has.get("input", ""),
-        opened=number("opened") or 0,
-        ended=number("ended"),
+        running=said.number("running") or 0,
+        limit=said.number("limit") or 0,
+        timeout=said.seconds("timeout"),
+        deadline=said.number("deadline"),
+        parent=said.text("parent") or None,
+        branch=said.number("branch"),
+        input=said.text("input"),
+        opened=said.number("opened") or 0,
+        ended=said.number("ended"),
     )
 
 

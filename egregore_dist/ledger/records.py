@@ -149,6 +149,29 @@ class NewBlock:
     since: float = 0.0
 
 
+class Fields:
+    """Fields of a hash, read by name."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Mapping[bytes, bytes]) -> None:
+        self._raw = raw
+
+    def text(self, name: str) -> str:
+        """A text, or ""."""
+        return self._raw.get(name.encode(), b"").decode()
+
+    def number(self, name: str) -> int | None:
+        """A whole number, or None."""
+        value = self._raw.get(name.encode())
+        return None if value is None else int(value)
+
+    def seconds(self, name: str) -> float | None:
+        """What is kept in milliseconds, or None."""
+        value = self.number(name)
+        return None if value is None else value / 1000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRecord:
     """One block as it stands. Times are server milliseconds, ``timeout`` is seconds.
@@ -185,41 +208,33 @@ class BlockRecord:
     @classmethod
     def of(cls, block: str, fields: Mapping[bytes, bytes]) -> BlockRecord:
         """Read the record from the fields of its hash."""
-
-        def number(name: str) -> int | None:
-            value = fields.get(name.encode())
-            return None if value is None else int(value)
-
-        def text(name: str) -> str:
-            return fields.get(name.encode(), b"").decode()
-
-        tracks = range(number("tracks") or 0)
-        timeout = number("timeout")
+        said = Fields(fields)
+        tracks = range(said.number("tracks") or 0)
         return cls(
             id=block,
-            name=text("name"),
-            state=text("state"),
-            path=path_of(text("path")),
-            n=number("n") or 0,
-            done=number("done") or 0,
-            limit=number("limit") or 0,
-            running=number("running") or 0,
-            on_error=text("on_error"),
-            input=text("input"),
-            queues=tuple(text(f"queue:{track}") for track in tracks),
-            widths=tuple(number(f"width:{track}") or 1 for track in tracks),
-            parent=text("parent") or None,
-            branch=number("branch"),
-            track=number("track") or 0,
-            failed=number("failed"),
-            timeout=None if timeout is None else timeout / 1000,
-            deadline=number("deadline"),
-            opened=number("opened") or 0,
-            ended=number("ended"),
-            stopped=number("stopped"),
-            ready=number("reopened") or number("opened") or 0,
-            began=number("began"),
-            limits=tuple(text(f"limit:{track}") for track in tracks),
+            name=said.text("name"),
+            state=said.text("state"),
+            path=path_of(said.text("path")),
+            n=said.number("n") or 0,
+            done=said.number("done") or 0,
+            limit=said.number("limit") or 0,
+            running=said.number("running") or 0,
+            on_error=said.text("on_error"),
+            input=said.text("input"),
+            queues=tuple(said.text(f"queue:{track}") for track in tracks),
+            widths=tuple(said.number(f"width:{track}") or 1 for track in tracks),
+            parent=said.text("parent") or None,
+            branch=said.number("branch"),
+            track=said.number("track") or 0,
+            failed=said.number("failed"),
+            timeout=said.seconds("timeout"),
+            deadline=said.number("deadline"),
+            opened=said.number("opened") or 0,
+            ended=said.number("ended"),
+            stopped=said.number("stopped"),
+            ready=said.number("reopened") or said.number("opened") or 0,
+            began=said.number("began"),
+            limits=tuple(said.text(f"limit:{track}") for track in tracks),
         )
 
 

@@ -12,7 +12,7 @@ from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS, Ledger
 from egregore_dist.ledger.limits import Bucket
-from egregore_dist.ledger.records import ENDED, RunRecord, Work, path_of
+from egregore_dist.ledger.records import ENDED, Fields, RunRecord, Work, path_of
 
 #: Open blocks that are looked at, tracks of each, branches at the head of a track's queue, and lanes of a block.
 BLOCKS, TRACKS, HEADS, LANES = 50, 8, 10, 200
@@ -219,41 +219,34 @@ def _blocks(ledger: Ledger, run: str, ids: Sequence[str]) -> tuple[list[OpenBloc
 
 
 def _block(id: str, record: Mapping[bytes, bytes], lanes: Mapping[bytes, bytes], hint: float | None) -> OpenBlock:
-    def number(name: str) -> int | None:
-        value = record.get(name.encode())
-        return None if value is None else int(value)
-
-    def text(name: str) -> str:
-        return record.get(name.encode(), b"").decode()
-
-    timeout = number("timeout")
+    said = Fields(record)
     serving = [value.split(b":")[2].decode() for value in lanes.values()]
     tracks = tuple(
         Track(
-            queue=text(f"queue:{track}"),
-            width=number(f"width:{track}") or 1,
-            planned=number(f"lanes:{track}") or 1,
-            waiting=(number(f"stop:{track}") or 0) - (number(f"next:{track}") or 0),
+            queue=said.text(f"queue:{track}"),
+            width=said.number(f"width:{track}") or 1,
+            planned=said.number(f"lanes:{track}") or 1,
+            waiting=(said.number(f"stop:{track}") or 0) - (said.number(f"next:{track}") or 0),
             serving=serving.count(str(track)),
         )
-        for track in range(min(TRACKS, number("tracks") or 0))
+        for track in range(min(TRACKS, said.number("tracks") or 0))
     )
     return OpenBlock(
         id=id,
-        name=text("name"),
-        path=path_of(text("path")),
-        n=number("n") or 0,
-        done=number("done") or 0,
-        running=number("running") or 0,
-        limit=number("limit") or 0,
-        parent=text("parent") or None,
-        branch=number("branch"),
-        timeout=None if timeout is None else timeout / 1000,
-        deadline=number("deadline"),
+        name=said.text("name"),
+        path=path_of(said.text("path")),
+        n=said.number("n") or 0,
+        done=said.number("done") or 0,
+        running=said.number("running") or 0,
+        limit=said.number("limit") or 0,
+        parent=said.text("parent") or None,
+        branch=said.number("branch"),
+        timeout=said.seconds("timeout"),
+        deadline=said.number("deadline"),
         tracks=tracks,
         holders=tuple(name[1:].decode() for name in lanes),
-        asks_at=None if hint is None else max(int(hint), number("ask_after") or 0),
-        asked=number("hinted") or 0,
+        asks_at=None if hint is None else max(int(hint), said.number("ask_after") or 0),
+        asked=said.number("hinted") or 0,
     )
 
 
