@@ -157,15 +157,15 @@ MUTATIONS = (
     Mutation(
         name="turn: a lane of one branch at a time does not tell when it has come",
         file="egregore_dist/engine/lane.py",
-        old="job, end = _first(execution)\n                self._turn.came()",
-        new="job, end = _first(execution)",
+        old="raise Interrupt\n                self._turn.came()",
+        new="raise Interrupt",
         tests=("tests/unit/engine/test_lane.py",),
     ),
     Mutation(
         name="turn: a lane of many does not tell when it has come",
         file="egregore_dist/engine/lane.py",
-        old="job, end = _first(execution)\n            self._turn.came()",
-        new="job, end = _first(execution)",
+        old="raise Interrupt\n            self._turn.came()",
+        new="raise Interrupt",
         tests=("tests/unit/engine/test_lane.py",),
     ),
     Mutation(
