@@ -47,11 +47,11 @@ class Place:
         self._inputs = inputs
         self._items: codec.Entries | None = None
         self._ready = time.monotonic() - (now - record.ready) / 1000
-        left = None if record.deadline is None else (record.deadline - now) / 1000
+        left = None if record.ends_by is None else (record.ends_by - now) / 1000
         self._deadline = None if left is None else time.monotonic() + left + _LATER
 
     def left(self) -> float | None:
-        """Seconds until the block's deadline, or None."""
+        """Seconds until the first deadline of the block and those around it, or None."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def times(self, lease: Lease, since: float) -> tuple[int, int]:

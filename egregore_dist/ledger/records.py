@@ -177,7 +177,8 @@ class BlockRecord:
     """One block as it stands. Times are server milliseconds, ``timeout`` is seconds.
 
     ``stopped``: when a lane was last found gone after the end. ``ready``: when it was opened, or by a retry anew.
-    ``began``: when the branch was begun that met it. ``limits``: of each track, or "", see `Track`.
+    ``began``: when the branch was begun that met it. ``limits``: of each track, or "", see `Track`. ``ends_by``: the
+    first deadline of the block and those around it.
     """
 
     id: str
@@ -204,6 +205,7 @@ class BlockRecord:
     ready: int = 0
     began: int | None = None
     limits: tuple[str, ...] = ()
+    ends_by: int | None = None
 
     @classmethod
     def of(cls, block: str, fields: Mapping[bytes, bytes]) -> BlockRecord:
@@ -235,6 +237,7 @@ class BlockRecord:
             ready=said.number("reopened") or said.number("opened") or 0,
             began=said.number("began"),
             limits=tuple(said.text(f"limit:{track}") for track in tracks),
+            ends_by=said.number("ends_by"),
         )
 
 

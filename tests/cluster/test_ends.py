@@ -222,6 +222,19 @@ def test_an_outer_deadline_ends_what_is_nested(local: LocalCluster, tmp_path: Pa
 
 
 @in_time
+def test_what_is_nested_stops_as_soon_as_the_rest(local: LocalCluster, tmp_path: Path) -> None:
+    """Its lane knows the outer deadline, and does not learn of the end only when it asks for its branch."""
+    inner = parallel(lingers, name="inner")
+    took = []
+    for _ in range(3):
+        with pytest.raises(ParallelTimeoutError) as caught:
+            parallel(Sequence(inner, fine).alias("deep"), timeout=0.7, name="outer")(str(tmp_path))
+        took.append(caught.value.stopping)
+
+    assert min(seconds for seconds in took if seconds is not None) < 0.15
+
+
+@in_time
 def test_a_deadline_needs_no_client(local: LocalCluster, tmp_path: Path) -> None:
     """The client that submitted has gone; the block ends at its deadline, and what ran is stopped."""
     program = """

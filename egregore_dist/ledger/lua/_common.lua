@@ -406,6 +406,23 @@ local function settle(block, failed)
   return true
 end
 
+-- A block is opened now: its deadline begins, within those of the blocks around it. Returns its own, or 0.
+local function set_deadline(block)
+  local B = key('b', block)
+  local timeout, parent = unpack(redis.call('HMGET', B, 'timeout', 'parent'))
+  local ends_by, ends_with
+  if parent then ends_by, ends_with = unpack(redis.call('HMGET', key('b', parent), 'ends_by', 'ends_with')) end
+  local deadline = 0
+  if timeout then
+    deadline = NOW + tonumber(timeout)
+    redis.call('HSET', B, 'deadline', deadline)
+    schedule('deadline', block, deadline)
+    if not ends_by or deadline < tonumber(ends_by) then ends_by, ends_with = deadline, block end
+  end
+  if ends_by then redis.call('HSET', B, 'ends_by', ends_by, 'ends_with', ends_with) end
+  return deadline
+end
+
 -- Marks that a retry forgets.
 local OF_ATTEMPTS = { lost = true, why = true, died = true, tried = true, beside = true, again = true }
 
@@ -414,6 +431,7 @@ local OF_ATTEMPTS = { lost = true, why = true, died = true, tried = true, beside
 local reopened = 0
 local function reopen(block)
   reopened = reopened + 1
+  set_deadline(block)
   local B, L, E, M, R = key('b', block), key('l', block), key('e', block), key('m', block), key('r', block)
   local started = redis.call('HKEYS', L)
   for _, branch in ipairs(redis.call('HKEYS', E)) do started[#started + 1] = branch end
@@ -449,11 +467,6 @@ local function reopen(block)
   redis.call('HDEL', B, 'ended', 'stopped', 'failed', 'hinted', 'ask_after')
   redis.call('SADD', K .. ':open', block)
   event('block.opened', 'block', block, 'name', redis.call('HGET', B, 'name'), 'n', redis.call('HGET', B, 'n'))
-  local timeout = redis.call('HGET', B, 'timeout')
-  if timeout then
-    redis.call('HSET', B, 'deadline', NOW + tonumber(timeout))
-    schedule('deadline', block, NOW + tonumber(timeout))
-  end
   schedule('hint', block, NOW + HINT_AFTER)
   ask_lanes(block)
 end

@@ -12,7 +12,7 @@
 -- width:<track>, lanes:<track> (as planned), count:<track>, limit:<track> (by name, if its branches begin with a node that
 -- has one, see _limits.lua), limited (whether any does), on_error, input, parent, branch, track (where it hangs),
 -- opener (the lane that met it), began (when the branch was begun that it hangs on), timeout, opened, reopened (by a retry),
--- deadline, ended,
+-- deadline, ends_by (the first deadline of this block and those around it) and ends_with (whose that is), ended,
 -- hinted (how often lanes were asked for again), ask_after (when they may be the next time).
 -- Its size does not grow with the branches: each lane that comes reads all of it. What grows is in the marks.
 
@@ -68,12 +68,8 @@ for t = 0, tonumber(tracks) - 1 do
     at = at + count
   end
 end
-local deadline = 0
-if tonumber(timeout) > 0 then
-  deadline = NOW + tonumber(timeout)
-  redis.call('HSET', B, 'timeout', timeout, 'deadline', deadline)
-  schedule('deadline', block, deadline)
-end
+if tonumber(timeout) > 0 then redis.call('HSET', B, 'timeout', timeout) end
+local deadline = set_deadline(block)
 schedule('hint', block, NOW + HINT_AFTER)
 event('block.opened', 'block', block, 'name', name, 'n', n)
 return { 'open', deadline }

@@ -41,8 +41,8 @@ local function attempt_of(of, branch, width)
   return tonumber(lost or 0) + tonumber(string.match(calls, '^%d+') or 0) + 1, after or '', calls, company
 end
 
-local state, n, limit, on_error, parent, its_branch, its_track, deadline = unpack(redis.call('HMGET', B, 'state', 'n',
-  'limit', 'on_error', 'parent', 'branch', 'track', 'deadline'))
+local state, n, limit, on_error, parent, its_branch, its_track, ends_by, ends_with = unpack(redis.call('HMGET', B, 'state', 'n',
+  'limit', 'on_error', 'parent', 'branch', 'track', 'ends_by', 'ends_with'))
 local queue, width, lanes, of_track, fresh, stop, named = unpack(redis.call('HMGET', B, 'queue:' .. track,
   'width:' .. track, 'lanes:' .. track, 'count:' .. track, 'next:' .. track, 'stop:' .. track, 'limit:' .. track))
 width = tonumber(width)
@@ -85,10 +85,10 @@ end
 -- Only a message that was tampered with names a track that the block does not have.
 if not width then return answer('gone', 0, 0, {}, {}, commits) end
 
-if deadline and tonumber(deadline) <= NOW then
-  fail(block, 'timeout')
+if ends_by and tonumber(ends_by) <= NOW then
+  fail(ends_with, 'timeout')
   if believed == 0 then left(block, token) end
-  return answer('timeout', 0, 0, {}, {}, commits)
+  return answer(ends_with == block and 'timeout' or 'cancelled', 0, 0, {}, {}, commits)
 end
 
 if block == ROOT and status() == 'pending' then

@@ -162,9 +162,17 @@ class Play:
         assert ledger.redis.zscore(ledger.keys.agenda, entry) is not None, f"no such entry: {entry}"
         ledger.redis.zadd(ledger.keys.agenda, {entry: 1})
         if kind == "deadline":
-            ledger.redis.hset(ledger.keys.block(self.run, "b", block), "deadline", 1)
+            self.pass_deadline(block)
         else:
             ledger.redis.hdel(ledger.keys.block(self.run, "b", block), "ask_after")
+
+    def pass_deadline(self, block: str) -> None:
+        """Move the deadline of a block into the past: it is that of the blocks inside of it too."""
+        ledger = self.ledger
+        ledger.redis.hset(ledger.keys.block(self.run, "b", block), "deadline", 1)
+        for id in map(bytes.decode, ledger.redis.smembers(ledger.keys.part(self.run, "blocks"))):
+            if id == block or id.startswith(f"{block}."):
+                ledger.redis.hset(ledger.keys.block(self.run, "b", id), mapping={"ends_by": 1, "ends_with": block})
 
     def sweep(
         self,

@@ -89,7 +89,7 @@ def test_a_place_is_given_back(ledger: Ledger, how: str) -> None:
             assert holders(ledger) == 1, "what runs still has its place"
             found = a.serve(a_block, lane).messages
         case "deadline":
-            ledger.redis.hset(ledger.keys.block(a.run, "b", a_block), "deadline", 1)
+            a.pass_deadline(a_block)
             a.serve(a_block, a.lane())
             assert holders(ledger) == 1
             found = a.serve(a_block, lane).messages

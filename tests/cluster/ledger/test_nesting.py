@@ -47,6 +47,44 @@ def test_opening_again_after_a_lost_reply_changes_nothing(play: Play) -> None:
     assert play.record().running == 1
 
 
+def test_a_block_ends_by_the_first_deadline_around_it(play: Play) -> None:
+    """Its lanes know when they have to stop: at its own deadline, or at that of a block that it is nested in."""
+    outer = play.block(3, timeout=60.0)
+    token = play.lane()
+    play.serve(outer, token, want=1)
+    inner = play.nest(outer, 0, token, 3)
+    play.serve(inner, token, want=1)
+    sooner = play.nest(inner, 0, token, 2, timeout=1.0)
+    other = play.lane()
+    play.serve(inner, other, want=1)
+    later = play.nest(inner, 1, other, 2, timeout=90.0)
+
+    record = play.record(outer)
+    assert record.ends_by == record.deadline
+    assert [play.record(id).ends_by for id in (ROOT, inner, later)] == [None, record.ends_by, record.ends_by]
+    assert play.record(sooner).ends_by == play.record(sooner).deadline
+    assert play.record(sooner).deadline < record.deadline < play.record(later).deadline  # type: ignore[operator]
+
+
+def test_a_lane_finds_that_the_deadline_around_its_block_has_passed(play: Play) -> None:
+    """It ends the block whose deadline that is, without waiting for a janitor; a retry gives all of them a new one."""
+    outer = play.block(2, timeout=60.0)
+    token = play.lane()
+    play.serve(outer, token)
+    inner = play.nest(outer, 0, token, 3)
+    play.serve(inner, token)
+    play.pass_deadline(outer)
+
+    assert play.serve(inner, token, ok(0)).state == "cancelled"
+    assert (play.record(outer).state, play.record(inner).state) == ("timeout", "cancelled")
+    assert play.state == "failed"
+
+    play.ledger.retry(play.run)
+    assert play.record(outer).ends_by == play.record(inner).ends_by == play.record(outer).deadline
+    assert play.record(outer).deadline > play.record(outer).ready  # type: ignore[operator]
+    assert len(play.serve(inner, play.lane()).leases) == 1
+
+
 def test_only_the_holder_of_the_branch_opens_a_block(play: Play) -> None:
     """A lane that lost the branch is told so, and no block is written."""
     token, other = play.lane("gone@there"), play.lane()

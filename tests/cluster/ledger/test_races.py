@@ -64,7 +64,7 @@ class Race:
         # Not by `make_due`, which wants an entry: the block may have ended.
         key = self.play.ledger.keys.block(self.play.run, "b", block)
         if self.play.ledger.redis.hget(key, "state") == b"open":
-            self.play.ledger.redis.hset(key, "deadline", 1)
+            self.play.pass_deadline(block)
         self.play.ledger.redis.zadd(self.play.ledger.keys.agenda, {f"{self.play.run} deadline {block}": 1}, xx=True)
         self.play.ledger.sweep(self.play.run, "deadline", block, workers={})
 
