@@ -59,8 +59,8 @@ MUTATIONS = (
     Mutation(
         name="a local clock: a worker tells a deadline by its own",
         file="egregore_dist/engine/place.py",
-        old="(record.deadline - now) / 1000",
-        new="record.deadline / 1000 - time.time()",
+        old="(record.ends_by - now) / 1000",
+        new="record.ends_by / 1000 - time.time()",
         tests=("tests/faults/test_clocks.py",),
     ),
     Mutation(
