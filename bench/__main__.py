@@ -13,7 +13,7 @@ import click
 import redis
 from rich.console import Console
 
-from bench import account, figures, machine, plain, suite, workloads
+from bench import account, figures, machine, monitor, plain, suite, workloads
 from bench.figures import Figure
 from egregore_dist import LocalCluster
 
@@ -28,8 +28,11 @@ ACCOUNTED = (3, 1000, 100_000)
 @click.option("--quick", is_flag=True, help="Measure less often: sooner done, and less sure.")
 @click.option("--all-sizes", is_flag=True, help=f"Blocks of {', '.join(map(str, MORE_SIZES))} branches.")
 @click.option("--account", "accounting", is_flag=True, help="Say instead where the time of a branch goes.")
+@click.option(
+    "--monitor", "monitoring", is_flag=True, help="Say instead what the monitor costs, and how fast its pages are."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures for a program to read.")
-def main(quick: bool, all_sizes: bool, accounting: bool, as_json: bool) -> None:
+def main(quick: bool, all_sizes: bool, accounting: bool, monitoring: bool, as_json: bool) -> None:
     """Measure egregore-dist beside a plain Celery chord: one server, one worker of two processes each."""
     console, progress = Console(), Console(stderr=True)
     started = time.monotonic()
@@ -43,7 +46,12 @@ def main(quick: bool, all_sizes: bool, accounting: bool, as_json: bool) -> None:
         bench = suite.Bench(celery=celery, server=server, queue=cluster.settings.queue, quick=quick)
         measured = []
         sizes = MORE_SIZES if all_sizes else SIZES
-        told = _account(bench, cluster) if accounting else suite.everything(bench, sizes)
+        if monitoring:
+            told = monitor.everything(cluster, quick=quick)
+        elif accounting:
+            told = _account(bench, cluster)
+        else:
+            told = suite.everything(bench, sizes)
         with progress.status("measuring") as status:
             for figure in told:
                 measured.append(figure)
