@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,16 @@ class Settings(BaseSettings):
     report_interval: float = Field(2.0, gt=0, le=_LONGEST, description="Seconds between two reports of a worker.")
     report_ttl: float = Field(10.0, gt=0, le=_LONGEST, description="Seconds until a silent worker counts as gone.")
     sweep_interval: float = Field(1.0, gt=0, le=_LONGEST, description="Seconds between two rounds of the janitor.")
+    log_level: str = Field(
+        "INFO",
+        description="The least level of what nodes log that is kept with their run; what they print to stdout is INFO, "
+        "to stderr WARNING. OFF keeps nothing.",
+    )
+    log_lines: int = Field(
+        1000, ge=2, description="Lines of one branch that are kept, in one process: its first and last."
+    )
+    log_bytes: int = Field(256 * 2**10, ge=2, description="Bytes of them.")
+    log_run_bytes: int = Field(16 * 2**20, gt=0, description="Bytes of all lines of a run that are kept, its last.")
     stop_grace: float = Field(
         2.0, ge=0, le=_LONGEST, description="Seconds that a node may take to stop before its process is killed."
     )
@@ -54,6 +65,29 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_level(cls, value: str) -> str:
+        level_of(value)
+        return value
+
+
+def level_of(name: str) -> int | None:
+    """The number of a level of `logging`, by its name or its number; None for OFF.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    known = logging.getLevelNamesMapping()
+    word = name.strip().upper()
+    if word == "OFF":
+        return None
+    if word.isascii() and word.isdigit():
+        return int(word)
+    if word not in known:
+        raise ValueError(f"no level is called {name!r}: DEBUG, INFO, WARNING, ERROR, CRITICAL, a number, or OFF")
+    return known[word]
 
 
 def load(**given: object) -> Settings:

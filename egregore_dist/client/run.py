@@ -15,12 +15,13 @@ import tenacity
 from egregore_dist import errors
 from egregore_dist.client import session, waiting
 from egregore_dist.client.events import Event
+from egregore_dist.client.logs import LogLine, Reading, Wanted
 from egregore_dist.client.runreport import RunReport
 from egregore_dist.client.typed import typed
 from egregore_dist.client.why import Reason
 from egregore_dist.engine import inside, publish
 from egregore_dist.engine.outcome import Reader
-from egregore_dist.ledger import ENDED, RunRecord
+from egregore_dist.ledger import ENDED, RunRecord, logs
 from egregore_dist.wire import codec
 from egregore_dist.workflow import describe, spec
 
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 # One wait on the server, in seconds: short enough to notice a run that was deleted, and to let Ctrl-C through.
 _WAIT = 1.0
 
+
+# What nodes that were stopped said last may come after the end, by so many seconds.
+_LAST = 0.5
 
 # A run that has not begun after so many seconds may have nobody to serve it.
 _TELL_AFTER = 3.0
@@ -221,6 +225,64 @@ class Run:
             if found:
                 cursor = found[-1][0]
 
+    def logs(
+        self,
+        block: str | None = None,
+        branch: int | str | None = None,
+        node: str | None = None,
+        level: int | str | None = None,
+        *,
+        follow: bool = False,
+        after: str = "0",
+    ) -> Iterator[LogLine]:
+        """What the nodes of the run logged and printed, oldest first, as far as it is kept.
+
+        Args:
+            block: of this block alone, by its id or its name.
+            branch: of this branch of a block alone, by its position or its name.
+            node: of this node alone.
+            level: of this level and above, such as ``"WARNING"``.
+            follow: wait for what is said next, until the run ends.
+            after: the cursor of a line, to go on after it.
+
+        Raises `RunNotFound`, `RunLost`, and `ConfigurationError` for a level that there is not.
+        """
+        wanted = Wanted.of(block, branch, node, level)
+        return self._lines(Reading(wanted, is_all=after == "0"), after, follow)
+
+    async def alogs(
+        self,
+        block: str | None = None,
+        branch: int | str | None = None,
+        node: str | None = None,
+        level: int | str | None = None,
+        *,
+        follow: bool = False,
+        after: str = "0",
+    ) -> AsyncIterator[LogLine]:
+        """As `logs`, for an event loop."""
+        reading, cursor = Reading(Wanted.of(block, branch, node, level), is_all=after == "0"), after
+        async with self._ledger.watch() as watch:
+            while True:
+                ended = (await asyncio.to_thread(_patient, self._record)).state in ENDED
+                found: list[Any] = await _apatient(watch.events, self.id, cursor, _line_wait(ended, follow), "log")
+                for line in reading.take(logs.entry(*each) for each in found):
+                    yield line
+                if found:
+                    cursor = found[-1][0]
+                elif ended or not follow:
+                    return
+
+    def _lines(self, reading: Reading, cursor: str, follow: bool) -> Iterator[LogLine]:
+        while True:
+            ended = _patient(self._record).state in ENDED
+            found = _patient(self._ledger.events, self.id, cursor, _line_wait(ended, follow), "log")
+            yield from reading.take(logs.entry(*each) for each in found)
+            if found:
+                cursor = found[-1][0]
+            elif ended or not follow:
+                return
+
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait().__await__()
 
@@ -325,7 +387,7 @@ class Run:
         log.warning(said, self.id, self.id)
 
     def _refuse_inside(self) -> None:
-        node = inside.current.get()
+        node = inside.node()
         if node is not None:
             raise errors.NestedWaitError(
                 f"node {node!r} waits for run {self.id!r}, so it would hold the slot that the run needs: "
@@ -335,3 +397,9 @@ class Run:
     @staticmethod
     def _next_wait(deadline: float | None, interval: float) -> float:
         return interval if deadline is None else min(interval, max(0.001, deadline - time.monotonic()))
+
+
+def _line_wait(ended: bool, follow: bool) -> float:
+    if not follow:
+        return 0.0
+    return _LAST if ended else _WAIT

@@ -66,7 +66,8 @@ class Job:
     """One call of one node.
 
     ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own, ``calls`` from those of this
-    node that cost its branch a process. What it takes is measured where ``measure`` is set.
+    node that cost its branch a process. What it takes is measured where ``measure`` is set. ``branch`` is the position
+    of its branch, and ``here`` where its code is, once it is called.
     """
 
     node: spec.NodeSpec
@@ -77,6 +78,8 @@ class Job:
     payload_limit: int
     calls: int = 1
     measure: Measure | None = None
+    branch: int = 0
+    here: inside.Here | None = None
 
     def start(self) -> Any:
         """Bind and call the function; what it returns may have to be awaited."""
@@ -85,7 +88,8 @@ class Job:
         context = self.context(self.attempts)
         data = codec.decode(self.value.raw)
         args, kwargs = self.callee.parameters.bind(self.node.name, data, context=context, convert=codec.convert)
-        token = inside.current.set(self.node.name)
+        self.here = (context, self.branch)
+        token = inside.current.set(self.here)
         try:
             return self.callee.fn(*args, **kwargs)
         finally:
@@ -162,7 +166,7 @@ def call(job: Job, loop: Loop, limit: TimeLimit) -> Value:
             with limit(timeout):
                 result = job.start()
                 if inspect.isawaitable(result):
-                    result = loop.run(_awaited(result, job.node.name))
+                    result = loop.run(_awaited(result, job))
         except Interrupt:
             # The other reason is that the block has ended.
             if timeout is None or time.monotonic() - started < timeout:
@@ -202,7 +206,7 @@ async def acall(job: Job, turns: Callable[[Job], Turns], on_thread: OnThread) ->
                     if isinstance(result, Value):
                         return result
                     if inspect.isawaitable(result):
-                        result = await turn.take(_awaited(result, job.node.name))
+                        result = await turn.take(_awaited(result, job))
             except Interrupt:
                 if not turn.over:
                     raise
@@ -232,7 +236,7 @@ def _value(ended: Ended[Any]) -> Any:
     return value
 
 
-async def _awaited(awaitable: Any, node: str) -> Any:
+async def _awaited(awaitable: Any, job: Job) -> Any:
     # The body of an async function runs only now, so this is where it must know that it is inside a node.
-    inside.current.set(node)
+    inside.current.set(job.here)
     return await awaitable

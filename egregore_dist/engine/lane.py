@@ -94,6 +94,7 @@ class Lane:
     def __init__(self, runtime: Runtime, run: str, *, worker: str, id: str) -> None:
         self._runtime = runtime
         self._ledger = runtime.ledger
+        runtime.logbook.worker = worker
         self._run = run
         self._worker = worker
         self._token = f"{worker}/{os.getpid()}/{id}.{next(_numbers)}"
@@ -473,6 +474,9 @@ class Lane:
     def _commit(
         self, place: Place, *, want: int, held: int, commits: list[Commit], releases: list[int] | tuple[int, ...]
     ) -> Served:
+        if self._runtime.logbook.waits:
+            # Whoever learns that they have ended finds all that they said.
+            self._runtime.logbook.write([(self._run, place.record.id, commit.branch) for commit in commits])
         served = self._ledger.serve(
             self._run,
             place.record.id,

@@ -176,6 +176,7 @@ class Place:
             attempts=lease.attempt,
             calls=1 + (lease.tried if lease.node == node.name else 0),
             payload_limit=self._runtime.settings.payload_limit,
+            branch=lease.branch,
         )
         recorder, function = self._runtime.learning.recorder, self._load.functions[node.function]
         if recorder.wants(function):

@@ -22,6 +22,7 @@ from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.learning import Learning
+from egregore_dist.engine.logbook import Logbook
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.raiser import Raiser
 from egregore_dist.ledger import Aside, Ledger, Work
@@ -86,6 +87,7 @@ class Runtime:
         self.later = Later()
         self.announcer = Announcer(app, self.later)
         self.places = Places(self.ledger, app, self.later)
+        self.logbook = Logbook(self.ledger, settings)
         in_main = threading.current_thread() is threading.main_thread()
         self.learning = Learning(self.ledger, self.later, alone=in_main)
         self.loader = Loader(signer(settings), settings.modules)

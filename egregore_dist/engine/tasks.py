@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery, Task
 
 from egregore_dist.engine import app as apps
+from egregore_dist.engine import capture
 from egregore_dist.engine.lane import Lane
 from egregore_dist.engine.runtime import Runtime
 from egregore_dist.ledger.keys import ROOT
@@ -47,6 +48,7 @@ class Runtimes:
                 runtime = self._runtime
                 if runtime is None or runtime.pid != os.getpid():
                     runtime = self._runtime = Runtime(self._app, self._settings)
+                    capture.into(runtime.logbook)
         return runtime
 
 

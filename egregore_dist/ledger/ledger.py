@@ -32,6 +32,7 @@ from egregore_dist.ledger.records import (
     Presence,
     RunRecord,
     Served,
+    StreamOfRun,
     Tended,
     Work,
 )
@@ -522,9 +523,11 @@ class Ledger:
         with reachable():
             return bool(self.redis.execute_command(*replies.wait_command(self.keys, run, seconds)))  # type: ignore[no-untyped-call]
 
-    def events(self, run: str, after: str, seconds: float) -> list[tuple[str, dict[str, bytes]]]:
-        """Events of a run after a cursor ("0" for all), waiting at most ``seconds`` for the first."""
-        streams: dict[Any, Any] = {self.keys.part(run, "events"): after}
+    def events(
+        self, run: str, after: str, seconds: float, part: StreamOfRun = "events"
+    ) -> list[tuple[str, dict[str, bytes]]]:
+        """Events, or lines, of a run after a cursor ("0" for all), waiting at most ``seconds`` for the first."""
+        streams: dict[Any, Any] = {self.keys.part(run, part): after}
         with reachable():
             found = self.redis.xread(streams, count=replies.EVENTS_READ, block=max(1, int(seconds * 1000)))
         return replies.stream(found)
@@ -631,6 +634,10 @@ class Ledger:
 
     def _keys(self, run: str) -> tuple[str, ...]:
         return (self.keys.run(run), self.keys.agenda, self.keys.runs)
+
+    def transition(self, name: str, run: str, args: Sequence[Any]) -> Any:
+        """A transition of a run that another module gives its face."""
+        return self._transition(name, run, args)
 
     def _transition(self, name: str, run: str, args: Sequence[Any]) -> Any:
         return self._calls.one(name, self._keys(run), args)

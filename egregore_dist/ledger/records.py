@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 RunState = Literal["pending", "running", "paused", "succeeded", "failed", "cancelled"]
+#: The streams of a run: what happened, and what its nodes said.
+StreamOfRun = Literal["events", "log"]
 # A lane that leaves wants no more branches, and another one in its place where some wait.
 LEAVE = -1
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})

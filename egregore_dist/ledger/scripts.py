@@ -24,6 +24,7 @@ TRANSITIONS = (
     "place",
     "tend",
     "limit",
+    "log",
 )
 
 

@@ -12,6 +12,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from egregore_dist.ledger import replies
 from egregore_dist.ledger.connection import CONNECTION, outlasting, reachable
 from egregore_dist.ledger.keys import Keys
+from egregore_dist.ledger.records import StreamOfRun
 
 
 class Watch:
@@ -40,9 +41,11 @@ class Watch:
         with reachable():
             return bool(await self._redis.execute_command(*replies.wait_command(self._keys, run, seconds)))  # type: ignore[no-untyped-call]
 
-    async def events(self, run: str, after: str, seconds: float) -> list[tuple[str, dict[str, bytes]]]:
+    async def events(
+        self, run: str, after: str, seconds: float, part: StreamOfRun = "events"
+    ) -> list[tuple[str, dict[str, bytes]]]:
         """As `Ledger.events`."""
-        streams: dict[Any, Any] = {self._keys.part(run, "events"): after}
+        streams: dict[Any, Any] = {self._keys.part(run, part): after}
         with reachable():
             found = await self._redis.xread(streams, count=replies.EVENTS_READ, block=max(1, int(seconds * 1000)))
         return replies.stream(found)

@@ -26,6 +26,7 @@
 --                         beside:<branch> (how often the process ended for timeouts of others)
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
+--   K:log         stream  what nodes said, bounded;  K:said  hash  how much that was, see log.lua
 --
 -- A block is "open" until it ends, once, as "ok", "error", "timeout" or "cancelled". One whose record says "open" below one
 -- that is in K:closing has ended too: see state_of.
@@ -171,7 +172,7 @@ end
 
 local function keys_of_run()
   local found = {}
-  for i, suffix in ipairs({ ':code', ':blocks', ':open', ':end', ':events', '' }) do found[i] = K .. suffix end
+  for i, suffix in ipairs({ ':code', ':blocks', ':open', ':end', ':events', ':log', ':said', '' }) do found[i] = K .. suffix end
   return found
 end
 

@@ -6,7 +6,7 @@ from concurrent import futures
 
 import pytest
 
-from egregore_dist.ledger import Lease, Ledger, Message, Work
+from egregore_dist.ledger import Lease, Ledger, Message, Work, logs
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok, track
 from tests.support.waiting import until
@@ -24,6 +24,7 @@ def busy(play: Play) -> tuple[str, str]:
     play.serve(inner, first, want=2)
     play.serve(block, second, track=1)
     play.sweep("hint", block)
+    logs.write(play.ledger, play.run, "w", 1, [b"line"], said=1, most=1000)
     return block, inner
 
 

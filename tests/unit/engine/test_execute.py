@@ -270,11 +270,11 @@ def test_a_node_knows_that_it_is_one(result: Callable[[Job], Any]) -> None:
 
     async def later(value: int) -> str | None:
         await asyncio.sleep(0)
-        return inside.current.get()
+        return inside.node()
 
-    assert result(job(lambda value: inside.current.get())) == "it"
+    assert result(job(lambda value: inside.node())) == "it"
     assert result(job(later)) == "it"
-    assert inside.current.get() is None
+    assert inside.node() is None
 
 
 def test_an_async_node_has_a_timeout() -> None:
