@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from egregore_dist.cli import codes, picture, redact, show, target
+from egregore_dist.cli import codes, logs, picture, redact, show, target
 from egregore_dist.cli.failing import Quit
 
 if TYPE_CHECKING:
@@ -153,6 +153,43 @@ def watch(run_id: str, wants_json: bool) -> None:
             run.result(timeout=0, progress=False)
         except TimeoutError:
             raise Quit(codes.TIMEOUT, f"run {run_id} was retried when it had ended, and goes on") from None
+
+
+@runs.command("logs")
+@click.argument("run_id", metavar="ID")
+@click.option("--block", help="Of this block alone: its name or its id.")
+@click.option("--branch", help="Of this branch of a block alone: its number or its name.")
+@click.option("--node", help="Of this node alone.")
+@click.option("--level", type=click.Choice(logs.LEVELS, case_sensitive=False), help="Of this level and above.")
+@click.option("-f", "--follow", is_flag=True, help="Wait for what is said next, until the run ends.")
+@show.as_json
+@target.options
+def logs_(
+    run_id: str,
+    block: str | None,
+    branch: str | None,
+    node: str | None,
+    level: str | None,
+    follow: bool,
+    wants_json: bool,
+) -> None:
+    """Print what the nodes of a run logged and printed, oldest first, as far as it is kept.
+
+    Ctrl-C ends the following, and the run goes on.
+
+    JSON keys: an object a line, with cursor, time (ISO 8601, UTC), worker, block (its id), block_name, branch (its
+    number in the block), branch_name, attempt, node, source (the logger, stdout or stderr), level, text, dropped
+    (lines of the branch before it that are not kept).
+    """
+    from egregore_dist.client.logs import branch_of
+
+    run = _run(run_id)
+    try:
+        for line in run.logs(block, branch_of(branch), node, level, follow=follow):
+            click.echo(logs.json_line(line) if wants_json else logs.text(line))
+    except KeyboardInterrupt:
+        again = f"egregore-dist runs logs --follow {run_id}"
+        raise Quit(codes.INTERRUPTED, f"interrupted; run {run_id} goes on. Follow it again with: {again}") from None
 
 
 @runs.command()

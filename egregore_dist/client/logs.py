@@ -82,9 +82,19 @@ class Wanted:
             return False
         if self.block is not None and self.block != line.block and self.block != (line.block_name or None):
             return False
-        return self.branch is None or self.branch == (
-            line.branch if isinstance(self.branch, int) else (line.branch_name or None)
-        )
+        if self.branch is None:
+            return True
+        if isinstance(self.branch, str):
+            return self.branch == (line.branch_name or None)
+        # The whole run is a block of one branch only to those who ask for that block.
+        return self.branch == line.branch and (line.block != ROOT or self.block == ROOT)
+
+
+def branch_of(text: str | None) -> int | str | None:
+    """A branch as somebody writes it: its position, or its name."""
+    if not text:
+        return None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
 class Reading:

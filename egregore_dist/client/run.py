@@ -250,7 +250,7 @@ class Run:
         wanted = Wanted.of(block, branch, node, level)
         return self._lines(Reading(wanted, is_all=after == "0"), after, follow)
 
-    async def alogs(
+    def alogs(
         self,
         block: str | None = None,
         branch: int | str | None = None,
@@ -261,17 +261,8 @@ class Run:
         after: str = "0",
     ) -> AsyncIterator[LogLine]:
         """As `logs`, for an event loop."""
-        reading, cursor = Reading(Wanted.of(block, branch, node, level), is_all=after == "0"), after
-        async with self._ledger.watch() as watch:
-            while True:
-                ended = (await asyncio.to_thread(_patient, self._record)).state in ENDED
-                found: list[Any] = await _apatient(watch.events, self.id, cursor, _line_wait(ended, follow), "log")
-                for line in reading.take(logs.entry(*each) for each in found):
-                    yield line
-                if found:
-                    cursor = found[-1][0]
-                elif ended or not follow:
-                    return
+        wanted = Wanted.of(block, branch, node, level)
+        return self._alines(Reading(wanted, is_all=after == "0"), after, follow)
 
     def _lines(self, reading: Reading, cursor: str, follow: bool) -> Iterator[LogLine]:
         while True:
@@ -282,6 +273,18 @@ class Run:
                 cursor = found[-1][0]
             elif ended or not follow:
                 return
+
+    async def _alines(self, reading: Reading, cursor: str, follow: bool) -> AsyncIterator[LogLine]:
+        async with self._ledger.watch() as watch:
+            while True:
+                ended = (await asyncio.to_thread(_patient, self._record)).state in ENDED
+                found: list[Any] = await _apatient(watch.events, self.id, cursor, _line_wait(ended, follow), "log")
+                for line in reading.take(logs.entry(*each) for each in found):
+                    yield line
+                if found:
+                    cursor = found[-1][0]
+                elif ended or not follow:
+                    return
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait().__await__()

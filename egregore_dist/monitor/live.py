@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from egregore_dist import errors
 from egregore_dist.ledger import Ledger, runlist
+from egregore_dist.ledger.records import StreamOfRun
 from egregore_dist.ledger.replies import EVENTS_READ
 from egregore_dist.monitor import lists
 from egregore_dist.monitor.guard import Answer, Asked
@@ -61,11 +62,13 @@ class Live:
 
     def answers(self) -> dict[str, Answer]:
         """What answers each route, by its name."""
-        return {"run_events": self._run, "runs_events": self._list}
+        return {"run_events": self._run, "logs_events": self._logs, "runs_events": self._list}
 
     async def _run(self, asked: Asked) -> Response:
-        known = asked.headers.get("last-event-id") or asked.query.get("after") or "0"
-        return self._stream(self._of_run(asked.parts["run"], known if _CURSOR.fullmatch(known) else "0"))
+        return self._stream(self._of_run(asked.parts["run"], _cursor(asked), "events"))
+
+    async def _logs(self, asked: Asked) -> Response:
+        return self._stream(self._of_run(asked.parts["run"], _cursor(asked), "log"))
 
     async def _list(self, asked: Asked) -> Response:
         if asked.query.get("of") == "workers":
@@ -90,19 +93,19 @@ class Live:
         finally:
             self._streams -= 1
 
-    async def _of_run(self, run: str, cursor: str) -> AsyncIterator[str]:
+    async def _of_run(self, run: str, cursor: str, part: StreamOfRun) -> AsyncIterator[str]:
         begun = tried = time.monotonic()
         async with self._ledger.watch() as watch:
             while time.monotonic() - begun < _LASTS and not self._stopping():
-                found = await watch.events(run, cursor, 1.0)
+                found = await watch.events(run, cursor, 1.0, part)
                 while len(found) % EVENTS_READ == 0 and found:
-                    more = await watch.events(run, found[-1][0], 0.001)
+                    more = await watch.events(run, found[-1][0], 0.001, part)
                     if not more:
                         break
                     found = more
                 if found:
                     cursor, fields = found[-1]
-                    yield _message("change", cursor, fields.get("event", b"").decode())
+                    yield _message("change", cursor, fields.get("event", b"lines").decode())
                     tried = time.monotonic()
                     await asyncio.sleep(_BETWEEN)
                 elif time.monotonic() - tried > _TRY:
@@ -140,6 +143,11 @@ class Live:
 
     def _workers(self) -> Hashable:
         return tuple(worker.report for machine in machines(self._ledger) for worker in machine.workers)
+
+
+def _cursor(asked: Asked) -> str:
+    known = asked.headers.get("last-event-id") or asked.query.get("after") or "0"
+    return known if _CURSOR.fullmatch(known) else "0"
 
 
 def _message(event: str, cursor: str | None, what: str) -> str:

@@ -12,10 +12,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from egregore_dist import errors
+from egregore_dist.client.logs import Wanted
 from egregore_dist.client.run import Run
 from egregore_dist.client.session import Session as ClusterSession
 from egregore_dist.ledger import ENDED, browse, runlist
-from egregore_dist.monitor import failures, lists, values, words
+from egregore_dist.cli.logs import LEVELS
+from egregore_dist.monitor import failures, lists, logs, values, words
 from egregore_dist.monitor.guard import QUERY_LIMIT, Answer, Asked
 from egregore_dist.monitor.lists import Filters
 from egregore_dist.monitor.metrics import Metrics
@@ -83,6 +85,7 @@ class Pages:
             "block": self._block,
             "branch": self._branch,
             "value": self._value,
+            "logs": self._logs,
             "workers": self._workers,
             "aside": self._aside,
             "metrics": self._count,
@@ -244,7 +247,25 @@ class Pages:
             name=namer(block.id, position),
             attempts=attempts,
             why=failures.of_branch(self._ledger, run, block.id, position) if row.failure else None,
+            lines=self._lines_of(asked, position),
+            logs_address=logs.Filters(block=block.id, branch=str(position)).address(run),
             now=self._ledger.now() / 1000,
+        )
+
+    def _logs(self, asked: Asked) -> Response:
+        run, filters = asked.parts["run"], logs.Filters.of(asked.query)
+        record = self._ledger.run(run)
+        lines = logs.lines(self._ledger, run, filters.wanted, before=filters.before)
+        return self._show(
+            "logs.html",
+            asked,
+            stream="" if filters.before else f"/runs/{words.segment(run)}/logs/events?after={lines.cursor}",
+            record=record,
+            filters=filters,
+            levels=LEVELS,
+            lines=lines,
+            older=filters.address(run, lines.older) if lines.older else "",
+            newest=filters.address(run),
         )
 
     def _value(self, asked: Asked) -> Response:
@@ -319,6 +340,13 @@ class Pages:
         if int(asked.parts["branch"]) >= block.n:
             raise errors.RunNotFound(f"block {block.id!r} of run {record.id!r} has no branch {asked.parts['branch']}")
         return record, block
+
+    def _lines_of(self, asked: Asked, branch: int) -> logs.Lines | None:
+        # They are the user's data, as results are.
+        if asked.session is None or asked.session.user.role < Role.OPERATOR:
+            return None
+        wanted = Wanted.of(asked.parts["block"], branch)
+        return logs.lines(self._ledger, asked.parts["run"], wanted, limit=logs.LINES_OF_BRANCH)
 
     def _note(self, asked: Asked, what: str, run: str) -> None:
         name = asked.session.user.name if asked.session else ""

@@ -61,6 +61,8 @@ ROUTES = (
     Route("GET", "/metrics", Role.VIEWER, "metrics"),
     Route("GET", "/runs/{run}", Role.VIEWER, "run"),
     Route("GET", "/runs/{run}/events", Role.VIEWER, "run_events"),
+    Route("GET", "/runs/{run}/logs", Role.OPERATOR, "logs"),
+    Route("GET", "/runs/{run}/logs/events", Role.OPERATOR, "logs_events"),
     Route("GET", "/runs/{run}/blocks", Role.VIEWER, "blocks"),
     Route("GET", "/runs/{run}/blocks/{block}", Role.VIEWER, "block"),
     Route("GET", _BRANCH, Role.VIEWER, "branch"),

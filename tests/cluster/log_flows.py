@@ -87,6 +87,18 @@ def floods(n: int) -> int:
 
 
 @node
+def goes_on(path: str) -> str:
+    """Say very much once there is a file, make another when all is said, and wait for a third."""
+    print("before")
+    until(Path(path).exists, seconds=60, what="the gate")
+    for i in range(20_000):
+        print(f"line {i}")
+    Path(f"{path}.said").touch()
+    until(Path(f"{path}.end").exists, seconds=60, what="the end")
+    return "said"
+
+
+@node
 def breaks(data: object) -> None:
     """Say something, and fail."""
     print("about to break")

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from egregore_dist import LocalCluster, Run
 from egregore_dist.cli import codes, main
 from egregore_dist.client import session
+from tests.cluster.log_flows import both, held
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -240,6 +241,43 @@ def test_a_run_is_paused_resumed_and_retried(local: LocalCluster, tmp_path: Path
     assert Run(name).result(timeout=30) == {"gate": "open"}
 
 
+def test_logs(local: LocalCluster) -> None:
+    """``runs logs`` prints a line for each that the nodes said, or an object, of those that are asked for."""
+    env = environment(local)
+    run = both.submit("x")
+    run.result(timeout=60)
+
+    lines = ask("runs", "logs", run.id, env=env).stdout.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3}  INFO      pair/talks  printed x", lines[0])
+    assert "WARNING   pair/talks  complained" in lines[1]
+    assert "    ValueError: of old" in lines
+    said = [json.loads(line) for line in ask("runs", "logs", run.id, "--json", env=env).stdout.splitlines()]
+    keys = {"cursor", "time", "worker", "block", "block_name", "branch", "branch_name", "attempt", "node", "source"}
+    assert {frozenset(line) for line in said} == {frozenset({*keys, "level", "text", "dropped"})}
+    assert [line["text"] for line in said[:3]] == ["printed x", "complained", "noted x"]
+    only = ("--block", "pair", "--branch", "0", "--node", "talks", "--level", "error")
+    (one,) = ask("runs", "logs", run.id, "--json", *only, env=env).stdout.splitlines()
+    assert json.loads(one)["level"] == "ERROR"
+    assert ask("runs", "logs", run.id, "--branch", "silent", env=env).stdout == ""
+
+
+def test_logs_are_followed(local: LocalCluster, tmp_path: Path) -> None:
+    """``runs logs -f`` prints lines as they are said and ends with the run; what a terminal would obey is shown."""
+    gate = tmp_path / "gate"
+    run = held.submit(str(gate))
+    command = [*COMMAND, "runs", "logs", "--follow", run.id]
+    env = {**environment(local), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert "gates/holds  before" in following.stdout.readline()
+        gate.touch()
+        rest, _ = following.communicate(timeout=60)
+
+    assert following.returncode == 0
+    assert "<script>alert(1)</script> \\x1b[31mred\\x07" in rest
+    assert "\x1b" not in rest
+
+
 def test_show_with_the_value(local: LocalCluster) -> None:
     """``runs show --value`` prints the value of a run too."""
     name = uuid.uuid4().hex
@@ -249,7 +287,7 @@ def test_show_with_the_value(local: LocalCluster) -> None:
     assert read("runs", "show", name, "--value", env=env)["value"] == 10
 
 
-@pytest.mark.parametrize("verb", ["show", "report", "watch", "cancel", "pause", "resume", "retry"])
+@pytest.mark.parametrize("verb", ["show", "report", "watch", "logs", "cancel", "pause", "resume", "retry"])
 def test_a_run_that_is_not_there(local: LocalCluster, verb: str) -> None:
     """A run that is not there ends with 4."""
     done = ask("runs", verb, "absent", env=environment(local))

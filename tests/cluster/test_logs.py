@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from egregore_dist import LocalCluster, Run, errors
 from egregore_dist.client import session
 from egregore_dist.client.logs import LogLine
 from egregore_dist.ledger import logs
-from tests.cluster.log_flows import EVIL, both, breaks, dies, floods, held, murmurs, mutters, silent, stumbles
+from tests.cluster.log_flows import EVIL, both, breaks, dies, floods, goes_on, held, murmurs, mutters, silent, stumbles
 from tests.support.waiting import until
 
 
@@ -115,6 +117,27 @@ def test_a_flood_is_bounded(own: LocalCluster) -> None:
     assert lines[-1].text == "line 999999"
     assert len(lines) + sum(line.dropped for line in lines) == 10**6
     assert int(ledger.redis.memory_usage(ledger.keys.part(run.id, "log"), samples=0) or 0) < 2**20
+
+
+def test_a_server_that_does_not_answer_holds_up_no_node(own: LocalCluster, tmp_path: Path) -> None:
+    """A node says what it says while the ledger is frozen; afterwards its lines are there, within their bounds."""
+    assert own.server is not None
+    gate, said, end = (tmp_path / name for name in ("gate", "gate.said", "gate.end"))
+    run = goes_on.submit(str(gate))
+    until(lambda: texts(run) == ["before"], seconds=30, what="the first line")
+    os.kill(own.server.pid, signal.SIGSTOP)
+    try:
+        gate.touch()
+        until(said.exists, seconds=30, what="all that the node says")
+    finally:
+        os.kill(own.server.pid, signal.SIGCONT)
+    until(lambda: texts(run)[-1] == "line 19999", seconds=30, what="the last line")
+    end.touch()
+    assert run.result(timeout=60) == "said"
+    lines = list(run.logs())
+
+    assert len(lines) == 1000
+    assert len(lines) + sum(line.dropped for line in lines) == 20_001
 
 
 def test_a_deleted_run_leaves_no_line(local: LocalCluster) -> None:

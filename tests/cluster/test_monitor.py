@@ -24,6 +24,7 @@ from egregore_dist import LocalCluster, Run, node, parallel
 from egregore_dist.cli import codes, main
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
+from tests.cluster.log_flows import held
 from tests.cluster.monitor_flows import EVIL, failing, gated, keyed, nested, numbers
 from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
@@ -250,6 +251,44 @@ def test_a_failure_is_told(shown: Monitor) -> None:
     assert 'class="step node is-failed"' in page
 
 
+def test_what_nodes_say_reaches_the_page(shown: Monitor, tmp_path: Path) -> None:
+    """The lines of a run are on a page of their own and on that of their branch, live, filtered, and text alone."""
+    gate = tmp_path / "gate"
+    run = held.submit(str(gate))
+    address = f"/runs/{run.id}/logs"
+    until(lambda: "before" in shown.page(address), what="the first line")
+    assert f'href="{address}"' in shown.page(f"/runs/{run.id}")
+    (stream,) = re.findall(r'data-stream="([^"]*)"', shown.page(address))
+    assert re.fullmatch(rf"{address}/events\?after=\d+-\d+", stream)
+    live = Stream(shown, stream)
+    gate.touch()
+    live.until("lines")
+    run.result()
+
+    page = shown.page(address)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\x1b[31mred" in page
+    assert "<script>alert" not in page
+    assert ">gates/holds</a>" in page
+    block = "0.0-1"
+    for query, lines in (
+        ("block=gates", 2),
+        (f"block={block}&branch=0&node=holds", 2),
+        ("branch=holds&level=INFO", 2),
+        ("branch=1", 0),
+        ("node=silent", 0),
+        ("level=ERROR", 0),
+        ("level=LOUD&before=x", 2),
+    ):
+        found = shown.page(f"{address}?{query}")
+        assert found.count('<td class="text">') == lines, query
+        assert ("No line fits" in found) == (lines == 0)
+    branch = shown.page(f"/runs/{run.id}/blocks/{block}/branches/0")
+    assert branch.count('<td class="text">') == 2
+    assert f"{address}?block={block}&amp;branch=0" in branch
+    assert "It has logged and printed nothing." in shown.page(f"/runs/{run.id}/blocks/{block}/branches/1")
+    shown.page("/runs/nothing/logs", 404)
+
+
 def test_names_that_are_html(shown: Monitor) -> None:
     """Keys of a mapping name the branches of a map: whatever they are, every page shows them as text."""
     run = keyed.submit({EVIL: 1, "plain": 2})
@@ -426,6 +465,8 @@ def test_users_and_roles_of_a_program(local: LocalCluster, tmp_path: Path) -> No
         assert "ValueError" in page
         assert "alert(1)" not in page
         assert made.http.get(f"/runs/{run.id}/blocks/0/branches/0/input").status_code == 403
+        assert made.http.get(f"/runs/{run.id}/logs").status_code == 403
+        assert "Logs" not in made.page(f"/runs/{run.id}/blocks/0.0-1/branches/0")
         assert made.post(f"/runs/{run.id}/retry").status_code == 403
         assert made.post("/logout").status_code == 303
         assert made.http.get("/").status_code == 401

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from egregore_dist import LocalCluster
+from tests.cluster.log_flows import both
 from tests.cluster.monitor_flows import EVIL, failing, gated, keyed, nested
 from tests.cluster.test_monitor import Monitor, ended, monitor
 from tests.support import browser
@@ -69,6 +70,8 @@ def test_every_page(
     ended(bad, "failed")
     good.result()
     inner.result()
+    told = both.submit(EVIL)
+    told.result()
     paths = {
         "runs": "/",
         "filtered": "/?state=failed&workflow=nothing",
@@ -79,6 +82,8 @@ def test_every_page(
         "keyed": f"/runs/{good.id}",
         "block": f"/runs/{good.id}/blocks/0.0-0",
         "value": f"/runs/{good.id}/blocks/0/branches/0/input",
+        "logs": f"/runs/{told.id}/logs",
+        "said": f"/runs/{told.id}/blocks/0.0-/branches/0",
         "workers": "/workers",
         "aside": "/aside",
         "nothing": "/runs/nothing",

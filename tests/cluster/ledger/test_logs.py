@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from egregore_dist.client.logs import Wanted
 from egregore_dist.ledger import Ledger, logs
 from egregore_dist.ledger.logs import Line
+from egregore_dist.monitor import logs as pages
 from tests.cluster.ledger.play import Play
 
 MOST = 10**6
@@ -97,3 +99,22 @@ def test_a_run_that_nobody_has_gets_no_lines(ledger: Ledger) -> None:
     """Lines of an unknown run are dropped."""
     assert write(Play(ledger, "nobody"), 1, line()) == []
     assert list(ledger.redis.scan_iter(match=f"{ledger.keys.prefix}*")) == []
+
+
+def test_a_page_of_lines(play: Play) -> None:
+    """The last that fit, the oldest first, and where the ones before are; all is read in the end, each line once."""
+    for start in range(0, 2500, 500):
+        write(play, 1 + start, *(line(start + i + 1, str(start + i), level=40 if i % 5 else 20) for i in range(500)))
+    before, seen = "", list[str]()
+    for _ in range(10):
+        found = pages.lines(play.ledger, play.run, Wanted.of(level="INFO"), before=before, limit=600)
+        seen = [shown.text for shown in found.shown] + seen
+        before = found.older
+        if not before:
+            break
+    errors_ = pages.lines(play.ledger, play.run, Wanted.of(level="ERROR"), limit=10)
+
+    assert seen == [str(i) for i in range(2500)]
+    assert [shown.text for shown in errors_.shown] == [str(i) for i in range(2488, 2500) if i % 5]
+    assert (errors_.said, errors_.kept, errors_.looked) == (2500, 2500, 12)
+    assert {shown.dropped for shown in errors_.shown} == {0}

@@ -7,7 +7,6 @@ import contextvars
 import io
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -69,10 +68,10 @@ def within(branch: int, *calls: Any) -> None:
 
 
 @pytest.fixture
-def book(monkeypatch: pytest.MonkeyPatch) -> Iterator[Book]:
+def book(monkeypatch: pytest.MonkeyPatch) -> Book:
     book = Book()
     monkeypatch.setattr(capture, "_book", cast(Logbook, book))
-    yield book
+    return book
 
 
 @pytest.fixture
@@ -163,7 +162,7 @@ def test_handlers_are_not_heard(book: Book, loggers: tuple[Loggers, Loggers, Han
     heard = Stream()
     capture.hear_stream(heard, "stderr", logging.WARNING)
     root.addHandler(logging.StreamHandler(heard))
-    within(0, lambda: logger.warning("once"), lambda: print("twice", file=heard, end=""))
+    within(0, lambda: logger.warning("once"), lambda: heard.write("twice"))
 
     assert book.texts == ["once", "twice"]
     assert heard.getvalue() == "once\ntwice"
@@ -209,7 +208,7 @@ def test_a_stream_that_fails(book: Book) -> None:
 
 
 def test_who_says_it_at_a_time(book: Book) -> None:
-    """Tasks of one event loop, and threads with a copy of a node's context, are told apart; other threads are nobody."""
+    """Tasks of one event loop, and threads with a copy of a node's context, are told apart; others are nobody."""
     stream = Stream()
     capture.hear_stream(stream, "stdout", logging.INFO)
 

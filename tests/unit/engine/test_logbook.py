@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any, cast
 
 import msgspec
@@ -57,10 +56,10 @@ def kept() -> Kept:
 
 
 @pytest.fixture
-def book(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Iterator[Logbook]:
+def book(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Logbook:
     """A logbook that writes when it is told to alone."""
     monkeypatch.setattr(logbook, "EVERY", 3600)
-    yield Logbook(cast(Ledger, kept), Settings(log_lines=10, log_bytes=2000))
+    return Logbook(cast(Ledger, kept), Settings(log_lines=10, log_bytes=2000))
 
 
 def here(branch: int = 0, *, run: str = "r", attempt: int = 1) -> Here:

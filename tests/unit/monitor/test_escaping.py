@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from egregore_dist.client.logs import LogLine
 from egregore_dist.client.timeline import Attempt
 from egregore_dist.client.why import Reason
 from egregore_dist.ledger import RunRecord
 from egregore_dist.ledger.browse import Branch
 from egregore_dist.ledger.records import Aside
 from egregore_dist.ledger.runlist import Glance, Page
-from egregore_dist.monitor import words
+from egregore_dist.monitor import logs, words
 from egregore_dist.monitor.failures import Why
 from egregore_dist.monitor.lists import STATES, Filters
 from egregore_dist.monitor.sessions import Session
@@ -42,6 +43,22 @@ WHY = Why(
     failure=Failure(type=EVIL, message=EVIL, traceback=EVIL, node=EVIL, attempt=2),
 )
 
+LINE = LogLine(
+    cursor="1-1",
+    time=1.0,
+    worker=EVIL,
+    block=ID,
+    block_name=EVIL,
+    branch=3,
+    branch_name=EVIL,
+    attempt=2,
+    node=EVIL,
+    source=EVIL,
+    level=EVIL,
+    text=EVIL,
+    dropped=3,
+)
+LINES = logs.Lines(shown=(LINE,), looked=1, said=9, kept=1, older="1-1", cursor="1-1")
 
 WAITS = [
     (Reason(kind="paused", text=EVIL), 0),
@@ -116,7 +133,17 @@ PAGES: dict[str, dict[str, Any]] = {
         "name": EVIL,
         "attempts": [ATTEMPT],
         "why": WHY,
+        "lines": LINES,
+        "logs_address": f"/runs/x/logs?{ID}",
         "now": 9.0,
+    },
+    "logs.html": {
+        "record": RECORD,
+        "filters": logs.Filters(block=EVIL, branch=EVIL, node=EVIL, level="INFO", before="1-1"),
+        "levels": ("INFO",),
+        "lines": LINES,
+        "older": f"/runs/x/logs?{ID}",
+        "newest": f"/runs/x/logs?{ID}",
     },
     "value.html": {
         "record": RECORD,

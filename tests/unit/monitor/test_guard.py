@@ -96,17 +96,17 @@ def test_each_role_gets_what_it_may(gate: Gate, route: Route, method: str, role:
     ("role", "may"),
     [
         (Role.VIEWER, set()),
-        (Role.OPERATOR, {"value", "cancel", "retry"}),
-        (Role.ADMIN, {"value", "cancel", "retry", "delete"}),
+        (Role.OPERATOR, {"value", "logs", "logs_events", "cancel", "retry"}),
+        (Role.ADMIN, {"value", "logs", "logs_events", "cancel", "retry", "delete"}),
     ],
     ids=str,
 )
 def test_the_roles_are_what_they_are_said_to_be(gate: Gate, role: Role, may: set[str]) -> None:
-    """A viewer neither changes runs nor sees values; an operator does; an admin deletes."""
+    """A viewer neither changes runs nor sees values and what nodes said; an operator does; an admin deletes."""
     found = {
         route.name
         for route in ROUTES
-        if route.name in ("value", "cancel", "retry", "delete")
+        if route.name in ("value", "logs", "logs_events", "cancel", "retry", "delete")
         and gate.ask(route.method, example(route), gate.session(role)).status == 200
     }
 

@@ -54,6 +54,7 @@ reveal_type(flow.submit({"x": 1}, id="order-42"))
 reveal_type(bare.submit())
 reveal_type(bare.submit().why())
 reveal_type(bare.submit().report())
+reveal_type(bare.submit().logs(level="INFO"))
 
 bare("text")  # type: ignore[arg-type]
 bare(1, by="much")  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ EXPECTED = [
     "egregore_dist.client.run.Run",
     "list[egregore_dist.client.why.Reason]",
     "egregore_dist.client.runreport.RunReport",
+    "Iterator[egregore_dist.client.logs.LogLine]",
 ]
 
 
