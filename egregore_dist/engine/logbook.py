@@ -27,8 +27,8 @@ WAIT_AT_MOST = 8 * 2**20
 
 # Seconds after which a line that nobody has ended is shown as it is.
 _SETTLED = 1.0
-# What a line takes beside its text. Branches that are remembered; lines of one call, and bytes of them.
-_OVERHEAD, _PAGES, _LINES_AT_ONCE, _BYTES_AT_ONCE = 200, 4096, 500, 2**20
+# What a line takes beside its text. Branches that are remembered; lines that one call adds, and forgets, and their bytes.
+_OVERHEAD, _PAGES, _AT_ONCE, _BYTES_AT_ONCE = 200, 4096, 500, 2**20
 # Seconds between two lines of log about lines that could not be written.
 _SAY_EVERY = 30.0
 
@@ -306,12 +306,11 @@ def _cut(text: str) -> str:
 
 def _parts(batch: _Batch) -> Iterator[_Batch]:
     """A batch in calls that do not hold the server up."""
-    part = _Batch(said=batch.said, forget=batch.forget)
-    size = 0
-    for said in batch.lines:
-        if len(part.lines) >= _LINES_AT_ONCE or size > _BYTES_AT_ONCE:
-            yield part
-            part, size = _Batch(), 0
-        part.lines.append(said)
-        size += said.size
-    yield part
+    lines, said, forget = batch.lines, batch.said, batch.forget
+    while lines or said or forget:
+        count = size = 0
+        while count < min(len(lines), _AT_ONCE) and size < _BYTES_AT_ONCE:
+            size += lines[count].size
+            count += 1
+        yield _Batch(lines[:count], said, forget[:_AT_ONCE])
+        lines, said, forget = lines[count:], 0, forget[_AT_ONCE:]

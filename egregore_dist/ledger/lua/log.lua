@@ -12,7 +12,7 @@
 
 local LOG, SAID = K .. ':log', K .. ':said'
 -- What an entry takes beside its line.
-local OVERHEAD, AT_ONCE = 64, 100
+local OVERHEAD, AT_ONCE, ROUNDS = 64, 100, 20
 local writer, number, said, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local forget, lines = tonumber(ARGV[5]), tonumber(ARGV[6])
 
@@ -35,7 +35,9 @@ for i = 7 + forget, 6 + forget + lines do
   added[#added + 1] = redis.call('XADD', LOG, '*', 'by', writer, 'line', ARGV[i])
   bytes = bytes + #ARGV[i] + OVERHEAD
 end
-while bytes > most do
+-- What is left over makes room at the next call.
+for _ = 1, ROUNDS do
+  if bytes <= most then break end
   local oldest = redis.call('XRANGE', LOG, '-', '+', 'COUNT', AT_ONCE)
   if #oldest == 0 then break end
   local over, needed = bytes - most, {}
