@@ -27,8 +27,10 @@ WAIT_AT_MOST = 8 * 2**20
 
 # Seconds after which a line that nobody has ended is shown as it is.
 _SETTLED = 1.0
-# What a line takes beside its text. Branches that are remembered; lines that one call adds, and forgets, and their bytes.
+# What a line takes beside its text; branches that are remembered; lines of one call, and bytes of them.
 _OVERHEAD, _PAGES, _AT_ONCE, _BYTES_AT_ONCE = 200, 4096, 500, 2**20
+# Of the names of blocks, branches, nodes and loggers.
+_LETTERS_OF_NAME = 200
 # Seconds between two lines of log about lines that could not be written.
 _SAY_EVERY = 30.0
 
@@ -58,13 +60,17 @@ class _Page:
 
 @dataclass(slots=True)
 class _Said:
-    """A line: when, on this process's clock, and the page that keeps its id, where it may be forgotten."""
+    """A line. ``at``: when, on this process's clock; ``in_tail``: it is forgotten once it is not among the last."""
 
     at: float
-    run: str
-    line: Line
+    page: _Page
+    number: int
+    here: Here
+    source: str
+    level: int
+    text: str
     size: int
-    page: _Page | None
+    in_tail: bool
 
 
 @dataclass(slots=True)
@@ -173,42 +179,32 @@ class Logbook:
                 log.exception("lines of nodes were not written", extra={"action": "lines_failed"})
 
     def _say(self, here: Here, source: str, level: int, text: str) -> None:
-        context, branch = here
         key = _key(here)
         page = self._pages.get(key)
         if page is None:
-            page = self._pages[key] = _Page(context.run)
+            page = self._pages[key] = _Page(key[0])
             if len(self._pages) > _PAGES:
                 self._pages.popitem(last=False)
         page.number += 1
         page.fresh += 1
         self._changed[id(page)] = page
-        text = _cut(text)
-        size = len(text) if text.isascii() else len(text.encode("utf-8", "backslashreplace"))
+        if len(text) > LONGEST:
+            text = _cut(text)
+        size = len(text)
         if not text.isascii():
             # A lone surrogate has no encoding.
-            text = text.encode("utf-8", "backslashreplace").decode()
+            raw = text.encode("utf-8", "backslashreplace")
+            text, size = raw.decode(), len(raw)
         if self._bytes + size + _OVERHEAD > WAIT_AT_MOST:
             return
-        line = Line(
-            block=key[1],
-            block_name=context.block or "",
-            branch=branch,
-            branch_name="" if context.branch is None else str(context.branch),
-            attempt=context.attempt,
-            node=context.node,
-            source=source,
-            level=level,
-            number=page.number,
-            text=text,
-        )
         page.is_full = page.is_full or page.lines >= self._most_lines or page.bytes + size > self._most_bytes
+        said = _Said(time.monotonic(), page, page.number, here, source, level, text, size, page.is_full)
         if not page.is_full:
             page.lines += 1
             page.bytes += size
-            self._first.append(_Said(time.monotonic(), page.run, line, size, None))
+            self._first.append(said)
         else:
-            page.tail.append(_Said(time.monotonic(), page.run, line, size, page))
+            page.tail.append(said)
             page.tail_bytes += size
             while len(page.tail) > self._most_lines or page.tail_bytes > self._most_bytes:
                 oldest = page.tail.popleft()
@@ -238,7 +234,7 @@ class Logbook:
                     page.written_bytes -= its_size
                     batch.forget.append(id)
             for said in first:
-                found[said.run].lines.append(said)
+                found[said.page.run].lines.append(said)
             for batch in found.values():
                 batch.lines.sort(key=lambda said: said.at)
             self.waits = bool(self._unfinished)
@@ -262,7 +258,7 @@ class Logbook:
                 run,
                 f"{self.worker}/{self._life}",
                 self._number,
-                [logs.encode(now - said.at, said.line) for said in batch.lines],
+                [logs.encode(now - said.at, _line(said)) for said in batch.lines],
                 said=batch.said,
                 forget=batch.forget,
                 most=self._most_of_run,
@@ -281,7 +277,7 @@ class Logbook:
             return
         with self._lock:
             for id, said in zip(ids, batch.lines, strict=False):
-                if said.page is not None:
+                if said.in_tail:
                     said.page.written.append((id, said.size))
                     said.page.written_bytes += said.size
 
@@ -289,6 +285,28 @@ class Logbook:
 def _key(here: Here) -> Key:
     context, branch = here
     return context.run, context.block_id or ROOT, branch
+
+
+def _line(said: _Said) -> Line:
+    context, branch = said.here
+    return Line(
+        block=context.block_id or ROOT,
+        block_name=_name(context.block or ""),
+        branch=branch,
+        branch_name="" if context.branch is None else _name(str(context.branch)),
+        attempt=context.attempt,
+        node=_name(context.node),
+        source=_name(said.source),
+        level=said.level,
+        number=said.number,
+        text=said.text,
+    )
+
+
+def _name(name: str) -> str:
+    """A name as a line has it: the keys of a map may be of any length, and hold what has no encoding."""
+    name = name[:_LETTERS_OF_NAME]
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
 
 
 def _as_shown(line: str) -> str:

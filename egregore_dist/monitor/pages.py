@@ -12,11 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from egregore_dist import errors
+from egregore_dist.cli.logs import LEVELS
 from egregore_dist.client.logs import Wanted
 from egregore_dist.client.run import Run
 from egregore_dist.client.session import Session as ClusterSession
 from egregore_dist.ledger import ENDED, browse, runlist
-from egregore_dist.cli.logs import LEVELS
 from egregore_dist.monitor import failures, lists, logs, values, words
 from egregore_dist.monitor.guard import QUERY_LIMIT, Answer, Asked
 from egregore_dist.monitor.lists import Filters

@@ -94,7 +94,8 @@ def test_what_a_line_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "branch"), [(None, None), ("", None), ("7", 7), ("left", "left"), ("-1", "-1"), ("²", "²"), ("9" * 10, "9" * 10)]
+    ("text", "branch"),
+    [(None, None), ("", None), ("7", 7), ("left", "left"), ("-1", "-1"), ("²", "²"), ("9" * 10, "9" * 10)],
 )
 def test_a_branch_as_it_is_written(text: str | None, branch: object) -> None:
     """Digits are a position, the rest is a name."""

@@ -88,7 +88,10 @@ def turn() -> FakeTurn:
 def lane(turn: FakeTurn) -> Lane:
     """A lane in a process without a worker."""
     raiser = Raiser()
-    runtime = SimpleNamespace(ledger=None, app=None, board=Board(), interrupter=raiser, raiser=raiser)
+    logbook = SimpleNamespace(worker="", waits=False)
+    runtime = SimpleNamespace(
+        ledger=None, app=None, board=Board(), interrupter=raiser, raiser=raiser, logbook=logbook
+    )
     lane = Lane(cast(Runtime, runtime), "r", worker="w", id="1")
     lane._turn = cast(Any, turn)
     return lane

@@ -184,6 +184,20 @@ def test_a_long_line_loses_its_middle(book: Logbook, kept: Kept) -> None:
     assert f"[{10**6 + 8 - LONGEST} letters cut]" in kept.texts()[0]
 
 
+def test_names_of_any_kind(book: Logbook, kept: Kept) -> None:
+    """Keys and loggers' names are cut where they are long, and what has no encoding is told."""
+    context = Context(run="r", workflow="w", block="b", branch="k\ud800" + "x" * 10**6, node="n", attempt=1)
+    book.say((context, 0), "l\udfff", 20, "said")
+    book.say((context, 0), "y" * 10**6, 20, "said")
+    book.write()
+    first, second = (line for _, line in kept.lines.values())
+
+    assert first.branch_name.startswith("k\\ud800xx")
+    assert first.source == "l\\udfff"
+    assert len(second.source) == 200
+    assert len(first.branch_name) < 210
+
+
 def test_what_waits_is_bounded(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the ledger is away, the memory of a process stays within bounds whatever its branches say."""
     monkeypatch.setattr(logbook, "EVERY", 3600)
