@@ -137,17 +137,14 @@ class Logbook:
         """A node prints what may be part of a line, or many lines."""
         key = (_key(here), source, threading.get_ident())
         with self._lock:
-            begun = self._unfinished.pop(key, None)
-            *lines, rest = (text if begun is None else begun.text + text).split("\n")
-            for line in lines:
-                self._say(here, source, level, _as_shown(line))
-            if rest:
-                shown = _as_shown(rest)
-                goes_on = begun is not None and not lines and len(shown) == len(rest)
-                since = begun.since if begun is not None and goes_on else time.monotonic()
-                # Twice: what a line had left out is not left out of again at each of its parts.
-                kept = shown if len(shown) < 2 * LONGEST else _cut(shown)
-                self._unfinished[key] = _Unfinished(here, level, since, kept + ("\r" if rest.endswith("\r") else ""))
+            begun = self._unfinished.get(key)
+            if "\n" in text or "\r" in text:
+                self._break(key, here, level, text)
+            elif begun is None:
+                if text:
+                    self._unfinished[key] = _Unfinished(here, level, time.monotonic(), _bounded(text))
+            else:
+                begun.text = _bounded(begun.text + text)
             self._wake()
 
     def write(self, ended: Collection[Key] = ()) -> None:
@@ -177,6 +174,19 @@ class Logbook:
                 self.write()
             except Exception:
                 log.exception("lines of nodes were not written", extra={"action": "lines_failed"})
+
+    def _break(self, key: tuple[Key, str, int], here: Here, level: int, text: str) -> None:
+        """Print what ends lines, or begins them again."""
+        begun = self._unfinished.pop(key, None)
+        *lines, rest = (text if begun is None else begun.text + text).split("\n")
+        for line in lines:
+            self._say(here, key[1], level, _as_shown(line))
+        if rest:
+            shown = _as_shown(rest)
+            goes_on = begun if not lines and len(shown) == len(rest) else None
+            since = time.monotonic() if goes_on is None else goes_on.since
+            kept = _bounded(shown) + ("\r" if rest.endswith("\r") else "")
+            self._unfinished[key] = _Unfinished(here, level, since, kept)
 
     def _say(self, here: Here, source: str, level: int, text: str) -> None:
         key = _key(here)
@@ -320,6 +330,11 @@ def _cut(text: str) -> str:
         return text
     begin, end = LONGEST * 5 // 8, LONGEST * 3 // 8
     return f"{text[:begin]} [{len(text) - begin - end} letters cut] {text[-end:]}"
+
+
+def _bounded(text: str) -> str:
+    """An unfinished line. Not cut at each of its parts, or what was left out would be left out of again."""
+    return text if len(text) < 2 * LONGEST else _cut(text)
 
 
 def _parts(batch: _Batch) -> Iterator[_Batch]:

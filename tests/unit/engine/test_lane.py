@@ -89,9 +89,7 @@ def lane(turn: FakeTurn) -> Lane:
     """A lane in a process without a worker."""
     raiser = Raiser()
     logbook = SimpleNamespace(worker="", waits=False)
-    runtime = SimpleNamespace(
-        ledger=None, app=None, board=Board(), interrupter=raiser, raiser=raiser, logbook=logbook
-    )
+    runtime = SimpleNamespace(ledger=None, app=None, board=Board(), interrupter=raiser, raiser=raiser, logbook=logbook)
     lane = Lane(cast(Runtime, runtime), "r", worker="w", id="1")
     lane._turn = cast(Any, turn)
     return lane
