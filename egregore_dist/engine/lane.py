@@ -311,6 +311,7 @@ class Lane:
     def _open(self, place: Place, lease: Lease, meet: Meet, since: float) -> Opened | None:
         assert self._load is not None
         self._runtime.board.rest()
+        self._tell(place, [lease.branch])
         shape = self._load.shape(meet.path)
         block = compiler.new_block(
             meet,
@@ -474,9 +475,7 @@ class Lane:
     def _commit(
         self, place: Place, *, want: int, held: int, commits: list[Commit], releases: list[int] | tuple[int, ...]
     ) -> Served:
-        if self._runtime.logbook.waits:
-            # Whoever learns that they have ended finds all that they said.
-            self._runtime.logbook.write([(self._run, place.record.id, commit.branch) for commit in commits])
+        self._tell(place, [commit.branch for commit in commits])
         served = self._ledger.serve(
             self._run,
             place.record.id,
@@ -497,6 +496,11 @@ class Lane:
                 extra={"action": "late_commit", "run_id": self._run},
             )
         return served
+
+    def _tell(self, place: Place, branches: list[int]) -> None:
+        # Whoever learns that they have ended, or met a block, finds all that they said.
+        if self._runtime.logbook.waits:
+            self._runtime.logbook.write([(self._run, place.record.id, branch) for branch in branches])
 
     def _publish(self, served: Served) -> None:
         if served.alarms:

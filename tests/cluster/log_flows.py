@@ -111,5 +111,6 @@ def silent(data: object) -> object:
     return data
 
 
+before_a_block = Sequence(talks, silent.map(), name="before")
 both = parallel(talks, silent, name="pair")
 held = Sequence(silent, parallel(holds, silent, name="gates"), name="held")

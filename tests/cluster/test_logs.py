@@ -15,7 +15,7 @@ from egregore_dist import LocalCluster, Run, errors
 from egregore_dist.client import session
 from egregore_dist.client.logs import LogLine
 from egregore_dist.ledger import logs
-from tests.cluster.log_flows import EVIL, both, breaks, dies, floods, goes_on, held, murmurs, mutters, silent, stumbles
+from tests.cluster.log_flows import EVIL, before_a_block, both, breaks, dies, floods, goes_on, held, murmurs, mutters, silent, stumbles
 from tests.support.waiting import until
 
 
@@ -53,6 +53,16 @@ def test_what_a_node_says_is_kept(cluster: LocalCluster) -> None:
     assert texts(run, block="pair", branch="talks", node="talks") == texts(run, branch=0) == texts(run)
     assert texts(run, branch=1) == texts(run, branch="silent") == texts(run, block="other") == []
     assert [line.text for line in run.logs(after=noted.cursor)] == [broke.text, unfinished.text]
+
+
+def test_what_was_said_before_a_block(local: LocalCluster) -> None:
+    """It is there when the run has ended, wherever its block was served."""
+    for _ in range(5):
+        run = before_a_block.submit([1, 2, 3])
+        run.result(timeout=60)
+        first, *_, last = run.logs()
+        assert (first.text, last.text) == ("printed [1, 2, 3]", "unfinished")
+        assert (first.block, first.branch, first.node) == (None, None, "talks")
 
 
 @pytest.mark.parametrize("node", [murmurs, mutters], ids=["async", "threads"])
