@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import msgspec
 
+from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.ledger import Ledger
-from egregore_dist.ledger.watch import reachable
 
 #: Lines that are read at a time.
 READ = 1000

@@ -15,7 +15,20 @@ from egregore_dist import LocalCluster, Run, errors
 from egregore_dist.client import session
 from egregore_dist.client.logs import LogLine
 from egregore_dist.ledger import logs
-from tests.cluster.log_flows import EVIL, before_a_block, both, breaks, dies, floods, goes_on, held, murmurs, mutters, silent, stumbles
+from tests.cluster.log_flows import (
+    EVIL,
+    before_a_block,
+    both,
+    breaks,
+    dies,
+    floods,
+    goes_on,
+    held,
+    murmurs,
+    mutters,
+    silent,
+    stumbles,
+)
 from tests.support.waiting import until
 
 
