@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from egregore_dist import errors
+from egregore_dist.workflow import labels
 
 # Seconds: whatever counts them, in Python, Lua or the server, can count so many.
 _LONGEST = 100 * 365 * 86400
@@ -32,6 +33,10 @@ class Settings(BaseSettings):
     modules: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Modules a worker loads; '*' for any (embedded)."
     )
+    labels: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="What a worker says of itself, key=value,...; see `labels=` of nodes."
+    )
+    gpus: int | None = Field(None, ge=0, le=1024, description="GPUs that a worker has. Absent: those that it finds.")
     queue: str = Field("egregore", description="The Celery queue of lanes that ask for no other.")
     prefix: str = Field("egd", description="What every ledger key starts with.")
     retention: float = Field(7 * 86400, gt=0, le=_LONGEST, description="Seconds that a finished run is kept.")
@@ -61,10 +66,15 @@ class Settings(BaseSettings):
         2.0, ge=0, le=_LONGEST, description="Seconds that a node may take to stop before its process is killed."
     )
 
-    @field_validator("modules", mode="before")
+    @field_validator("modules", "labels", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return labels.of_worker(value)
 
     @field_validator("log_level")
     @classmethod

@@ -31,7 +31,8 @@ def nodes(wants_json: bool) -> None:
     could be measured.
 
     JSON keys: nodes, a list of names (of the nodes that call it, in the newest runs), function, executions (aged),
-    wall, cpu (seconds), memory, result (bytes), each with mean, p50, p95, or null; learned (ISO 8601, UTC).
+    wall, cpu (seconds), memory, result (bytes), each with mean, p50, p95, or null; reserved (bytes,
+    where it ran out of memory, else 0), learned (ISO 8601, UTC).
     """
     from egregore_dist.ledger.profiles import Profiles
 
@@ -40,14 +41,15 @@ def nodes(wants_json: bool) -> None:
     names = _names(ledger) if known else {}
     found = sorted(known.items(), key=lambda entry: (-entry[1].wall.mean * entry[1].count, entry[0]))
     if wants_json:
-        show.print_json({"nodes": [as_json(function, profile, names) for function, profile in found]})
+        now = ledger.now()
+        show.print_json({"nodes": [as_json(function, profile, names, now) for function, profile in found]})
         return
     if not found:
         click.echo("nothing is learned yet: it comes with the first executions", err=True)
         return
     numbers = ("EXECUTIONS", "p50", "p95", "CPU p95", "MEMORY p95", "RESULT p95")
     table = show.table("FUNCTION", *numbers, "LEARNED", "NODES", right=numbers)
-    now = ledger.now() / 1000
+    seconds = ledger.now() / 1000
     for function, profile in found:
         table.add_row(
             show.text(function_name(function)),
@@ -57,14 +59,19 @@ def nodes(wants_json: bool) -> None:
             _quantile(profile.cpu, 0.95, show.duration),
             _quantile(profile.memory, 0.95, show.size),
             _quantile(profile.size, 0.95, show.size),
-            f"{show.duration(max(0.0, now - profile.at / 1000))} ago",
+            f"{show.duration(max(0.0, seconds - profile.at / 1000))} ago",
             show.text(_some(sorted(names.get(function, ())))),
         )
     show.console().print(table)
 
 
-def as_json(function: str, profile: Profile, names: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    """What is learned of a function as JSON; ``names`` are those of nodes, by function."""
+def as_json(function: str, profile: Profile, names: Mapping[str, Iterable[str]], now: int) -> dict[str, Any]:
+    """What is learned of a function as JSON.
+
+    Args:
+        names: those of nodes, by function.
+        now: the server's time, in milliseconds.
+    """
     return {
         "names": sorted(names.get(function, ())),
         "function": function_name(function),
@@ -73,6 +80,7 @@ def as_json(function: str, profile: Profile, names: Mapping[str, Iterable[str]])
         "cpu": _amounts(profile.cpu),
         "memory": _amounts(profile.memory),
         "result": _amounts(profile.size),
+        "reserved": profile.reserved_at(now),
         "learned": show.moment(profile.at / 1000),
     }
 

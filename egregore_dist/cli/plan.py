@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 def plan(workflow: str, items: int, wants_json: bool) -> None:
     """Show how the blocks of WORKFLOW of MODULE would be served now, with every number that decided on it.
 
-    Nothing is run. Without a configured cluster this is about the one that would be started. A node that needs more
-    than the largest worker has is refused.
+    Nothing is run. Without a configured cluster this is about the one that would be started. A node that needs what
+    no worker of its queue has is refused.
 
     JSON keys: workflow, blocks: a list of name, path, kind, branches, max_concurrent, lanes, workers, slots, tracks: a
     list of queue, branches, lanes, width, lease, bound (what keeps the lanes from being more), wanted, workers, slots,
-    room (lanes that memory has room for), memory_available, memory_per_node (bytes), memory_from, cpus, learned:
-    executions, wall, cpu (seconds), memory (bytes).
+    room (lanes that memory has room for), memory_available, memory_per_node (bytes), memory_from, cpus, gpus, labels,
+    learned: executions, wall, cpu (seconds), memory, reserved (bytes).
     """
     from egregore_dist.client import plans
     from egregore_dist.workflow.describe import describe

@@ -11,6 +11,8 @@ from egregore_dist.cli import target
 @click.option("-m", "--module", "modules", multiple=True, help="A module with nodes to load; may be repeated.")
 @click.option("-c", "--concurrency", type=click.IntRange(1), help="Lanes at a time. [default: usable cores]")
 @click.option("-q", "--queues", default="", help="Celery queues to consume, separated by commas.")
+@click.option("--label", "labels", multiple=True, help="KEY=VALUE that nodes may ask for; may be repeated.")
+@click.option("--gpus", type=click.IntRange(0, 1024), help="GPUs that it has. [default: those that it finds]")
 @click.option("-n", "--name", help="The worker's name, unique in the cluster.")
 @click.option("--pool", type=click.Choice(["prefork", "threads"]), default="prefork", show_default=True)
 @click.option("-l", "--loglevel", default="WARNING", show_default=True)
@@ -20,6 +22,8 @@ def worker(
     modules: tuple[str, ...],
     concurrency: int | None,
     queues: str,
+    labels: tuple[str, ...],
+    gpus: int | None,
     name: str | None,
     pool: str,
     loglevel: str,
@@ -32,7 +36,20 @@ def worker(
     settings = target.settings()
     if modules:
         settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
+    if labels:
+        settings = settings.model_copy(update={"labels": _labels((*settings.labels, *labels))})
+    if gpus is not None:
+        settings = settings.model_copy(update={"gpus": gpus})
     names = [queue for queue in queues.split(",") if queue]
     service.run(
         settings, concurrency=concurrency, queues=names, name=name, pool=pool, loglevel=loglevel, events=task_events
     )
+
+
+def _labels(said: tuple[str, ...]) -> tuple[str, ...]:
+    from egregore_dist.workflow.labels import of_worker
+
+    try:
+        return of_worker(said)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--label") from None

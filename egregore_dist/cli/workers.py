@@ -17,8 +17,9 @@ def workers(wants_json: bool) -> None:
 
     JSON keys: workers, a list of name, host, pid, slots, pool, prefetch, lanes (how many it has), cores, load, cpu (the
     share of its machine's cores that is busy), memory_available, memory_total, memory_limit (of its control group, 0
-    for none), processes (the memory of each of its pool, by pid), all in bytes, queues, modules, nodes (with a hash of
-    the code of each), version, skew (seconds that its clock is ahead of the server's), reported (ISO 8601, UTC).
+    for none), processes (the memory of each of its pool, by pid), all in bytes, queues, labels, gpus (their names),
+    modules, nodes (with a hash of the code of each), version, skew (seconds that its clock is ahead of the server's),
+    reported (ISO 8601, UTC).
     """
     found = probe.workers(target.ledger())
     if wants_json:
@@ -28,7 +29,7 @@ def workers(wants_json: bool) -> None:
         click.echo("no worker is alive: start one with `egregore-dist worker -m MODULE`", err=True)
         return
     right = ("SLOTS", "CORES", "FREE MEMORY", "NODES", "SEEN")
-    columns = ("WORKER", "SLOTS", "POOL", "CORES", "FREE MEMORY", "QUEUES", "MODULES", "NODES", "SEEN")
+    columns = ("WORKER", "SLOTS", "POOL", "CORES", "FREE MEMORY", "QUEUES", "HAS", "MODULES", "NODES", "SEEN")
     table = show.table(*columns, right=right)
     for worker in found:
         said = worker.report
@@ -39,11 +40,18 @@ def workers(wants_json: bool) -> None:
             f"{said.cores:g}",
             f"{show.size(said.memory_available)} of {show.size(said.memory_total)}",
             show.text(", ".join(said.queues)),
+            show.text(", ".join((*said.labels, *_gpus(said.gpus))) or "-"),
             show.text(", ".join("any" if name == "*" else name for name in said.modules) or "-"),
             str(len(said.nodes)),
             f"{max(0.0, worker.age):.0f} s ago",
         )
     show.console().print(table)
+
+
+def _gpus(names: tuple[str, ...]) -> list[str]:
+    from egregore_dist.client import amounts
+
+    return [amounts.count(len(names), "GPU")] if names else []
 
 
 def as_json(worker: probe.Worker) -> dict[str, Any]:
@@ -65,6 +73,8 @@ def as_json(worker: probe.Worker) -> dict[str, Any]:
         "memory_limit": said.memory_limit,
         "processes": said.children,
         "queues": said.queues,
+        "labels": said.labels,
+        "gpus": said.gpus,
         "modules": said.modules,
         "nodes": dict(zip(said.nodes, said.code, strict=False)),
         "version": said.version,

@@ -8,6 +8,7 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,8 +40,18 @@ class LocalWorker:
         pid: its main process, or None before it was started.
     """
 
-    def __init__(self, cluster: LocalCluster, name: str, folder: Path) -> None:
+    def __init__(
+        self,
+        cluster: LocalCluster,
+        name: str,
+        folder: Path,
+        *,
+        labels: Mapping[str, str] | None = None,
+        gpus: int | None = None,
+    ) -> None:
         self.name = name
+        self._options = [f"--label={key}={value}" for key, value in (labels or {}).items()]
+        self._options += [] if gpus is None else [f"--gpus={gpus}"]
         self.log = folder / f"{name.partition('@')[0]}.log"
         self._cluster = cluster
         self._process: Process | None = None
@@ -73,6 +84,7 @@ class LocalWorker:
             self._cluster.pool,
             "--loglevel",
             self._cluster.loglevel,
+            *self._options,
         ]
         # A worker that is killed cannot remove its pool's temporary directory: it goes with the cluster's own.
         folder = self.log.parent
@@ -280,10 +292,19 @@ class LocalCluster:
         for worker in living:
             worker.stop(max(0.0, deadline - time.monotonic()))
 
-    def add_worker(self, *, wait: bool = True) -> LocalWorker:
-        """Start one more worker, and wait until it serves."""
+    def add_worker(
+        self, *, wait: bool = True, labels: Mapping[str, str] | None = None, gpus: int | None = None
+    ) -> LocalWorker:
+        """Start one more worker, and wait until it serves.
+
+        Args:
+            wait: False to return at once.
+            labels: what it says of itself, see ``labels=`` of nodes.
+            gpus: how many GPUs it has; absent, those that it finds.
+        """
         folder = self._started_folder()
-        worker = LocalWorker(self, f"worker{len(self.workers) + 1}@{self._host}", folder)
+        name = f"worker{len(self.workers) + 1}@{self._host}"
+        worker = LocalWorker(self, name, folder, labels=labels, gpus=gpus)
         worker.start()
         self.workers.append(worker)
         if wait:

@@ -16,7 +16,12 @@ from egregore_dist.wire.code import ship
 from egregore_dist.workflow import describe, spec
 from egregore_dist.workflow.step import Step
 
-_HAS = {"declared": "declared", "learned": "learned, p95", "assumed": "nothing is known of it"}
+_HAS = {
+    "declared": "declared",
+    "learned": "learned, p95",
+    "assumed": "nothing is known of it",
+    "after OOM": "reserved after OOM",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,7 @@ def of_workflow(step: Step, items: int, to: Session) -> tuple[BlockPlan, ...]:
         items: how many items each map is assumed to get.
 
     Raises:
-        errors.WorkflowError: a node needs more than the largest worker has.
+        errors.WorkflowError: a node needs what no worker of its queue has.
     """
     described = describe.describe(step)
     root, settings = described.spec.root, to.settings
@@ -108,8 +113,12 @@ def _explained(track: Allocation) -> list[str]:
     ]
     if track.cpus is not None:
         lines.append(f"    cores per node: {track.cpus:g} (declared)")
+    if track.gpus:
+        lines.append(f"    GPUs per node: {track.gpus} (declared)")
+    if track.labels:
+        lines.append(f"    only on workers with {', '.join(track.labels)} (declared)")
     known = track.learned
-    if known is not None:
+    if known is not None and known.executions:
         cpu = "" if known.cpu is None else f", {_time(known.cpu)} of it on a CPU"
         lines.append(f"    learned of {known.executions:.0f} executions: {_time(known.wall)} a branch{cpu}")
     return lines

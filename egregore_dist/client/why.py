@@ -11,13 +11,14 @@ from egregore_dist.client import amounts
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.limits import Bucket
 from egregore_dist.ledger.waits import Again, Look, OpenBlock, Track
-from egregore_dist.resources import router
+from egregore_dist.resources import needs, router
 from egregore_dist.resources.report import Report
 
 #: "paused": somebody has paused the run.
 #: "workers": no worker is alive.
 #: "queue": no live worker serves the queue.
 #: "size": no live worker is large enough.
+#: "labels": no live worker of the queue has the labels or the GPUs.
 #: "module": no live worker of the queue loads the module.
 #: "limit": the block's ``max_concurrent`` is reached.
 #: "place": the limit of the node that the branches begin with has no place, over all runs.
@@ -33,6 +34,7 @@ Kind = Literal[
     "workers",
     "queue",
     "size",
+    "labels",
     "module",
     "limit",
     "place",
@@ -60,7 +62,7 @@ class Reason:
         branch: the branch's number in the block; None where it is every one that waits.
         text: the reason in words.
         numbers: those in the text, by name; times in seconds.
-        names: what the text names: queues, modules, runs, or the block that is waited for.
+        names: what the text names: queues, labels, modules, runs, or the block that is waited for.
     """
 
     kind: Kind
@@ -135,7 +137,7 @@ def gathered(found: Iterable[Reason], each: int = 5) -> list[tuple[Reason, int]]
     shown: list[tuple[Reason, int]] = []
     alike: dict[tuple[str, ...], list[int]] = {}
     for reason in found:
-        what = reason.names if reason.kind in ("queue", "size", "module") else ()
+        what = reason.names if reason.kind in ("queue", "size", "labels", "module") else ()
         places = alike.setdefault((reason.kind, reason.name, *what), [])
         if len(places) < each:
             places.append(len(shown))
@@ -197,23 +199,28 @@ class _Teller:
 
     def _unserved(self, block: OpenBlock, number: int, track: Track) -> list[Reason]:
         """Why no worker that is alive can serve a track."""
-        serving = [said for said in self._facts.reports if track.queue in said.queues]
+        needed = needs.of(track.queue)
+        serving = [said for said in self._facts.reports if needed.queue in said.queues]
         if not serving:
             live = sorted({queue for said in self._facts.reports for queue in said.queues})
-            text = f"no live worker serves queue {track.queue!r}; served: {_listed(live)}"
-            text += f": start one with `egregore-dist worker -q {track.queue}`"
-            return [_reason("queue", block, text, {"waiting": track.waiting}, (track.queue, *live))]
+            text = f"no live worker serves queue {needed.queue!r}; served: {_listed(live)}"
+            text += f": start one with `{router.command_for(track.queue)}`"
+            return [_reason("queue", block, text, {"waiting": track.waiting}, (needed.queue, *live))]
         found = []
         need = self._facts.needs.get((block.id, number), Need())
         misfit = router.misfit(self._cluster, track.queue, memory=need.memory, cpus=need.cpus)
         if misfit is not None:
             numbers: dict[str, float] = {"waiting": track.waiting}
-            numbers |= {"memory": need.memory} if need.memory is not None else {}
+            memory = max(need.memory or 0, needed.memory)
+            numbers |= {"memory": memory} if memory else {}
             numbers |= {"cpus": need.cpus} if need.cpus is not None else {}
-            found.append(_reason("size", block, f"a branch {misfit}", numbers, (track.queue,)))
+            numbers |= {"gpus": needed.gpus} if needed.gpus else {}
+            unlabelled = not any(router.serves(said, needs.with_memory(track.queue, 0)) for said in serving)
+            kind: Kind = "labels" if unlabelled else "size"
+            found.append(_reason(kind, block, f"a branch {misfit}", numbers, (needed.queue, *sorted(needed.labels))))
         unknown = sorted(module for module in need.modules if not any(_loads(said, module) for said in serving))
         if unknown:
-            text = f"no live worker of queue {track.queue!r} loads {_listed(unknown)}"
+            text = f"no live worker of queue {needed.queue!r} loads {_listed(unknown)}"
             text += f": start one with `egregore-dist worker -m {unknown[0]}`"
             found.append(_reason("module", block, text, {"waiting": track.waiting}, tuple(unknown)))
         return found
@@ -221,7 +228,7 @@ class _Teller:
     def _busy(self, block: OpenBlock, track: Track) -> Reason | None:
         """Whether every slot of a queue is taken, and by which runs."""
         lanes = self._lanes
-        serving = [said for said in self._facts.reports if track.queue in said.queues]
+        serving = [said for said in self._facts.reports if router.serves(said, track.queue)]
         # A report is some seconds old, and of other runs' lanes not all are known.
         free = [said for said in serving if max(len(said.lanes), len(lanes.get(said.worker, ()))) < said.slots]
         if free:

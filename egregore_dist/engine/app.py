@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from celery import Celery
 from kombu.transport import TRANSPORT_ALIASES
 
 from egregore_dist import errors
+from egregore_dist.resources import needs, router
 from egregore_dist.settings import Settings
 
 LANE, COLLECT, ADVANCE = "egregore.lane", "egregore.collect", "egregore.advance"
@@ -22,8 +25,10 @@ def make_app(settings: Settings) -> Celery:
     """The Celery app of a client or worker.
 
     Raises:
-        errors.ConfigurationError: no broker, or a broker that cannot hold the ledger and no other server that does.
+        errors.ConfigurationError: no broker, or a broker that cannot hold the ledger and no other server that does; or
+            a queue whose name means something else.
     """
+    refuse_derived([settings.queue])
     app = Celery("egregore", set_as_current=False, amqp=MESSAGING)
     app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket", "unix"), BACKEND)
     app.conf.update(
@@ -60,6 +65,20 @@ def make_app(settings: Settings) -> Celery:
         event_queue_expires=60,
     )
     return app
+
+
+def refuse_derived(queues: Iterable[str]) -> None:
+    """Refuse queues whose names say what their lanes need of a worker.
+
+    Raises:
+        errors.ConfigurationError: one does; it says how that is asked for.
+    """
+    for queue in queues:
+        if needs.is_derived(queue):
+            raise errors.ConfigurationError(
+                f"queue {queue!r} has the name of one that workers with what it asks for consume by themselves: "
+                f"start one with `{router.command_for(queue)}`, or call the queue otherwise"
+            )
 
 
 def broker_url(settings: Settings) -> str:

@@ -15,7 +15,7 @@ from egregore_dist.engine import interpret, limited
 from egregore_dist.engine.interpret import Meet
 from egregore_dist.ledger import NewBlock, Track
 from egregore_dist.ledger.keys import child
-from egregore_dist.resources import router
+from egregore_dist.resources import needs, router
 from egregore_dist.resources.profile import Learned
 from egregore_dist.settings import Settings
 from egregore_dist.workflow import spec
@@ -105,11 +105,14 @@ def new_block(
         since: for how many seconds the branch has been executed.
 
     Raises:
-        errors.WorkflowError: a branch needs more than the largest worker has.
+        errors.WorkflowError: a branch needs more than the largest worker of its queue has.
     """
     step = meet.step
     for part in form.parts:
-        _refuse_misfit(cluster, f"a branch of {step.name!r}", part.kind.queue, part.memory, part.cpus)
+        # The one worker that has a label may be away for a moment: where the run goes on already, it is waited for.
+        workers, _ = cluster.of(frozenset((part.kind.queue,)))
+        if workers:
+            _refuse_misfit(cluster, f"a branch of {step.name!r}", part.kind.queue, part.memory, part.cpus)
     limits = step if isinstance(step, spec.ParallelSpec | spec.MapSpec) else None
     form, buckets = _buckets(form, step, meet.value.raw)
     return NewBlock(
@@ -171,9 +174,13 @@ def _message(app: Celery, task: str, ids: tuple[str | int, ...], queue: str, sho
 
 
 def queue_of(step: spec.StepSpec, default: str) -> str:
-    """The queue of the lanes that may start a step: what its first node asks for."""
+    """The queue of the lanes that may start a step: what its first node asks for, and needs of a worker."""
     first = interpret.head(step)
-    return (first.queue if isinstance(first, spec.NodeSpec) else None) or default
+    return _own_queue(first, default) if isinstance(first, spec.NodeSpec) else default
+
+
+def _own_queue(node: spec.NodeSpec, default: str) -> str:
+    return needs.queue(node.queue or default, labels=node.labels, gpus=node.gpus or 0)
 
 
 def plan(
@@ -210,13 +217,14 @@ def plan(
 
 
 def refuse_misfits(root: spec.StepSpec, default_queue: str, cluster: router.Cluster) -> None:
-    """Refuse a workflow with a node that no worker is large enough for, where workers that would run it are alive.
+    """Refuse a workflow with a node that needs what no worker of its queue has, where there are live ones.
 
     Raises:
-        errors.WorkflowError: names the node, what it needs, and what the largest worker has.
+        errors.WorkflowError: names the node, what it needs, and what the worker has that comes nearest.
     """
     for node, queue in _placed(root, queue_of(root, default_queue), default_queue):
-        _refuse_misfit(cluster, f"node {node.name!r}", node.queue or queue, node.memory, node.cpus)
+        its_queue = queue if interpret.belongs(node, queue) else _own_queue(node, needs.of(queue).queue)
+        _refuse_misfit(cluster, f"node {node.name!r}", its_queue, node.memory, node.cpus)
 
 
 def _placed(step: spec.StepSpec, queue: str, default: str) -> Iterator[tuple[spec.NodeSpec, str]]:
@@ -229,7 +237,7 @@ def _placed(step: spec.StepSpec, queue: str, default: str) -> Iterator[tuple[spe
 
 
 def _refuse_misfit(cluster: router.Cluster, what: str, queue: str, memory: int | None, cpus: float | None) -> None:
-    if memory is not None or cpus is not None:
+    if memory is not None or cpus is not None or needs.is_derived(queue):
         why = router.misfit(cluster, queue, memory=memory, cpus=cpus)
         if why is not None:
             raise errors.WorkflowError(f"{what} {why}")
@@ -280,8 +288,8 @@ def _limited_to(track: Track, limit: Named | None, bucket: str, branches: tuple[
 
 
 def _part(kind: Kind, branches: Sequence[int], roots: Sequence[spec.StepSpec]) -> Part:
-    # What another block or queue executes is planned there.
-    inside = [[node for node in _own(roots[branch]) if node.queue in (None, kind.queue)] for branch in branches]
+    # What another block executes, or a lane of another queue, is planned there.
+    inside = [[node for node in _own(roots[branch]) if interpret.belongs(node, kind.queue)] for branch in branches]
     every = [node for nodes in inside for node in nodes]
     chains = Counter(tuple(node.function for node in nodes) for nodes in inside)
     is_known = 0 < len({node.function for node in every}) <= _MOST_FUNCTIONS and () not in chains
@@ -318,8 +326,8 @@ def _kind(root: spec.StepSpec, default_queue: str, optimize: bool) -> Kind:
 
 
 def _stays(root: spec.StepSpec, queue: str) -> bool:
-    # Nothing on the way parks the branch: no block, no node of another queue, and none with a limit but the first.
+    # Nothing on the way parks the branch: no block, no node that belongs elsewhere, and only the first has a limit.
     first = interpret.head(root)
     return interpret.is_plain(root) and all(
-        node.queue in (None, queue) and (node.limit is None or node is first) for node in interpret.nodes(root)
+        interpret.belongs(node, queue) and (node.limit is None or node is first) for node in interpret.nodes(root)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from egregore_dist.resources import needs
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.limits import Named
 
@@ -39,7 +40,8 @@ class Ask:
 class Meet:
     """The walk ends here: a block stands in the way.
 
-    A node that belongs on another queue, or has a limit, is a block of one branch.
+    A node that belongs on another queue, or needs what workers of this one may not have, or has a limit, is a block of
+    one branch.
     """
 
     step: spec.BlockSpec | spec.NodeSpec
@@ -72,7 +74,7 @@ def walk(
     Args:
         top: the path of the branch; everything happens at or below it.
         start: where to begin: a step to enter, or (``entering=False``) a block to go on after, with its value.
-        queue: the queue that this lane serves; a node that asks for another is met as a block.
+        queue: the queue that this lane serves; a node that does not belong there is met as a block.
         placed: where the node is whose limit the branch has a place of; any other that has one is met as a block.
     """
     path = start
@@ -91,7 +93,9 @@ def walk(
                 case spec.ParallelSpec() | spec.MapSpec():
                     return Meet(step, path, value)
                 case spec.NodeSpec():
-                    if step.queue not in (None, queue) or (step.limit is not None and path != placed):
+                    # Each branch comes here: most nodes ask for nothing.
+                    is_elsewhere = (step.queue or step.labels or step.gpus) and not belongs(step, queue)
+                    if is_elsewhere or (step.limit is not None and path != placed):
                         return Meet(step, path, value)
                     answer = yield Call(step, path, value)
                     assert isinstance(answer, Value)
@@ -126,6 +130,14 @@ def nodes(step: spec.StepSpec) -> list[spec.NodeSpec]:
     if isinstance(step, spec.DecisionSpec):
         own.append(step.node)
     return own + [node for child in spec.children(step) for node in nodes(child)]
+
+
+def belongs(node: spec.NodeSpec, queue: str) -> bool:
+    """Whether lanes of a queue may call a node: it asks for no other, and their workers have all that it needs."""
+    if not node.labels and not node.gpus:
+        return node.queue in (None, queue) or node.queue == needs.of(queue).queue
+    here = needs.of(queue)
+    return node.queue in (None, here.queue) and here.labels.issuperset(node.labels) and (node.gpus or 0) <= here.gpus
 
 
 def head(step: spec.StepSpec) -> spec.StepSpec:

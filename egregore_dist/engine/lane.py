@@ -231,7 +231,9 @@ class Lane:
     def _known_lease(self, place: Place) -> int:
         # Where it was learned how long branches take, leases need not grow to their size. Half: the first is doubled.
         assert self._load is not None
-        if place.record.n <= _FEW or place.limited or not (place.shape.batched and self._runtime.interrupter.usable):
+        # A track that was made since is of branches whose processes have died.
+        is_planned = place.track < len(place.shape.parts) and not place.limited
+        if place.record.n <= _FEW or not (is_planned and place.shape.batched and self._runtime.interrupter.usable):
             return 1
         known = self._runtime.learning.of(self._load.functions)(place.shape.parts[place.track].chains)
         return max(1, router.first_lease(known) // 2)
@@ -312,7 +314,7 @@ class Lane:
         assert self._load is not None
         self._runtime.board.rest()
         self._tell(place, [lease.branch])
-        shape = self._load.shape(meet.path)
+        shape = self._load.shape(meet.path, place.queue)
         block = compiler.new_block(
             meet,
             shape,

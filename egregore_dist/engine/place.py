@@ -40,7 +40,7 @@ class Place:
         self.wide = record.widths[track] > 1
         #: Whether its branches are leased with a place of the limit that their first node has.
         self.limited = bool(record.limits[track])
-        self.shape = load.shape(record.path)
+        self.shape = load.shape(record.path, self.queue)
         self._runtime = runtime
         self._load = load
         self._step = spec.step_at(load.root, record.path)

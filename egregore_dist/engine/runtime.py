@@ -26,7 +26,7 @@ from egregore_dist.engine.logbook import Logbook
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.raiser import Raiser
 from egregore_dist.ledger import Aside, Ledger, Work
-from egregore_dist.resources import report
+from egregore_dist.resources import gpus, needs, report
 from egregore_dist.resources.router import Cluster
 from egregore_dist.settings import Settings
 from egregore_dist.wire.code import Loader
@@ -41,6 +41,10 @@ _REPORTS_FRESH = 1.0
 
 # While the ledger is away, a lane keeps its leases and waits some ten minutes: its branches are not run twice.
 _PATIENCE = 600
+
+
+# By the path of a block, and the queue of what asks for none in it.
+Shapes = dict[tuple[spec.Path, str], Shape]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +64,19 @@ class Workload:
     root: spec.StepSpec
     functions: tuple[str, ...]
     queue: str
-    shapes: dict[spec.Path, Shape]
+    shapes: Shapes
 
-    def shape(self, path: spec.Path) -> Shape:
-        """The shape of the block at ``path``."""
-        known = self.shapes.get(path)
+    def shape(self, path: spec.Path, queue: str) -> Shape:
+        """The shape of the block at ``path``, met or served by a lane of a queue.
+
+        A node that is a block of its own runs where its branch does, unless it asks for a queue; branches of others
+        begin on the queue of the whole run.
+        """
+        step = spec.step_at(self.root, path)
+        default = needs.of(queue).queue if isinstance(step, spec.NodeSpec) else self.queue
+        known = self.shapes.get((path, default))
         if known is None:
-            known = self.shapes[path] = shape(spec.step_at(self.root, path), self.queue)
+            known = self.shapes[path, default] = shape(step, default)
         return known
 
 
@@ -91,7 +101,7 @@ class Runtime:
         in_main = threading.current_thread() is threading.main_thread()
         self.learning = Learning(self.ledger, self.later, alone=in_main)
         self.loader = Loader(signer(settings), settings.modules)
-        self._specs: OrderedDict[tuple[str, bytes], tuple[spec.WorkflowSpec, dict[spec.Path, Shape]]] = OrderedDict()
+        self._specs: OrderedDict[tuple[str, bytes], tuple[spec.WorkflowSpec, Shapes]] = OrderedDict()
         self._callees: OrderedDict[str, Callee] = OrderedDict()
         self._cluster: tuple[float, Cluster] = (-_REPORTS_FRESH, Cluster())
         self._lock = threading.Lock()
@@ -159,6 +169,8 @@ class Runtime:
             memory_total=machine.memory_total,
             slots=max(1, int(machine.cores)),
             queues=(self.settings.queue,),
+            labels=self.settings.labels,
+            gpus=gpus.said(self.settings.gpus),
         )
 
     def _keep(self, cache: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:

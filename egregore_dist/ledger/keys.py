@@ -75,6 +75,11 @@ class Keys:
         return f"{self.prefix}:limit:{kind}:{bucket}"
 
     @property
+    def queues(self) -> str:
+        """The derived queues that lanes are sent to, see ``_common.lua``."""
+        return f"{self.prefix}:queues"
+
+    @property
     def workers(self) -> str:
         return f"{self.prefix}:workers"
 

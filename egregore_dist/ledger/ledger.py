@@ -44,6 +44,10 @@ ATTEMPTS = 3
 # Messages that were set aside are kept for looking at: the newest.
 ASIDE_KEPT = 1000
 
+# Seconds for which workers consume a derived queue that nobody sends lanes to. Of an open block a janitor asks every
+# minute for lanes that do not come, which counts anew.
+_QUEUES_LATELY = 86400
+
 # An answer that took longer, in seconds, may tell of what is true no more.
 _LATE = 1.0
 
@@ -313,21 +317,31 @@ class Ledger:
             return not self.redis.exists(self.keys.agenda)
 
     def sweep(
-        self, run: str, kind: str, block: str, *, workers: Mapping[str, Presence] | None, backed_up: str = ""
+        self,
+        run: str,
+        kind: str,
+        block: str,
+        *,
+        workers: Mapping[str, Presence] | None,
+        backed_up: str = "",
+        instead: Mapping[str, str] | None = None,
     ) -> list[Message]:
         """Do what an entry of the agenda asks for.
 
         Args:
             workers: the live workers, by name; None where that is not known, and so nobody is taken for dead.
             backed_up: a queue where messages wait, or "".
+            instead: queues that nobody serves any more, each with the one whose workers shall serve its lanes.
         """
-        args = [kind, block, ATTEMPTS, backed_up, msgspec.msgpack.encode(workers)]
+        args = [kind, block, ATTEMPTS, backed_up, msgspec.msgpack.encode(workers), msgspec.msgpack.encode(instead)]
         return list(self._go_on(run, replies.messages(self._transition("sweep", run, args))))
 
     def lost(self, run: str, block: str, token: str, loss: Loss) -> list[Message]:
         """Give back what a lane of a dead process held at a block. Returns what has to be published for it."""
         branch = -1 if loss.branch is None else loss.branch
         args: list[str | int | bytes] = [block, token, branch, loss.verdict, ATTEMPTS, loss.why, loss.node]
+        short = loss.short
+        args += ["", 0, ""] if short is None else [short.queue, short.lanes, short.text]
         for over in loss.overruns:
             args += [over.branch, over.node, over.calls, over.most, over.failure]
         return list(self._go_on(run, replies.messages(self._transition("lost", run, args))))
@@ -543,15 +557,28 @@ class Ledger:
         with reachable():
             return replies.milliseconds(self.redis.time())
 
-    def report(self, worker: str, report: bytes, ttl: float) -> None:
-        """Publish a worker's report; it counts as alive for ``ttl`` seconds."""
+    def report(self, worker: str, report: bytes, ttl: float) -> list[str]:
+        """Publish a worker's report; it counts as alive for ``ttl`` seconds.
+
+        Returns:
+            The derived queues that lanes were sent to lately.
+        """
         with reachable():
             seconds, _ = self.redis.time()
             pipe = self.redis.pipeline(transaction=True)
             pipe.set(self.keys.worker(worker), report, px=int(ttl * 1000))
             pipe.zadd(self.keys.workers, {worker: seconds})
             pipe.zremrangebyscore(self.keys.workers, "-inf", seconds - 86400)
-            pipe.execute()
+            pipe.zrangebyscore(self.keys.queues, (seconds - _QUEUES_LATELY) * 1000, "+inf")
+            found = pipe.execute()
+        return [name.decode() for name in found[-1]]
+
+    def queues(self) -> list[str]:
+        """The derived queues that lanes were sent to lately, see ``_common.lua``."""
+        with reachable():
+            seconds, _ = self.redis.time()
+            found = self.redis.zrangebyscore(self.keys.queues, (seconds - _QUEUES_LATELY) * 1000, "+inf")
+        return [name.decode() for name in cast(list[bytes], found)]
 
     def retire(self, worker: str) -> None:
         """Withdraw a worker that stops."""

@@ -30,8 +30,16 @@ class Profiles:
         self._calls = Calls(ledger.redis, NoBackoff(), retries=0)
 
     def read(self, functions: Collection[str]) -> dict[str, Profile]:
-        """The profiles of these functions, of those that are known."""
-        return {name: profile.decode(raw) for name, raw in self._read(list(functions))[0].items()}
+        """The profiles of these functions, of those that are known; what is reserved is what is left of it by now."""
+        return self.read_at(functions)[0]
+
+    def read_at(self, functions: Collection[str]) -> tuple[dict[str, Profile], int]:
+        """The same, and the server's time, in milliseconds."""
+        raws, now = self._read(list(functions))
+        found = {name: profile.decode(raw) for name, raw in raws.items()}
+        for each in found.values():
+            each.reserved = each.reserved_at(now)
+        return found, now
 
     def everything(self) -> dict[str, Profile]:
         """All the profiles that are kept."""

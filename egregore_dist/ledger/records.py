@@ -319,6 +319,21 @@ class Overrun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shortage:
+    """What follows where a branch's process was killed for want of memory.
+
+    Attributes:
+        queue: where the branch waits for its next attempt.
+        lanes: that may serve such branches there at a time.
+        text: what is reserved from now on, and for whom that is too much.
+    """
+
+    queue: str
+    lanes: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
     """How a lane ended with its process.
 
@@ -328,6 +343,7 @@ class Loss:
         why: how the process ended.
         node: the node that was called, or "".
         overruns: each that there was.
+        short: what follows where it was killed for want of memory.
     """
 
     verdict: Literal["lost", "stopped"]
@@ -335,6 +351,7 @@ class Loss:
     why: str = ""
     node: str = ""
     overruns: tuple[Overrun, ...] = ()
+    short: Shortage | None = None
 
 
 @dataclass(frozen=True, slots=True)

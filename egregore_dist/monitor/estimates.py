@@ -57,7 +57,7 @@ class Estimator:
         for block, each in zip(waiting, chains, strict=True):
             estimate = found.setdefault(block.series, Estimate())
             learned = profile.of_branches(each, known)
-            if learned is None:
+            if learned is None or not learned.executions:
                 estimate.unknown += block.waiting
             else:
                 estimate.seconds += block.waiting * learned.wall

@@ -13,6 +13,8 @@ import msgspec
 
 #: Seconds after which what was learned counts half beside what is new.
 HALF_LIFE = 3600.0
+#: Bytes that are reserved for a function at most, however often its process was killed for want of memory.
+MOST_RESERVED = 2**44
 #: What is kept of it counts as so many executions at most, so that a node that has changed is learned anew soon.
 MOST = 1000.0
 
@@ -79,6 +81,8 @@ class Profile(msgspec.Struct, omit_defaults=True):
         cpu: CPU time of its process, all threads, and of processes that it started and waited for.
         memory: by how much its process's memory grew at most while it ran (peak RSS).
         size: of the encoded result.
+        reserved: memory that is reserved for one since its process was killed for want of it; halved in a half-life.
+        raised: when that was raised last, in milliseconds of the server's clock; 0 for never.
     """
 
     at: int = 0
@@ -87,6 +91,12 @@ class Profile(msgspec.Struct, omit_defaults=True):
     cpu: Histogram = msgspec.field(default_factory=Histogram)
     memory: Histogram = msgspec.field(default_factory=Histogram)
     size: Histogram = msgspec.field(default_factory=Histogram)
+    reserved: int = 0
+    raised: int = 0
+
+    def reserved_at(self, now: int) -> int:
+        """What is left of the reservation at a later time, in milliseconds of the server's clock."""
+        return int(self.reserved * _aged(self.at, now))
 
     def scaled(self, factor: float) -> Profile:
         """The same, counting ``factor`` times as much."""
@@ -97,13 +107,15 @@ class Profile(msgspec.Struct, omit_defaults=True):
             cpu=self.cpu.scaled(factor),
             memory=self.memory.scaled(factor),
             size=self.size.scaled(factor),
+            reserved=self.reserved,
+            raised=self.raised,
         )
 
 
 def merge(known: Profile, new: Profile) -> Profile:
     """What is known and what is new together: the older one aged to the time of the other, at most `MOST` in all."""
     at = max(known.at, new.at)
-    one, other = (each.scaled(0.5 ** ((at - each.at) / 1000 / HALF_LIFE)) for each in (known, new))
+    one, other = (each.scaled(_aged(each.at, at)) for each in (known, new))
     found = Profile(
         at=at,
         count=one.count + other.count,
@@ -111,8 +123,14 @@ def merge(known: Profile, new: Profile) -> Profile:
         cpu=one.cpu.plus(other.cpu),
         memory=one.memory.plus(other.memory),
         size=one.size.plus(other.size),
+        reserved=min(MOST_RESERVED, max(known.reserved_at(at), new.reserved_at(at))),
+        raised=max(one.raised, other.raised),
     )
     return found.scaled(MOST / found.count) if found.count > MOST else found
+
+
+def _aged(at: int, now: int) -> float:
+    return float(0.5 ** (max(0, now - at) / 1000 / HALF_LIFE))
 
 
 def encode(profile: Profile) -> bytes:
@@ -148,16 +166,20 @@ class Learned:
         wall: how long a branch takes, on average.
         cpu: CPU time of a branch, on average; None where that is not known.
         memory: p95 of the memory that the neediest function needs; None where that is not known.
+        reserved: for the function that needs most of those whose processes were killed for want of memory; 0 for none.
     """
 
     executions: float
     wall: float
     cpu: float | None
     memory: int | None
+    reserved: int = 0
 
 
 def of_branches(branches: Mapping[tuple[str, ...], int], known: Mapping[str, Profile]) -> Learned | None:
     """What is known of branches, or None where one of their functions is not known.
+
+    Where memory is reserved for one that is, though others are not, this is of no executions.
 
     Args:
         branches: how many branches execute these functions one after the other.
@@ -165,8 +187,9 @@ def of_branches(branches: Mapping[tuple[str, ...], int], known: Mapping[str, Pro
     """
     functions = {function for chain in branches for function in chain}
     found = [profile for function in functions if (profile := known.get(function)) is not None and profile.count > 0]
+    reserved = max((known[function].reserved for function in functions if function in known), default=0)
     if not found or len(found) < len(functions):
-        return None
+        return Learned(executions=0.0, wall=0.0, cpu=None, memory=None, reserved=reserved) if reserved else None
     number = sum(branches.values())
     walls = {function: known[function].wall.mean for function in functions}
     cpus = {function: known[function].cpu.mean for function in functions}
@@ -177,6 +200,7 @@ def of_branches(branches: Mapping[tuple[str, ...], int], known: Mapping[str, Pro
         wall=_mean(branches, walls, number),
         cpu=_mean(branches, cpus, number) if has_cpu else None,
         memory=math.ceil(max(memories)) if memories else None,
+        reserved=reserved,
     )
 
 

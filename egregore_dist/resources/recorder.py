@@ -172,8 +172,13 @@ def _reset_peak() -> bool:
 
 
 def _held() -> int | None:
+    return held("self")
+
+
+def held(pid: int | str) -> int | None:
+    """The memory that a process holds now (RSS), in bytes; None where it cannot be told."""
     try:
-        with open("/proc/self/statm", "rb", buffering=0) as file:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
             return int(file.read().split()[1]) * _PAGE
     except (OSError, ValueError, IndexError):
         return None

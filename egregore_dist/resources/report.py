@@ -66,6 +66,8 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
         time: the worker's own clock.
         skew: how far that is ahead of the server's.
         version: of this package.
+        labels: what it was told to say of itself, each as ``key=value``.
+        gpus: the names of the GPUs that it may use: those of workers of one machine are the same where the names are.
         at: when, in milliseconds of the server's clock.
         lanes: the ids of the lanes that it had then, running or received.
         dead: its processes that ended lately.
@@ -85,6 +87,8 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
     time: float = 0.0
     skew: float = 0.0
     version: str = ""
+    labels: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
     at: int = 0
     lanes: tuple[str, ...] = ()
     dead: tuple[int, ...] = ()

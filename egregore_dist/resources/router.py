@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from egregore_dist.resources import needs
 from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.report import Report
 
@@ -33,7 +34,7 @@ _OF_ASYNC = 0.01
 # One lease shall last so many seconds; each branch takes at least these, whatever its nodes do.
 _LEASE, _OWN = 0.010, 50e-6
 
-Source = Literal["declared", "learned", "assumed"]
+Source = Literal["declared", "learned", "assumed", "after OOM"]
 Bound = Literal["branches", "max_concurrent", "slots", "cores", "memory", "other tracks", "no worker", "not optimized"]
 
 
@@ -42,7 +43,7 @@ class Demand:
     """The branches of one track, and what one of them needs. Memory in bytes.
 
     Attributes:
-        queue: where they run.
+        queue: where they run; its name also says the labels and GPUs that they need, see `needs`.
         branches: how many there are.
         is_async: many of them can run on one event loop.
         batched: many of them may be leased at a time.
@@ -63,12 +64,26 @@ class Demand:
 
     @property
     def memory_per_node(self) -> tuple[int, Source]:
-        """The memory that a branch is planned with: as it was declared, else learned, else 50 MB."""
+        """The memory that a branch is planned with: as it was declared, else learned, else 50 MB.
+
+        More is reserved for it where that was not enough, and its process was killed for want of memory.
+        """
+        planned, source = self._planned
+        reserved = self.learned.reserved if self.learned is not None else 0
+        return (reserved, "after OOM") if reserved > planned else (planned, source)
+
+    @property
+    def _planned(self) -> tuple[int, Source]:
         if self.memory is not None:
             return self.memory, "declared"
         if self.learned is not None and self.learned.memory is not None:
             return max(_LEAST_MEMORY, self.learned.memory), "learned"
         return MEMORY_PER_NODE, "assumed"
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a branch needs."""
+        return needs.of(self.queue).gpus
 
     @property
     def is_blocking(self) -> bool:
@@ -107,12 +122,14 @@ class Allocation:
         bound: what keeps the lanes from being more.
         wanted: branches at a time if nothing but the block's own limit counted.
         workers: live workers that may serve it.
-        slots: lanes that their pools run at a time, as many as their cores allow.
+        slots: lanes that their pools run at a time, as many as their cores and GPUs allow.
         room: lanes that their memory has room for.
         memory_available: what their machines can give now; 70 % of it counts.
         memory_per_node: what one branch is planned with.
         memory_from: where that comes from.
         cpus: cores that one branch was declared to need.
+        gpus: GPUs that it was declared to need.
+        labels: of the workers that may serve it, each as ``key=value``.
         learned: what is known of its executions.
     """
 
@@ -130,6 +147,8 @@ class Allocation:
     memory_per_node: int
     memory_from: Source
     cpus: float | None
+    gpus: int
+    labels: tuple[str, ...]
     learned: Learned | None
 
 
@@ -160,6 +179,7 @@ class _Host:
     """One machine, as the workers on it say."""
 
     cores: float = 0.0
+    gpus: set[str] = field(default_factory=set)
     available: int = 0
     budget: float = 0.0
     groups: dict[str, int] = field(default_factory=dict)
@@ -171,14 +191,17 @@ class _Left:
 
     memory: float
     cores: float
+    gpus: int
 
     def holds(self, demand: Demand) -> bool:
         cpus = demand.cpus or 1.0
-        return demand.memory_per_node[0] <= self.memory and (cpus <= 1.0 or cpus <= self.cores)
+        has_cores = cpus <= 1.0 or cpus <= self.cores
+        return demand.memory_per_node[0] <= self.memory and has_cores and demand.gpus <= self.gpus
 
     def take(self, demand: Demand) -> None:
         self.memory -= demand.memory_per_node[0]
         self.cores -= max(1.0, demand.cpus or 1.0)
+        self.gpus -= demand.gpus
 
 
 @dataclass(slots=True)
@@ -213,6 +236,7 @@ class Cluster:
         for said in self.reports:
             host = self._hosts.setdefault(said.host, _Host())
             host.cores = max(host.cores, said.cores)
+            host.gpus.update(said.gpus)
             host.groups[said.group] = max(host.groups.get(said.group, 0), said.memory_available)
             host.available = max(host.available, said.machine_available)
         for host in self._hosts.values():
@@ -224,10 +248,10 @@ class Cluster:
         self._of: dict[frozenset[str], tuple[int, int]] = {}
 
     def of(self, queues: frozenset[str]) -> tuple[int, int]:
-        """How many workers consume one of these queues, and the slots that they have."""
+        """How many workers serve one of these queues, and the slots that they have."""
         found = self._of.get(queues)
         if found is None:
-            slots = [said.slots for said in self.reports if not queues.isdisjoint(said.queues)]
+            slots = [said.slots for said in self.reports if any(serves(said, queue) for queue in queues)]
             found = self._of[queues] = (len(slots), sum(slots))
         return found
 
@@ -244,11 +268,11 @@ class Cluster:
         """Give the slots of the cluster to several tracks: at least one to each, then by how much each has to do."""
         work = _work(demands)
         offers = [
-            _Offer(said, tuple(at for at, each in enumerate(demands) if _serves(said, each))) for said in self.reports
+            _Offer(said, tuple(at for at, each in enumerate(demands) if _is_able(said, each))) for said in self.reports
         ]
         # First those that can serve little else.
         offers.sort(key=lambda offer: (len(offer.tracks), offer.report.worker))
-        left = {name: _Left(host.budget, host.cores) for name, host in self._hosts.items()}
+        left = {name: _Left(host.budget, host.cores, len(host.gpus)) for name, host in self._hosts.items()}
         given = [0] * len(demands)
 
         def give(offer: _Offer, track: int) -> None:
@@ -273,13 +297,16 @@ class Cluster:
         return [max(1, number) for number in given]
 
     def _pool(self, demand: Demand, per_node: int) -> _Pool:
-        eligible = [said for said in self.reports if _serves(said, demand)]
+        eligible = [said for said in self.reports if _is_able(said, demand)]
         slots: dict[str, int] = {}
         for said in eligible:
             slots[said.host] = slots.get(said.host, 0) + said.slots
         if demand.cpus is not None and demand.cpus > 1:
             for host in slots:
                 slots[host] = min(slots[host], max(1, int(self._hosts[host].cores / demand.cpus)))
+        if demand.gpus:
+            for host in slots:
+                slots[host] = min(slots[host], len(self._hosts[host].gpus) // demand.gpus)
         room = {host: int(self._hosts[host].budget / per_node) for host in slots}
         return _Pool(
             workers=len(eligible),
@@ -326,7 +353,7 @@ def plan(
         own, bound = alone[number]
         per_node, source = demand.memory_per_node
         track = Allocation(
-            queue=demand.queue,
+            queue=roomy(cluster, demand.queue, per_node) if source == "after OOM" else demand.queue,
             branches=demand.branches,
             lanes=max(1, lanes[number]),
             width=1,
@@ -340,6 +367,8 @@ def plan(
             memory_per_node=per_node,
             memory_from=source,
             cpus=demand.cpus,
+            gpus=demand.gpus,
+            labels=tuple(sorted(needs.of(demand.queue).labels)),
             learned=demand.learned,
         )
         if max_concurrent is not None and track.bound == "branches" and max_concurrent < demand.branches:
@@ -360,26 +389,71 @@ def first_lease(known: Learned | None) -> int:
 
 
 def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | None) -> str | None:
-    """Why no live worker of a queue is large enough for what a node was declared to need; None where one is.
+    """Why no live worker of a queue has what a node was declared to need; None where one does.
 
     A queue that nobody serves yet refuses nothing: its workers may come.
     """
-    serving = [said for said in cluster.reports if queue in said.queues]
-    if not serving or any(_fits(said, memory, cpus) for said in serving):
+    needed = needs.of(queue)
+    serving = [said for said in cluster.reports if needed.queue in said.queues]
+    if not serving or any(serves(said, queue) and _fits(said, memory, cpus) for said in serving):
         return None
-    needs, has = [], []
-    largest = max(serving, key=lambda said: (_fits(said, memory, None), said.memory_total, said.cores))
-    if memory is not None:
-        needs.append(f"{_size(memory)} of memory")
-        usable = _size(int(MEMORY_SHARE * largest.memory_total))
-        has.append(f"{usable} of memory ({MEMORY_SHARE:.0%} of {_size(largest.memory_total)})")
-    if cpus is not None:
-        needs.append(f"{cpus:g} cores")
-        has.append(f"{largest.cores:g} cores")
-    return (
-        f"needs {' and '.join(needs)}, and the largest worker of queue {queue!r}, {largest.worker!r}, "
-        f"has {' and '.join(has)}: declare less, or start a larger worker"
+    nearest = max(
+        serving,
+        key=lambda said: (-_lacks(said, needed), _fits(said, memory, None), said.memory_total, said.cores, said.worker),
     )
+    memory = max(memory or 0, needed.memory) or None
+    wants, has = [], []
+    if needed.labels:
+        wants.append(_labelled(needed.labels))
+        has.append(_labelled(nearest.labels))
+    if needed.gpus:
+        wants.append(_gpus(needed.gpus))
+        has.append(_gpus(len(nearest.gpus)))
+    if memory is not None:
+        wants.append(f"{size(memory)} of memory")
+        usable = size(budget(nearest))
+        has.append(f"{usable} of memory ({MEMORY_SHARE:.0%} of {size(nearest.memory_total)})")
+    if cpus is not None:
+        wants.append(f"{cpus:g} cores")
+        has.append(f"{nearest.cores:g} cores")
+    which, cure = "largest", "declare less, or start a larger worker"
+    if needed.labels or needed.gpus:
+        which = "nearest"
+        if _lacks(nearest, needs.of(needs.with_memory(queue, 0))):
+            cure = f"start one that has it with `{command_for(queue)}`"
+    return (
+        f"needs {' and '.join(wants)}, and the {which} worker of queue {needed.queue!r}, {nearest.worker!r}, "
+        f"has {' and '.join(has)}: {cure}"
+    )
+
+
+def roomy(cluster: Cluster, queue: str, memory: int) -> str:
+    """The queue of lanes of a queue that each need so much memory: one of the workers that have it, where some do not.
+
+    Where no worker has it, or each, that is the queue without such a need.
+    """
+    plain = needs.with_memory(queue, 0)
+    budgets = [budget(said) for said in cluster.reports if serves(said, plain)]
+    enough = [each for each in budgets if each >= memory]
+    # A size that workers have, so that there are not more such queues than kinds of them.
+    return needs.with_memory(plain, min(enough)) if 0 < len(enough) < len(budgets) else plain
+
+
+def command_for(queue: str) -> str:
+    """The command that starts a worker which serves a queue."""
+    needed = needs.of(queue)
+    options = [f"-q {needed.queue}", *(f"--label {label}" for label in sorted(needed.labels))]
+    options += [f"--gpus {needed.gpus}"] if needed.gpus else []
+    return " ".join(["egregore-dist worker", *options])
+
+
+def _labelled(labels: Iterable[str]) -> str:
+    found = sorted(labels)
+    return f"label{'' if len(found) == 1 else 's'} {', '.join(found)}" if found else "no label"
+
+
+def _gpus(number: int) -> str:
+    return f"{number or 'no'} GPU{'' if number == 1 else 's'}"
 
 
 def _alone(pool: _Pool, wanted: int) -> tuple[int, Bound]:
@@ -419,15 +493,35 @@ def _width(demand: Demand, track: Allocation, widths: Widths) -> int:
     return width
 
 
-def _serves(said: Report, demand: Demand) -> bool:
-    return demand.queue in said.queues and _fits(said, demand.memory, demand.cpus)
+def serves(said: Report, queue: str) -> bool:
+    """Whether a worker serves a queue: it consumes the one that it was derived from, and has what its name asks for."""
+    if queue in said.queues:
+        return True
+    needed = needs.of(queue)
+    return needed.queue in said.queues and not _lacks(said, needed)
+
+
+def _lacks(said: Report, needed: needs.Needs) -> int:
+    # How many of the things that a queue's name asks for a worker does not have.
+    has_memory = needed.memory <= budget(said)
+    return len(needed.labels.difference(said.labels)) + (needed.gpus > len(said.gpus)) + (not has_memory)
+
+
+def budget(said: Report) -> int:
+    """The memory that a worker may give to lanes, in bytes."""
+    return int(MEMORY_SHARE * said.memory_total)
+
+
+def _is_able(said: Report, demand: Demand) -> bool:
+    return serves(said, demand.queue) and _fits(said, demand.memory, demand.cpus)
 
 
 def _fits(said: Report, memory: int | None, cpus: float | None) -> bool:
     return (memory is None or memory <= MEMORY_SHARE * said.memory_total) and (cpus is None or cpus <= said.cores)
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """An amount of memory as people read it."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

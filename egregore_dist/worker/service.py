@@ -79,6 +79,7 @@ def run(
             f"pool {pool!r} is not supported, choose one of {', '.join(apps.POOLS)}: "
             "the others stand still while they work, so that deadlines and heartbeats would not be kept"
         )
+    apps.refuse_derived(queues)
     app = apps.make_app(settings)
     _install(app, settings=settings, owns=True)
     argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]

@@ -23,9 +23,9 @@ from egregore_dist.engine import announce, boards, leaving
 from egregore_dist.engine import app as apps
 from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger import Ledger
-from egregore_dist.resources import report
+from egregore_dist.resources import gpus, report
 from egregore_dist.settings import Settings
-from egregore_dist.worker import envelope, naming, pool, warden
+from egregore_dist.worker import consuming, envelope, naming, pool, warden
 from egregore_dist.worker.lookout import OFTEN, Lookout
 from egregore_dist.worker.sweeper import Sweeper
 
@@ -128,6 +128,7 @@ class Watch(_Periodic):
             apps.make_app(self.settings),
             grace=self.settings.stop_grace,
             folder=self._folder.path,
+            report_ttl=self.settings.report_ttl,
         )
         pool.on_start(parent.pool, parent.egregore_warden.started)
 
@@ -199,6 +200,7 @@ class Heartbeat(_Periodic):
             atexit.register(self._leave, os.getpid())
         self._children = pool.Children(parent.pool)
         self._nodes = pool.nodes(self.settings.modules)
+        self._gpus = gpus.said(self.settings.gpus)
         self._meter = report.Meter()
         self._life = naming.Life.begin()
         self._version = metadata.version("egregore-dist")
@@ -223,7 +225,9 @@ class Heartbeat(_Periodic):
             life=self._life.word,
             slots=pool.slots(parent.pool),
             pool=pool.kind(parent.pool),
-            queues=tuple(parent.app.amqp.queues.consume_from),
+            queues=consuming.own(parent),
+            labels=self.settings.labels,
+            gpus=self._gpus,
             modules=self.settings.modules,
             nodes=tuple(self._nodes),
             code=tuple(self._nodes.values()),
@@ -239,7 +243,8 @@ class Heartbeat(_Periodic):
         if parent.egregore_warden is not None:
             # It knows of whom to blame, so it comes before any janitor that reads this.
             parent.egregore_warden.bury()
-        self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
+        wanted = self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
+        consuming.consume(parent, said, [*consuming.likely(said), *wanted])
         self._at = at
 
     def _is_replaced(self) -> bool:

@@ -17,7 +17,7 @@ from egregore_dist.engine.later import Later
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger import Ledger, Message, Presence
-from egregore_dist.resources import report
+from egregore_dist.resources import needs, report, router
 from egregore_dist.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Sweeper:
         self._name = f"{worker}/{os.getpid()}/{secrets.token_hex(4)}"
         self._lease = _MISSED * settings.sweep_interval
         self._leads = False
+        self._said: list[report.Report] = []
         self._cleared = -_CLEAR_EVERY
         self._places = Places(ledger, app, Later())
         self._heard = time.monotonic()
@@ -98,22 +99,31 @@ class Sweeper:
 
     def _look_after(self, entries: Iterable[Entry]) -> None:
         workers: dict[str, Presence] | None = None
+        instead: dict[str, str] = {}
         backed_up: str | None = None
         until = time.monotonic() + self._lease
         for entry in entries:
             if backed_up is None:
                 backed_up = self._settings.queue if self._queues.waiting([self._settings.queue]) else ""
-                workers = self._workers() if self._heard >= self._trusts_at else None
-            publish.messages(self._app, entry[0], self._sweep(entry, workers, backed_up))
+                if self._heard >= self._trusts_at:
+                    workers = self._workers()
+                    instead = self._instead()
+            publish.messages(self._app, entry[0], self._sweep(entry, workers, backed_up, instead))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
                 break
         self._queues.close()
 
-    def _sweep(self, entry: Entry, workers: dict[str, Presence] | None = None, backed_up: str = "") -> list[Message]:
+    def _sweep(
+        self,
+        entry: Entry,
+        workers: dict[str, Presence] | None = None,
+        backed_up: str = "",
+        instead: dict[str, str] | None = None,
+    ) -> list[Message]:
         run, kind, block = entry
         try:
-            return self._ledger.sweep(run, kind, block, workers=workers, backed_up=backed_up)
+            return self._ledger.sweep(run, kind, block, workers=workers, backed_up=backed_up, instead=instead)
         except errors.BrokerUnavailable:
             raise
         except Exception:
@@ -128,8 +138,15 @@ class Sweeper:
         except errors.BrokerUnavailable:
             return True
 
+    def _instead(self) -> dict[str, str]:
+        """Where lanes go that were to have more memory than other workers have, and those that have it are gone."""
+        sized = [name for name in self._ledger.queues() if needs.of(name).memory]
+        served = {name for name in sized for said in self._said if router.serves(said, name)}
+        return {name: needs.with_memory(name, 0) for name in sized if name not in served}
+
     def _workers(self) -> dict[str, Presence]:
         found = {}
+        self._said = []
         for name, raw in self._ledger.reports().items():
             try:
                 said = msgspec.msgpack.decode(raw, type=report.Report)
@@ -139,4 +156,5 @@ class Sweeper:
                 found[name] = Presence(at=0)
             else:
                 found[name] = Presence(at=said.at, dead=said.dead, lanes=said.lanes)
+                self._said.append(said)
         return found

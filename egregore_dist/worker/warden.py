@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,9 +20,10 @@ from egregore_dist import errors
 from egregore_dist.engine import publish
 from egregore_dist.engine.board import NEVER, NOBODY, Call, Note, Reader
 from egregore_dist.ledger import Ledger, Loss, Overrun
-from egregore_dist.resources import cgroup
+from egregore_dist.resources import cgroup, recorder, router
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
+from egregore_dist.worker import shortage
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class _Child:
     """One process of the pool.
 
     ``condemned`` is what it should stop for, and since when each is known; ``asked`` when the ledger was, ``gone`` what
-    it said it does not hold any more; ``killed`` when it was.
+    it said it does not hold any more; ``killed`` when it was; ``held`` the bytes that it was last seen to hold, and at
+    which branch, by when that began.
     """
 
     pid: int
@@ -51,13 +53,19 @@ class _Child:
     asked: float = 0.0
     gone: Reason | None = None
     killed: float | None = None
+    held: tuple[float, int] = (0.0, 0)
 
 
 @dataclass(slots=True)
 class _Dead:
+    """A process that has died; its branch had lasted so many seconds, and it was last seen to hold so much memory."""
+
     pid: int
     note: Note
     loss: Loss
+    held: int
+    lasted: float
+    out_of_memory: bool = False
 
 
 @dataclass(slots=True)
@@ -90,13 +98,15 @@ class Warden:
         app: publishes what transitions ask for.
         grace: seconds from the moment that a process should stop to the one that it is killed.
         folder: the boards.
+        report_ttl: seconds after which a silent worker counts as gone.
     """
 
-    def __init__(self, ledger: Ledger, app: Celery, *, grace: float, folder: Path) -> None:
+    def __init__(self, ledger: Ledger, app: Celery, *, grace: float, folder: Path, report_ttl: float) -> None:
         self._ledger = ledger
         self._app = app
         self._grace = grace
         self._folder = folder
+        self._report_ttl = report_ttl
         self._processes: dict[int, Any] = {}
         self._children: dict[int, _Child] = {}
         self._dead: list[_Dead] = []
@@ -151,6 +161,10 @@ class Warden:
 
     def _judge(self, child: _Child, note: Note) -> None:
         now = monotonic()
+        if note.branch != NOBODY:
+            # Of one that is dead already, nothing can be seen.
+            held = recorder.held(child.pid)
+            child.held = (note.since, held) if held else child.held
         reasons = _reasons(note, now)
         lane: Reason = (note.where.block, note.where.token)
         if child.gone in (lane, (*lane, note.branch, note.since)):
@@ -218,7 +232,7 @@ class Warden:
                 continue
             note = child.reader.read()
             if note is not None:
-                self._dead.append(_Dead(child.pid, note, self._loss(child, note, *ended)))
+                self._dead.append(self._died(child, note, *ended))
             child.reader.close()
             child.reader.path.unlink(missing_ok=True)
             del self._children[child.pid]
@@ -227,6 +241,8 @@ class Warden:
             dead = self._dead[0]
             where = dead.note.where
             try:
+                if dead.out_of_memory:
+                    self._make_room(dead)
                 wanted = self._ledger.lost(where.run, where.block, where.token, dead.loss)
                 publish.messages(self._app, where.run, wanted)
             except errors.BrokerUnavailable:
@@ -236,15 +252,35 @@ class Warden:
                 log.exception("warden: process %d", dead.pid, extra={"action": "give_back_failed"})
             self._dead.pop(0)
 
-    def _loss(self, child: _Child, note: Note, code: int | None, text: str) -> Loss:
+    def _make_room(self, dead: _Dead) -> None:
+        try:
+            short = shortage.after(self._ledger, dead.note, held=dead.held, lasted=dead.lasted, ttl=self._report_ttl)
+            dead.loss = replace(dead.loss, short=short)
+        except errors.BrokerUnavailable:
+            raise
+        except Exception:
+            # Its branch is given back all the same.
+            log.exception("warden: process %d", dead.pid, extra={"action": "not_reserved"})
+        # What was done for it is not done again where the ledger is away after that.
+        dead.out_of_memory = False
+
+    def _died(self, child: _Child, note: Note, code: int | None, text: str) -> _Dead:
+        held = child.held[1] if child.held[0] == note.since else 0
+        is_short = code == -signal.SIGKILL and child.killed is None and self._out_of_memory.killed()
+        if is_short:
+            text += f" (out of memory), it held {router.size(held)}" if held else " (out of memory)"
+        loss = self._loss(child, note, text)
+        lasted = monotonic() - note.since
+        is_lost = is_short and loss.verdict == "lost"
+        return _Dead(child.pid, note, loss, held=held, lasted=lasted, out_of_memory=is_lost)
+
+    def _loss(self, child: _Child, note: Note, text: str) -> Loss:
         branch = None if note.branch == NOBODY else note.branch
         if child.killed is not None:
             # Not only the one that had its grace: one kill is enough for all that were over their timeouts by then.
             return Loss(verdict="stopped", overruns=tuple(_overrun(call) for call in _overdue(note, child.killed)))
         if state.should_terminate:
             return Loss(verdict="stopped")
-        if code == -signal.SIGKILL and self._out_of_memory.killed():
-            text += " (out of memory)"
         log.warning(
             "process %d died: %s; run %s, block %s, node %r",
             child.pid,

@@ -146,7 +146,8 @@ class _Compiler:
 
     def _node(self, node: Node[..., Any]) -> spec.NodeSpec:
         options = node.options
-        self.has_needs |= options.memory is not None or options.cpus is not None
+        sizes = (options.memory, options.cpus, options.gpus)
+        self.has_needs |= bool(options.labels) or any(size is not None for size in sizes)
         return spec.NodeSpec(
             name=node.name,
             function=self._index(node.fn),
@@ -156,6 +157,8 @@ class _Compiler:
             timeout=options.timeout,
             memory=options.memory,
             cpus=options.cpus,
+            gpus=options.gpus,
+            labels=options.labels,
             queue=options.queue,
             is_async=node.is_async,
             io=options.io,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overload
 
@@ -11,6 +11,7 @@ import msgspec
 
 from egregore_dist import errors
 from egregore_dist.workflow import checks, functions, limits, names
+from egregore_dist.workflow import labels as node_labels
 from egregore_dist.workflow.limits import Limit
 from egregore_dist.workflow.step import Step
 
@@ -33,6 +34,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         timeout: seconds for one attempt, or None.
         memory: bytes that it needs, or None for what is learned.
         cpus: cores that it needs, or None for one.
+        gpus: GPUs that it needs, or None for none.
+        labels: that a worker must have to run it, each as ``key=value``, sorted.
         queue: the Celery queue whose workers run it; None for where its branch runs, first of all the default queue.
         io: whether it waits for others most of its time, and may run on threads; None for what is learned.
         limit: how many of it there may be over all runs and workers, or None.
@@ -44,6 +47,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     memory: int | None = None
     cpus: float | None = None
+    gpus: int | None = None
+    labels: tuple[str, ...] = ()
     queue: str | None = None
     io: bool | None = None
     limit: limits.Named | None = None
@@ -113,6 +118,8 @@ def node(
     timeout: float | None = None,
     memory: int | str | None = None,
     cpus: float | None = None,
+    gpus: int | None = None,
+    labels: Mapping[str, str] | None = None,
     queue: str | None = None,
     io: bool | None = None,
     limit: Limit | None = None,
@@ -128,6 +135,8 @@ def node(
     timeout: float | None = None,
     memory: int | str | None = None,
     cpus: float | None = None,
+    gpus: int | None = None,
+    labels: Mapping[str, str] | None = None,
     queue: str | None = None,
     io: bool | None = None,
     limit: Limit | None = None,
@@ -145,6 +154,9 @@ def node(
         timeout: seconds for one attempt; one that takes longer has failed with ``TimeoutError``.
         memory: what it needs, in bytes or as a string such as ``"2GB"`` or ``"512MiB"``.
         cpus: how many cores it needs.
+        gpus: how many GPUs it needs; it runs only on workers whose machines have so many.
+        labels: what a worker must say of itself to run it: ``labels={"zone": "eu"}``, of a worker that was started with
+            ``--label zone=eu``.
         queue: the Celery queue whose workers run it; absent, it runs where its branch does.
         io: of a sync function: whether it waits for others (the network, a disk) most of its time. Then many run on
             threads of one process; False keeps it from that, where it is not safe for threads. Absent, that is decided
@@ -171,6 +183,8 @@ def node(
         timeout=None if timeout is None else checks.seconds(timeout, f"{where}: timeout"),
         memory=None if memory is None else _bytes(memory, f"{where}: memory"),
         cpus=None if cpus is None else checks.positive_number(cpus, f"{where}: cpus"),
+        gpus=None if gpus is None else checks.whole_number(gpus, f"{where}: gpus", least=1),
+        labels=() if labels is None else node_labels.of_node(labels, f"{where}: labels"),
         queue=names.optional(queue, f"queue ({where})"),
         io=checks.optional_bool(io, f"{where}: io"),
     )

@@ -21,7 +21,8 @@ Path = tuple[int, ...]
 class NodeSpec(msgspec.Struct, frozen=True, tag="node", omit_defaults=True):
     """A user's function with a name and options. ``memory`` in bytes, ``timeout`` and ``retry_delay`` in seconds.
 
-    ``retry_on`` has names of classes: no code is needed to see whether an exception is one of them.
+    ``retry_on`` has names of classes: no code is needed to see whether an exception is one of them. ``labels`` are
+    ``key=value``.
     """
 
     name: str
@@ -32,6 +33,8 @@ class NodeSpec(msgspec.Struct, frozen=True, tag="node", omit_defaults=True):
     timeout: float | None = None
     memory: int | None = None
     cpus: float | None = None
+    gpus: int | None = None
+    labels: tuple[str, ...] = ()
     queue: str | None = None
     is_async: bool = False
     io: bool | None = None

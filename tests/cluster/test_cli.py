@@ -305,7 +305,7 @@ def test_workers(local: LocalCluster) -> None:
     assert found[0].keys() == {
         *("name", "host", "pid", "slots", "pool", "prefetch", "lanes", "cores", "load", "cpu"),
         *("memory_available", "memory_total", "memory_limit", "processes"),
-        *("queues", "modules", "nodes", "version", "skew", "reported"),
+        *("queues", "labels", "gpus", "modules", "nodes", "version", "skew", "reported"),
     }
     assert all(memory > 2**20 for worker in found for memory in worker["processes"].values())
     assert all(len(worker["processes"]) == worker["slots"] for worker in found)

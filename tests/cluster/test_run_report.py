@@ -215,7 +215,7 @@ def test_nodes(local: LocalCluster) -> None:
 
     until(learned, what="the profile")
     found = known["tests.support.cli_flows:double"]
-    assert found.keys() == {"names", "function", "executions", "wall", "cpu", "memory", "result", "learned"}
+    assert found.keys() == {"names", "function", "executions", "wall", "cpu", "memory", "result", "reserved", "learned"}
     assert "double" in found["names"]
     assert found["executions"] > 0
     assert found["wall"].keys() == {"mean", "p50", "p95"}

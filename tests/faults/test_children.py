@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -25,7 +27,10 @@ from egregore_dist import (
     node,
     parallel,
 )
+from egregore_dist.client import session
+from egregore_dist.client.cluster import LocalWorker
 from egregore_dist.ledger.ledger import ATTEMPTS
+from egregore_dist.resources.report import Report
 from tests.support import kills
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass, until
@@ -284,8 +289,24 @@ def group() -> Iterator[Path]:
     made.rmdir()
 
 
-def test_out_of_memory_is_told(group: Path, tmp_path: Path) -> None:
-    """A node that the kernel kills for its memory is tried three times, and the reason is told."""
+def confine(worker: LocalWorker, group: Path) -> None:
+    """Let a worker and its pool have 400 MiB."""
+    assert worker.pid is not None
+    main = psutil.Process(worker.pid)
+    for process in [main, *main.children(recursive=True)]:
+        (group / "cgroup.procs").write_text(str(process.pid))
+    (group / "memory.limit_in_bytes").write_text(str(400 * 2**20))
+    until(lambda: any(said.memory_limit for said in reports()), what="the report of less memory")
+
+
+def reports() -> list[Report]:
+    raws = session.current().ledger.reports().values()
+    return [msgspec.msgpack.decode(raw, type=Report) for raw in raws]
+
+
+def test_out_of_memory_is_told(group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that the kernel kills for its memory is tried three times, and ends with the reason and the numbers."""
+    monkeypatch.setenv("EGREGORE_REPORT_INTERVAL", "0.3")
 
     @node("grows")
     def grows(folder: str) -> int:
@@ -297,18 +318,52 @@ def test_out_of_memory_is_told(group: Path, tmp_path: Path) -> None:
 
     with LocalCluster(workers=1, concurrency=1) as cluster:
         worker = cluster.workers[0]
-        assert worker.pid is not None
-        main = psutil.Process(worker.pid)
-        for process in [main, *main.children(recursive=True)]:
-            (group / "cgroup.procs").write_text(str(process.pid))
-        (group / "memory.limit_in_bytes").write_text(str(400 * 2**20))
+        confine(worker, group)
         found = parallel(grows, fine, on_error="collect").submit(str(tmp_path)).result(timeout=90)
 
         assert found["fine"] == "fine"
         assert found["grows"].kind == "lost"
-        assert "SIGKILL (out of memory)" in found["grows"].message
+        message = found["grows"].message
+        assert message.startswith("out of memory: it was lost 3 times: its process was killed by SIGKILL (out of mem")
+        held = re.search(r"it held (\d+) MB", message)
+        reserved = re.search(r"; (\d+) MB are reserved for node 'grows' from now on, which no live worker", message)
+        assert held is not None
+        assert reserved is not None
+        assert int(reserved[1]) >= 2 * int(held[1]) - 2 > 200
+        assert f"the largest, '{worker.name}', has 294 MB (70% of 419 MB)" in message
         assert len(marks(tmp_path, "began")) == ATTEMPTS
         assert worker.alive
+
+
+def test_the_next_attempt_has_more_memory(group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a small worker was killed for goes on where there is more, and is planned so from then on."""
+    monkeypatch.setenv("EGREGORE_REPORT_INTERVAL", "0.3")
+
+    @node("needy")
+    def needy(folder: str) -> int:
+        mark(folder, "began")
+        until((Path(folder) / "gate").exists, seconds=60, what="the gate")
+        kept = [os.urandom(2**24) for _ in range(32)]
+        return os.getppid() if len(kept) == 32 else 0
+
+    flow = parallel(needy, fine, on_error="collect", name="flow")
+    with LocalCluster(workers=1, concurrency=1) as cluster:
+        small = cluster.workers[0]
+        confine(small, group)
+        run = flow.submit(str(tmp_path))
+        until(lambda: marks(tmp_path, "began"), what="the first attempt")
+        large = cluster.add_worker()
+        (tmp_path / "gate").touch()
+
+        assert run.result(timeout=60) == {"needy": large.pid, "fine": "fine"}
+        assert [pid for _, pid in marks(tmp_path, "began")][1:] != []
+        assert [event.type for event in run.events()].count("branch.lost") == 1
+        tracks = {track.memory_from: track for track in flow.plan().plan.tracks}
+        assert tracks["after OOM"].memory_per_node > 2 * 200 * 2**20
+        assert tracks["after OOM"].queue.startswith("egregore@memory:")
+        assert flow.submit(str(tmp_path)).result(timeout=60)["needy"] == large.pid
+        assert len(marks(tmp_path, "began")) == 3
+        assert small.alive
 
 
 # F2, I6

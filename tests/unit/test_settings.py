@@ -10,7 +10,7 @@ import pytest
 
 from egregore_dist import errors
 from egregore_dist.engine.runtime import signer
-from egregore_dist.settings import Settings
+from egregore_dist.settings import Settings, load
 
 PASSWORD = "open-sesame-open-sesame"
 SECRETS = {
@@ -23,13 +23,13 @@ SECRETS = {
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_has_a_variable_and_a_description(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Each setting is read from ``EGREGORE_`` and its name in capitals, and says what it is."""
-    values = {"secret_file": "/x", "modules": "a,b", "queue": "q", "prefix": "p"}
+    values = {"secret_file": "/x", "modules": "a,b", "labels": "a=1,b=2", "queue": "q", "prefix": "p"}
     raw = values.get(name, "redis://h" if name.endswith("url") else "7")
     monkeypatch.setenv(f"EGREGORE_{name.upper()}", raw)
     value = getattr(Settings(), name)
     plain = value.get_secret_value() if isinstance(value, pydantic.SecretStr) else value
 
-    assert plain in (raw, 7, Path("/x"), ("a", "b"))
+    assert plain in (raw, 7, Path("/x"), ("a", "b"), ("a=1", "b=2"))
     assert plain != Settings.model_fields[name].default
     assert Settings.model_fields[name].description
 
@@ -74,6 +74,22 @@ def test_numbers_must_make_sense(monkeypatch: pytest.MonkeyPatch, name: str, val
     monkeypatch.setenv(f"EGREGORE_{name}", value)
     with pytest.raises(pydantic.ValidationError, match=name.lower()):
         Settings()
+
+
+@pytest.mark.parametrize("value", ["zone", "zone=", "=eu", "zone=a b", "zone=a=b", "zone=eu,disk"])
+def test_a_label_is_a_key_and_a_value(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """What is none is refused, and the error shows how one is written."""
+    monkeypatch.setenv("EGREGORE_LABELS", value)
+    with pytest.raises(errors.ConfigurationError, match=r"EGREGORE_LABELS: .* is no label: write key=value"):
+        load()
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "all", "1025"])
+def test_a_number_of_gpus_makes_sense(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """It is a whole number from 0, and of one machine."""
+    monkeypatch.setenv("EGREGORE_GPUS", value)
+    with pytest.raises(errors.ConfigurationError, match="EGREGORE_GPUS"):
+        load()
 
 
 def test_a_server_takes_no_value_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:

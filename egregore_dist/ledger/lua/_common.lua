@@ -5,6 +5,10 @@
 --                             kind "deadline": the block's end; kind "hint": see whether its messages were lost;
 --                             kind "tidy", of block "0": go on with what one call could not do, see go_on
 -- KEYS[3]  <prefix>:runs      zset run -> created, server ms
+--           <prefix>:queues    zset derived queue -> when a lane was last sent to it, server ms. Such a queue says in its name
+--                             what its lanes need of a worker ("<queue>@..."); workers that have it find it here, and
+--                             consume it. Of QUEUES_KEPT the one that was not used for longest makes room: whoever asks
+--                             for a lane again, as janitors do where none comes, names it again
 --
 -- Keys of a run, K = KEYS[1]:
 --   K             hash    state, workflow, spec, functions, created, ended, retention, epoch (see submit.lua), paused (since
@@ -65,8 +69,19 @@ local function status() return is_paused() and 'paused' or redis.call('HGET', K,
 -- None for a paused run: resume.lua asks for what is needed then.
 local publish = {}
 
+local QUEUES, QUEUES_KEPT = string.sub(AGENDA, 1, -7) .. 'queues', 256
+
+-- A lane will be sent to this queue.
+local function will_use(queue)
+  if string.find(queue, '@', 1, true) then
+    redis.call('ZADD', QUEUES, NOW, queue)
+    redis.call('ZREMRANGEBYRANK', QUEUES, 0, -QUEUES_KEPT - 1)
+  end
+end
+
 local function ask(kind, block, track, queue)
   if is_paused() then return end
+  will_use(queue)
   local name = redis.call('HGET', key('b', block), 'name')
   for _, part in ipairs({ kind, block, tostring(track), queue, name, '' }) do publish[#publish + 1] = part end
 end
@@ -326,8 +341,9 @@ local function fail_branch(block, branch, outcome, failure)
 end
 
 -- A leased branch lost its lane, which ended as `why` says, at `node` or "". It is leased again, first of all; the last of
--- `attempts` times it ends as lost. Returns how many branches have ended: 0 or 1.
-local function lose(block, branch, attempts, why, node)
+-- `attempts` times it ends as lost; where that was for want of memory, `about` says more. Returns how many branches have
+-- ended: 0 or 1.
+local function lose(block, branch, attempts, why, node, about)
   local M = key('m', block)
   local before, died = unpack(redis.call('HMGET', M, 'why:' .. branch, 'died:' .. branch))
   event('branch.lost', 'block', block, 'branch', branch, 'lane', redis.call('HGET', key('l', block), branch), 'why', why)
@@ -339,8 +355,10 @@ local function lose(block, branch, attempts, why, node)
     give_back(block, branch)
     return 0
   end
+  local message = 'it was lost ' .. attempts .. ' times: ' .. why
+  if about and about ~= '' then message = 'out of memory: ' .. message .. '; ' .. about end
   fail_branch(block, branch, 'lost', cmsgpack.pack({ kind = 'lost', type = 'WorkerLost', attempt = attempts,
-    node = node ~= '' and node or nil, message = 'it was lost ' .. attempts .. ' times: ' .. why }))
+    node = node ~= '' and node or nil, message = message }))
   return 1
 end
 

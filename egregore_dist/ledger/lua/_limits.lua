@@ -240,6 +240,7 @@ local function call(bucket, member, lanes, message)
   local before = redis.call('HGET', of('c', bucket), member)
   local left = before and tonumber(string.match(before, ' (%d+)$')) or 0
   redis.call('HSET', of('c', bucket), member, NOW .. ' ' .. (left + lanes))
+  will_use(message[4])
   for _ = 1, lanes do
     for _, part in ipairs(message) do publish[#publish + 1] = part end
   end

@@ -1,7 +1,8 @@
 -- Give back what a lane of a dead process held: the process's worker has seen it end, and knows at what it was.
 --
--- ARGV  block, token, branch that it executed or -1, verdict, attempts at most, how it ended, node or "", then for each node
---       that was over its timeout when the process was killed: branch, node, calls of it up to now, calls at most, failure
+-- ARGV  block, token, branch that it executed or -1, verdict, attempts at most, how it ended, node or "", then, where it was
+--       killed for want of memory: queue where the branch that it executed waits from now on, lanes that may serve such
+--       branches there, and what to say where this was its last attempt; else "", 0, ""; then for each node that was over its timeout when the process was killed: branch, node, calls of it up to now, calls at most, failure
 --       verdict "lost": the branch has cost a process (where none is known, each that the lane held has); the last of its
 --               attempts it ends as lost.  "stopped": of the others nobody is to blame
 --       A node that was over its timeout is called again, or, after its last call, its branch ends with the failure.
@@ -12,10 +13,10 @@
 -- A lane holds branches of one block. But its last transition may have taken it to another one before it could say so: up
 -- to the parent, whose branch the commit that completed the block leased to it, or down to the block that its one branch met.
 
-local block, token, branch_at_work, verdict, attempts, why, node = unpack(ARGV, 1, 7)
+local block, token, branch_at_work, verdict, attempts, why, node, roomy, lanes_there, about = unpack(ARGV, 1, 10)
 attempts = tonumber(attempts)
 local overruns = {}
-for i = 8, #ARGV, 5 do
+for i = 11, #ARGV, 5 do
   overruns[ARGV[i]] = { node = ARGV[i + 1], calls = ARGV[i + 2], most = ARGV[i + 3], failure = ARGV[i + 4] }
 end
 
@@ -32,6 +33,31 @@ local function overrun(block, branch, over)
   return 1
 end
 
+-- Have a branch wait on another queue: as one of a track that is made for such branches, unless there is one. Returns the
+-- track.
+local function move(block, branch)
+  local B, M = key('b', block), key('m', block)
+  local from = redis.call('HGET', M, 'track:' .. branch) or '0'
+  local tracks, queue, named = unpack(redis.call('HMGET', B, 'tracks', 'queue:' .. from, 'limit:' .. from))
+  if queue == roomy then return from end
+  local to
+  for t = 0, tonumber(tracks) - 1 do
+    local its_queue, its_name = unpack(redis.call('HMGET', B, 'queue:' .. t, 'limit:' .. t))
+    if its_queue == roomy and its_name == named then to = to or t end
+  end
+  if not to then
+    to = tonumber(tracks)
+    redis.call('HSET', B, 'tracks', to + 1, 'queue:' .. to, roomy, 'width:' .. to, 1, 'moved:' .. to, 1)
+    if named then redis.call('HSET', B, 'limit:' .. to, named) end
+  end
+  if redis.call('HEXISTS', B, 'moved:' .. to) == 1 then
+    local count = redis.call('HINCRBY', B, 'count:' .. to, 1)
+    redis.call('HSET', B, 'lanes:' .. to, math.max(1, math.min(count, tonumber(lanes_there))))
+  end
+  redis.call('HSET', M, 'track:' .. branch, to)
+  return tostring(to)
+end
+
 local function take_back(block, verdict, overruns)
   local L = key('l', block)
   local mine = redis.call('HGET', L, '@' .. token)
@@ -39,12 +65,13 @@ local function take_back(block, verdict, overruns)
   if state_of(block) ~= 'open' then return left(block, token) end
   local held, width = held_by(block, token)
   hold(block, token, nil, math.min(held, width), 0, width)
-  local leases, over, failed = redis.call('HGETALL', L), {}, 0
+  local leases, over, failed, moved = redis.call('HGETALL', L), {}, 0, nil
   for i = 1, #leases, 2 do
     local branch = leases[i]
     if leases[i + 1] == token then
       if verdict == 'lost' and (branch_at_work == '-1' or branch == branch_at_work) then
-        failed = failed + lose(block, branch, attempts, why, node)
+        if roomy ~= '' and branch == branch_at_work then moved = move(block, branch) end
+        failed = failed + lose(block, branch, attempts, why, node, about)
       elseif overruns[branch] then
         over[#over + 1] = branch
       else
@@ -60,6 +87,7 @@ local function take_back(block, verdict, overruns)
   if settle(block, failed) then return end
   local track = string.match(mine, '^%d+:%d+:(%d+)')
   if waiting_for_lanes(block, track) > 0 then ask_lane(block, track) end
+  if moved and moved ~= track and waiting_for_lanes(block, moved) > 0 then ask_lane(block, moved) end
   hint_soon(block)
 end
 

@@ -13,6 +13,7 @@
 -- has one, see _limits.lua), limited (whether any does), on_error, input, parent, branch, track (where it hangs),
 -- opener (the lane that met it), began (when the branch was begun that it hangs on), timeout, opened, reopened (by a retry),
 -- deadline, ends_by (the first deadline of this block and those around it) and ends_with (whose that is), ended,
+-- moved:<track> (one that was made for branches that had too little memory, see lost.lua),
 -- hinted (how often lanes were asked for again), ask_after (when they may be the next time).
 -- Its size does not grow with the branches: each lane that comes reads all of it. What grows is in the marks.
 
@@ -55,6 +56,7 @@ for t = 0, tonumber(tracks) - 1 do
   local queue, its_width, lanes, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   local named = ARGV[at + 4]
   at = at + 5
+  will_use(queue)
   redis.call('HSET', B, 'queue:' .. t, queue, 'width:' .. t, its_width, 'lanes:' .. t, lanes,
     'count:' .. t, count)
   if named ~= '' then redis.call('HSET', B, 'limit:' .. t, limits().declare(named), 'limited', 1) end

@@ -24,6 +24,7 @@ redis.call('SET', key('i', ROOT), input)
 redis.call('HSET', key('b', ROOT), 'state', 'open', 'name', workflow, 'n', 1, 'limit', 0, 'running', 0, 'done', 0,
   'tracks', 1, 'lanes:0', 1, 'count:0', 1, 'next:0', 0, 'stop:0', 1, 'queue:0', queue, 'width:0', 1, 'on_error', 'cancel',
   'input', ROOT, 'path', '', 'opened', NOW)
+will_use(queue)
 schedule('hint', ROOT, NOW + HINT_AFTER)
 redis.call('ZADD', RUNS, NOW, RUN)
 event('run.submitted', 'workflow', workflow)

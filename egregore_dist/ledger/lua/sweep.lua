@@ -2,7 +2,8 @@
 --
 -- ARGV  "deadline" | "hint" | "tidy", block, attempts at most, queue with messages waiting or "", then packed what the live workers
 --       said: worker -> { at = server ms, dead = { pid, ... }, lanes = { id, ... }, or nil where it did not say };
---       nil where nobody could say anything lately: no lane is taken for gone
+--       nil where nobody could say anything lately: no lane is taken for gone; then packed queue -> queue, or nil: of
+--       those whose workers, which have more memory than others, have all gone, the one where lanes are asked for instead
 -- Returns messages to publish, flat.
 --
 -- tidy: go on with what a call before could not do all of; its caller has not. A retry that was given up leaves the keys as
@@ -40,7 +41,7 @@ if kind == 'deadline' then
 end
 
 local PATIENT_ROUNDS = 4
-local workers = cmsgpack.unpack(ARGV[5])
+local workers, instead = cmsgpack.unpack(ARGV[5]), cmsgpack.unpack(ARGV[6]) or {}
 
 local function among(list, wanted)
   for _, member in ipairs(list) do
@@ -105,7 +106,7 @@ for t = 0, tonumber(tracks) - 1 do
   local wanted = asks and missing or 0
   if queue == backed_up then wanted = math.min(wanted, hinted < PATIENT_ROUNDS and 0 or 1) end
   -- No message of a lane that is gone will come.
-  for _ = 1, math.max(wanted, math.min(missing, replace[tostring(t)] or 0)) do ask_lane(block, t) end
+  for _ = 1, math.max(wanted, math.min(missing, replace[tostring(t)] or 0)) do ask('lane', block, t, instead[queue] or queue) end
 end
 if not waits or paused then
   redis.call('HDEL', B, 'hinted', 'ask_after')

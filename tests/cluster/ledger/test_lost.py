@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
-from egregore_dist.ledger import Lease, Loss, Message, Overrun
+from egregore_dist.ledger import Lease, Loss, Message, Overrun, Shortage
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS
-from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok, track
+from egregore_dist.workflow.limits import Rule
+from tests.cluster.ledger.play import QUEUE, Play, bad, limited, numbers, ok, track
 
 KILLED = "its process was killed by SIGKILL"
 
@@ -62,6 +65,73 @@ def test_where_nobody_is_known_all_are_blamed(play: Play) -> None:
     play.ledger.lost(play.run, block, dying, lost())
     assert [lease.attempt for lease in play.serve(block, play.lane()).leases] == [2]
     assert {int(event["branch"]) for event in play.events("branch.lost")} == set(held)
+
+
+ROOMY = f"{QUEUE}@memory:1000"
+SHORT = Shortage(queue=ROOMY, lanes=2, text="9 GB are reserved")
+
+
+def test_what_needs_more_memory_goes_where_there_is(play: Play) -> None:
+    """It waits on the queue of those that have it, alone, as one of a track of its own; others stay where they are."""
+    block, dying = play.block(5, on_error="collect"), play.lane()
+    assert numbers(play.serve(block, dying)) == [0]
+
+    asked = play.ledger.lost(play.run, block, dying, replace(lost(0), short=SHORT))
+    assert asked == [Message("lane", block, 0, QUEUE), Message("lane", block, 1, ROOMY)]
+    assert play.ledger.queues() == [ROOMY]
+    assert play.record(block).queues == (QUEUE, ROOMY)
+    assert play.serve(block, play.lane(), track=1).leases == (Lease(0, 2),)
+    other = play.lane()
+    assert numbers(play.serve(block, other)) == [1]
+    play.ledger.lost(play.run, block, other, replace(lost(1), short=SHORT))
+    assert play.record(block).queues == (QUEUE, ROOMY)
+    assert play.serve(block, play.lane(), track=1).leases == (Lease(1, 2),)
+    assert play.finish(block).state == "open"
+
+
+def test_what_fits_nowhere_comes_back_and_ends_with_the_numbers(play: Play) -> None:
+    """Each attempt goes where it is told to; the failure begins with the reason, and says what is reserved."""
+    block = play.block(2, on_error="collect")
+    for number, queue in enumerate([ROOMY, QUEUE, QUEUE]):
+        lane = play.lane()
+        assert play.serve(block, lane, track=1 if number == 1 else 0).leases[0].branch == 0
+        short = Shortage(queue=queue, lanes=1, text="9 GB are reserved")
+        play.ledger.lost(play.run, block, lane, replace(lost(0), short=short))
+
+    failure = msgspec.msgpack.decode(play.ledger.failures(play.run, block)[0])
+    assert failure["kind"] == "lost"
+    assert failure["message"] == f"out of memory: it was lost 3 times: {KILLED}; 9 GB are reserved"
+    assert play.record(block).queues == (QUEUE, ROOMY)
+    assert play.finish(block).resumed is not None
+
+
+def test_where_the_large_workers_have_gone_others_are_asked(play: Play) -> None:
+    """A janitor asks the workers of the queue itself for a lane, where nobody has that much memory any more."""
+    block, dying = play.block(1), play.lane()
+    play.serve(block, dying)
+    play.ledger.lost(play.run, block, dying, replace(lost(0), short=SHORT))
+
+    play.make_due("hint", block)
+    assert play.ledger.sweep(play.run, "hint", block, workers={}) == [Message("lane", block, 1, ROOMY)]
+    play.make_due("hint", block)
+    play.ledger.redis.hdel(play.ledger.keys.block(play.run, "b", block), "ask_after")
+    instead = play.ledger.sweep(play.run, "hint", block, workers={}, instead={ROOMY: QUEUE})
+    assert instead == [Message("lane", block, 1, QUEUE)]
+
+
+def test_a_limit_goes_with_the_branch(play: Play) -> None:
+    """A branch of a node with a limit gives back its place, and waits its turn for one where it goes on."""
+    rule = Rule(concurrent=1)
+    block, dying = play.block(2, tracks=[limited(2, f"{play.run}-l", rule)]), play.lane()
+    assert numbers(play.serve(block, dying)) == [0]
+    play.ledger.lost(play.run, block, dying, replace(lost(0), short=SHORT))
+
+    other = play.lane()
+    assert numbers(play.serve(block, other)) == [1]
+    assert play.serve(block, play.lane(), track=1).leases == ()
+    assert play.serve(block, other, ok(1)).messages == (Message("lane", block, 1, ROOMY),)
+    assert play.serve(block, play.lane(), track=1).leases == (Lease(0, 2),)
+    assert play.record(block).limits[1] == play.record(block).limits[0] != ""
 
 
 def test_it_ends_as_lost(play: Play) -> None:

@@ -12,7 +12,7 @@ import pytest
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import publish
 from egregore_dist.engine.queues import Queues
-from egregore_dist.ledger import Message
+from egregore_dist.ledger import Loss, Message, Shortage
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
@@ -257,3 +257,40 @@ def test_a_report_of_another_release(play: Play, janitor: Callable[..., Sweeper]
     janitor().round()
 
     assert play.ledger.running(play.run, block) == [0]
+
+
+def test_lanes_go_elsewhere_where_the_large_workers_are_gone(
+    play: Play, janitor: Callable[..., Sweeper], published: list[tuple[str, Message]]
+) -> None:
+    """A lane that was to have more memory is sent to the queue's workers, once none has that much any more."""
+    ledger, lane = play.ledger, play.lane()
+    block = play.block(1)
+    assert play.serve(block, lane).leases
+    short = Shortage(queue="q@memory:1000", lanes=1, text="")
+    ledger.lost(play.run, block, lane, Loss(verdict="lost", branch=0, short=short))
+    sizes = {"small@there": 1000, "large@there": 2000}
+    for name, memory in sizes.items():
+        said = Report(
+            worker=name,
+            host=name,
+            pid=1,
+            cores=1.0,
+            memory_available=1,
+            memory_total=memory,
+            slots=1,
+            queues=("q",),
+            at=1,
+        )
+        ledger.report(name, msgspec.msgpack.encode(said), 60.0)
+    leader = janitor()
+
+    play.make_due("hint", block)
+    leader.round()
+    asked = [message.queue for _, message in published if message.kind == "lane" and message.block == block]
+    ledger.retire("large@there")
+    published.clear()
+    play.make_due("hint", block)
+    leader.round()
+    instead = [message.queue for _, message in published if message.kind == "lane" and message.block == block]
+
+    assert (asked, instead) == (["q@memory:1000"], ["q"])

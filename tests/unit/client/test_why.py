@@ -86,6 +86,33 @@ CASES: dict[str, tuple[Facts, list[str], str, dict[str, float]]] = {
         "needs 8 cores",
         {"waiting": 4, "cpus": 8.0},
     ),
+    "labels": (
+        facts(block(track(4, queue="home@gpus:2+zone=eu")), workers=(worker(labels=("zone=us",), gpus=("0",)),)),
+        ["labels"],
+        "needs label zone=eu and 2 GPUs, and the nearest worker of queue 'home', 'w@host', has label zone=us and 1 GPU",
+        {"waiting": 4, "gpus": 2},
+    ),
+    "labels of no worker of the queue": (
+        facts(block(track(4, queue="gpu@zone=eu")), workers=(worker(labels=("zone=eu",)),)),
+        ["queue"],
+        "served: 'home': start one with `egregore-dist worker -q gpu --label zone=eu`",
+        {"waiting": 4},
+    ),
+    "memory after OOM": (
+        facts(block(track(4, queue=f"home@memory:{4 * GIB}"))),
+        ["size"],
+        "needs 4.29 GB of memory, and the largest worker of queue 'home', 'w@host', has 1.5 GB",
+        {"waiting": 4, "memory": 4 * GIB},
+    ),
+    "busy workers that have the labels": (
+        facts(
+            block(track(4, queue="home@zone=eu")),
+            workers=(worker(labels=("zone=eu",), lanes=2), worker("b@host")),
+        ),
+        ["slots"],
+        "all 2 slots of queue 'home@zone=eu' are busy",
+        {"slots": 2, "workers": 1, "waiting": 4},
+    ),
     "module": (
         facts(block(track(4)), needs={("0.0-0", 0): Need(modules=frozenset({"app.steps", "apple"}))}),
         ["module"],

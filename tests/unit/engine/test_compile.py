@@ -102,6 +102,33 @@ def test_branches_are_tracked_by_queue_and_kind() -> None:
     ]
 
 
+def test_branches_are_tracked_by_what_they_need() -> None:
+    """Labels and GPUs of the first node have a queue of their own, derived from its own or the run's."""
+    eu = node("eu", labels={"zone": "eu"})(plain.fn)
+    both = node("both", labels={"zone": "eu", "disk": "ssd"}, gpus=2, queue="gpu")(plain.fn)
+    block = parallel(plain, eu, both, Sequence(eu, plain, eu).alias("c"), Sequence(plain, eu).alias("d"))
+
+    assert kinds(block) == [
+        (Kind(HOME, False), (0, 4)),
+        (Kind(f"{HOME}@zone=eu", False), (1, 3)),
+        (Kind("gpu@gpus:2+disk=ssd+zone=eu", False), (2,)),
+    ]
+    assert compiler.shape(block_of(parallel(Sequence(eu, plain))), HOME).batched
+    assert not compiler.shape(block_of(parallel(Sequence(plain, eu))), HOME).batched
+
+
+def test_what_no_worker_has_is_refused(settings: Settings) -> None:
+    """A node with a label is refused where workers serve its queue and none has it; in a run that goes on it waits."""
+    eu = node("eu", labels={"zone": "eu"})(plain.fn)
+    for step in (eu, Sequence(plain, eu), parallel(Sequence(heavy, eu)), Sequence(eu, node("x", gpus=1)(plain.fn))):
+        root = block_of(step)
+        compiler.refuse_misfits(root, HOME, Cluster())
+        with pytest.raises(errors.WorkflowError, match=r"node '(eu|x)' needs (label zone=eu|1 GPU), and the nearest"):
+            compiler.refuse_misfits(root, HOME, Cluster([report(queues=(HOME, "gpu"))]))
+    waits = opened(parallel(plain, eu), settings, reports=(report(),))
+    assert [track.queue for track in waits.tracks] == [HOME, f"{HOME}@zone=eu"]
+
+
 def test_only_what_is_async_throughout_is_wide() -> None:
     """A branch that meets a block, another queue or a sync node is not served many at a time."""
     nested = [parallel(light), light.map(), Sequence(light, heavy), Sequence(light, plain)]

@@ -57,6 +57,26 @@ nodes = st.builds(
 )
 
 
+@pytest.mark.parametrize(
+    ("options", "queue", "belongs"),
+    [
+        ({}, "home@gpus:1", True),
+        ({"queue": "home"}, "home@gpus:1", True),
+        ({"queue": "other"}, "home@gpus:1", False),
+        ({"gpus": 1}, "home", False),
+        ({"gpus": 1}, "home@gpus:2", True),
+        ({"gpus": 3}, "home@gpus:2", False),
+        ({"labels": ("zone=eu",)}, "home@gpus:2", False),
+        ({"labels": ("zone=eu",)}, "home@disk=ssd+zone=eu", True),
+        ({"labels": ("zone=eu",), "queue": "home"}, "home@zone=eu", True),
+        ({"labels": ("zone=eu",), "queue": "other"}, "home@zone=eu", False),
+    ],
+)
+def test_what_a_lane_may_call(options: dict[str, Any], queue: str, belongs: bool) -> None:
+    """A lane of a queue calls what asks for no other queue, and for nothing that its name does not say."""
+    assert interpret.belongs(spec.NodeSpec(name="a", function=0, **options), queue) == belongs
+
+
 def containers(children: st.SearchStrategy[spec.StepSpec]) -> st.SearchStrategy[spec.StepSpec]:
     some = st.lists(children, min_size=1, max_size=3).map(tuple)
     plain = st.builds(spec.NodeSpec, name=st.just("d"), function=st.integers(0, 40))

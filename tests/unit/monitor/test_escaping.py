@@ -81,7 +81,7 @@ class _Paging:
 class _Report:
     worker = pool = version = EVIL
     queues = modules = (EVIL, "*")
-    nodes = lanes = (EVIL,)
+    labels = gpus = nodes = lanes = (EVIL,)
     slots = 2
 
 

@@ -115,6 +115,35 @@ def test_a_profile_is_bounded() -> None:
     assert len(profile.encode(known(*[0.1] * 1000, cpu=0.1, memory=1e6))) < 300
 
 
+def test_what_is_reserved_is_aged() -> None:
+    """After a half-life half of it is left; the larger one counts, is bounded, and stays where others learn more."""
+    raised = Profile(at=HOUR, reserved=8 * 2**30, raised=HOUR)
+
+    found = profile.merge(profile.merge(raised, known(1.0, at=2 * HOUR)), known(1.0, at=3 * HOUR))
+    larger = profile.merge(found, Profile(at=3 * HOUR, reserved=3 * 2**30, raised=3 * HOUR))
+    most = profile.merge(found, Profile(at=3 * HOUR, reserved=2**60))
+    many = profile.merge(found, known(*[1.0] * 5000, at=3 * HOUR))
+
+    assert (found.reserved, found.raised, found.count > 1) == (2 * 2**30, HOUR, True)
+    assert found.reserved_at(4 * HOUR) == 2**30
+    assert found.reserved_at(0) == found.reserved
+    assert (larger.reserved, larger.raised) == (3 * 2**30, 3 * HOUR)
+    assert most.reserved == profile.MOST_RESERVED
+    assert many.reserved == found.reserved
+    assert profile.decode(profile.encode(found)) == found
+
+
+def test_what_is_reserved_is_known_of_branches() -> None:
+    """The function that needs most decides; also of branches of which nothing else is known."""
+    short = Profile(reserved=5, raised=1)
+
+    found = profile.of_branches({("a", "b"): 1}, {"a": known(1.0), "b": short})
+    assert found == profile.Learned(executions=0.0, wall=0.0, cpu=None, memory=None, reserved=5)
+    both = profile.of_branches({("a",): 1}, {"a": profile.merge(known(1.0), short)})
+    assert both is not None
+    assert (both.executions, both.reserved) == (1.0, 5)
+
+
 def test_a_profile_travels() -> None:
     """What is stored is read again; what a release cannot read is nothing."""
     found = known(0.5, 1.0, at=12, cpu=0.25, memory=3e6)

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from egregore_dist.resources import router
+from egregore_dist.resources import needs, router
 from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.report import Report
 from egregore_dist.resources.router import Cluster, Demand, Plan, Widths
@@ -85,6 +85,58 @@ def test_lanes_are_the_least_of_three(
     assert track.width == 1
 
 
+placed = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.integers(1, 16),
+        st.frozensets(st.sampled_from(["zone=eu", "zone=us", "disk=ssd"])),
+        st.integers(0, 4),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@hypothesis.given(
+    branches=st.integers(1, 200),
+    workers=placed,
+    labels=st.frozensets(st.sampled_from(["zone=eu", "zone=us", "disk=ssd"])),
+    gpus=st.integers(0, 5),
+)
+def test_only_workers_that_have_it_count(
+    branches: int, workers: list[tuple[str, int, frozenset[str], int]], labels: frozenset[str], gpus: int
+) -> None:
+    """Lanes stay within the slots of workers with all labels and the GPUs, and within each machine's GPUs."""
+    reports = [
+        report(f"w{number}@{host}", host, 64 * GIB, slots, labels=tuple(own), gpus=tuple(map(str, range(count))))
+        for number, (host, slots, own, count) in enumerate(workers)
+    ]
+    queue = needs.queue(QUEUE, labels=labels, gpus=gpus)
+    [track] = router.plan([Demand(queue=queue, branches=branches)], Cluster(reports)).tracks
+    able = [said for said in reports if labels <= set(said.labels) and gpus <= len(said.gpus)]
+    lanes = 0
+    for host in {said.host for said in able}:
+        slots = sum(said.slots for said in able if said.host == host)
+        on_host = max(len(said.gpus) for said in reports if said.host == host)
+        lanes += min(slots, on_host // gpus) if gpus else slots
+
+    assert (track.workers, track.gpus, track.labels) == (len(able), gpus, tuple(sorted(labels)))
+    assert track.lanes == (min(branches, lanes) if able else min(branches, router.UNSEEN))
+    assert (router.misfit(Cluster(reports), queue, memory=None, cpus=None) is None) == bool(able)
+
+
+def test_tracks_share_the_gpus() -> None:
+    """Of a machine with three GPUs two tracks have no more together; others have the slots that are left."""
+    cluster = Cluster([report("w", "a", 64 * GIB, 8, gpus=("0", "1", "2"))])
+    tracks = [
+        Demand(queue=needs.queue(QUEUE, gpus=1), branches=9),
+        Demand(queue=needs.queue(QUEUE, gpus=2), branches=9),
+        Demand(queue=QUEUE, branches=9),
+    ]
+
+    assert [track.lanes for track in router.plan(tracks, cluster).tracks] == [1, 1, 6]
+
+
 @hypothesis.given(branches=st.integers(1, 1000), limit=limits, cluster=machines, data=st.data())
 def test_a_plan_does_not_depend_on_the_order_of_reports(
     branches: int, limit: int | None, cluster: dict[str, tuple[int, list[int]]], data: st.DataObject
@@ -155,10 +207,9 @@ def test_tracks_share_what_there_is(
         assert track.width == 1 or track.width <= (loop if demand.is_async else threads)
         assert 1 <= track.lease <= 1024
         assert track.lanes <= max(1, track.slots) or not track.workers
-    if seen:
-        assert sum(track.lanes for track in seen) <= max(len(seen), found.slots)
-    if limit is not None and seen:
-        assert sum(track.lanes for track in seen) <= max(len(seen), limit)
+    assert sum(track.lanes for track in beyond) <= found.slots
+    if limit is not None:
+        assert sum(track.lanes for track in beyond) <= limit
     machine = {said.host: said.memory_available for said in reports}
     if beyond:
         taken = sum((track.lanes - 1) * track.memory_per_node for track in beyond)
@@ -228,6 +279,8 @@ def test_a_plan_tells_its_numbers() -> None:
                 memory_per_node=100 * MIB,
                 memory_from="declared",
                 cpus=1.0,
+                gpus=0,
+                labels=(),
                 learned=None,
             ),
         ),
@@ -389,6 +442,51 @@ def test_what_fits_nowhere_says_why() -> None:
     why = router.misfit(cluster, QUEUE, memory=None, cpus=9.5)
     assert why is not None
     assert "needs 9.5 cores, and the largest worker of queue 'home', 'large@b', has 8 cores" in why
+
+
+def test_what_no_worker_has_says_why() -> None:
+    """It says what is needed, what the nearest worker of the queue has, and how one is started that has it."""
+    eu = report("eu@a", "a", 10 * GIB, 4, labels=("disk=ssd", "zone=eu"), gpus=("0",))
+    plain = report("plain@b", "b", 900 * GIB, 8)
+    cluster = Cluster([eu, plain, report("other@c", "c", GIB, 1, queues=("other",), labels=("zone=us",))])
+
+    def why(memory: int | None = None, **asked: Any) -> str | None:
+        return router.misfit(cluster, needs.queue(QUEUE, **asked), memory=memory, cpus=None)
+
+    assert why(labels=["zone=eu"], gpus=1, memory=7 * GIB) is None
+    assert router.misfit(cluster, needs.queue("unseen", gpus=8), memory=None, cpus=None) is None
+    assert why(labels=["zone=us"], gpus=2) == (
+        "needs label zone=us and 2 GPUs, and the nearest worker of queue 'home', 'plain@b', has no label and no GPUs"
+        ": start one that has it with `egregore-dist worker -q home --label zone=us --gpus 2`"
+    )
+    assert why(labels=["zone=eu", "disk=hdd"]) == (
+        "needs labels disk=hdd, zone=eu, and the nearest worker of queue 'home', 'eu@a', has labels disk=ssd, zone=eu: "
+        "start one that has it with `egregore-dist worker -q home --label disk=hdd --label zone=eu`"
+    )
+    heavy = why(labels=["zone=eu"], memory=8 * GIB)
+    assert heavy is not None
+    assert "has labels disk=ssd, zone=eu and 7.52 GB of memory (70% of 10.7 GB): declare less, or start" in heavy
+
+
+def test_what_ran_out_of_memory_is_planned_with_more() -> None:
+    """What is reserved goes before what was declared or learned, where it is more; who has that serves it."""
+    small = report("small", "a", 10 * GIB, 8)
+    large = report("large", "b", 100 * GIB, 8)
+    after = Learned(executions=0.0, wall=0.0, cpu=None, memory=None, reserved=20 * GIB)
+    less = Learned(executions=9.0, wall=1.0, cpu=None, memory=None, reserved=GIB)
+
+    [track] = plan(50, [small, large], learned=after, memory=2 * GIB).tracks
+    [alike] = plan(50, [large, report("more", "c", 100 * GIB, 8)], learned=after).tracks
+    [nowhere] = plan(50, [small], learned=after).tracks
+    [declared] = plan(50, [small, large], learned=less, memory=2 * GIB).tracks
+
+    assert (track.memory_per_node, track.memory_from, track.lanes) == (20 * GIB, "after OOM", 3)
+    assert track.queue == needs.queue(QUEUE, memory=int(0.70 * 100 * GIB))
+    assert (alike.queue, alike.lanes) == (QUEUE, 6)
+    assert (nowhere.queue, nowhere.lanes) == (QUEUE, 1)
+    assert (declared.queue, declared.memory_from) == (QUEUE, "declared")
+    assert not router.serves(small, track.queue)
+    assert router.serves(large, track.queue)
 
 
 def test_planning_is_quick() -> None:

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 
 @node(
-    "a", retries=1, retry_on=(OSError, KeyError), retry_delay=2, timeout=2, memory="1kB", cpus=0.5, queue="q", io=True
+    "a",
+    retries=1,
+    retry_on=(OSError, KeyError),
+    retry_delay=2,
+    timeout=2,
+    memory="1kB",
+    cpus=0.5,
+    gpus=2,
+    labels={"zone": "eu", "disk": "ssd"},
+    queue="q",
+    io=True,
 )
 def a(x: int) -> int:
     return x
@@ -55,6 +65,8 @@ A = spec.NodeSpec(
     timeout=2.0,
     memory=1000,
     cpus=0.5,
+    gpus=2,
+    labels=("disk=ssd", "zone=eu"),
     io=True,
     queue="q",
 )

@@ -253,6 +253,9 @@ def test_memory(memory: int | str, expected: int) -> None:
             )
         ],
         *[("cpus", value) for value in (0, -0.5, True, "2", float("nan"), float("inf"), 10**400)],
+        *[("gpus", value) for value in (0, -1, True, 1.5, "1", 2**53 + 1)],
+        *[("labels", value) for value in ({}, "zone=eu", ["zone"], {"zone": 1}, {"a b": "x"}, {"": "x"}, {"zone": ""})],
+        *[("labels", value) for value in ({"zone": "a=b"}, {"zone": "a+b"}, {3: "x"}, {"zone": "x" * 90})],
         *[("io", value) for value in (0, 1, "yes")],
         *[("queue", value) for value in ("", 3, "two words", "a,b")],
     ],
@@ -289,9 +292,11 @@ def test_seconds_without_end(seconds: float) -> None:
 
 def test_good_options() -> None:
     """Options are kept in their units."""
-    made = node("n", retries=2, timeout=3, memory="1kB", cpus=0.5, queue="gpu", io=False)(double)
+    needs: dict[str, Any] = {"memory": "1kB", "cpus": 0.5, "gpus": 2, "labels": {"zone": "eu", "disk": "ssd"}}
+    made = node("n", retries=2, timeout=3, queue="gpu", io=False, **needs)(double)
 
-    assert Options(retries=2, timeout=3.0, memory=1000, cpus=0.5, queue="gpu", io=False) == made.options
+    asked: dict[str, Any] = {"memory": 1000, "cpus": 0.5, "gpus": 2, "labels": ("disk=ssd", "zone=eu")}
+    assert Options(retries=2, timeout=3.0, queue="gpu", io=False, **asked) == made.options
 
 
 class Odd(Exception):
