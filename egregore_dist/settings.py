@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from egregore_dist import errors
@@ -14,6 +14,8 @@ from egregore_dist.workflow import labels
 
 # Seconds: whatever counts them, in Python, Lua or the server, can count so many.
 _LONGEST = 100 * 365 * 86400
+# Intervals that a report lives at least: a live worker may be late, or miss one, and not count as gone.
+_LEAST_REPORTS = 3
 
 
 class Settings(BaseSettings):
@@ -22,7 +24,9 @@ class Settings(BaseSettings):
     URLs are secrets: they may hold a password.
     """
 
-    model_config = SettingsConfigDict(env_prefix="EGREGORE_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="EGREGORE_", env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     broker_url: SecretStr | None = Field(None, description="Celery's broker. Absent: an embedded server.")
     ledger_url: SecretStr | None = Field(
@@ -82,6 +86,16 @@ class Settings(BaseSettings):
         level_of(value)
         return value
 
+    @model_validator(mode="after")
+    def _outlives_reports(self) -> Self:
+        if self.report_ttl < _LEAST_REPORTS * self.report_interval:
+            raise ValueError(
+                f"EGREGORE_REPORT_TTL ({self.report_ttl:g} s) must be at least {_LEAST_REPORTS} times "
+                f"EGREGORE_REPORT_INTERVAL ({self.report_interval:g} s), or live workers count as gone between two of "
+                "their reports: set both"
+            )
+        return self
+
 
 def level_of(name: str) -> int | None:
     """The number of a level of `logging`, by its name or its number; None for OFF.
@@ -109,7 +123,11 @@ def load(**given: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        wrong = "; ".join(
-            f"EGREGORE_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors()
-        )
+        wrong = "; ".join(_told(item["loc"], item["msg"]) for item in error.errors())
         raise errors.ConfigurationError(f"settings that cannot be: {wrong}") from None
+
+
+def _told(place: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    # What is wrong with several together says itself which.
+    return f"EGREGORE_{'_'.join(map(str, place)).upper()}: {message}" if place else message

@@ -69,6 +69,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
         labels: what it was told to say of itself, each as ``key=value``.
         gpus: the names of the GPUs that it may use: those of workers of one machine are the same where the names are.
         at: when, in milliseconds of the server's clock.
+        ttl: seconds after which this worker counts as gone where it says nothing more; 0 where it did not tell.
         lanes: the ids of the lanes that it had then, running or received.
         dead: its processes that ended lately.
     """
@@ -90,6 +91,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
     labels: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
     at: int = 0
+    ttl: float = 0.0
     lanes: tuple[str, ...] = ()
     dead: tuple[int, ...] = ()
 
@@ -146,7 +148,7 @@ def read(raws: Iterable[bytes], *, now: int, ttl: float) -> tuple[Report, ...]:
     Args:
         raws: encoded reports.
         now: the server's time, in milliseconds.
-        ttl: seconds after which a silent worker counts as gone.
+        ttl: seconds after which a silent worker counts as gone that has not said so itself.
     """
     found = []
     for raw in raws:
@@ -154,7 +156,7 @@ def read(raws: Iterable[bytes], *, now: int, ttl: float) -> tuple[Report, ...]:
             said = msgspec.msgpack.decode(raw, type=Report)
         except msgspec.MsgspecError:
             continue
-        if said.at >= now - ttl * 1000 and said.slots > 0 and is_sound(said):
+        if said.at >= now - (said.ttl or ttl) * 1000 and said.slots > 0 and is_sound(said):
             found.append(said)
     return tuple(found)
 

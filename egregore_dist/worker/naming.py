@@ -45,7 +45,7 @@ def claim(ledger: Ledger, name: str, life: Life, *, ttl: float) -> None:
     At once where nobody does, or whoever did is dead here; of another machine's worker, only time tells.
 
     Args:
-        ttl: seconds after which a silent worker's report is gone.
+        ttl: seconds after which a silent worker's report is gone that does not say so itself.
 
     Raises:
         errors.ConfigurationError: another worker lives under that name.
@@ -54,7 +54,7 @@ def claim(ledger: Ledger, name: str, life: Life, *, ttl: float) -> None:
     first = other(ledger, name, life)
     if first is None or _is_dead(first, life):
         return
-    until = time.monotonic() + ttl + _MARGIN
+    until = time.monotonic() + (first.ttl or ttl) + _MARGIN
     while time.monotonic() < until:
         time.sleep(_LOOK_EVERY)
         found = other(ledger, name, life)

@@ -237,6 +237,7 @@ class Heartbeat(_Periodic):
             skew=(asked + told) / 2 - at / 1000,
             version=self._version,
             at=at,
+            ttl=self.settings.report_ttl,
             lanes=lanes,
             dead=self._children.dead(),
         )

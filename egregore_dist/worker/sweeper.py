@@ -51,6 +51,8 @@ class Sweeper:
         self._said: list[report.Report] = []
         self._cleared = -_CLEAR_EVERY
         self._places = Places(ledger, app, Later())
+        # How long reports live: its own worker's, and those of others that it has read, which may be set otherwise.
+        self._ttls = {settings.report_ttl}
         self._heard = time.monotonic()
         self._trusts_at = self._heard + (settings.report_ttl if self._is_fresh_server() else 0.0)
 
@@ -83,8 +85,8 @@ class Sweeper:
     def _hear(self) -> None:
         now = time.monotonic()
         # Nobody could report to a server that was away, so for a while nobody is taken for dead.
-        if now - self._heard - self._settings.sweep_interval > self._settings.report_ttl / 2:
-            self._trusts_at = now + self._settings.report_ttl
+        if now - self._heard - self._settings.sweep_interval > min(self._ttls) / 2:
+            self._trusts_at = now + max(self._ttls)
         self._heard = now
 
     def _look_after_limits(self, buckets: Sequence[str]) -> None:
@@ -147,6 +149,7 @@ class Sweeper:
     def _workers(self) -> dict[str, Presence]:
         found = {}
         self._said = []
+        self._ttls = {self._settings.report_ttl}
         for name, raw in self._ledger.reports().items():
             try:
                 said = msgspec.msgpack.decode(raw, type=report.Report)
@@ -157,4 +160,6 @@ class Sweeper:
             else:
                 found[name] = Presence(at=said.at, dead=said.dead, lanes=said.lanes)
                 self._said.append(said)
+                if said.ttl > 0:
+                    self._ttls.add(said.ttl)
         return found

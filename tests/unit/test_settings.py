@@ -23,13 +23,20 @@ SECRETS = {
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_has_a_variable_and_a_description(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Each setting is read from ``EGREGORE_`` and its name in capitals, and says what it is."""
-    values = {"secret_file": "/x", "modules": "a,b", "labels": "a=1,b=2", "queue": "q", "prefix": "p"}
+    values = {
+        "secret_file": "/x",
+        "modules": "a,b",
+        "labels": "a=1,b=2",
+        "queue": "q",
+        "prefix": "p",
+        "report_interval": "3",
+    }
     raw = values.get(name, "redis://h" if name.endswith("url") else "7")
     monkeypatch.setenv(f"EGREGORE_{name.upper()}", raw)
     value = getattr(Settings(), name)
     plain = value.get_secret_value() if isinstance(value, pydantic.SecretStr) else value
 
-    assert plain in (raw, 7, Path("/x"), ("a", "b"), ("a=1", "b=2"))
+    assert plain in (raw, 7, 3, Path("/x"), ("a", "b"), ("a=1", "b=2"))
     assert plain != Settings.model_fields[name].default
     assert Settings.model_fields[name].description
 
@@ -90,6 +97,36 @@ def test_a_number_of_gpus_makes_sense(monkeypatch: pytest.MonkeyPatch, value: st
     monkeypatch.setenv("EGREGORE_GPUS", value)
     with pytest.raises(errors.ConfigurationError, match="EGREGORE_GPUS"):
         load()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"TTL": "1"}, r"EGREGORE_REPORT_TTL \(1 s\).*EGREGORE_REPORT_INTERVAL \(2 s\)"),
+        ({"INTERVAL": "4"}, r"EGREGORE_REPORT_TTL \(10 s\).*EGREGORE_REPORT_INTERVAL \(4 s\)"),
+        ({"INTERVAL": "0.5", "TTL": "1.4"}, r"EGREGORE_REPORT_TTL \(1.4 s\).*EGREGORE_REPORT_INTERVAL \(0.5 s\)"),
+    ],
+)
+def test_reports_outlive_their_interval(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], told: str) -> None:
+    """A report that would be gone before the next ones may have come is refused, with both variables and values."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    for name, value in given.items():
+        monkeypatch.setenv(f"EGREGORE_REPORT_{name}", value)
+    with pytest.raises(errors.ConfigurationError, match=f"^settings that cannot be: {told}") as caught:
+        load()
+    with pytest.raises(pydantic.ValidationError) as raw:
+        Settings()
+
+    assert PASSWORD not in f"{caught.value}{raw.value}"
+
+
+def test_reports_may_live_three_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times the interval is enough."""
+    monkeypatch.setenv("EGREGORE_REPORT_INTERVAL", "30")
+    monkeypatch.setenv("EGREGORE_REPORT_TTL", "90")
+
+    assert load().report_ttl == 90.0
 
 
 def test_a_server_takes_no_value_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:

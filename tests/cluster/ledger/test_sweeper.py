@@ -60,8 +60,8 @@ def janitor(play: Play, clock: Clock, published: list[tuple[str, Message]]) -> I
         yield lambda name=WORKER: Sweeper(play.ledger, app, settings, name)
 
 
-def said(worker: str) -> bytes:
-    """A worker's report, with no lanes known."""
+def said(worker: str, ttl: float | None = None) -> bytes:
+    """A worker's report, with no lanes known: it cannot be read, or, with a ``ttl``, is older than every lane."""
     return msgspec.msgpack.encode(
         Report(
             worker=worker,
@@ -72,8 +72,9 @@ def said(worker: str) -> bytes:
             memory_total=1,
             slots=1,
             queues=("q",),
-            at=10**15,
-            lanes=None,
+            at=10**15 if ttl is None else 0,
+            ttl=ttl or 0.0,
+            lanes=None if ttl is None else (),
         )
     )
 
@@ -132,6 +133,29 @@ def test_after_a_silence_nobody_is_dead(play: Play, janitor: Callable[..., Sweep
         sweeper.round()
     assert play.ledger.running(play.run, block) == [0]
     clock.now += 2 * INTERVAL
+    play.make_due("hint", block)
+    sweeper.round()
+
+    assert play.ledger.running(play.run, block) == []
+
+
+@pytest.mark.parametrize(("ttl", "silence", "spared"), [(3 * TTL, 0.6 * TTL, 3 * TTL), (0.2 * TTL, 0.11 * TTL, TTL)])
+def test_after_a_silence_workers_with_other_settings_are_not_dead(
+    play: Play, janitor: Callable[..., Sweeper], clock: Clock, ttl: float, silence: float, spared: float
+) -> None:
+    """A worker that reports more rarely, or whose report lives less long, than the janitor's own is spared as well."""
+    play.ledger.report(GONE, said(GONE, ttl), 60.0)
+    block = held(play, GONE)
+    sweeper = janitor()
+    sweeper.round()
+    play.ledger.retire(GONE)
+    clock.now += silence
+    for _ in range(int(spared / INTERVAL)):
+        clock.now += INTERVAL
+        play.make_due("hint", block)
+        sweeper.round()
+        assert play.ledger.running(play.run, block) == [0]
+    clock.now += INTERVAL
     play.make_due("hint", block)
     sweeper.round()
 

@@ -226,9 +226,10 @@ def test_a_report_travels() -> None:
 
 
 def test_reports_that_cannot_be_do_not_count() -> None:
-    """Of several reports those count that can be read, are sound, and are not older than their time to live."""
+    """Of several reports those count that can be read, are sound, and are no older than their worker allows."""
     wrong = [
         a_report(at=89_999),
+        a_report(at=97_999, ttl=2.0),
         a_report(at=0),
         a_report(slots=0),
         a_report(slots=-1),
@@ -241,7 +242,8 @@ def test_reports_that_cannot_be_do_not_count() -> None:
         a_report(memory_available=3),
         a_report(cpu=math.nan),
     ]
-    right = [a_report(), a_report(worker="other", at=90_000), a_report(memory_limit=2, memory_available=0)]
+    right = [a_report(), a_report(worker="other", at=90_000), a_report(at=70_000, ttl=30.0)]
+    right += [a_report(memory_limit=2, memory_available=0)]
     raws = [msgspec.msgpack.encode(each) for each in [*wrong, *right]]
 
     found = report.read([b"\xc1", b"", msgspec.msgpack.encode({"worker": 1}), *raws], now=100_000, ttl=10.0)
