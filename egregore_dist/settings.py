@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from egregore_dist import errors
-from egregore_dist.workflow import labels
+from egregore_dist.workflow import labels, names
 
 # Seconds: whatever counts them, in Python, Lua or the server, can count so many.
 _LONGEST = 100 * 365 * 86400
@@ -85,6 +85,14 @@ class Settings(BaseSettings):
     def _is_level(cls, value: str) -> str:
         level_of(value)
         return value
+
+    @field_validator("queue", "prefix")
+    @classmethod
+    def _named(cls, value: str, info: ValidationInfo) -> str:
+        try:
+            return names.checked(value, str(info.field_name))
+        except errors.WorkflowError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _outlives_reports(self) -> Self:

@@ -40,7 +40,7 @@ def worker(
         settings = settings.model_copy(update={"labels": _labels((*settings.labels, *labels))})
     if gpus is not None:
         settings = settings.model_copy(update={"gpus": gpus})
-    names = [queue for queue in queues.split(",") if queue]
+    names = [queue.strip() for queue in queues.split(",") if queue.strip()]
     service.run(
         settings, concurrency=concurrency, queues=names, name=name, pool=pool, loglevel=loglevel, events=task_events
     )

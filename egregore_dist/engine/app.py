@@ -8,6 +8,7 @@ from celery import Celery
 from kombu.transport import TRANSPORT_ALIASES
 
 from egregore_dist import errors
+from egregore_dist.engine import urls
 from egregore_dist.resources import needs, router
 from egregore_dist.settings import Settings
 
@@ -16,6 +17,7 @@ LANE, COLLECT, ADVANCE = "egregore.lane", "egregore.collect", "egregore.advance"
 POOLS = ("prefork", "threads")
 BACKEND = "egregore_dist.engine.backend:ChordBackend"
 MESSAGING = "egregore_dist.engine.broker:AMQP"
+_LEDGERS = ("redis://", "rediss://", "unix://")
 
 # A message that a worker holds longer than this is delivered again; a second lane of a block is harmless.
 VISIBILITY_TIMEOUT = 3600
@@ -82,7 +84,7 @@ def refuse_derived(queues: Iterable[str]) -> None:
 
 
 def broker_url(settings: Settings) -> str:
-    """The broker's URL. Raises `errors.ConfigurationError` where there is none, or none of a broker."""
+    """The broker's URL. Raises `errors.ConfigurationError` where there is none, or none that can be a broker's."""
     if settings.broker_url is None:
         raise errors.ConfigurationError("no broker is configured: set EGREGORE_BROKER_URL, such as redis://host:6379/0")
     url = settings.broker_url.get_secret_value()
@@ -92,13 +94,26 @@ def broker_url(settings: Settings) -> str:
         raise errors.ConfigurationError(
             f"no broker is at {scheme[:32]!r} URLs: write redis://host:6379/0, rediss://, unix:// or amqp://"
         )
+    # There may be several, for failover.
+    for each in url.split(";"):
+        urls.refuse_unreadable(each, "EGREGORE_BROKER_URL")
     return url
 
 
 def ledger_url(settings: Settings) -> str:
-    """The ledger's URL: its own, or the broker's where that is a Redis or Valkey server."""
+    """The ledger's URL: its own, or the broker's where that is a Redis or Valkey server.
+
+    Raises:
+        errors.ConfigurationError: there is none, or none that can be the ledger's.
+    """
     if settings.ledger_url is not None:
-        return settings.ledger_url.get_secret_value()
+        url = settings.ledger_url.get_secret_value()
+        if not url.startswith(_LEDGERS):
+            raise errors.ConfigurationError(
+                "EGREGORE_LEDGER_URL names no Redis or Valkey server: write it as redis://host:6379/0, rediss:// or unix://"
+            )
+        urls.refuse_unreadable(url, "EGREGORE_LEDGER_URL")
+        return url
     url = broker_url(settings)
     if "://" not in url:
         raise errors.ConfigurationError("the broker's URL has no scheme: write it as redis://host:6379/0")
@@ -106,6 +121,8 @@ def ledger_url(settings: Settings) -> str:
         raise errors.ConfigurationError(
             "the broker cannot hold the ledger: set EGREGORE_LEDGER_URL to a Redis or Valkey server, such as redis://host:6379/0"
         )
+    # The ledger is one server; of several brokers each would hold a part.
+    urls.refuse_unreadable(url, "EGREGORE_BROKER_URL")
     return url.replace("redis+socket://", "unix://", 1)
 
 

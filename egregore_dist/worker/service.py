@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
+from celery.utils.nodenames import host_format
 from celery.worker import state
 
 from egregore_dist import errors
@@ -19,6 +20,7 @@ from egregore_dist.ledger import Ledger
 from egregore_dist.settings import Settings, load
 from egregore_dist.wire.code import Loader
 from egregore_dist.worker import guard, naming, slots, steps
+from egregore_dist.workflow import names
 
 
 def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None = None) -> None:
@@ -71,7 +73,7 @@ def run(
         events: send Celery's events of tasks, and one for each branch, from the start; Flower also asks for them.
 
     Raises:
-        errors.ConfigurationError: settings that cannot work.
+        errors.ConfigurationError: settings, a queue or a name that cannot work.
         errors.CodeError: a module that cannot be loaded.
     """
     if pool not in apps.POOLS:
@@ -80,19 +82,34 @@ def run(
             "the others stand still while they work, so that deadlines and heartbeats would not be kept"
         )
     apps.refuse_derived(queues)
+    for queue in queues:
+        _checked(queue, "queue")
+    name = _full_name(name)
     app = apps.make_app(settings)
     _install(app, settings=settings, owns=True)
     argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]
     argv += [f"--concurrency={concurrency or 'auto'}", f"--queues={','.join(queues) or settings.queue}"]
     if events:
         argv.append("--task-events")
-    name = name or f"egregore-{os.getpid()}"
-    name = name if "@" in name else f"{name}@{socket.gethostname()}"
     _claim(settings, name)
     app.worker_main([*argv, f"--hostname={name}"])
     if state.should_stop:
         # Celery keeps the code to itself.
         sys.exit(state.should_stop)
+
+
+def _full_name(name: str | None) -> str:
+    # Celery's own way to write the host, such as w1@%h, is told from the start as it will be.
+    own, at, host = host_format(name or f"egregore-{os.getpid()}").partition("@")
+    _checked(own, "worker")
+    return f"{own}@{_checked(host, 'host of a worker') if at else socket.gethostname()}"
+
+
+def _checked(name: str, what: str) -> str:
+    try:
+        return names.checked(name, what)
+    except errors.WorkflowError as error:
+        raise errors.ConfigurationError(str(error)) from None
 
 
 def _claim(settings: Settings, name: str) -> None:

@@ -293,7 +293,7 @@ def test_an_open_password_file_is_refused(password: Path, mode: int) -> None:
         ({"EGREGORE_BROKER_URL": "redis://h:1/0", "EGREGORE_RETENTION": "abc"}, "EGREGORE_RETENTION"),
         ({"EGREGORE_BROKER_URL": "amqp://h//"}, "set EGREGORE_LEDGER_URL"),
         ({"EGREGORE_BROKER_URL": "foo"}, "has no scheme"),
-        ({"EGREGORE_BROKER_URL": "redis://:p@ss@h:port/0"}, "the URL of the ledger cannot be read"),
+        ({"EGREGORE_BROKER_URL": "redis://:p@ss@h:port/0"}, "EGREGORE_BROKER_URL cannot be read: the port"),
     ],
 )
 def test_the_health_check_of_a_wrong_setting_is_one_clear_line(given: dict[str, str], said: str) -> None:

@@ -99,6 +99,15 @@ def test_a_number_of_gpus_makes_sense(monkeypatch: pytest.MonkeyPatch, value: st
         load()
 
 
+@pytest.mark.parametrize("name", ["QUEUE", "PREFIX"])
+@pytest.mark.parametrize("value", ["x{y}", "a b", "a,b", "a:b", "a/b", "é", "x" * 129])
+def test_queue_and_prefix_are_names(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """What no node's queue may be called, or would break keys of the ledger, is refused with the variable's name."""
+    monkeypatch.setenv(f"EGREGORE_{name}", value)
+    with pytest.raises(errors.ConfigurationError, match=f"EGREGORE_{name}: '.*cannot name a {name.lower()}: use 1 to"):
+        load()
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -1,0 +1,56 @@
+"""What a worker is started with."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from egregore_dist import errors
+from egregore_dist.settings import load
+from egregore_dist.worker import service
+
+HERE = socket.gethostname()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names under which workers would have been started."""
+    found: list[str] = []
+
+    class App:
+        def worker_main(self, arguments: list[str]) -> None:
+            found.append(arguments[-1].removeprefix("--hostname="))
+
+    monkeypatch.setattr(service.apps, "make_app", lambda _settings: App())
+    monkeypatch.setattr(service, "_install", lambda *_args, **_options: None)
+    monkeypatch.setattr(service, "_claim", lambda *_args: None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"queues": ["a", "a b"]}, "'a b' cannot name a queue"),
+        ({"queues": ["x{y}"]}, "cannot name a queue"),
+        ({"name": "x y"}, "'x y' cannot name a worker"),
+        ({"name": "x/1@here"}, "'x/1' cannot name a worker"),
+        ({"name": "@here"}, "'' cannot name a worker"),
+        ({"name": "x@a@b"}, "'a@b' cannot name a host of a worker"),
+    ],
+)
+def test_names_that_cannot_be(names: list[str], given: dict[str, Any], told: str) -> None:
+    """Queues and names of workers are made of what nodes' are, or refused before anything is started."""
+    with pytest.raises(errors.ConfigurationError, match=told):
+        service.run(load(broker_url="redis://h"), **given)
+
+    assert names == []
+
+
+@pytest.mark.parametrize(("given", "name"), [("w", f"w@{HERE}"), ("w@there", "w@there"), ("w@%h", f"w@{HERE}")])
+def test_names_are_completed(names: list[str], given: str, name: str) -> None:
+    """Without a host it is this one's, as where Celery's own sign for it stands."""
+    service.run(load(broker_url="redis://h"), name=given)
+
+    assert names == [name]
