@@ -117,10 +117,10 @@ def _warn_of_differences(to: session.Session, run: str, described: describe.Desc
 
 
 def _refuse_inside(step: Step) -> None:
-    node = inside.current.get()
+    node = inside.caller()
     if node is not None:
         raise errors.NestedWaitError(
-            f"node {node!r} runs workflow {describe.describe(step).spec.name!r} and waits for it, so it would hold the "
+            f"{node} runs workflow {describe.describe(step).spec.name!r} and waits for it, so it would hold the "
             "slot that it needs: put it into the workflow of this node (`this >> those`), or .submit() and do not wait"
         )
 

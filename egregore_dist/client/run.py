@@ -390,10 +390,10 @@ class Run:
         log.warning(said, self.id, self.id)
 
     def _refuse_inside(self) -> None:
-        node = inside.node()
+        node = inside.caller()
         if node is not None:
             raise errors.NestedWaitError(
-                f"node {node!r} waits for run {self.id!r}, so it would hold the slot that the run needs: "
+                f"{node} waits for run {self.id!r}, so it would hold the slot that the run needs: "
                 "put the steps into the workflow of this node (`this >> those`), or submit the run and do not wait"
             )
 

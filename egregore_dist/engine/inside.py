@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
+from billiard import process
+
 from egregore_dist.workflow.context import Context
+
+_lock = threading.Lock()
+_lanes = 0
 
 #: What a node knows of where it runs, and the position of its branch.
 Here = tuple[Context, int]
@@ -16,3 +24,28 @@ def node() -> str | None:
     """The name of the node that this code is called by, or None."""
     here = current.get()
     return None if here is None else here[0].node
+
+
+@contextmanager
+def lane() -> Iterator[None]:
+    """Around what a lane does in this process."""
+    global _lanes
+    with _lock:
+        _lanes += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _lanes -= 1
+
+
+def caller() -> str | None:
+    """Which node this code is called by, in words; None where it is called by none.
+
+    A thread that a node has started does not know its node. A process of a prefork pool does one task at a time, so all
+    of its threads are a node's while that is a lane; in a worker on threads they may be those of the user's own tasks.
+    """
+    name = node()
+    if name is not None:
+        return f"node {name!r}"
+    return "a thread of a node" if _lanes and process.current_process().daemon else None

@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery, Task
 
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import capture
+from egregore_dist.engine import capture, inside
 from egregore_dist.engine.lane import Lane
 from egregore_dist.engine.runtime import Runtime
 from egregore_dist.ledger.keys import ROOT
@@ -63,11 +63,11 @@ def register(app: Celery, settings: Settings) -> Runtimes:
 
     @app.task(name=apps.ADVANCE, bind=True, **options)
     def advance(self: Task[..., None], run: str) -> None:
-        _lane(self, runtimes.get(), run).serve(ROOT, 0)
+        _serve(self, runtimes.get(), run, ROOT, 0)
 
     @app.task(name=apps.LANE, bind=True, **options)
     def lane(self: Task[..., None], run: str, block: str, track: int) -> None:
-        _lane(self, runtimes.get(), run).serve(block, track)
+        _serve(self, runtimes.get(), run, block, track)
 
     @app.task(name=apps.COLLECT, bind=True, **options)
     def collect(self: Task[..., None], run: str, block: str) -> None:
@@ -77,11 +77,13 @@ def register(app: Celery, settings: Settings) -> Runtimes:
         if record is None:
             runtime.set_aside(run, block, self.request.hostname or "eager")
         elif record.state == "ok" and record.parent is not None:
-            _lane(self, runtime, run).serve(record.parent, record.track)
+            _serve(self, runtime, run, record.parent, record.track)
 
     return runtimes
 
 
-def _lane(task: Task[..., None], runtime: Runtime, run: str) -> Lane:
+def _serve(task: Task[..., None], runtime: Runtime, run: str, block: str, track: int) -> None:
     request = task.request
-    return Lane(runtime, run, worker=request.hostname or "eager", id=request.id or uuid.uuid4().hex)
+    lane = Lane(runtime, run, worker=request.hostname or "eager", id=request.id or uuid.uuid4().hex)
+    with inside.lane():
+        lane.serve(block, track)

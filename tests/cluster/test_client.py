@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import pytest
 from egregore_dist import Context, LocalCluster, Run, RunFailed, Sequence, errors, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.run import log
+from egregore_dist.workflow import Step
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.store_faults
@@ -404,6 +406,8 @@ def waits_inside(how: str) -> Any:
         "result": run.result,
         "await": lambda: asyncio.run(run._wait()),
         "deeper": lambda: deeper(),
+        "own thread": lambda: on_a_thread(lambda: both(1)),
+        "own thread's result": lambda: on_a_thread(run.result),
     }
     return ways[how]()
 
@@ -416,6 +420,11 @@ async def awaits_inside(how: str) -> Any:
     return await (run if how == "await" else both.arun(1))
 
 
+def on_a_thread(call: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
 def deeper() -> Any:
     return double.run(1)
 
@@ -425,22 +434,31 @@ def submits_inside(value: int, context: Context) -> str:
     return both.submit(value, id=f"{context.run}-{context.branch}").id
 
 
+@node
+def submits_on_a_thread(value: int, context: Context) -> str:
+    return on_a_thread(lambda: submits_inside(value, context))
+
+
 def test_waiting_inside_a_node_is_refused(local: LocalCluster) -> None:
     """Whichever way a node waits for a run, it fails with an error that says to nest it instead."""
-    sync = waits_inside.map(on_error="collect").run(["call", "run", "arun", "result", "await", "deeper"])
+    ways = ["call", "run", "arun", "result", "await", "deeper", "own thread", "own thread's result"]
+    sync = waits_inside.map(on_error="collect").run(ways)
     of_async = awaits_inside.map(on_error="collect").run(["await", "arun", "thread"])
 
     for error in (*sync, *of_async):
         assert error.type == "egregore_dist.errors.NestedWaitError"
         assert "this >> those" in error.message
-        assert error.node in error.message
+        # A thread that a node has started does not know its node.
+        assert error.node in error.message or "a thread of a node" in error.message
 
 
-def test_submitting_inside_a_node_works(local: LocalCluster) -> None:
+@pytest.mark.parametrize("submits", [submits_inside, submits_on_a_thread], ids=lambda node: str(node.name))
+def test_submitting_inside_a_node_works(local: LocalCluster, submits: Step) -> None:
     """A node may submit a workflow and not wait for it."""
-    ids = submits_inside.map().submit([1, 2], id="parent").result(timeout=20)
+    parent = f"parent-{submits.name}"
+    ids = submits.map().submit([1, 2], id=parent).result(timeout=20)
 
-    assert ids == ["parent-0", "parent-1"]
+    assert ids == [f"{parent}-0", f"{parent}-1"]
     assert [Run(id).result(timeout=10) for id in ids] == [{"double": 2, "triple": 3}, {"double": 4, "triple": 6}]
 
 
