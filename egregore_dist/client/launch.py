@@ -49,6 +49,8 @@ class ClusterLauncher:
             Parameters.of(fn).check(name, data)
         to = session.current()
         settings = to.settings
+        if to.embedded and described.queues:
+            _refuse_unserved(described, to)
         if described.has_needs:
             compiler.refuse_misfits(described.spec.root, settings.queue, plans.cluster_of(to))
         raw = codec.encode(data, where=f"the input of workflow {described.spec.name!r}", limit=settings.payload_limit)
@@ -113,6 +115,17 @@ def _warn_of_differences(to: session.Session, run: str, described: describe.Desc
             run,
             " and another ".join(different),
             extra={"action": "submitted_again", "run_id": run},
+        )
+
+
+def _refuse_unserved(described: describe.Described, to: session.Session) -> None:
+    """Refuse a workflow with a queue that no worker of this program's own cluster serves: it would wait for ever."""
+    served = {queue for said in plans.cluster_of(to).reports for queue in said.queues} | {to.settings.queue}
+    for queue in sorted(described.queues - served):
+        raise errors.WorkflowError(
+            f"workflow {described.spec.name!r} has nodes with queue={queue!r}, which no worker of the cluster that "
+            "this program has started for itself serves: leave queue= out, or set EGREGORE_BROKER_URL to a cluster "
+            f"where `egregore-dist worker -q {queue}` runs"
         )
 
 

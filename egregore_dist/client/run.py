@@ -34,8 +34,8 @@ _WAIT = 1.0
 # What nodes that were stopped said last may come after the end, by so many seconds.
 _LAST = 0.5
 
-# A run that has not begun after so many seconds may have nobody to serve it.
-_TELL_AFTER = 3.0
+# Seconds until a run is seen to have nobody to serve it, and again after twice the time, up to the most.
+_TELL_AFTER, _TELL_AT_MOST = 3.0, 60.0
 
 # A server that is restarted does not end the wait for a run.
 _PATIENCE: dict[str, Any] = {
@@ -134,7 +134,7 @@ class Run:
             from egregore_dist.client.progress import shown
 
             with shown(self._ledger, self.id, progress) as update:
-                begun: float | None = time.monotonic()
+                teller = _Teller(self)
                 end: _End | None = None
                 while end is None:
                     if _patient(self._ledger.wait, self.id, self._next_wait(deadline, update.interval)):
@@ -142,9 +142,8 @@ class Run:
                         continue
                     _patient(update)
                     self._check(timeout, deadline)
-                    if begun is not None and time.monotonic() - begun > _TELL_AFTER:
-                        begun = None
-                        self._tell_if_unserved()
+                    if teller.is_due():
+                        teller.tell()
         except KeyboardInterrupt:
             self._leave()
             raise
@@ -304,10 +303,13 @@ class Run:
         self._refuse_inside()
         if self._epoch is None:
             await asyncio.to_thread(_patient, self._record)
+        teller = _Teller(self)
         async with self._ledger.watch() as watch:
             while True:
                 if not await _apatient(watch.wait, self.id, _WAIT):
                     await asyncio.to_thread(self._check, None, None)
+                    if teller.is_due():
+                        await asyncio.to_thread(teller.tell)
                 elif (end := await asyncio.to_thread(_patient, self._end)) is not None:
                     return end.outcome()
 
@@ -377,10 +379,6 @@ class Run:
                 run_id=self.id,
             ) from None
 
-    def _tell_if_unserved(self) -> None:
-        if self.status == "pending" and not _patient(self._ledger.reports):
-            log.warning("run %s waits: no worker is alive. Start one: egregore-dist worker -m MODULE", self.id)
-
     def _leave(self) -> None:
         self._session.leave(self.id)
         if self._session.embedded:
@@ -406,3 +404,33 @@ def _line_wait(ended: bool, follow: bool) -> float:
     if not follow:
         return 0.0
     return _LAST if ended else _WAIT
+
+
+class _Teller:
+    """Tells who waits for a run, once each, that no live worker serves a queue, or that there is none at all."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._told: set[tuple[str, ...]] = set()
+        self._pause = _TELL_AFTER
+        self._due = time.monotonic() + self._pause
+
+    def is_due(self) -> bool:
+        """Whether it is time to look."""
+        return time.monotonic() >= self._due
+
+    def tell(self) -> None:
+        """Look, and log what was not told before."""
+        try:
+            found = self._run.why()
+        except errors.BrokerUnavailable:
+            # Whoever waits is told of that otherwise.
+            found = []
+        for reason in found:
+            what = (reason.kind, *reason.names[:1])
+            if reason.kind in ("queue", "workers") and what not in self._told:
+                self._told.add(what)
+                extra = {"action": "run_unserved", "run_id": self._run.id}
+                log.warning("run %s waits: %s", self._run.id, reason, extra=extra)
+        self._pause = min(2 * self._pause, _TELL_AT_MOST)
+        self._due = time.monotonic() + self._pause

@@ -30,6 +30,7 @@ class Described:
         heads: name and function of the nodes that get the run's input, each function once.
         encoded: the spec as it is stored with a run.
         has_needs: whether a node was declared to need memory or cores.
+        queues: the queues that nodes ask for.
     """
 
     spec: spec.WorkflowSpec
@@ -37,6 +38,7 @@ class Described:
     heads: tuple[tuple[str, Callable[..., Any]], ...]
     encoded: bytes
     has_needs: bool
+    queues: frozenset[str]
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -114,6 +116,7 @@ def _describe(root: Step) -> Described:
         heads=tuple(heads.values()),
         encoded=spec.encode(workflow),
         has_needs=compiler.has_needs,
+        queues=frozenset(compiler.queues),
     )
 
 
@@ -123,6 +126,7 @@ class _Compiler:
     def __init__(self) -> None:
         self.functions: list[Callable[..., Any]] = []
         self.has_needs = False
+        self.queues: set[str] = set()
         self._indexes: dict[int, int] = {}
         self._limits: dict[str, tuple[str, Named]] = {}
 
@@ -148,6 +152,8 @@ class _Compiler:
         options = node.options
         sizes = (options.memory, options.cpus, options.gpus)
         self.has_needs |= bool(options.labels) or any(size is not None for size in sizes)
+        if options.queue is not None:
+            self.queues.add(options.queue)
         return spec.NodeSpec(
             name=node.name,
             function=self._index(node.fn),

@@ -302,6 +302,50 @@ def test_events_need_not_be_followed(local: LocalCluster, tmp_path: Path) -> Non
     assert "run.ended" not in known
 
 
+# Queues that nobody serves
+
+
+@node("elsewhere", queue="elsewhere")
+def elsewhere(value: int) -> int:
+    return value
+
+
+@pytest.mark.parametrize("how", ["result", "await"])
+@pytest.mark.parametrize("first", [True, False], ids=["pending", "running"])
+def test_who_waits_for_a_queue_that_nobody_serves_is_told(
+    local: LocalCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str, first: bool
+) -> None:
+    """The log says it once, with what to start, whether the run has begun or not; and the run waits on."""
+    monkeypatch.setattr("egregore_dist.client.run._TELL_AFTER", 0.3)
+    monkeypatch.setattr("egregore_dist.client.run._WAIT", 0.1)
+    run = (elsewhere if first else Sequence(double, parallel(elsewhere))).submit(1)
+
+    async def waited() -> Any:
+        return await asyncio.wait_for(run, 2.0)
+
+    with pytest.raises(TimeoutError):
+        _ = run.result(timeout=2.0) if how == "result" else asyncio.run(waited())
+
+    (told,) = [record.getMessage() for record in caplog.records if "no live worker" in record.getMessage()]
+    assert told.startswith(f"run {run.id} waits: ")
+    assert "no live worker serves queue 'elsewhere'; served: 'egregore'" in told
+    assert told.endswith("start one with `egregore-dist worker -q elsewhere`")
+    assert run.status == ("pending" if first else "running")
+    run.cancel()
+
+
+def test_a_cluster_of_ones_own_refuses_a_queue_that_nobody_serves(
+    local: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would ever come to it; the default queue may be named."""
+    monkeypatch.setattr(session.current(), "embedded", True)
+    own = node("own", queue=local.settings.queue)(lambda value: 2 * value)
+    with pytest.raises(errors.WorkflowError, match=r"queue='elsewhere', which no worker .* EGREGORE_BROKER_URL"):
+        Sequence(double, elsewhere.map()).submit(1)
+
+    assert own.run(1) == 2
+
+
 # Ctrl-C
 
 
