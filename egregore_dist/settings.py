@@ -126,7 +126,7 @@ def load(**given: object) -> Settings:
     """The settings of this process: what is given, else ``EGREGORE_*``, else the defaults.
 
     Raises:
-        errors.ConfigurationError: one of them cannot be; it names the variable, and never its value.
+        errors.ConfigurationError: one of them cannot be; it names the variable, and never a secret.
     """
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
