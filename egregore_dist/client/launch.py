@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import re
 import uuid
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,7 +21,7 @@ from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import inside, publish
 from egregore_dist.ledger import Work
 from egregore_dist.ledger.keys import ROOT
-from egregore_dist.wire import codec
+from egregore_dist.wire import codec, tracing
 from egregore_dist.wire.code import ship
 from egregore_dist.workflow import describe
 from egregore_dist.workflow.binding import Parameters
@@ -57,21 +59,27 @@ class ClusterLauncher:
         shipped = [ship(fn, to.signer) for fn in described.functions]
         run = id or uuid.uuid4().hex
         queue = compiler.queue_of(described.spec.root, settings.queue)
-        accepted = to.ledger.submit(
-            run,
-            Work(
-                workflow=described.spec.name,
-                spec=described.encoded,
-                functions=msgspec.msgpack.encode([code.ref for code in shipped]),
-                queue=settings.queue,
-            ),
-            code={code.ref[2:]: code.blob for code in shipped if code.blob is not None},
-            input=raw,
-            queue=queue,
-        )
+        tracer = tracing.tracer()
+        with tracer.submitting(run, described.spec.name) if tracer is not None else nullcontext():
+            accepted = to.ledger.submit(
+                run,
+                Work(
+                    workflow=described.spec.name,
+                    spec=described.encoded,
+                    functions=msgspec.msgpack.encode([code.ref for code in shipped]),
+                    queue=settings.queue,
+                    trace=tracing.here(),
+                ),
+                code={code.ref[2:]: code.blob for code in shipped if code.blob is not None},
+                input=raw,
+                queue=queue,
+            )
+            # Those who trace messages see where it comes from.
+            within = contextvars.copy_context()
         if accepted.new:
             # The run is accepted; that its message is on its way need not be waited for.
-            to.later.put(run, 0.0, partial(publish.advance, to.app, run, queue, name=described.spec.name))
+            advance = partial(publish.advance, to.app, run, queue, name=described.spec.name)
+            to.later.put(run, 0.0, partial(within.run, advance))
         else:
             _warn_of_differences(to, run, described, raw)
         return Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch)

@@ -77,7 +77,7 @@ def shape(step: spec.StepSpec, default_queue: str) -> Shape:
     members: dict[Kind, list[int]] = {}
     for branch, root in enumerate(roots):
         members.setdefault(_kind(root, default_queue, optimize), []).append(branch)
-    batched = optimize and all(_stays(root, queue_of(root, default_queue)) for root in roots)
+    batched = optimize and all(stays(root, queue_of(root, default_queue)) for root in roots)
     return Shape(tuple(_part(kind, branches, roots) for kind, branches in members.items()), optimize, batched)
 
 
@@ -321,12 +321,12 @@ def _own(step: spec.StepSpec) -> Iterator[spec.NodeSpec]:
 
 def _kind(root: spec.StepSpec, default_queue: str, optimize: bool) -> Kind:
     queue = queue_of(root, default_queue)
-    wide = optimize and _stays(root, queue) and all(node.is_async for node in interpret.nodes(root))
+    wide = optimize and stays(root, queue) and all(node.is_async for node in interpret.nodes(root))
     return Kind(queue, wide, interpret.head_limit(root))
 
 
-def _stays(root: spec.StepSpec, queue: str) -> bool:
-    # Nothing on the way parks the branch: no block, no node that belongs elsewhere, and only the first has a limit.
+def stays(root: spec.StepSpec, queue: str) -> bool:
+    """Whether nothing on the way parks a branch: no block, no node that belongs elsewhere or waits for a limit."""
     first = interpret.head(root)
     return interpret.is_plain(root) and all(
         interpret.belongs(node, queue) and (node.limit is None or node is first) for node in interpret.nodes(root)

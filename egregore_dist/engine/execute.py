@@ -21,6 +21,7 @@ from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.runtime import Callee
 from egregore_dist.engine.threads import Ended
+from egregore_dist.engine.traced import BranchSpans
 from egregore_dist.engine.turns import Turns
 from egregore_dist.resources.recorder import Measure
 from egregore_dist.wire import codec
@@ -80,6 +81,7 @@ class Job:
     measure: Measure | None = None
     branch: int = 0
     here: inside.Here | None = None
+    spans: BranchSpans | None = None
 
     def start(self) -> Any:
         """Bind and call the function; what it returns may have to be awaited."""
@@ -90,10 +92,13 @@ class Job:
         args, kwargs = self.callee.parameters.bind(self.node.name, data, context=context, convert=codec.convert)
         self.here = (context, self.branch)
         token = inside.current.set(self.here)
+        before = self.spans.enter(self) if self.spans is not None else None
         try:
             return self.callee.fn(*args, **kwargs)
         finally:
             inside.current.reset(token)
+            if self.spans is not None and before is not None:
+                self.spans.leave(before)
 
     def whole(self) -> Any:
         """Start and finish it on one thread; where what the function returned has to be awaited, only start it."""
@@ -108,6 +113,8 @@ class Job:
         raw = codec.encode(result, where=f"the value returned by node {self.node.name!r}", limit=self.payload_limit)
         if self.measure is not None:
             self.measure.end(len(raw))
+        if self.spans is not None:
+            self.spans.called()
         return Value(raw)
 
     def retry(self) -> dict[str, Any]:
@@ -142,14 +149,22 @@ class Job:
         """How a node with a limit is tried again after a failure, or None where it is not."""
         if self.node.limit is None or self.calls > self.node.retries or not self._is_retried(error):
             return None
+        self._tell(error)
         delay = self.node.retry_delay
         # As long as `retry` says.
         longest = min(delay * 2.0 ** min(self.calls - 1, _LONGEST_DELAY), _LONGEST_DELAY * delay)
         return Again(self, longest + random.uniform(0.0, delay))  # noqa: S311 - nothing is kept secret by it
 
-    def _count(self, _state: tenacity.RetryCallState) -> None:
+    def _count(self, state: tenacity.RetryCallState) -> None:
+        error = None if state.outcome is None else state.outcome.exception()
+        if error is not None:
+            self._tell(error)
         self.attempts += 1
         self.calls += 1
+
+    def _tell(self, error: BaseException) -> None:
+        if self.spans is not None:
+            self.spans.failed(raised(error), timed_out=isinstance(error, NodeTimeout))
 
 
 def call(job: Job, loop: Loop, limit: TimeLimit) -> Value:
@@ -239,4 +254,6 @@ def _value(ended: Ended[Any]) -> Any:
 async def _awaited(awaitable: Any, job: Job) -> Any:
     # The body of an async function runs only now, so this is where it must know that it is inside a node.
     inside.current.set(job.here)
+    if job.spans is not None:
+        job.spans.enter(job)
     return await awaitable

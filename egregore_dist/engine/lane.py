@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
-from egregore_dist.engine import announce, leaving, publish, threads
+from egregore_dist.engine import announce, leaving, publish, threads, traced
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Again, Job, NodeTimeout, acall, call, raised
@@ -99,6 +99,7 @@ class Lane:
         self._worker = worker
         self._token = f"{worker}/{os.getpid()}/{id}.{next(_numbers)}"
         self._load: Workload | None = None
+        self._trace: traced.Trace | None = None
         self._inputs = Inputs(runtime.ledger, run)
         self._places: dict[tuple[str, int], Place] = {}
         self._dry: set[tuple[str, int]] = set()
@@ -152,6 +153,7 @@ class Lane:
             except Exception as error:
                 self._refuse(record, to.track, leases, error)
                 return None
+            self._trace = traced.of_run(self._ledger, self._load, self._worker)
         place = Place(self._runtime, self._load, self._inputs, record, to.track, now)
         self._places[to.block, to.track] = place
         return self._serve_place(place, leases)
@@ -203,7 +205,8 @@ class Lane:
             opened: Opened | None = None
             batch.take(leases)
             while (lease := batch.next()) is not None:
-                end = self._execute(place, lease, batch) if not announce.wanted() else self._show(place, lease, batch)
+                execute = self._show if self._is_watched() else self._execute
+                end = execute(place, lease, batch)
                 if isinstance(end, Commit):
                     batch.add(end)
                 elif isinstance(end, Opened):
@@ -290,10 +293,14 @@ class Lane:
         tended = self._ledger.give_place(self._run, place.record.id, lease.branch, self._token)
         self._runtime.places.follow(self._run, tended)
 
+    def _is_watched(self) -> bool:
+        return self._trace is not None or announce.wanted()
+
     def _show(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
-        # The same, where somebody looks at Celery's events.
+        # The same, where somebody looks at Celery's events, or traces.
         since = self._announce(place, lease)
-        end = self._execute(place, lease, batch)
+        with traced.branch(self._trace, place, lease) as told:
+            told.end = end = self._execute(place, lease, batch)
         if not isinstance(end, Opened):
             self._announce_end(place, lease, end, since)
         return end
@@ -301,12 +308,12 @@ class Lane:
     def _announce(self, place: Place, lease: Lease) -> float:
         since = time.monotonic()
         # What goes on after a block has begun already, and the one branch of a whole run is no branch of a block.
-        if not lease.after and place.record.id != ROOT:
+        if announce.wanted() and not lease.after and place.record.id != ROOT:
             self._runtime.announcer.begin(self._worker, place.shown(lease, since))
         return since
 
     def _announce_end(self, place: Place, lease: Lease, end: Commit | None, since: float) -> None:
-        if place.record.id != ROOT:
+        if announce.wanted() and place.record.id != ROOT:
             shown = place.shown(lease, since)
             self._runtime.announcer.end(self._worker, shown.id, end, place.took(lease, since))
 
@@ -356,7 +363,7 @@ class Lane:
         try:
             while True:
                 for lease in leases:
-                    execute = self._aexecute if not announce.wanted() else self._ashow
+                    execute = self._ashow if self._is_watched() else self._aexecute
                     tasks[asyncio.create_task(execute(place, lease, time.monotonic()))] = lease
                 if not tasks:
                     return self._beside(place.record, place.track)
@@ -402,10 +409,11 @@ class Lane:
         tasks.clear()
 
     async def _ashow(self, place: Place, lease: Lease, leased: float) -> Commit:
-        # The same, where somebody looks at Celery's events.
+        # The same, where somebody looks at Celery's events, or traces.
         since = self._announce(place, lease)
         try:
-            end = await self._aexecute(place, lease, leased)
+            with traced.branch(self._trace, place, lease) as told:
+                told.end = end = await self._aexecute(place, lease, leased)
         except asyncio.CancelledError:
             self._announce_end(place, lease, None, since)
             raise

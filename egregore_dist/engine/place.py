@@ -8,10 +8,12 @@ from typing import Any
 
 from egregore_dist import errors
 from egregore_dist.engine.announce import Branch
+from egregore_dist.engine.compile import stays
 from egregore_dist.engine.execute import Job
 from egregore_dist.engine.interpret import Ask, Call, Done, Meet, Value, branch_path, head_path, walk
 from egregore_dist.engine.outcome import Inputs, Reader
 from egregore_dist.engine.runtime import Runtime, Workload
+from egregore_dist.engine.traced import BranchSpans
 from egregore_dist.ledger import SINCE_BLOCK, BlockRecord, Lease
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import codec
@@ -41,6 +43,8 @@ class Place:
         #: Whether its branches are leased with a place of the limit that their first node has.
         self.limited = bool(record.limits[track])
         self.shape = load.shape(record.path, self.queue)
+        #: Of the branches that are traced, and executed now.
+        self.spans: dict[int, BranchSpans] = {}
         self._runtime = runtime
         self._load = load
         self._step = spec.step_at(load.root, record.path)
@@ -114,15 +118,30 @@ class Place:
             case _:
                 return self._step.name
 
+    def node_name(self, branch: int) -> str:
+        """What a branch executes, as people call it."""
+        match self._step:
+            case spec.ParallelSpec():
+                return self._step.keys[branch]
+            case spec.MapSpec():
+                return self._step.body.name
+            case _:
+                return self._step.name
+
+    def stays(self, branch: int) -> bool:
+        """Whether nothing can park a branch, once it is begun."""
+        if self.record.id == ROOT:
+            return False
+        step = spec.step_at(self._load.root, self._top(branch))
+        # A node that is met as a block is the one branch of it, and called there.
+        return step is self._step or stays(step, self.queue)
+
     def shown(self, lease: Lease, since: float) -> Branch:
         """A branch that began then, as Celery's tools show it."""
-        branch, step = lease.branch, self._step
-        name = step.body.name if isinstance(step, spec.MapSpec) else step.name
-        if isinstance(step, spec.ParallelSpec):
-            name = step.keys[branch]
+        branch = lease.branch
         return Branch(
             id=f"{self._load.run}:{self.record.id}:{branch}",
-            name=name,
+            name=self.node_name(branch),
             place=f"(run {self._load.run}, block {self.record.name}, branch {self.branch_name(branch)})",
             attempt=lease.attempt,
             waited=since - self._ready,
@@ -177,6 +196,7 @@ class Place:
             calls=1 + (lease.tried if lease.node == node.name else 0),
             payload_limit=self._runtime.settings.payload_limit,
             branch=lease.branch,
+            spans=self.spans.get(lease.branch),
         )
         recorder, function = self._runtime.learning.recorder, self._load.functions[node.function]
         if recorder.wants(function):

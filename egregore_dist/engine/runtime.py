@@ -57,7 +57,10 @@ class Callee:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A run's workflow as this process executes it. ``shapes`` is shared by the runs of one spec."""
+    """A run's workflow as this process executes it. ``shapes`` is shared by the runs of one spec.
+
+    ``trace``: where the run stands in a trace, or "".
+    """
 
     run: str
     name: str
@@ -65,6 +68,7 @@ class Workload:
     functions: tuple[str, ...]
     queue: str
     shapes: Shapes
+    trace: str = ""
 
     def shape(self, path: spec.Path, queue: str) -> Shape:
         """The shape of the block at ``path``, met or served by a lane of a queue.
@@ -125,7 +129,8 @@ class Runtime:
             self._keep(self._specs, (work.queue, work.spec), known, _SPECS_KEPT)
         functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
         workflow, shapes = known
-        return Workload(run, work.workflow, workflow.root, functions, work.queue or self.settings.queue, shapes)
+        queue = work.queue or self.settings.queue
+        return Workload(run, work.workflow, workflow.root, functions, queue, shapes, work.trace)
 
     def callee(self, load: Workload, function: int) -> Callee:
         """The function of a node. Raises `errors.CodeError` where this worker refuses it or cannot load it."""

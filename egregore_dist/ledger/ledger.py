@@ -14,7 +14,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from egregore_dist import errors
-from egregore_dist.ledger import replies
+from egregore_dist.ledger import replies, spans
 from egregore_dist.ledger.calls import Calls
 from egregore_dist.ledger.connection import CONNECTION, outlasting, reachable
 from egregore_dist.ledger.keys import ROOT, Keys
@@ -51,8 +51,9 @@ _QUEUES_LATELY = 86400
 # An answer that took longer, in seconds, may tell of what is true no more.
 _LATE = 1.0
 
-# How a transition says that it could not do all in one call.
+# How a transition says that it could not do all in one call, and that it has ended a block of a run that is traced.
 _TIDY = "tidy"
+_ENDED = "ended"
 _MORE = 2
 
 
@@ -107,7 +108,7 @@ class Ledger:
         """Accept a run; where the id is taken already, nothing is changed."""
         pairs = [part for item in code.items() for part in item]
         args: list[Any] = [self.keys.epoch, secrets.token_hex(8), work.workflow, work.spec, work.functions, work.queue]
-        args += [input, queue, int(self._retention * 1000), *pairs]
+        args += [input, queue, int(self._retention * 1000), work.trace, *pairs]
         new, epoch = self._transition("submit", run, args)
         return Accepted(bool(new), epoch.decode())
 
@@ -215,6 +216,10 @@ class Ledger:
         keys = (self.keys.limits_set, self.keys.agenda, self.keys.runs)
         known, buckets = self._calls.one("limit", keys, [name, rule])
         return bool(known), [bucket.decode() for bucket in buckets]
+
+    def trace(self, run: str, context: str) -> str:
+        """Begin the trace of a run that was submitted in none. Returns its trace context, "" where there is no run."""
+        return cast(str, self._transition("trace", run, [context]).decode())
 
     def cancel(self, run: str) -> str:
         """Cancel a run that has not ended. Returns its state after it.
@@ -657,6 +662,10 @@ class Ledger:
         while any(message.kind == _TIDY for message in wanted):
             more = replies.messages(self._transition("tidy", run, []))
             wanted = (*(message for message in wanted if message.kind != _TIDY), *more)
+        ended = [message.block for message in wanted if message.kind == _ENDED]
+        if ended:
+            spans.of_ended(self, run, ended)
+            wanted = tuple(message for message in wanted if message.kind != _ENDED)
         return wanted
 
     def _keys(self, run: str) -> tuple[str, ...]:

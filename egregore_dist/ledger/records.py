@@ -363,12 +363,14 @@ class Work:
         spec: its spec, encoded.
         functions: the references of its functions, encoded.
         queue: the Celery queue of nodes that ask for no other.
+        trace: where the run stands in a trace, as `wire.tracing` says it, or "".
     """
 
     workflow: str
     spec: bytes
     functions: bytes
     queue: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ RUN_FIELDS = ["state", "workflow", "created", "started", "ended", "epoch", "paus
 # Seconds; a longer timeout is as good as this one, and its milliseconds stay whole numbers in the scripts.
 _LONGEST_TIMEOUT = 100 * 365 * 86400
 
-WORK_FIELDS = ["workflow", "spec", "functions", "queue"]
+WORK_FIELDS = ["workflow", "spec", "functions", "queue", "trace"]
 
 # Events of a run that one call reads at most.
 EVENTS_READ = 1000
@@ -42,10 +42,10 @@ def wait_command(keys: Keys, run: str, seconds: float) -> tuple[str | float, ...
 
 def work(run: str, fields: Sequence[bytes | None]) -> Work:
     """A run's work, from `WORK_FIELDS`."""
-    workflow, spec, functions, queue = fields
+    workflow, spec, functions, queue, trace = fields
     if workflow is None or spec is None or functions is None:
         raise not_found(run)
-    return Work(workflow.decode(), spec, functions, (queue or b"").decode())
+    return Work(workflow.decode(), spec, functions, (queue or b"").decode(), (trace or b"").decode())
 
 
 def serve_args(

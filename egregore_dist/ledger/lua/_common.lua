@@ -14,7 +14,7 @@
 --   K             hash    state, workflow, spec, functions, created, ended, retention, epoch (see submit.lua), paused (since
 --                         when it is, server ms; an end takes it away), ending (how it ends, once that is decided, and until
 --                         all below it is closed), tidy ("<what> <cursor in K:blocks>": what is done to all its keys),
---                         series (see _counts.lua), retried (when it was last)
+--                         series (see _counts.lua), retried (when it was last), trace (where it stands in a trace, if in any)
 --   K:code        hash    digest -> signed code of the functions that travel by value
 --   K:blocks      set     every block of the run;  K:open  set  those that have not ended
 --   K:closing     zset    blocks that have ended badly, while those below them may not have been closed yet
@@ -239,6 +239,14 @@ local function count_block(block, state)
   count('branches:' .. outcome, math.max(0, tonumber(redis.call('HGET', key('b', block), 'n')) - ended))
 end
 
+-- Of a run that is traced, whoever ends a block makes its span: a message "ended" tells the caller of it.
+local is_traced
+local function tell_ended(block)
+  if is_traced == nil then is_traced = redis.call('HEXISTS', K, 'trace') == 1 end
+  if not is_traced then return end
+  for _, part in ipairs({ 'ended', block, '0', '', '', '' }) do publish[#publish + 1] = part end
+end
+
 local function close(block, state)
   if block ~= ROOT then count_block(block, state) end
   redis.call('HSET', key('b', block), 'state', state, 'ended', NOW)
@@ -246,6 +254,7 @@ local function close(block, state)
   if state ~= 'ok' then redis.call('ZADD', CLOSING, 0, block) end
   unschedule(block)
   event('block.ended', 'block', block, 'state', state)
+  tell_ended(block)
 end
 
 -- Close what is below blocks that have ended badly. Every open child has a parked branch, so this costs what is below them,

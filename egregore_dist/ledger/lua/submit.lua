@@ -5,17 +5,18 @@
 -- that is accepted makes another. A run that is missing though its epoch is not the present one was lost, not deleted.
 --
 -- ARGV  key of the epoch, epoch if there is none, workflow name, spec, functions, queue of nodes that ask for none, input,
---       queue of the first step, retention ms, then digest, code, ...
+--       queue of the first step, retention ms, trace context or "", then digest, code, ...
 -- Returns { 1 if the run is new else 0, epoch }
 
-local FIRST_CODE = 10
-local epoch_key, new_epoch, workflow, spec, functions, default_queue, input, queue, retention = unpack(ARGV, 1, 9)
+local FIRST_CODE = 11
+local epoch_key, new_epoch, workflow, spec, functions, default_queue, input, queue, retention, trace = unpack(ARGV, 1, 10)
 redis.call('SETNX', epoch_key, new_epoch)
 local epoch = redis.call('GET', epoch_key)
 if redis.call('EXISTS', K) == 1 then return { 0, epoch } end
 
 redis.call('HSET', K, 'state', 'pending', 'workflow', workflow, 'spec', spec, 'functions', functions, 'queue', default_queue, 'created', NOW,
   'retention', retention, 'epoch', epoch, 'series', series_for(workflow, NOW))
+if trace ~= '' then redis.call('HSET', K, 'trace', trace) end
 count('submitted', 1)
 for i = FIRST_CODE, #ARGV, 2 do redis.call('HSET', K .. ':code', ARGV[i], ARGV[i + 1]) end
 redis.call('SADD', K .. ':blocks', ROOT)
