@@ -131,9 +131,9 @@ def _print(known: Known, wants_json: bool) -> None:
     if wants_json:
         show.print_json(as_json(known))
         return
-    lets = f"limit {known.name}: {_said(known.rule)}"
+    lets = f"limit {known.name}: {said(known.rule)}"
     if known.is_set:
-        lets += f", set by hand (code: {_said(known.declared) if known.declared is not None else 'not known'})"
+        lets += f", set by hand (code: {said(known.declared) if known.declared is not None else 'not known'})"
     click.echo(lets)
     for bucket in known.buckets:
         click.echo(f"  {_where(known, bucket)}: {bucket.held} held, {bucket.waiting} waiting{_next(bucket)}")
@@ -154,7 +154,8 @@ def _next(bucket: Bucket) -> str:
     return f", the next start in {show.duration(bucket.starts_in)}" if bucket.starts_in else ""
 
 
-def _said(rule: Rule) -> str:
+def said(rule: Rule) -> str:
+    """What a rule lets run, in words."""
     parts = [f"{rule.concurrent} at a time"] if rule.concurrent else []
     parts += [f"{rule.per}, {rule.burst} of them at once"] if rule.per is not None else []
     return " and ".join(parts) or "no limit"

@@ -10,11 +10,11 @@ import click
 from egregore_dist.cli import show, target
 
 if TYPE_CHECKING:
-    from egregore_dist.ledger import Ledger
+    from egregore_dist.ledger import Ledger, Work
     from egregore_dist.resources.profile import Histogram, Profile
 
-# Runs whose workflows are looked at for the names of nodes.
-_RUNS_READ = 200
+#: Runs whose workflows are looked at for the names of nodes.
+RUNS_READ = 200
 # Letters of the digest of a function that travels by value.
 _DIGEST = 12
 # Names of a function's nodes that the table has.
@@ -91,23 +91,35 @@ def function_name(reference: str) -> str:
     return rest if kind == "m" else f"by value, {rest[:_DIGEST]}"
 
 
-def _names(ledger: Ledger) -> dict[str, set[str]]:
-    """The names of the nodes that call a function, by its reference, as the newest runs have them."""
+def functions_of(work: Work) -> set[tuple[str, str]]:
+    """The names of a run's nodes, each with the function that it calls.
+
+    Raises:
+        msgspec.MsgspecError: another release wrote it.
+        IndexError: the same.
+    """
     import msgspec
 
     from egregore_dist.engine.interpret import nodes as nodes_of
     from egregore_dist.workflow import spec
 
+    functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
+    return {(node.name, functions[node.function]) for node in nodes_of(spec.decode(work.spec).root)}
+
+
+def _names(ledger: Ledger) -> dict[str, set[str]]:
+    """The names of the nodes that call a function, by its reference, as the newest runs have them."""
+    import msgspec
+
     found: dict[str, set[str]] = {}
     seen: set[bytes] = set()
-    for work in ledger.works([record.id for record in ledger.runs(_RUNS_READ)]).values():
+    for work in ledger.works([record.id for record in ledger.runs(RUNS_READ)]).values():
         if (known := work.spec + work.functions) in seen:
             continue
         seen.add(known)
         try:
-            functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
-            for node in nodes_of(spec.decode(work.spec).root):
-                found.setdefault(functions[node.function], set()).add(node.name)
+            for name, function in functions_of(work):
+                found.setdefault(function, set()).add(name)
         except (msgspec.MsgspecError, IndexError):
             # Another release wrote it.
             continue

@@ -65,6 +65,26 @@ def of_run(ledger: Ledger, run: str) -> RunReport:
     )
 
 
+def nodes_of(ledger: Ledger, run: str, *, limit: int) -> list[NodeReport]:
+    """The nodes of a run alone, from ``limit`` of its blocks at most: what the whole report says of them, sooner.
+
+    Raises:
+        errors.RunNotFound: there is no such run.
+        errors.BrokerUnavailable: the ledger cannot be reached.
+    """
+    timeline = Timeline()
+    read_on(ledger, run, timeline)
+    blocks = browse.blocks(ledger, run, limit=limit).shown
+    paths = {ROOT: (), **{block.id: block.path for block in blocks}}
+    around = {hangs_on(block) for block in timeline.blocks}
+    attempts = {
+        place: each
+        for place, each in timeline.attempts.items()
+        if place not in around and (not blocks or place[0] != ROOT)
+    }
+    return _nodes(attempts, paths, _root(ledger, run))
+
+
 def account(
     record: RunRecord,
     timeline: Timeline,

@@ -14,21 +14,26 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from egregore_dist import errors
 from egregore_dist.ledger import Ledger, runlist
+from egregore_dist.ledger import limits as known_limits
+from egregore_dist.ledger.profiles import Profiles
 from egregore_dist.ledger.records import StreamOfRun
 from egregore_dist.ledger.replies import EVENTS_READ
 from egregore_dist.monitor import lists
 from egregore_dist.monitor.guard import Answer, Asked
 from egregore_dist.monitor.lists import Filters
+from egregore_dist.monitor.nodes import RUNS_LOOKED_AT
 from egregore_dist.monitor.workers import machines
 
 #: Pages that are told at a time.
 STREAMS_AT_MOST = 200
 
-# Seconds: between two messages to one page; between two looks at the list of runs, and at the workers; until a silent
-# connection is tried; until a browser asks again, since its user may not be let in any more.
+# Seconds: between two messages to one page; between two looks at the list of runs, at the workers, at limits and at
+# nodes; until a silent connection is tried; until a browser asks again, since its user may not be let in any more.
 _BETWEEN = 0.2
 _LOOK_AT_RUNS = 0.5
 _LOOK_AT_WORKERS = 2.0
+_LOOK_AT_LIMITS = 1.0
+_LOOK_AT_NODES = 2.0
 _TRY = 15.0
 _LASTS = 1800.0
 # A look that takes long is taken less often.
@@ -71,8 +76,13 @@ class Live:
         return self._stream(self._of_run(asked.parts["run"], _cursor(asked), "log"))
 
     async def _list(self, asked: Asked) -> Response:
-        if asked.query.get("of") == "workers":
-            return self._stream(self._of_look("workers", self._workers, _LOOK_AT_WORKERS))
+        looks: dict[str, tuple[Callable[[], Hashable], float]] = {
+            "workers": (self._workers, _LOOK_AT_WORKERS),
+            "limits": (self._limits, _LOOK_AT_LIMITS),
+            "nodes": (self._nodes, _LOOK_AT_NODES),
+        }
+        if (of := asked.query.get("of")) in looks:
+            return self._stream(self._of_look(of, *looks[of]))
         filters = Filters.of(asked.query)
         return self._stream(self._of_look(filters.address(), lambda: self._runs(filters), _LOOK_AT_RUNS))
 
@@ -143,6 +153,13 @@ class Live:
 
     def _workers(self) -> Hashable:
         return tuple(worker.report for machine in machines(self._ledger) for worker in machine.workers)
+
+    def _limits(self) -> Hashable:
+        return tuple(known_limits.every(self._ledger))
+
+    def _nodes(self) -> Hashable:
+        learned = {(name, profile.at) for name, profile in Profiles(self._ledger).everything().items()}
+        return frozenset(learned), tuple(self._ledger.runs(RUNS_LOOKED_AT))
 
 
 def _cursor(asked: Asked) -> str:

@@ -12,15 +12,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from egregore_dist import errors
+from egregore_dist.cli import limits as told
 from egregore_dist.cli.logs import LEVELS
 from egregore_dist.client.logs import Wanted
 from egregore_dist.client.run import Run
 from egregore_dist.client.session import Session as ClusterSession
 from egregore_dist.ledger import ENDED, browse, runlist
+from egregore_dist.ledger.limits import OTHERS, Known
 from egregore_dist.monitor import failures, lists, logs, values, words
 from egregore_dist.monitor.guard import QUERY_LIMIT, Answer, Asked
 from egregore_dist.monitor.lists import Filters
 from egregore_dist.monitor.metrics import Metrics
+from egregore_dist.monitor.nodes import Nodes, Order
 from egregore_dist.monitor.runview import Reader
 from egregore_dist.monitor.sessions import Session
 from egregore_dist.monitor.users import Role
@@ -34,6 +37,9 @@ BRANCHES_SHOWN = 100
 BLOCKS_SHOWN = 100
 ASIDE_SHOWN = 200
 BULK_AT_MOST = 200
+
+# Of a number in a form.
+_DIGITS = 9
 
 _ACTIONS: Mapping[str, Callable[[Run], str]] = {
     "cancel": Run.cancel,
@@ -69,6 +75,7 @@ class Pages:
         self._ledger = cluster.ledger
         self._reader = Reader(cluster.ledger, cluster.settings)
         self._metrics = Metrics(cluster.ledger, cluster.settings.queue)
+        self._known_nodes = Nodes(cluster.ledger)
         self._templates = words.templates()
         self._asks_for_name = asks_for_name
         self._logs_in = logs_in
@@ -87,10 +94,15 @@ class Pages:
             "value": self._value,
             "logs": self._logs,
             "workers": self._workers,
+            "nodes": self._nodes,
+            "limits": self._limits,
+            "limit": self._limit,
             "aside": self._aside,
             "metrics": self._count,
             "bulk": self._bulk,
             "delete": self._delete,
+            "set_limit": self._set_limit,
+            "clear_limit": self._clear_limit,
             **dict.fromkeys(_ACTIONS, self._act),
         }
         return {name: self._answering(make) for name, make in made.items()}
@@ -105,7 +117,7 @@ class Pages:
         def safely(asked: Asked) -> Response:
             try:
                 return make(asked)
-            except errors.RunNotFound as error:
+            except (errors.RunNotFound, _NoLimit) as error:
                 return self.refuse(404, str(error), asked.session, asked.path)
             except errors.BrokerUnavailable as error:
                 log.warning("monitor: %s", error, extra={"action": "ledger_unreachable"})
@@ -293,6 +305,22 @@ class Pages:
         found = machines(self._ledger)
         return self._show("workers.html", asked, stream="/events?of=workers", machines=found)
 
+    def _nodes(self, asked: Asked) -> Response:
+        rows, looked = self._known_nodes.rows()
+        order = Order.of(asked.query)
+        return self._show(
+            "nodes.html", asked, stream="/events?of=nodes", rows=order.sort(rows), looked=looked, order=order
+        )
+
+    def _limits(self, asked: Asked) -> Response:
+        found = self._cluster.limits.list()
+        done = asked.query.get("done", "")
+        return self._show("limits.html", asked, stream="/events?of=limits", limits=found, done=done)
+
+    def _limit(self, asked: Asked) -> Response:
+        limit = self._found_limit(asked)
+        return self._show("limit.html", asked, stream="/events?of=limits", limit=limit, said=told.said, others=OTHERS)
+
     def _aside(self, asked: Asked) -> Response:
         return self._show("aside.html", asked, messages=self._ledger.aside(ASIDE_SHOWN), most=ASIDE_SHOWN)
 
@@ -332,7 +360,37 @@ class Pages:
         filters = Filters.of(dict(parse_qsl(query[:QUERY_LIMIT])))
         return RedirectResponse(filters.address(filters.before), 303)
 
+    def _set_limit(self, asked: Asked) -> Response:
+        name, concurrent, per = (asked.form.get(field, [""])[0].strip() for field in ("name", "concurrent", "per"))
+        if concurrent and not (concurrent.isascii() and concurrent.isdigit() and len(concurrent) <= _DIGITS):
+            text = f"At a time there may be a number of them, not {words.clean(concurrent, 40)!r}."
+            return self.refuse(400, text, asked.session, "/limits")
+        try:
+            self._cluster.limits.set(name, concurrent=int(concurrent) if concurrent else None, per=per or None)
+        except errors.WorkflowError as error:
+            return self.refuse(400, str(error), asked.session, "/limits")
+        self._note_limit(asked, f"set concurrent={concurrent or 'none'} per={per or 'none'}", name)
+        return RedirectResponse(f"/limits/{words.segment(name)}", 303)
+
+    def _clear_limit(self, asked: Asked) -> Response:
+        name = self._found_limit(asked).name
+        known = self._cluster.limits.clear(name)
+        self._note_limit(asked, "cleared", name)
+        return RedirectResponse(f"/limits/{words.segment(name)}" if known is not None else "/limits?done=clear", 303)
+
     # Parts of the above
+
+    def _found_limit(self, asked: Asked) -> Known:
+        found = self._cluster.limits.show(asked.parts["limit"])
+        if found is None:
+            name = asked.parts["limit"]
+            raise _NoLimit(f"There is no limit {name!r}: no code has declared it, and nobody has set it.")
+        return found
+
+    def _note_limit(self, asked: Asked, what: str, limit: str) -> None:
+        name = asked.session.user.name if asked.session else ""
+        extra = {"action": f"monitor_{asked.route.name}", "limit": limit, "user": name}
+        log.info("monitor: %s %s, limit %s", name or "somebody", what, limit, extra=extra)
 
     def _found(self, asked: Asked) -> tuple[Any, browse.BlockGlance]:
         record = self._ledger.run(asked.parts["run"])
@@ -352,6 +410,10 @@ class Pages:
         name = asked.session.user.name if asked.session else ""
         extra = {"action": f"monitor_{asked.route.name}", "run_id": run, "user": name}
         log.info("monitor: %s %s, run %s", name or "somebody", what, run, extra=extra)
+
+
+class _NoLimit(Exception):
+    """There is no limit of this name."""
 
 
 class _Pages:

@@ -13,6 +13,7 @@ _PARTS = {
     "block": r"[0-9][0-9.,-]{0,511}",
     "branch": r"[0-9]{1,9}",
     "what": r"input|result",
+    "limit": r"[A-Za-z0-9_.-]{1,128}",
 }
 
 
@@ -57,6 +58,9 @@ ROUTES = (
     Route("GET", "/", Role.VIEWER, "runs"),
     Route("GET", "/events", Role.VIEWER, "runs_events"),
     Route("GET", "/workers", Role.VIEWER, "workers"),
+    Route("GET", "/nodes", Role.VIEWER, "nodes"),
+    Route("GET", "/limits", Role.VIEWER, "limits"),
+    Route("GET", "/limits/{limit}", Role.VIEWER, "limit"),
     Route("GET", "/aside", Role.VIEWER, "aside"),
     Route("GET", "/metrics", Role.VIEWER, "metrics"),
     Route("GET", "/runs/{run}", Role.VIEWER, "run"),
@@ -72,6 +76,8 @@ ROUTES = (
     Route("POST", "/runs/{run}/pause", Role.OPERATOR, "pause"),
     Route("POST", "/runs/{run}/resume", Role.OPERATOR, "resume"),
     Route("POST", "/runs/{run}/retry", Role.OPERATOR, "retry"),
+    Route("POST", "/limits", Role.OPERATOR, "set_limit"),
+    Route("POST", "/limits/{limit}/clear", Role.OPERATOR, "clear_limit"),
     Route("POST", "/runs/{run}/delete", Role.ADMIN, "delete"),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from egregore_dist import Sequence, node, parallel
+from egregore_dist import Limit, Sequence, node, parallel
 from tests.support.waiting import until
 
 EVIL = "<img src=x onerror=alert(1)>\"' key"
@@ -48,8 +48,17 @@ async def same(n: int) -> int:
     return n
 
 
+@node(limit=Limit(concurrent=2, key="model", name="models"))
+def asks(model: str, path: str) -> str:
+    """Wait until there is a file, with a place of a limit."""
+    Path(f"{path}.asking").touch()
+    until(Path(path).exists, seconds=60, what="the gate")
+    return model
+
+
 gated = Sequence(parallel(gate, quick, name="gates"), echo, name="gated")
 failing = Sequence(quick, parallel(breaks, quick, name="pair"), echo, name="failing")
 keyed = Sequence(echo.map(), echo, name="keyed")
 numbers = Sequence(count, same.map(), echo, name="numbers")
+asking = Sequence(asks.map(), echo, name="asking")
 nested = Sequence(parallel(same, same.alias("again"), name="inner").map(), echo, name="nested")

@@ -25,7 +25,7 @@ from egregore_dist.cli import codes, main
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
 from tests.cluster.log_flows import held
-from tests.cluster.monitor_flows import EVIL, failing, gated, keyed, nested, numbers
+from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, nested, numbers
 from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
 from tests.support.waiting import until
@@ -61,6 +61,14 @@ class Monitor:
         answer = self.http.get(path)
         assert answer.status_code == status, answer.text
         return answer.text
+
+    def until_limited(self, limit: str, text: str) -> None:
+        """Wait until a limit is in use, and its page has a text."""
+
+        def has_it() -> bool:
+            return limit in self.page("/limits") and text in self.page(f"/limits/{limit}")
+
+        until(has_it, what=f"{text} on the page of limit {limit}")
 
     def post(self, path: str, **form: Any) -> httpx.Response:
         """Send a form as a page does."""
@@ -374,6 +382,83 @@ def test_workers_and_metrics(shown: Monitor, local: LocalCluster) -> None:
     assert {sample.labels["worker"] for sample in families["egregore_worker_slots"].samples} == {
         worker.name for worker in local.workers
     }
+
+
+def test_nodes(shown: Monitor) -> None:
+    """What is learned of a function, its nodes, and what became of them in the newest runs, sorted as it is asked."""
+    run = failing.submit(1)
+    ended(run, "failed")
+
+    def row() -> str:
+        (found,) = re.findall(r"<tr>\s*<th scope=\"row\">[^<]*monitor_flows:breaks.*?</tr>", shown.page("/nodes"), re.S)
+        return str(found)
+
+    until(lambda: "monitor_flows:quick" in shown.page("/nodes"), what="what was learned")
+    until(lambda: "monitor_flows:breaks" in shown.page("/nodes"), what="what was learned of the one that fails")
+
+    assert re.search(r'<span class="bad">\d+</span> of \d+', row())
+    assert re.search(r'<a href="/runs/\w+">[\d.]+ m?s</a>', row())
+    assert 'aria-sort="descending"' in shown.page("/nodes")
+    names = re.findall(r'<th scope="row">([^<]+?)\s*<', shown.page("/nodes?sort=function&turned=1"))
+    assert names == sorted(names, reverse=True)
+
+
+def test_limits(shown: Monitor, tmp_path: Path) -> None:
+    """A limit that is in use, by the values of its key; changed, and cleared again, as at a terminal."""
+    gate = tmp_path / "gate"
+    run = asking.submit([{"model": model, "path": str(gate)} for model in (EVIL, "small")])
+    try:
+        shown.until_limited("models", "&lt;img")
+        assert '<a href="/limits/models">models</a>' in shown.page("/limits")
+        assert "2 at a time" in shown.page("/limits/models")
+        assert "<img" not in shown.page("/limits/models")
+        answer = shown.post("/limits", name="models", concurrent="1", per="100/s")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/limits/models")
+        assert "1 at a time and 100/s, 10 of them at once" in shown.page("/limits/models")
+        assert "hand; code: 2 at a time" in shown.page("/limits/models")
+        assert shown.post("/limits/models/clear").headers["location"] == "/limits/models"
+        assert "1 at a time" not in shown.page("/limits/models")
+    finally:
+        gate.touch()
+    run.result()
+
+
+def test_a_limit_that_no_run_has_used(shown: Monitor) -> None:
+    """It is kept for when one does, without any part where none is given, and forgotten when it is cleared."""
+    assert "There is no limit" in shown.page("/limits/coming", 404)
+    assert shown.post("/limits/coming/clear").status_code == 404
+
+    assert shown.post("/limits", name="coming", concurrent="", per="5/min").status_code == 303
+    assert "5/min, 1 of them at once" in shown.page("/limits/coming")
+    assert shown.post("/limits", name="coming", concurrent="", per="").status_code == 303
+    assert "no limit" in shown.page("/limits/coming")
+    assert shown.post("/limits/coming/clear").headers["location"] == "/limits?done=clear"
+    assert "The limit is forgotten" in shown.page("/limits?done=clear")
+    shown.page("/limits/coming", 404)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"name": "", "concurrent": "1"},
+        {"name": "<b>", "concurrent": "1"},
+        {"name": "x", "concurrent": "0"},
+        {"name": "x", "concurrent": "-1"},
+        {"name": "x", "concurrent": "²"},
+        {"name": "x", "concurrent": "9" * 50},
+        {"name": "x", "concurrent": "1000001"},
+        {"name": "x", "per": "often"},
+        {"name": "x", "per": "0/s"},
+    ],
+    ids=str,
+)
+def test_what_is_no_limit(shown: Monitor, form: dict[str, str]) -> None:
+    """It is refused with what is wrong, and nothing is changed."""
+    answer = shown.post("/limits", **form)
+
+    assert answer.status_code == 400
+    assert "<b>" not in answer.text
+    shown.page("/limits/x", 404)
 
 
 def test_what_is_not_there(shown: Monitor) -> None:

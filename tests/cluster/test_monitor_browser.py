@@ -10,7 +10,7 @@ import pytest
 
 from egregore_dist import LocalCluster
 from tests.cluster.log_flows import both
-from tests.cluster.monitor_flows import EVIL, failing, gated, keyed, nested
+from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, nested
 from tests.cluster.test_monitor import Monitor, ended, monitor
 from tests.support import browser
 from tests.support.browser import Browser
@@ -63,7 +63,7 @@ def keep(window: Browser, name: str) -> None:
 
 @pytest.mark.parametrize(("look", "size", "dark"), [("light", (1280, 900), False), ("phone", (420, 860), True)])
 def test_every_page(
-    local: LocalCluster, shown: Monitor, driver: str, look: str, size: tuple[int, int], dark: bool
+    local: LocalCluster, shown: Monitor, driver: str, tmp_path: Path, look: str, size: tuple[int, int], dark: bool
 ) -> None:
     """Each page says nothing on the console, fits the window, can be read and named, and runs no script of the data."""
     bad, good, inner = failing.submit(1), keyed.submit({EVIL: 1, "plain": 2}), nested.submit([1, 2, 3])
@@ -72,6 +72,10 @@ def test_every_page(
     inner.result()
     told = both.submit(EVIL)
     told.result()
+    gate = tmp_path / "gate"
+    asked = asking.submit([{"model": model, "path": str(gate)} for model in (EVIL, "small")])
+    shown.until_limited("models", "&lt;img")
+    until(lambda: "monitor_flows:breaks" in shown.page("/nodes"), what="what was learned")
     paths = {
         "runs": "/",
         "filtered": "/?state=failed&workflow=nothing",
@@ -85,6 +89,10 @@ def test_every_page(
         "logs": f"/runs/{told.id}/logs",
         "said": f"/runs/{told.id}/blocks/0.0-/branches/0",
         "workers": "/workers",
+        "nodes": "/nodes",
+        "sorted": "/nodes?sort=function",
+        "limits": "/limits",
+        "limit": "/limits/models",
         "aside": "/aside",
         "nothing": "/runs/nothing",
     }
@@ -100,7 +108,9 @@ def test_every_page(
             back = window.run("return getComputedStyle(document.body).backgroundColor")
             assert (back == "rgb(18, 21, 28)") == dark
     finally:
+        gate.touch()
         window.close()
+    asked.result()
 
 
 def test_a_run_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
@@ -154,6 +164,31 @@ def test_buttons(local: LocalCluster, shown: Monitor, window: Browser, tmp_path:
     gate.touch()
     window.click("form[action$='/retry'] button")
     window.until_text("h1", "succeeded")
+
+
+def test_limits_and_nodes(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
+    """A limit is changed by its form while its use is followed without a reload; the table of nodes sorts."""
+    gate = tmp_path / "gate"
+    run = asking.submit([{"model": "small", "path": str(gate)}])
+    until(Path(f"{gate}.asking").exists, what="the branch with a place")
+    window.go(f"{shown.address}/limits/models")
+    window.until_text("#limit", "small")
+    window.type("#edit input[name=per]", "7/s")
+    window.click("#edit form[action='/limits'] button")
+    window.until_text("#limit", "7/s, 1 of them at once")
+    window.until_text("#lamp", "live")
+
+    gate.touch()
+    run.result()
+
+    window.until_text("#limit", "Nothing holds a place")
+    window.click("#edit form[action$='/clear'] button")
+    window.accept()
+    until(lambda: window.count("#edit form[action$='/clear']") == 0, what="a limit that is the code's")
+
+    window.go(f"{shown.address}/nodes")
+    window.click("thead th:first-child a")
+    until(lambda: window.count("thead th:first-child[aria-sort=ascending]") == 1, what="the sorted table")
 
 
 def test_filters_and_theme(local: LocalCluster, shown: Monitor, window: Browser) -> None:

@@ -30,6 +30,7 @@ PATHS = {
     "{block}": "0.0-1,2",
     "{branch}": "7",
     "{what}": "input",
+    "{limit}": "model",
 }
 
 

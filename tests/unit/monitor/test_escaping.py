@@ -11,20 +11,25 @@ from typing import Any
 
 import pytest
 
+from egregore_dist.cli import limits
 from egregore_dist.client.logs import LogLine
 from egregore_dist.client.timeline import Attempt
 from egregore_dist.client.why import Reason
 from egregore_dist.ledger import RunRecord
 from egregore_dist.ledger.browse import Branch
+from egregore_dist.ledger.limits import OTHERS, Bucket, Known
 from egregore_dist.ledger.records import Aside
 from egregore_dist.ledger.runlist import Glance, Page
 from egregore_dist.monitor import logs, words
 from egregore_dist.monitor.failures import Why
 from egregore_dist.monitor.lists import STATES, Filters
+from egregore_dist.monitor.nodes import Order, Point, Row
 from egregore_dist.monitor.sessions import Session
 from egregore_dist.monitor.users import Role, User
 from egregore_dist.monitor.values import Shown
+from egregore_dist.resources.profile import Profile
 from egregore_dist.wire.failure import Failure
+from egregore_dist.workflow.limits import Rule
 from tests.unit.monitor.test_standing import block
 
 PACKAGE = Path(words.__file__).parent
@@ -93,6 +98,24 @@ class _Machine:
     host, cores, memory_used, memory_available, memory_total, workers = EVIL, 2.0, 0.5, 10, 20, (_Worker(),)
 
 
+POINTS = (
+    Point(run=ID, at=1.0, ok=2, failed=1, lost=1, mean=1.0, slowest=2.0),
+    Point(run=ID, at=2.0, ok=2, failed=0, lost=0, mean=2.0, slowest=3.0),
+)
+ROW = Row(function=EVIL, names=(EVIL,) * 6, profile=Profile(count=3.0), points=POINTS)
+LIMIT = Known(
+    name=ID,
+    rule=Rule(concurrent=2, starts=20, seconds=1),
+    declared=Rule(concurrent=1),
+    is_set=True,
+    key=EVIL,
+    buckets=tuple(
+        Bucket(limit=ID, value=value, rule=Rule(concurrent=2), held=1, waiting=2, starts_in=0.5)
+        for value in (EVIL, "secret-value", OTHERS)
+    ),
+    more=1,
+)
+
 RUN_SAYS = dict.fromkeys(("can_cancel", "can_pause", "can_resume", "can_retry", "can_delete"), True)
 ATTEMPT = Attempt(1.0, None, EVIL, EVIL)
 PAGES: dict[str, dict[str, Any]] = {
@@ -154,6 +177,9 @@ PAGES: dict[str, dict[str, Any]] = {
         "shown": Shown(text=words.clean(EVIL, 10_000), size=3, note=EVIL),
     },
     "workers.html": {"machines": [_Machine()]},
+    "nodes.html": {"rows": Order().sort([ROW]), "looked": 2, "order": Order()},
+    "limits.html": {"limits": [LIMIT], "done": EVIL},
+    "limit.html": {"limit": LIMIT, "said": limits.said, "others": OTHERS},
     "aside.html": {"messages": [Aside(reason=EVIL, worker=EVIL, queue=EVIL, excerpt=EVIL)], "most": 1},
 }
 
@@ -214,6 +240,14 @@ def test_names_errors_and_values_are_text(name: str) -> None:
     assert "hunter22" not in html
     assert "\x1b" not in html
     assert "<script>alert(1)</script>" in reader.text or name == "refused.html"
+
+
+def test_a_viewer_is_not_told_the_values_of_a_key() -> None:
+    """They are pieces of inputs; and who may not change a limit gets no form to do so."""
+    assert ">secret-value<" in page("limit.html", Role.OPERATOR)
+    viewed = page("limit.html", Role.VIEWER)
+    assert "secret-value" not in viewed
+    assert 'action="/limits' not in viewed + page("limits.html", Role.VIEWER)
 
 
 @pytest.mark.parametrize("name", ["run.html", "branch.html"])

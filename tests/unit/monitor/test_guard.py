@@ -35,10 +35,10 @@ def test_what_is_for_everybody_is_a_short_list() -> None:
 
 
 def test_only_posts_change_anything() -> None:
-    """A GET is for looking: what changes runs is a POST of an operator or above."""
+    """A GET is for looking: what changes anything is a POST of an operator or above."""
     changing = {route.name for route in ROUTES if route.method == "POST" and route.name not in ("login", "logout")}
 
-    assert changing == {"bulk", "cancel", "pause", "resume", "retry", "delete"}
+    assert changing == {"bulk", "cancel", "pause", "resume", "retry", "delete", "set_limit", "clear_limit"}
     assert all(route.role is not None and route.role >= Role.OPERATOR for route in ROUTES if route.name in changing)
     assert {route.method for route in ROUTES} == {"GET", "POST"}
 
@@ -96,18 +96,18 @@ def test_each_role_gets_what_it_may(gate: Gate, route: Route, method: str, role:
     ("role", "may"),
     [
         (Role.VIEWER, set()),
-        (Role.OPERATOR, {"value", "logs", "logs_events", "cancel", "retry"}),
-        (Role.ADMIN, {"value", "logs", "logs_events", "cancel", "retry", "delete"}),
+        (Role.OPERATOR, {"value", "logs", "logs_events", "cancel", "retry", "set_limit", "clear_limit"}),
+        (Role.ADMIN, {"value", "logs", "logs_events", "cancel", "retry", "set_limit", "clear_limit", "delete"}),
     ],
     ids=str,
 )
 def test_the_roles_are_what_they_are_said_to_be(gate: Gate, role: Role, may: set[str]) -> None:
-    """A viewer neither changes runs nor sees values and what nodes said; an operator does; an admin deletes."""
+    """A viewer changes neither runs nor limits, and sees no values nor what nodes said; operators do; admins delete."""
+    guarded = ("value", "logs", "logs_events", "cancel", "retry", "delete", "set_limit", "clear_limit")
     found = {
         route.name
         for route in ROUTES
-        if route.name in ("value", "logs", "logs_events", "cancel", "retry", "delete")
-        and gate.ask(route.method, example(route), gate.session(role)).status == 200
+        if route.name in guarded and gate.ask(route.method, example(route), gate.session(role)).status == 200
     }
 
     assert found == may
