@@ -5,6 +5,7 @@ This is the only module that unpickles, and only what its signer has opened.
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import importlib
 import importlib.util
@@ -13,6 +14,8 @@ import io
 import re
 import sys
 import threading
+import types
+import typing
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +36,8 @@ _PURPOSE = "code"
 _NAME = r"(?!__)[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(rf"m:({_NAME}(?:\.{_NAME})*):({_NAME}(?:\.{_NAME})*)", re.ASCII)
 _VALUE = re.compile(r"v:([0-9a-f]{64})", re.ASCII)
+# How an object is made anew of which nothing but its class is known.
+_NEW = copyreg.__newobj__  # type: ignore[attr-defined]  # not in typeshed
 _PYTHON = sys.version_info[:2]
 # What msgspec leaves on a class that it has converted to: it cannot travel, and is made anew where it is missing.
 _MSGSPEC_CACHE = "__msgspec_cache__"
@@ -108,6 +113,8 @@ def ship(fn: Callable[..., Any], signer: signing.Signer) -> Shipped:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     def reducer_override(self, obj: Any) -> Any:
         reduced = super().reducer_override(obj)
+        if reduced is NotImplemented and (name := _sentinel_name(obj)) is not None:
+            return name
         if not isinstance(obj, type) or not isinstance(reduced, tuple) or len(reduced) < 3:
             return reduced
         # Else a class inside of a function, or of another class, would have another name there.
@@ -115,6 +122,24 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         own = {name: value for name, value in attributes.items() if name != _MSGSPEC_CACHE}
         reduced = (maker, arguments, ({**own, "__qualname__": obj.__qualname__}, slots), *rest)
         return structs.reduction(obj, reduced) if isinstance(obj, structs.StructMeta) else reduced
+
+
+def _sentinel_name(value: Any) -> str | None:
+    """The name of ``value`` in the module of its class, where all that tells it from others is which object it is.
+
+    A copy of ``dataclasses.MISSING`` would be taken for a field's default.
+    """
+    kind: Any = type(value)
+    if isinstance(value, type | types.FunctionType) or getattr(value, "__dict__", None):
+        return None
+    is_plain = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    if not is_plain or kind in _Pickler.dispatch_table:
+        return None
+    if value.__reduce_ex__(cloudpickle.DEFAULT_PROTOCOL) != (_NEW, (kind,), None, None, None):
+        return None
+    held = vars(sys.modules.get(kind.__module__, kind))
+    name = next((name for name, other in list(held.items()) if other is value), None)
+    return name if name is not None and _is_importable(kind.__module__) else None
 
 
 def _pickled(value: Any) -> bytes:
@@ -296,7 +321,9 @@ def _annotations_of_classes(annotations: dict[str, Any]) -> list[tuple[type, dic
     pending = list(annotations.values())
     while pending:
         hint = pending.pop()
-        pending.extend(getattr(hint, "__args__", ()))
+        pending.extend(typing.get_args(hint))
+        # A generic class with its arguments stands for the class itself.
+        hint = typing.get_origin(hint) or hint
         if not isinstance(hint, type) or hint in found or _reference(hint) is not None:
             continue
         own = inspect.get_annotations(hint)

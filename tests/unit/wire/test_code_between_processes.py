@@ -286,3 +286,146 @@ def test_a_module_beside_a_script_goes_by_reference(tmp_path: Path, flags: list[
         "m:steps:double",
         "v:",
     ]
+
+
+DATACLASSES = """
+from __future__ import annotations
+import dataclasses, datetime as dt, typing
+from dataclasses import KW_ONLY, MISSING, field
+
+@dataclasses.dataclass
+class Tagged:
+    id: int
+    tags: list[str] = field(default_factory=list)
+    made: dt.date = dt.date(2020, 1, 1)
+    kind: typing.ClassVar[int] = 3
+
+@dataclasses.dataclass
+class Holder:
+    first: Tagged
+    rest: list[Tagged] = field(default_factory=list)
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Strict:
+    a: int
+    b: dt.date = dt.date(2020, 1, 1)
+    c: dict = field(default_factory=dict)
+
+@dataclasses.dataclass
+class Mixed:
+    a: int
+    _: KW_ONLY
+    b: list = field(default_factory=list)
+
+@dataclasses.dataclass
+class Computed:
+    a: int
+    more: dataclasses.InitVar[int] = 1
+    c: int = field(init=False)
+    def __post_init__(self, more): self.c = self.a + more
+
+T = typing.TypeVar("T")
+
+@dataclasses.dataclass
+class Box(typing.Generic[T]):
+    x: T
+    tags: list[str] = field(default_factory=list)
+
+def tagged(value: Tagged): return value
+def many(value: list[Tagged]): return value
+def holder(value: Holder): return value
+def strict(value: Strict): return value
+def mixed(value: Mixed): return value
+def computed(value: Computed): return value
+def box(value: Box[dt.date]): return value
+
+def inherited(value: int):
+    @dataclasses.dataclass
+    class Child(Tagged):
+        owner: str = "nobody"
+        notes: list = dataclasses.field(default_factory=list)
+    return Child(value), [each.name for each in dataclasses.fields(Child)], Child.kind
+
+def markers(value: int, given=MISSING, only=KW_ONLY):
+    found = {each.name: each for each in dataclasses.fields(Tagged)}
+    return given is MISSING, only is KW_ONLY, found["tags"].default is MISSING, found["id"].default_factory is MISSING
+
+send(**{fn.__name__: fn for fn in (tagged, many, holder, strict, mixed, computed, box, inherited, markers)})
+"""
+
+
+@pytest.fixture(scope="module")
+def dataclasses_of_a_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a script full of dataclasses has shipped."""
+    folder = tmp_path_factory.mktemp("dataclasses")
+    header, body = DATACLASSES.split("from __future__ import annotations", 1)
+    run(folder, write(folder / "script.py", "from __future__ import annotations", header, SHIP, body), "shipped")
+    return folder
+
+
+def called(folder: Path, *calls: str) -> list[str]:
+    """What the calls give in a worker, a line each."""
+    return run(
+        folder, write(folder / "worker.py", WORKER, *(f"print({call})" for call in calls)), "shipped"
+    ).splitlines()
+
+
+def test_dataclasses_of_a_script_keep_their_defaults(dataclasses_of_a_script: Path) -> None:
+    """Defaults and default factories of a script's dataclasses work in the worker, whatever kind of dataclass it is."""
+    found = called(
+        dataclasses_of_a_script,
+        "call('tagged', {'id': 1})",
+        "call('many', [{'id': i} for i in range(20)])[19]",
+        "call('holder', {'first': {'id': 1}, 'rest': [{'id': 2, 'tags': ['t']}]})",
+        "call('strict', {'a': 1})",
+        "call('mixed', {'a': 1})",
+        "call('computed', {'a': 1})",
+        "call('box', {'x': '2026-03-02'})",
+        "call('tagged', {'id': 1}).tags is call('tagged', {'id': 1}).tags",
+    )
+
+    day = "made=datetime.date(2020, 1, 1)"
+    assert found == [
+        f"Tagged(id=1, tags=[], {day})",
+        f"Tagged(id=19, tags=[], {day})",
+        f"Holder(first=Tagged(id=1, tags=[], {day}), rest=[Tagged(id=2, tags=['t'], {day})])",
+        "Strict(a=1, b=datetime.date(2020, 1, 1), c={})",
+        "Mixed(a=1, b=[])",
+        "Computed(a=1, c=2)",
+        "Box(x=datetime.date(2026, 3, 2), tags=[])",
+        "False",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "place"),
+    [
+        ("call('tagged', {'tags': []})", "a test"),
+        ("call('many', [{'id': 1}, {}])", "a test at [1]"),
+        ("call('holder', {'first': {}})", "a test"),
+        ("call('strict', {})", "a test"),
+        ("call('mixed', {'b': []})", "a test"),
+        ("call('box', {})", "a test"),
+    ],
+)
+def test_a_field_that_is_missing_is_refused(dataclasses_of_a_script: Path, call: str, place: str) -> None:
+    """A required field of a script's dataclass is required in the worker too, and the error says where."""
+    refused = f"try: {call}\nexcept Exception as error: print(type(error).__name__, error)"
+    worker = write(dataclasses_of_a_script / "worker.py", WORKER, refused)
+    said = run(dataclasses_of_a_script, worker, "shipped")
+
+    assert said.startswith(f"BindingError {place}: expected")
+    assert "missing required field" in said
+
+
+def test_markers_are_themselves_in_the_worker(dataclasses_of_a_script: Path) -> None:
+    """What is compared by identity, such as ``dataclasses.MISSING``, is the worker's own."""
+    found = called(
+        dataclasses_of_a_script, "*call('markers', 1)", "call('inherited', 5)[0]", "call('inherited', 5)[1:]"
+    )
+
+    assert found == [
+        "True True True True",
+        "inherited.<locals>.Child(id=5, tags=[], made=datetime.date(2020, 1, 1), owner='nobody', notes=[])",
+        "(['id', 'tags', 'made', 'owner', 'notes'], 3)",
+    ]
