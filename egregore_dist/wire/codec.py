@@ -13,6 +13,7 @@ import msgspec
 
 from egregore_dist import errors
 from egregore_dist.wire.annotations import convert
+from egregore_dist.workflow import names
 from egregore_dist.workflow.step import MAX_NESTING
 
 __all__ = ["convert", "decode", "encode", "join_list", "join_mapping", "split", "Entries"]
@@ -46,6 +47,7 @@ _LISTS: tuple[Any, ...] = (range, collections.deque, type({}.keys()), type({}.va
 _LONGEST = 2**24
 
 _DEEPEST = 32
+_SHOWN = 60
 _WARNED_OF_AT_MOST = 1024
 _warned_of: set[str] = set()
 
@@ -293,10 +295,8 @@ def _malformed(cause: Exception) -> errors.EncodingError:
 def _explain(value: Any, where: str, cause: Exception) -> errors.EncodingError:
     """Names the innermost part of ``value`` that fails, its path and the cure."""
     path, part, cause = _culprit(value, cause)
-    kind = type(part)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     place = f" at {path}" if path else ""
-    return errors.EncodingError(f"{where} cannot be encoded: {name}{place}. {_cure(part, cause)}")
+    return errors.EncodingError(f"{where} cannot be encoded: {names.of_class(type(part))}{place}. {_cure(part, cause)}")
 
 
 def _culprit(value: Any, cause: Exception) -> tuple[str, Any, Exception]:
@@ -325,13 +325,13 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     kind = type(value)
     if isinstance(value, dict):
         for key, child in value.items():
-            yield f"[{_brief(key)}]", child
+            yield f"[{names.shortened(key, _SHOWN)}]", child
         for key in value:
-            yield f" (the key {_brief(key)})", key
+            yield f" (the key {names.shortened(key, _SHOWN)})", key
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{index}]", child) for index, child in enumerate(value))
     elif isinstance(value, (set, frozenset)):
-        yield from ((f" (the element {_brief(child)})", child) for child in value)
+        yield from ((f" (the element {names.shortened(child, _SHOWN)})", child) for child in value)
     else:
         for name in _field_names(kind):
             if hasattr(value, name):
@@ -346,14 +346,6 @@ def _field_names(kind: type) -> list[str]:
     if hasattr(kind, "__attrs_attrs__"):
         return [attribute.name for attribute in kind.__attrs_attrs__]
     return list(getattr(kind, "model_fields", ()))
-
-
-def _brief(key: Any) -> str:
-    try:
-        text = repr(key)
-    except Exception:
-        text = f"<{type(key).__name__}>"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _cure(value: Any, cause: Exception) -> str:
