@@ -40,6 +40,7 @@ _JOINED_DEPTH = DEPTH + MAX_NESTING
 
 # Bytes that begin no list and no mapping: what is left without them counts the containers, and never too few.
 _NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
+_NO_MAPPING = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x8F or byte in (0xDE, 0xDF)))
 _CONTAINERS = (list, dict, tuple, set, frozenset)
 _FLAT = frozenset((str, int, float, bool, bytes, type(None)))
 # Finite, and in order: they travel as lists.
@@ -98,6 +99,12 @@ def encode(value: Any, *, where: str, limit: int | None = None) -> bytes:
                 f"{where} could not be read back: {cause}. "
                 "As keys of a dict use text, numbers, bytes, or tuples of these."
             ) from cause
+        # Keys that were different here and are equal there, such as a date and its text, leave fewer entries.
+        if len(raw.translate(None, _NO_MAPPING)) and len(_encoder.encode(seen)) != len(raw):
+            raise errors.EncodingError(
+                f"{where} has a mapping with two keys that are equal where they are read: an entry would be lost. "
+                "Dates, UUIDs and enums are read as plain text or numbers there; rename one of the keys."
+            )
     if _is_deeper(raw, seen, DEPTH):
         raise _too_deep(where)
     return raw

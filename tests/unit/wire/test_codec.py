@@ -477,3 +477,29 @@ def test_a_failed_branch_survives_a_join() -> None:
 
     assert back["a"] == 1
     assert vars(back["b"]) == vars(failed())
+
+
+class _Letter(enum.Enum):
+    A = "a"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {_Letter.A: 1, "a": 2},
+        {dt.date(2020, 1, 1): 1, "2020-01-01": 2},
+        {uuid.UUID(int=5): 1, str(uuid.UUID(int=5)): 2},
+        [{"inside": ({_Letter.A: 1, "a": 2},)}],
+    ],
+)
+def test_keys_that_become_equal_are_refused(value: Any) -> None:
+    """A mapping whose keys are equal where they are read is refused at its source: an entry would be lost."""
+    with pytest.raises(errors.EncodingError, match=r"^the value of 'x' has a mapping with two keys that are equal"):
+        codec.encode(value, where="the value of 'x'")
+
+
+def test_keys_that_stay_different_are_taken() -> None:
+    """Keys of several types that are read as different ones all arrive."""
+    value = {1: "a", "1": "b", None: "c", 2.5: "d", b"x": "e", (1, 2): "f", dt.date(2020, 1, 1): "g"}
+
+    assert len(codec.decode(codec.encode(value, where="a test"))) == len(value)
