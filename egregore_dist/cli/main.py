@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
+from typing import Any
 
 import click
 
@@ -28,6 +31,13 @@ COMMANDS = {
 class Lazy(Commands):
     """Loads a command's module when the command is asked for, so that ``--help`` is quick."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line; what the terminal's encoding has no letter for is shown as an escape."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **extra)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of the commands."""
         return list(COMMANDS)
@@ -46,7 +56,7 @@ class Lazy(Commands):
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="egregore-dist")
+@click.version_option(package_name="egregore-dist", prog_name="egregore-dist")
 @click.option(
     "--debug", is_flag=True, envvar="EGREGORE_DEBUG", show_envvar=True, help="Show the traceback of an error."
 )

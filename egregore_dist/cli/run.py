@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -131,9 +131,13 @@ def read_input(given: str) -> Any:
             said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise Quit(codes.USAGE, f"{where} cannot be read: {said}") from None
     try:
-        return json.loads(given)
+        return json.loads(given, parse_constant=_refuse)
     except ValueError as error:
         raise Quit(codes.USAGE, f"{where} is not JSON: {error}; text needs quotes, as in --input '\"text\"'") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
 
 
 def _imported(module: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -62,6 +63,8 @@ def plain(value: Any) -> Any:
             return {"error": _branch_error(value)}
         case Mapping():
             return {key if isinstance(key, str) else str(plain(key)): plain(entry) for key, entry in value.items()}
+        case float() if not math.isfinite(value):
+            return repr(value)
         case list() | tuple() | set() | frozenset():
             return [plain(entry) for entry in value]
         case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from typing import get_args
@@ -13,7 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from egregore_dist.cli import codes, main, runs
+from egregore_dist.cli.failing import Quit
 from egregore_dist.cli.main import COMMANDS
+from egregore_dist.cli.run import read_input
 from egregore_dist.ledger.records import RunState
 
 LOOKING = ("list", "show", "report", "watch")
@@ -127,3 +130,32 @@ def test_an_unknown_command() -> None:
 
     assert isinstance(main, click.Group)
     assert result.exit_code == codes.USAGE
+
+
+@pytest.mark.parametrize("given", ["NaN", "[Infinity]", '{"a": -Infinity}'])
+def test_numbers_that_json_has_not_are_refused(given: str) -> None:
+    """An input with NaN or an infinity is no JSON."""
+    with pytest.raises(Quit, match=r"is not JSON: .* is no JSON number"):
+        read_input(given)
+
+
+def test_a_terminal_without_the_letters_is_no_error() -> None:
+    """What the terminal's encoding cannot show is shown as an escape."""
+    done = subprocess.run(
+        [sys.executable, "-m", "egregore_dist", "doctor"],
+        capture_output=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+
+    assert b"UnicodeEncodeError" not in done.stderr
+    assert b"\\u2713" in done.stdout
+
+
+def test_the_version_names_the_command() -> None:
+    """``--version`` says the command's name, however it was started."""
+    done = subprocess.run(
+        [sys.executable, "-m", "egregore_dist", "--version"], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.startswith("egregore-dist, version ")

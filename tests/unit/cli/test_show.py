@@ -32,6 +32,7 @@ class Point:
         (Decimal("1.50"), "1.50"),
         (b"ab", "YWI="),
         (3j, "3j"),
+        ([float("nan"), {"a": float("-inf")}], ["nan", {"a": "-inf"}]),
     ],
 )
 def test_values_as_json(value: object, expected: object, capsys: pytest.CaptureFixture[str]) -> None:
