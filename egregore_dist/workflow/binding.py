@@ -183,7 +183,8 @@ class Parameters:
         if self._rest is not None:
             return _Chosen({}, positions=value if isinstance(value, list | tuple) else (value,))
         raise errors.BindingError(
-            f"node {node_name!r} takes keyword arguments only, but was given a {type(value).__name__}: give a mapping"
+            f"node {node_name!r} takes keyword arguments only, but was given a value of type {type(value).__name__}: "
+            "give a mapping"
         )
 
     def _by_name(self, node_name: str, value: Mapping[Any, Any]) -> _Chosen:

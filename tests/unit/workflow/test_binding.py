@@ -211,7 +211,7 @@ def test_two_or_more(function: Callable[..., Any], value: Any, expected: Any) ->
         (all_defaults, 7, r"given a single int"),
         (lambda *, a, b: None, [1, 2], r"takes 0 values by position \(none\)"),
         (lambda a, *, b: None, [1], r"needs 'b', missing"),
-        (lambda **kw: None, 3, r"takes keyword arguments only, but was given a int"),
+        (lambda **kw: None, 3, r"takes keyword arguments only, but was given a value of type int"),
         (lambda **kw: None, [3], r"takes keyword arguments only"),
     ],
 )
