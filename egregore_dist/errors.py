@@ -85,7 +85,8 @@ class RunFailed(EgregoreError):
 
     ``__cause__`` is the original exception, with its notes, its own causes and the remote traceback: as itself where
     its class is a builtin, or one that this process has imported under the same name, and what it held was plain data;
-    otherwise as a `RemoteError`. An exception of one's own is set up from its state, without calling its constructor.
+    otherwise as a `RemoteError`; so do ``SystemExit``, ``KeyboardInterrupt`` and ``GeneratorExit``, which would end or
+    unwind the process that waits. An exception of one's own is set up from its state, without calling its constructor.
     Of a block in a block it is the inner block's error, whose cause is the next one.
     """
 
