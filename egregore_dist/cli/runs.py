@@ -245,7 +245,12 @@ def retry(run_id: str, wants_json: bool) -> None:
     """
     run = _run(run_id)
     before = run.status
-    _tell(run_id, before, run.retry(), wants_json)
+    after = run.retry()
+    if before in ("failed", "cancelled") and not wants_json:
+        # It may have ended in the same way again.
+        click.echo(f"run {run_id} was retried: {after}")
+    else:
+        _tell(run_id, before, after, wants_json)
 
 
 def _run(run_id: str) -> Run:

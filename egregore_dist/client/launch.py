@@ -56,6 +56,11 @@ class ClusterLauncher:
         if described.has_needs:
             compiler.refuse_misfits(described.spec.root, settings.queue, plans.cluster_of(to))
         raw = codec.encode(data, where=f"the input of workflow {described.spec.name!r}", limit=settings.payload_limit)
+        if described.maps and not codec.has_entries(raw):
+            raise errors.BindingError(
+                f"map {described.maps[0]!r} runs once for each item of a list or a mapping, but was given a value of "
+                f"type {type(data).__name__}"
+            )
         shipped = [ship(fn, to.signer) for fn in described.functions]
         run = id or uuid.uuid4().hex
         queue = compiler.queue_of(described.spec.root, settings.queue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from egregore_dist.engine import inside, publish
 from egregore_dist.engine.outcome import Reader
 from egregore_dist.ledger import ENDED, RunRecord, logs
 from egregore_dist.wire import codec
-from egregore_dist.workflow import describe, spec
+from egregore_dist.workflow import describe, names, spec
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +125,10 @@ class Run:
             TimeoutError: the run had not ended after ``timeout`` seconds.
             RunNotFound: there is no such run.
             NestedWaitError: called inside a node.
+            TypeError, ValueError: ``timeout`` is no number.
         """
         self._refuse_inside()
+        _check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._epoch is None:
             # Seen once, so that it can be told apart from one that never was when it is missing.
@@ -434,3 +437,13 @@ class _Teller:
                 log.warning("run %s waits: %s", self._run.id, reason, extra=extra)
         self._pause = min(2 * self._pause, _TELL_AT_MOST)
         self._due = time.monotonic() + self._pause
+
+
+def _check_timeout(timeout: object) -> None:
+    if timeout is None:
+        return
+    said = f"timeout must be a number of seconds, or None to wait for the end, not {names.shortened(timeout)}"
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(said)
+    if math.isnan(timeout):
+        raise ValueError(said)

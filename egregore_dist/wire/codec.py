@@ -16,7 +16,7 @@ from egregore_dist.wire.annotations import convert
 from egregore_dist.workflow import names
 from egregore_dist.workflow.step import MAX_NESTING
 
-__all__ = ["convert", "decode", "encode", "join_list", "join_mapping", "split", "Entries"]
+__all__ = ["convert", "decode", "encode", "join_list", "join_mapping", "split", "has_entries", "Entries"]
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +151,11 @@ def join_mapping(pairs: Sequence[tuple[Any, bytes]]) -> bytes:
     except Exception as cause:
         raise _explain(list(mapping), "the keys of a mapping", cause) from cause
     return _storable(raw)
+
+
+def has_entries(raw: bytes) -> bool:
+    """Whether an encoded value is a list or a mapping, which `split` takes apart."""
+    return bool(raw[:1].translate(None, _NO_CONTAINERS))
 
 
 class Entries:

@@ -36,7 +36,7 @@ def seconds(value: object, where: str) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     short = min(cast(float, value), LONGEST) if is_number else 0.0
     if not short > 0 or value == math.inf:
-        raise errors.WorkflowError(f"{where} (seconds) must be a number above 0, not {shortened(value)}")
+        raise errors.WorkflowError(f"{where} (seconds) must be a finite number above 0, not {shortened(value)}")
     return float(short)
 
 

@@ -28,6 +28,7 @@ class Described:
         spec: the workflow as data.
         functions: its functions; a `NodeSpec` names one by its index.
         heads: name and function of the nodes that get the run's input, each function once.
+        maps: the maps that get the run's input, as messages call them.
         encoded: the spec as it is stored with a run.
         has_needs: whether a node was declared to need memory or cores.
         queues: the queues that nodes ask for.
@@ -36,6 +37,7 @@ class Described:
     spec: spec.WorkflowSpec
     functions: tuple[Callable[..., Any], ...]
     heads: tuple[tuple[str, Callable[..., Any]], ...]
+    maps: tuple[str, ...]
     encoded: bytes
     has_needs: bool
     queues: frozenset[str]
@@ -114,6 +116,7 @@ def _describe(root: Step) -> Described:
         spec=workflow,
         functions=tuple(compiler.functions),
         heads=tuple(heads.values()),
+        maps=tuple(_head_maps(root, compiled)),
         encoded=spec.encode(workflow),
         has_needs=compiler.has_needs,
         queues=frozenset(compiler.queues),
@@ -220,6 +223,17 @@ class _Compiler:
         if index == len(self.functions):
             self.functions.append(function)
         return index
+
+
+def _head_maps(step: Step, compiled: spec.StepSpec) -> Iterator[str]:
+    match step, compiled:
+        case Map(), spec.MapSpec():
+            yield compiled.name
+        case Sequence(), spec.SequenceSpec():
+            yield from _head_maps(step.steps[0], compiled.steps[0])
+        case Parallel(), spec.ParallelSpec():
+            for branch, its in zip(step.branches, compiled.branches, strict=True):
+                yield from _head_maps(branch, its)
 
 
 def _heads(step: Step) -> Iterator[tuple[str, Callable[..., Any]]]:

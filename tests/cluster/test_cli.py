@@ -241,6 +241,15 @@ def test_a_run_is_paused_resumed_and_retried(local: LocalCluster, tmp_path: Path
     assert Run(name).result(timeout=30) == {"gate": "open"}
 
 
+def test_a_run_that_fails_again_was_retried(local: LocalCluster) -> None:
+    """Its state may be what it was before, and it is said all the same that it ran."""
+    env, name = environment(local), uuid.uuid4().hex
+    ask("run", f"{FLOWS}:bad", "--input", "1", "--id", name, env=env)
+    said = ask("runs", "retry", name, env=env).stdout
+
+    assert re.fullmatch(rf"run {name} was retried: (running|failed)\n", said)
+
+
 def test_logs(local: LocalCluster) -> None:
     """``runs logs`` prints a line for each that the nodes said, or an object, of those that are asked for."""
     env = environment(local)

@@ -221,6 +221,25 @@ def test_two_processes_submit_one_id_at_once(local: LocalCluster, tmp_path: Path
     assert (tmp_path / "calls").read_text().splitlines() == ["contended"]
 
 
+@pytest.mark.parametrize("step", [double.map(), double.map() >> double, parallel(double.map(), triple)])
+@pytest.mark.parametrize("data", [None, 5, "text"])
+def test_a_map_needs_entries(local: LocalCluster, step: Step, data: object) -> None:
+    """Where it gets the run's input, that is seen before anything is submitted."""
+    before = len(session.current().ledger.runs(1000))
+    told = "map 'double' runs once for each item of a list or a mapping, but was given a value of type"
+    with pytest.raises(errors.BindingError, match=told):
+        step.submit(data)
+
+    assert len(session.current().ledger.runs(1000)) == before
+
+
+@pytest.mark.parametrize(("timeout", "error"), [("3", TypeError), (True, TypeError), (float("nan"), ValueError)])
+def test_a_time_to_wait_is_a_number(local: LocalCluster, timeout: Any, error: type[Exception]) -> None:
+    """What would fail somewhere inside, or wait for ever, is refused by its name."""
+    with pytest.raises(error, match=r"timeout must be a number of seconds, or None to wait for the end, not"):
+        Run("any").result(timeout=timeout)
+
+
 def test_an_id_must_be_plain(local: LocalCluster) -> None:
     """An id that could not be typed or kept is refused."""
     for wrong in ("", "a b", "a/b", "x" * 129, "ä", "{a}", "a\n", 5):

@@ -80,7 +80,7 @@ def test_bad_max_concurrent(value: Any) -> None:
 @pytest.mark.parametrize("value", [0, -1, True, "2", float("inf"), float("nan")])
 def test_bad_timeout(value: Any) -> None:
     """A timeout is a number of seconds above 0."""
-    with pytest.raises(errors.WorkflowError, match=r"parallel: timeout \(seconds\) must be a number above 0"):
+    with pytest.raises(errors.WorkflowError, match=r"parallel: timeout \(seconds\) must be a finite number above 0"):
         parallel(a, timeout=value)
     with pytest.raises(errors.WorkflowError, match="map of node 'a': timeout"):
         a.map(timeout=value)

@@ -197,6 +197,13 @@ def test_specs_travel() -> None:
     assert described == msgspec.msgpack.decode(msgspec.msgpack.encode(described), type=spec.WorkflowSpec)
 
 
+def test_maps_that_get_the_input_are_known() -> None:
+    """A map at the head of a workflow, or of a branch of its first block, gets the run's input."""
+    assert describe(a.map()).maps == ("a",)
+    assert describe(Sequence(parallel(a.map(), a.map().alias("again"), c), c)).maps == ("a", "again")
+    assert describe(Sequence(c, a.map())).maps == ()
+
+
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
