@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from egregore_dist.resources.amounts import size as size
+
 
 def duration(seconds: float | None) -> str:
     """Seconds; "-" for None."""
@@ -14,15 +16,6 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def size(count: float) -> str:
-    """Bytes."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def count(number: int, what: str) -> str:

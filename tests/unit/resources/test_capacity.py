@@ -8,6 +8,7 @@ import hypothesis
 from hypothesis import strategies as st
 
 from egregore_dist.resources import capacity
+from egregore_dist.resources.profile import HALF_LIFE, Profile
 from egregore_dist.resources.report import Report
 
 MIB = 2**20
@@ -55,6 +56,85 @@ def test_workers_of_one_machine_share_it(
         assert min(shares) >= 1
         assert sum(shares) == max(len(workers), min(int(cores), int(room)))
     assert all(each.prefetch == each.concurrency for each in found.values())
+
+
+@hypothesis.given(
+    cores=st.floats(1, 32),
+    memory=st.integers(0, 64 * GIB),
+    workers=st.lists(
+        st.tuples(st.integers(1, 8), st.sampled_from(["hand", "tuner", ""]), st.booleans(), st.integers(0, 20)),
+        min_size=1,
+        max_size=5,
+    ),
+    per_lane=st.integers(MIB, 4 * GIB),
+)
+def test_what_was_given_by_hand_stays(
+    cores: float, memory: int, workers: list[tuple[int, str, bool, int]], per_lane: int
+) -> None:
+    """A number by hand stays and is taken off; one that takes no lanes keeps its own; the others share the rest."""
+    reports = [
+        report(
+            f"w{number}",
+            "a",
+            cores,
+            memory,
+            lanes,
+            memory_total=64 * GIB,
+            slots=slots,
+            concurrency_by=by,
+            holds={"drained": ""} if is_held else {},
+        )
+        for number, (slots, by, is_held, lanes) in enumerate(workers)
+    ]
+
+    found = capacity.tune(reports, {}, {said.worker: per_lane for said in reports})
+
+    sharing = [said for said in reports if said.concurrency_by != "hand" and not said.holds]
+    fixed = sum(said.slots for said in reports if said.concurrency_by == "hand" and not said.holds)
+    for said in reports:
+        each = found[said.worker]
+        assert 1 <= each.least <= each.concurrency
+        assert each.by == ("hand" if said.concurrency_by == "hand" else "tuner")
+        assert each.why
+        if said not in sharing:
+            assert each.concurrency == each.least == said.slots
+    if sharing:
+        room = max(0.0, 0.70 * 64 * GIB - (64 * GIB - memory)) // per_lane
+        shares = sum(found[said.worker].concurrency for said in sharing)
+        assert shares == max(len(sharing), min(int(cores), int(room)) - fixed)
+        now = sum(said.slots for said in reports if not said.holds)
+        assert found[sharing[0].worker].free == max(0, shares + fixed - now)
+
+
+def test_it_says_from_what() -> None:
+    """The words have the numbers: of the cores, of the memory where that is less, and of what was given by hand."""
+    alone = capacity.tune([report("a")], {}, {"a": GIB})["a"]
+    short = capacity.tune([report("a", memory=6 * GIB)], {}, {"a": 2 * GIB})["a"]
+    beside = capacity.tune([report("a"), report("b", slots=3, concurrency_by="hand")], {}, {"a": GIB})
+
+    assert alone.why == ("8 of 8 cores; memory has room for 44 lanes of 1.1 GB in 70% of 69 GB less what others use")
+    assert short.why == "2: memory has room for 2 lanes of 2.1 GB in 70% of 6.4 GB less what others use; 8 cores"
+    assert beside["a"].why.startswith("5 of 8 cores shared with 1 other worker, 3 of them taken by hand; memory")
+    assert (beside["b"].why, beside["b"].concurrency) == ("3, given by hand", 3)
+
+
+def test_a_lane_needs_what_most_of_its_time_needs() -> None:
+    """What hardly ever runs does not count; what is old counts less; what nothing is known of counts as nothing."""
+
+    def known(memory: int, seconds: float, age: float = 0.0) -> Profile:
+        found = Profile(at=int(1e9 - age * 1000))
+        found.memory.add(memory)
+        found.wall.add(seconds)
+        return found
+
+    def needed(*profiles: Profile) -> float:
+        return capacity.memory_of_lane(profiles, int(1e9)) / MIB
+
+    assert needed() == needed(Profile()) == 0
+    assert 100 <= needed(known(100 * MIB, 1.0)) < 120
+    assert 100 <= needed(known(100 * MIB, 100.0), known(4 * GIB, 1.0)) < 120
+    assert needed(known(100 * MIB, 100.0), known(4 * GIB, 50.0)) > 4000
+    assert 100 <= needed(known(100 * MIB, 100.0), known(4 * GIB, 50.0, age=6 * HALF_LIFE)) < 120
 
 
 def test_cores_go_where_work_is() -> None:
