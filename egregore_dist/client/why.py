@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from egregore_dist.client import amounts
+from egregore_dist.engine.control import DRAINED
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.limits import Bucket
 from egregore_dist.ledger.waits import Again, Look, OpenBlock, Track
@@ -17,6 +18,7 @@ from egregore_dist.resources.report import Report
 #: "paused": somebody has paused the run.
 #: "workers": no worker is alive.
 #: "queue": no live worker serves the queue.
+#: "held": no live worker of the queue takes lanes now: it is drained, or its memory is short.
 #: "size": no live worker is large enough.
 #: "labels": no live worker of the queue has the labels or the GPUs.
 #: "module": no live worker of the queue loads the module.
@@ -33,6 +35,7 @@ Kind = Literal[
     "paused",
     "workers",
     "queue",
+    "held",
     "size",
     "labels",
     "module",
@@ -206,6 +209,9 @@ class _Teller:
             text = f"no live worker serves queue {needed.queue!r}; served: {_listed(live)}"
             text += f": start one with `{router.command_for(track.queue)}`"
             return [_reason("queue", block, text, {"waiting": track.waiting}, (needed.queue, *live))]
+        able = [said for said in serving if router.serves(said, track.queue)] or serving
+        if all(said.holds for said in able):
+            return [_held(block, track, able)]
         found = []
         need = self._facts.needs.get((block.id, number), Need())
         misfit = router.misfit(self._cluster, track.queue, memory=need.memory, cpus=need.cpus)
@@ -228,7 +234,7 @@ class _Teller:
     def _busy(self, block: OpenBlock, track: Track) -> Reason | None:
         """Whether every slot of a queue is taken, and by which runs."""
         lanes = self._lanes
-        serving = [said for said in self._facts.reports if router.serves(said, track.queue)]
+        serving = [said for said in self._facts.reports if router.serves(said, track.queue) and not said.holds]
         # A report is some seconds old, and of other runs' lanes not all are known.
         free = [said for said in serving if max(len(said.lanes), len(lanes.get(said.worker, ()))) < said.slots]
         if free:
@@ -312,6 +318,22 @@ def _place(block: OpenBlock, track: Track, limit: Bucket) -> Reason:
     ahead = f"{amounts.count(limit.ahead, 'other')} ahead" if limit.ahead else "none ahead"
     text = f"{_of(track.waiting, 'wait')} for limit {limit.limit!r}{of} over all runs ({'; '.join(said)}), {ahead}"
     return _reason("place", block, text, numbers, (limit.limit,))
+
+
+def _held(block: OpenBlock, track: Track, serving: Sequence[Report]) -> Reason:
+    """Why no worker of a queue takes lanes."""
+    each = [f"{said.worker} ({_said_of(said)})" for said in serving[:_LISTED]]
+    each += [f"{len(serving) - _LISTED} more"] if len(serving) > _LISTED else []
+    queue = needs.of(track.queue).queue
+    text = f"{_of(track.waiting, 'wait')}: no live worker of queue {queue!r} takes lanes now: {', '.join(each)}"
+    drained = [said.worker for said in serving if DRAINED in said.holds]
+    if drained:
+        text += f": `egregore-dist workers resume {drained[0]}` has it take them again"
+    return _reason("held", block, text, {"waiting": track.waiting}, tuple(said.worker for said in serving))
+
+
+def _said_of(said: Report) -> str:
+    return "; ".join(f"{reason}: {why}" if why else reason for reason, why in said.holds.items())
 
 
 def _late(block: OpenBlock, track: Track, now: int) -> Reason:

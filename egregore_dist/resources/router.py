@@ -232,6 +232,8 @@ class Cluster:
 
     def __init__(self, reports: Iterable[Report] = ()) -> None:
         self.reports = tuple(reports)
+        # Those that take lanes now: of a queue whose workers are all drained nobody is known yet.
+        self._taking = tuple(said for said in self.reports if not said.holds)
         self._hosts: dict[str, _Host] = {}
         for said in self.reports:
             host = self._hosts.setdefault(said.host, _Host())
@@ -251,7 +253,7 @@ class Cluster:
         """How many workers serve one of these queues, and the slots that they have."""
         found = self._of.get(queues)
         if found is None:
-            slots = [said.slots for said in self.reports if any(serves(said, queue) for queue in queues)]
+            slots = [said.slots for said in self._taking if any(serves(said, queue) for queue in queues)]
             found = self._of[queues] = (len(slots), sum(slots))
         return found
 
@@ -268,7 +270,7 @@ class Cluster:
         """Give the slots of the cluster to several tracks: at least one to each, then by how much each has to do."""
         work = _work(demands)
         offers = [
-            _Offer(said, tuple(at for at, each in enumerate(demands) if _is_able(said, each))) for said in self.reports
+            _Offer(said, tuple(at for at, each in enumerate(demands) if _is_able(said, each))) for said in self._taking
         ]
         # First those that can serve little else.
         offers.sort(key=lambda offer: (len(offer.tracks), offer.report.worker))
@@ -297,7 +299,7 @@ class Cluster:
         return [max(1, number) for number in given]
 
     def _pool(self, demand: Demand, per_node: int) -> _Pool:
-        eligible = [said for said in self.reports if _is_able(said, demand)]
+        eligible = [said for said in self._taking if _is_able(said, demand)]
         slots: dict[str, int] = {}
         for said in eligible:
             slots[said.host] = slots.get(said.host, 0) + said.slots
@@ -391,11 +393,13 @@ def first_lease(known: Learned | None) -> int:
 def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | None) -> str | None:
     """Why no live worker of a queue has what a node was declared to need; None where one does.
 
-    A queue that nobody serves yet refuses nothing: its workers may come.
+    A queue that nobody serves now refuses nothing: its workers may come, and those that take no lanes now come back.
     """
     needed = needs.of(queue)
     serving = [said for said in cluster.reports if needed.queue in said.queues]
-    if not serving or any(serves(said, queue) and _fits(said, memory, cpus) for said in serving):
+    if all(said.holds for said in serving) or any(
+        serves(said, queue) and _fits(said, memory, cpus) for said in serving
+    ):
         return None
     nearest = max(
         serving,

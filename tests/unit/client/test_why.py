@@ -62,6 +62,33 @@ CASES: dict[str, tuple[Facts, list[str], str, dict[str, float]]] = {
         {"seconds": 12.0, "waiting": 4},
     ),
     "no worker": (facts(block(track(4)), workers=()), ["workers"], "no worker is alive", {"waiting": 4}),
+    "drained": (
+        facts(block(track(4)), workers=(worker(holds={"drained": "by hand"}), worker("v@host", queues=("gpu",)))),
+        ["held"],
+        "4 wait: no live worker of queue 'home' takes lanes now: w@host (drained: by hand): `egregore-dist workers",
+        {"waiting": 4},
+    ),
+    "memory pressure": (
+        facts(block(track(1)), workers=(worker(holds={"memory pressure": "1 MB left"}),)),
+        ["held"],
+        "1 waits: no live worker of queue 'home' takes lanes now: w@host (memory pressure: 1 MB left)",
+        {"waiting": 1},
+    ),
+    "the only one with a label drained": (
+        facts(
+            block(track(4, queue="home@zone=eu")),
+            workers=(worker(holds={"drained": "by hand"}, labels=("zone=eu",)), worker("v@host")),
+        ),
+        ["held"],
+        "4 wait: no live worker of queue 'home' takes lanes now: w@host (drained: by hand)",
+        {"waiting": 4},
+    ),
+    "one drained, one busy": (
+        facts(block(track(4)), workers=(worker(holds={"drained": ""}), worker("v@host", slots=1, lanes=1))),
+        ["slots"],
+        "the only slot of queue 'home' is busy",
+        {"slots": 1, "workers": 1, "waiting": 4},
+    ),
     "no worker, though nothing waits": (
         facts(block(track(0)), workers=()),
         ["workers"],

@@ -341,6 +341,24 @@ def test_what_nobody_serves_yet_gets_some_lanes() -> None:
     assert (found.lanes, found.bound, found.workers) == (router.UNSEEN, "no worker", 0)
 
 
+def test_a_drained_worker_has_no_slots() -> None:
+    """What takes no lanes now is not counted; where nobody takes any, it is as if nobody served the queue."""
+    drained = report("d", "a", 10 * GIB, 8, holds={"drained": "by hand"})
+    small = report("s", "a", GIB, 2)
+
+    found = plan(100, [drained, small])
+    nobody = plan(100, [drained])
+
+    assert (found.lanes, found.workers, found.slots) == (2, 1, 2)
+    assert (nobody.lanes, nobody.workers, nobody.tracks[0].bound) == (router.UNSEEN, 0, "no worker")
+    several = [Demand(queue=QUEUE, branches=50), Demand(queue=QUEUE, branches=50, is_async=True)]
+    assert router.plan(several, Cluster([drained, small])).lanes == 2
+    # It comes back: what only it is large enough for is not refused.
+    assert router.misfit(Cluster([drained, small]), QUEUE, memory=5 * GIB, cpus=None) is None
+    assert router.misfit(Cluster([drained]), QUEUE, memory=50 * GIB, cpus=None) is None
+    assert router.misfit(Cluster([drained, small]), QUEUE, memory=50 * GIB, cpus=None) is not None
+
+
 @pytest.mark.parametrize(
     ("known", "threads", "width"),
     [
