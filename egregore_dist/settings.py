@@ -53,6 +53,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Branches that wait for others, which one lane runs at a time on threads; 1 for none.",
     )
+    tune: bool = Field(
+        True,
+        description="Workers that were given no number of lanes change it as their machine allows, "
+        "and none takes lanes while memory is short.",
+    )
     report_interval: float = Field(2.0, gt=0, le=_LONGEST, description="Seconds between two reports of a worker.")
     report_ttl: float = Field(10.0, gt=0, le=_LONGEST, description="Seconds until a silent worker counts as gone.")
     sweep_interval: float = Field(1.0, gt=0, le=_LONGEST, description="Seconds between two rounds of the janitor.")

@@ -9,6 +9,7 @@ from kombu import Exchange, Queue
 
 from egregore_dist.resources import needs, router
 from egregore_dist.resources.report import Report
+from egregore_dist.worker import intake
 
 
 def own(worker: Any) -> tuple[str, ...]:
@@ -46,5 +47,6 @@ def _begin(consumer: Any, name: str) -> None:
         queue = Queue(name, Exchange(name), name)
     # A connection that is made anew begins with it too.
     queues.select_add(queue)
-    if consumer.task_consumer is not None:
+    # So does one that takes no lanes now, once it takes them again.
+    if consumer.task_consumer is not None and not intake.is_held(consumer):
         consumer.add_task_queue(name)

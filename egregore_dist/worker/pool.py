@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from celery.worker import state
@@ -55,8 +55,10 @@ def on_start(pool: Any, tell: Callable[[Any], None]) -> None:
 
 
 def processes(pool: Any) -> list[Any]:
-    """The processes of a prefork pool; other pools run their lanes in the worker's own."""
-    return [process for process in getattr(getattr(pool, "_pool", None), "_pool", ()) if hasattr(process, "pid")]
+    """The processes of a prefork pool that have been started; other pools run their lanes in the worker's own."""
+    found = getattr(getattr(pool, "_pool", None), "_pool", ())
+    # It lists one before it has a pid, and other threads look.
+    return [process for process in tuple(found) if getattr(process, "pid", None) is not None]
 
 
 def lanes() -> tuple[str, ...]:
@@ -99,6 +101,17 @@ def nodes(modules: Iterable[str]) -> dict[str, str]:
         if isinstance(value, Node | Decision) and value.name is not None
     }
     return {name: fingerprint.of(found[name]) for name in sorted(found)}
+
+
+def functions(modules: Iterable[str], queues: Collection[str], default_queue: str) -> tuple[str, ...]:
+    """References of the functions of those nodes in loaded modules that run on one of these queues."""
+    found = {
+        f"m:{value.fn.__module__}:{value.fn.__qualname__}"
+        for module in modules
+        for value in vars(sys.modules.get(module, object)).values()
+        if isinstance(value, Node) and (value.options.queue or default_queue) in queues
+    }
+    return tuple(sorted(found))
 
 
 def slots(pool: Any) -> int:

@@ -19,7 +19,7 @@ from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import Settings, load
 from egregore_dist.wire.code import Loader
-from egregore_dist.worker import guard, naming, slots, steps
+from egregore_dist.worker import commands, guard, intake, naming, slots, steps, tuner
 from egregore_dist.workflow import names
 
 
@@ -35,10 +35,10 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
         modules: modules with nodes to load, beside those of ``EGREGORE_MODULES``; nodes of others are refused.
         settings: read from ``EGREGORE_*`` where absent; the app's own broker is taken where those name none.
     """
-    _install(app, modules=modules, settings=settings, owns=False)
+    _install(app, modules=modules, settings=settings, owns=False, by_hand=True)
 
 
-def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None, owns: bool) -> None:
+def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None, owns: bool, by_hand: bool) -> None:
     if settings is None:
         settings = load()
         if settings.broker_url is None:
@@ -51,6 +51,9 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
     steps.register(app, settings)
     guard.register(app, owns=owns)
     slots.register(app)
+    intake.register(app)
+    tuner.register(app, by_hand=by_hand)
+    commands.register()
 
 
 def run(
@@ -66,7 +69,7 @@ def run(
     """Run a worker in this process until it is told to stop.
 
     Args:
-        concurrency: lanes at a time; by default the cores that this process may use.
+        concurrency: lanes at a time; by default the cores that this process may use, and then as `worker.tuner` says.
         queues: Celery queues to consume; by default ``settings.queue``.
         name: the worker's name, unique in the cluster; by default made of the host's name and the process's id.
         pool: ``prefork``, or ``threads`` where sync nodes cannot be stopped.
@@ -86,7 +89,7 @@ def run(
         _checked(queue, "queue")
     name = _full_name(name)
     app = apps.make_app(settings)
-    _install(app, settings=settings, owns=True)
+    _install(app, settings=settings, owns=True, by_hand=concurrency is not None)
     argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]
     argv += [f"--concurrency={concurrency or 'auto'}", f"--queues={','.join(queues) or settings.queue}"]
     if events:

@@ -8,25 +8,26 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import threading
 import time
 from importlib import metadata
 from typing import Any
 
 import msgspec
-from celery import Celery, bootsteps
+from celery import Celery
 from celery.platforms import EX_FAILURE
 from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import announce, boards, leaving
 from egregore_dist.engine import app as apps
+from egregore_dist.engine.control import STOPPING
 from egregore_dist.engine.queues import Queues
-from egregore_dist.ledger import Ledger
 from egregore_dist.resources import gpus, report
 from egregore_dist.settings import Settings
 from egregore_dist.worker import consuming, envelope, naming, pool, warden
+from egregore_dist.worker.intake import Intake
 from egregore_dist.worker.lookout import OFTEN, Lookout
+from egregore_dist.worker.periodic import Periodic
 from egregore_dist.worker.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
@@ -34,69 +35,7 @@ log = logging.getLogger(__name__)
 _WATCH_EVERY = 0.2
 
 
-# Seconds between two lines of log about a ledger that does not answer.
-_SAY_EVERY = 30.0
-
-
-class _Periodic(bootsteps.StartStopStep):
-    """Calls ``tick`` every ``interval`` seconds, first of all before the worker takes its first message."""
-
-    requires: tuple[Any, ...] = ("celery.worker.components:Pool",)
-
-    def __init__(self, parent: Any, **kwargs: Any) -> None:
-        super().__init__(parent, **kwargs)
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._silent_until = 0.0
-
-    def start(self, parent: Any) -> None:
-        self.settings: Settings = parent.app.egregore_settings
-        self.ledger = Ledger(
-            apps.ledger_url(self.settings), prefix=self.settings.prefix, retention=self.settings.retention, retries=1
-        )
-        self.begin(parent)
-        self._stopped.clear()
-        self._round(parent)
-        self._thread = threading.Thread(target=self._run, args=(parent,), name=type(self).__name__, daemon=True)
-        self._thread.start()
-
-    def stop(self, _parent: Any) -> None:
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
-            self._thread = None
-            self.ledger.close()
-
-    def terminate(self, parent: Any) -> None:
-        self.stop(parent)
-
-    def interval(self) -> float:
-        raise NotImplementedError
-
-    def begin(self, parent: Any) -> None:
-        """Called once, before the first round."""
-
-    def tick(self, parent: Any) -> None:
-        raise NotImplementedError
-
-    def _run(self, parent: Any) -> None:
-        while not self._stopped.wait(self.interval()):
-            self._round(parent)
-
-    def _round(self, parent: Any) -> None:
-        try:
-            self.tick(parent)
-            self._silent_until = 0.0
-        except errors.BrokerUnavailable as error:
-            if time.monotonic() >= self._silent_until:
-                self._silent_until = time.monotonic() + _SAY_EVERY
-                log.warning("%s: %s", type(self).__name__.lower(), error, extra={"action": "ledger_unreachable"})
-        except Exception:
-            # A round that fails must not end the rounds after it.
-            log.exception("%s: a round failed", type(self).__name__.lower(), extra={"action": "round_failed"})
-
-
-class Watch(_Periodic):
+class Watch(Periodic):
     """Ends the processes of the pool that do not stop, and gives back at once what dead ones held.
 
     It also tells the lanes whether somebody looks at Celery's events.
@@ -107,6 +46,7 @@ class Watch(_Periodic):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         parent.egregore_warden = None
+        parent.egregore_intake = self._intake = Intake(parent)
         leaving.tell(False)
         # Before the pool has processes, since they look for it when they begin.
         self._folder = self._make_folder() if pool.kind_of(parent.pool_cls) == "prefork" else None
@@ -139,7 +79,7 @@ class Watch(_Periodic):
 
     def stop(self, _parent: Any) -> None:
         """Tell the lanes to leave, and go on: the pool is stopped after this step, and waits for what runs."""
-        leaving.tell(True)
+        self._intake.hold(STOPPING, "it was told to stop")
 
     @staticmethod
     def _make_folder() -> boards.Folder:
@@ -154,7 +94,7 @@ class Watch(_Periodic):
         return folder
 
 
-class Fairness(_Periodic):
+class Fairness(Periodic):
     """Tells lanes that have had their turn whether somebody waits for their slots."""
 
     name = "egregore-fairness"
@@ -181,7 +121,7 @@ class Fairness(_Periodic):
         self._stopped.set()
 
 
-class Heartbeat(_Periodic):
+class Heartbeat(Periodic):
     """Publishes the worker's report; while it is fresh the worker counts as alive."""
 
     name = "egregore-heartbeat"
@@ -189,6 +129,10 @@ class Heartbeat(_Periodic):
     _leaving = False
     _at = 0
     _replaced = False
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        parent.egregore_heartbeat = self
 
     def interval(self) -> float:
         return self.settings.report_interval
@@ -223,7 +167,6 @@ class Heartbeat(_Periodic):
             worker=parent.hostname,
             pid=os.getpid(),
             life=self._life.word,
-            slots=pool.slots(parent.pool),
             pool=pool.kind(parent.pool),
             queues=consuming.own(parent),
             labels=self.settings.labels,
@@ -240,6 +183,8 @@ class Heartbeat(_Periodic):
             ttl=self.settings.report_ttl,
             lanes=lanes,
             dead=self._children.dead(),
+            holds=parent.egregore_intake.reasons(),
+            **parent.egregore_tuner.told(),
         )
         if parent.egregore_warden is not None:
             # It knows of whom to blame, so it comes before any janitor that reads this.
@@ -277,7 +222,7 @@ class Heartbeat(_Periodic):
             log.warning("heartbeat: not withdrawn: %s", error, extra={"action": "ledger_unreachable"})
 
 
-class Janitor(_Periodic):
+class Janitor(Periodic):
     """Enforces deadlines and repairs, where it leads."""
 
     name = "egregore-janitor"

@@ -18,6 +18,7 @@ import psutil
 from redis.connection import AbstractConnection
 
 from egregore_dist import cli
+from egregore_dist.resources import cgroup
 from tests.support import store
 
 
@@ -76,11 +77,23 @@ def lies(argument: str) -> None:
     psutil.virtual_memory = lie
 
 
+def memory(argument: str) -> None:
+    """The machine has 8 GiB, of which so many MiB are left as the file says."""
+
+    def say() -> Any:
+        total, available = 8 * 2**30, int(Path(argument).read_text()) * 2**20
+        return SimpleNamespace(total=total, available=available, used=total - available, percent=0.0)
+
+    psutil.virtual_memory = say
+    cgroup.memory = lambda: None
+
+
 HOOKS: dict[str, Callable[[str], None]] = {
     "store_faults": store_faults,
     "die_at_send": die_at_send,
     "die_at_publish": die_at_publish,
     "lies": lies,
+    "memory": memory,
 }
 
 

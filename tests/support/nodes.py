@@ -131,6 +131,16 @@ class ProcessContainer:
         elif self.status == "running":
             os.kill(self.pid, number)
 
+    def expect_end(self) -> None:
+        """Somebody asks it to end, in another way than by a signal."""
+        self._asked = True
+
+    @property
+    def returncode(self) -> int | None:
+        """How its main process ended; None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
     def kill_main(self) -> None:
         """End the main process alone by SIGKILL: its pool has to notice."""
         assert self._process is not None

@@ -151,10 +151,17 @@ class Trial:
         queues: Sequence[str] = (),
         wait: bool = True,
         contained: bool = False,
+        tuned: bool = False,
     ) -> ProcessContainer:
-        """Start one more node; see `ProcessContainer`. ``contained``: as a container of the worker's image."""
+        """Start one more node; see `ProcessContainer`.
+
+        Args:
+            contained: as a container of the worker's image.
+            tuned: without a number of lanes by hand.
+        """
         self._named += 1
-        options = ["--concurrency", str(concurrency or self.concurrency), "--loglevel", "INFO"]
+        options = [] if tuned else ["--concurrency", str(concurrency or self.concurrency)]
+        options += ["--loglevel", "INFO"]
         if queues:
             options += ["--queues", ",".join(queues)]
         process = {} if contained else {"before": before, "hooks": hooks}

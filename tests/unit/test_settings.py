@@ -30,13 +30,14 @@ def test_every_setting_has_a_variable_and_a_description(monkeypatch: pytest.Monk
         "queue": "q",
         "prefix": "p",
         "report_interval": "3",
+        "tune": "0",
     }
     raw = values.get(name, "redis://h" if name.endswith("url") else "7")
     monkeypatch.setenv(f"EGREGORE_{name.upper()}", raw)
     value = getattr(Settings(), name)
     plain = value.get_secret_value() if isinstance(value, pydantic.SecretStr) else value
 
-    assert plain in (raw, 7, 3, Path("/x"), ("a", "b"), ("a=1", "b=2"))
+    assert plain in (raw, 7, 3, Path("/x"), ("a", "b"), ("a=1", "b=2"), False)
     assert plain != Settings.model_fields[name].default
     assert Settings.model_fields[name].description
 

@@ -28,12 +28,14 @@ class Worker:
 
     def __init__(self, *queues: str, connected: bool = True) -> None:
         self.added: list[str] = []
+        self.held: dict[str, str] = {}
         self.app = SimpleNamespace(amqp=SimpleNamespace(queues=Queues(*queues)))
         self.consumer: Any = SimpleNamespace(
             app=self.app,
             call_soon=lambda act, *args: act(*args),
             task_consumer=object() if connected else None,
             add_task_queue=self.added.append,
+            controller=SimpleNamespace(egregore_intake=SimpleNamespace(reasons=lambda: self.held)),
         )
 
 
@@ -73,6 +75,17 @@ def test_what_it_has_is_consumed() -> None:
 def test_without_a_connection_it_is_remembered() -> None:
     """What a worker learns of before it is connected is among the queues that it connects with."""
     worker = Worker("home", connected=False)
+
+    consuming.consume(worker, said(), ["home@zone=eu"])
+
+    assert worker.added == []
+    assert [*worker.app.amqp.queues.consume_from] == ["home", "home@zone=eu"]
+
+
+def test_a_drained_worker_consumes_no_more() -> None:
+    """What a worker learns of while it takes no lanes is among the queues that it consumes when it takes them again."""
+    worker = Worker("home")
+    worker.held["drained"] = ""
 
     consuming.consume(worker, said(), ["home@zone=eu"])
 
