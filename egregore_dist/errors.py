@@ -11,6 +11,7 @@
     │   └── BrokerFull                   it can, and takes nothing more
     ├── NestedWaitError(RuntimeError)    a node waited for a run
     ├── RunNotFound(LookupError)         no run has this id
+    ├── WorkerNotFound(LookupError)      no live worker has this name
     └── RunFailed                        a run ended without a value
         ├── ParallelExecutionError       a branch of a block failed
         ├── ParallelTimeoutError(TimeoutError)  a block reached its deadline
@@ -73,6 +74,10 @@ class NestedWaitError(EgregoreError, RuntimeError):
 
 class RunNotFound(EgregoreError, LookupError):
     """Raised when the ledger has no run of this id: never submitted, or expired, or deleted."""
+
+
+class WorkerNotFound(EgregoreError, LookupError):
+    """Raised when no live worker has this name, or more than one has."""
 
 
 class RunFailed(EgregoreError):

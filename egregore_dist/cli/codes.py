@@ -8,7 +8,7 @@ FAILED = 1
 USAGE = 2
 #: The broker or the ledger cannot be reached.
 UNREACHABLE = 3
-#: There is no such run.
+#: There is no such run, limit or worker.
 NOT_FOUND = 4
 #: The run had not ended when ``--timeout`` was over.
 TIMEOUT = 5

@@ -135,7 +135,13 @@ def judge_workers(workers: Sequence[Worker], settings: Settings, version: str) -
         return [Check("workers", "problem", "none is alive", f"start one: {start}")]
     said = [worker.report for worker in workers]
     slots = sum(report.slots for report in said)
-    checks = [Check("workers", "ok", f"{len(workers)} alive with {slots} slots: {_listed(r.worker for r in said)}")]
+    alive = f"{len(workers)} alive with {slots} slots: {_listed(r.worker for r in said)}"
+    held = [f"{report.worker} ({', '.join(report.holds)})" for report in said if report.holds]
+    if held:
+        cure = "`egregore-dist workers resume NAME` ends a drain; memory pressure ends with more memory, or fewer lanes"
+        checks = [Check("workers", "warning", f"{alive}; {len(held)} of them take no lanes now: {_listed(held)}", cure)]
+    else:
+        checks = [Check("workers", "ok", alive)]
     queues: dict[str, list[str]] = defaultdict(list)
     modules: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for report in said:

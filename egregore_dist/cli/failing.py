@@ -50,6 +50,7 @@ _FOREIGN = {
 _OWN: tuple[tuple[type[errors.EgregoreError], int], ...] = (
     (errors.RunFailed, codes.FAILED),
     (errors.RunNotFound, codes.NOT_FOUND),
+    (errors.WorkerNotFound, codes.NOT_FOUND),
     (errors.BrokerUnavailable, codes.UNREACHABLE),
     (errors.ConfigurationError, codes.USAGE),
     (errors.WorkflowError, codes.USAGE),

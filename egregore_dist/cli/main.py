@@ -19,7 +19,7 @@ COMMANDS = {
     "plan": "Show how the blocks of a workflow would be served, and why.",
     "runs": "Look at runs, and pause, resume, end and retry them.",
     "worker": "Run a worker until it is told to stop.",
-    "workers": "List the live workers.",
+    "workers": "List the live workers, and drain, resume or stop one.",
     "nodes": "List what is learned of nodes: how long they take, and of what.",
     "limits": "Look at limits of nodes by name, and change them while runs go on.",
     "top": "Show what the cluster does, as it does it.",

@@ -1,26 +1,40 @@
-"""``egregore-dist workers``: who is alive, and what they serve."""
+"""``egregore-dist workers``: who is alive, what they serve, and what one of them is asked for."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from egregore_dist.cli import probe, show, target
+from egregore_dist.cli import codes, probe, redact, show, target
+from egregore_dist.cli.failing import Quit
+
+if TYPE_CHECKING:
+    from egregore_dist.resources.report import Report
+
+# What leaves the number of lanes to the worker's tuner.
+_AUTO = "auto"
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @show.as_json
 @target.options
-def workers(wants_json: bool) -> None:
-    """List the live workers.
+@click.pass_context
+def workers(ctx: click.Context, wants_json: bool) -> None:
+    """List the live workers; with a command, ask something of one.
 
-    JSON keys: workers, a list of name, host, pid, slots, pool, prefetch, lanes (how many it has), cores, load, cpu (the
+    JSON keys: workers, a list of name, host, pid, slots, concurrency_by (hand or tuner), concurrency_why, pool,
+    prefetch, prefetch_why, holds (why it takes no lanes now, with what is to be said of each reason; empty where it
+    takes them), lane_memory (what one lane is taken to need), lanes (how many it has), cores, load, cpu (the
     share of its machine's cores that is busy), memory_available, memory_total, memory_limit (of its control group, 0
     for none), processes (the memory of each of its pool, by pid), all in bytes, queues, labels, gpus (their names),
     modules, nodes (with a hash of the code of each), version, skew (seconds that its clock is ahead of the server's),
     reported (ISO 8601, UTC).
     """
+    if ctx.invoked_subcommand is not None:
+        if wants_json:
+            raise Quit(codes.USAGE, f"give --json after the command: workers {ctx.invoked_subcommand} ... --json")
+        return
     found = probe.workers(target.ledger())
     if wants_json:
         show.print_json({"workers": [as_json(worker) for worker in found]})
@@ -29,13 +43,28 @@ def workers(wants_json: bool) -> None:
         click.echo("no worker is alive: start one with `egregore-dist worker -m MODULE`", err=True)
         return
     right = ("SLOTS", "CORES", "FREE MEMORY", "NODES", "SEEN")
-    columns = ("WORKER", "SLOTS", "POOL", "CORES", "FREE MEMORY", "QUEUES", "HAS", "MODULES", "NODES", "SEEN")
+    columns = (
+        "WORKER",
+        "SLOTS",
+        "SET BY",
+        "TAKES",
+        "POOL",
+        "CORES",
+        "FREE MEMORY",
+        "QUEUES",
+        "HAS",
+        "MODULES",
+        "NODES",
+        "SEEN",
+    )
     table = show.table(*columns, right=right)
     for worker in found:
         said = worker.report
         table.add_row(
             show.text(said.worker),
             str(said.slots),
+            show.text(said.concurrency_by or "-"),
+            show.text(", ".join(said.holds) or "lanes", "yellow" if said.holds else ""),
             show.text(said.pool),
             f"{said.cores:g}",
             f"{show.size(said.memory_available)} of {show.size(said.memory_total)}",
@@ -46,6 +75,85 @@ def workers(wants_json: bool) -> None:
             f"{max(0.0, worker.age):.0f} s ago",
         )
     show.console().print(table)
+
+
+@workers.command()
+@click.argument("name")
+@show.as_json
+@target.options
+def drain(name: str, wants_json: bool) -> None:
+    """Have a worker take no more lanes: what runs there ends, what waits goes to other workers.
+
+    Its lanes leave after the branches that they are at. NAME is as `workers` lists it, or the part before the @. It
+    lasts until `resume`, or until the worker is started anew.
+
+    JSON keys: name, slots, lanes, holds, concurrency_by, concurrency_why.
+    """
+    said = target.session().workers.drain(name)
+    _print(said, wants_json, f"is drained: {len(said.lanes)} lanes are still to end")
+
+
+@workers.command()
+@click.argument("name")
+@show.as_json
+@target.options
+def resume(name: str, wants_json: bool) -> None:
+    """Have a worker that was drained take lanes again.
+
+    JSON keys: those of `workers drain`.
+    """
+    said = target.session().workers.resume(name)
+    left = "; ".join(f"{reason}: {why}" for reason, why in said.holds.items())
+    _print(said, wants_json, f"still takes no lanes: {left}" if left else "takes lanes")
+
+
+@workers.command()
+@click.argument("name")
+@show.as_json
+@target.options
+def stop(name: str, wants_json: bool) -> None:
+    """Have a worker stop once what runs there has ended, as SIGTERM does.
+
+    What starts workers anew, such as systemd or Kubernetes, may do so with this one.
+
+    JSON keys: those of `workers drain`.
+    """
+    said = target.session().workers.stop(name)
+    _print(said, wants_json, f"stops: {len(said.lanes)} lanes are still to end")
+
+
+@workers.command()
+@click.argument("name")
+@click.argument("number")
+@show.as_json
+@target.options
+def concurrency(name: str, number: str, wants_json: bool) -> None:
+    """Set how many lanes a worker runs at a time, from now on; `auto` leaves it to the worker again.
+
+    What runs goes on: of fewer lanes the last ones end first.
+
+    JSON keys: those of `workers drain`.
+    """
+    if number != _AUTO and not (number.isascii() and number.isdecimal() and int(number) > 0):
+        raise Quit(codes.USAGE, f"the number of lanes is a whole number of at least 1, or {_AUTO!r}, not {number!r}")
+    said = target.session().workers.concurrency(name, None if number == _AUTO else int(number))
+    _print(said, wants_json, f"runs {said.slots} lanes at a time ({said.concurrency_why})")
+
+
+def _print(said: Report, wants_json: bool, text: str) -> None:
+    if wants_json:
+        show.print_json(
+            {
+                "name": said.worker,
+                "slots": said.slots,
+                "lanes": len(said.lanes),
+                "holds": said.holds,
+                "concurrency_by": said.concurrency_by,
+                "concurrency_why": said.concurrency_why,
+            }
+        )
+    else:
+        click.echo(redact.clean(f"worker {said.worker} {text}"))
 
 
 def _gpus(names: tuple[str, ...]) -> list[str]:
@@ -62,8 +170,13 @@ def as_json(worker: probe.Worker) -> dict[str, Any]:
         "host": said.host,
         "pid": said.pid,
         "slots": said.slots,
+        "concurrency_by": said.concurrency_by,
+        "concurrency_why": said.concurrency_why,
         "pool": said.pool,
         "prefetch": said.prefetch,
+        "prefetch_why": said.prefetch_why,
+        "holds": said.holds,
+        "lane_memory": said.lane_memory,
         "lanes": len(said.lanes),
         "cores": said.cores,
         "load": said.load,

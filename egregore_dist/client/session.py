@@ -13,6 +13,7 @@ from celery import Celery
 
 from egregore_dist import errors
 from egregore_dist.client.limits import Limits
+from egregore_dist.client.workers import Workers
 from egregore_dist.engine import app as apps
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.places import Places
@@ -43,6 +44,8 @@ class Session:
         self.later = Later()
         #: The limits of the cluster by name.
         self.limits = Limits(self.ledger, Places(self.ledger, self.app, self.later))
+        #: The workers of the cluster, and what can be asked of each.
+        self.workers = Workers(self.ledger, self.app, ttl=settings.report_ttl)
         self.pid = os.getpid()
         self._left: set[str] = set()
         # A program may end right after it has submitted.

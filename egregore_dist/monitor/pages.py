@@ -17,6 +17,7 @@ from egregore_dist.cli.logs import LEVELS
 from egregore_dist.client.logs import Wanted
 from egregore_dist.client.run import Run
 from egregore_dist.client.session import Session as ClusterSession
+from egregore_dist.client.workers import Workers
 from egregore_dist.ledger import ENDED, browse, runlist
 from egregore_dist.ledger.limits import OTHERS, Known
 from egregore_dist.monitor import failures, lists, logs, values, words
@@ -28,6 +29,7 @@ from egregore_dist.monitor.runview import Reader
 from egregore_dist.monitor.sessions import Session
 from egregore_dist.monitor.users import Role
 from egregore_dist.monitor.workers import machines
+from egregore_dist.resources.report import Report
 from egregore_dist.workflow.spec import Path
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,12 @@ _ACTIONS: Mapping[str, Callable[[Run], str]] = {
     "pause": Run.pause,
     "resume": Run.resume,
     "retry": Run.retry,
+}
+
+_WORKER_ACTIONS: Mapping[str, Callable[[Workers, str], Report]] = {
+    "worker_drain": Workers.drain,
+    "worker_resume": Workers.resume,
+    "worker_stop": Workers.stop,
 }
 
 _TITLES = {
@@ -104,6 +112,7 @@ class Pages:
             "set_limit": self._set_limit,
             "clear_limit": self._clear_limit,
             **dict.fromkeys(_ACTIONS, self._act),
+            **dict.fromkeys(_WORKER_ACTIONS, self._act_on_worker),
         }
         return {name: self._answering(make) for name, make in made.items()}
 
@@ -117,7 +126,7 @@ class Pages:
         def safely(asked: Asked) -> Response:
             try:
                 return make(asked)
-            except (errors.RunNotFound, _NoLimit) as error:
+            except (errors.RunNotFound, errors.WorkerNotFound, _NoLimit) as error:
                 return self.refuse(404, str(error), asked.session, asked.path)
             except errors.BrokerUnavailable as error:
                 log.warning("monitor: %s", error, extra={"action": "ledger_unreachable"})
@@ -335,6 +344,18 @@ class Pages:
         _ACTIONS[asked.route.name](Run(run, of=self._cluster))
         self._note(asked, f"did {asked.route.name}", run)
         return RedirectResponse(f"/runs/{words.segment(run)}", 303)
+
+    def _act_on_worker(self, asked: Asked) -> Response:
+        (name, *_) = asked.form.get("worker", [""])
+        try:
+            said = _WORKER_ACTIONS[asked.route.name](self._cluster.workers, name)
+        except errors.BrokerUnavailable as error:
+            # Not only the ledger may be away: the worker may not have answered.
+            return self.refuse(503, str(error), asked.session, asked.path)
+        user = asked.session.user.name if asked.session else ""
+        extra = {"action": f"monitor_{asked.route.name}", "worker": said.worker, "user": user}
+        log.info("monitor: %s did %s, worker %s", user or "somebody", asked.route.name, said.worker, extra=extra)
+        return RedirectResponse("/workers", 303)
 
     def _delete(self, asked: Asked) -> Response:
         run = asked.parts["run"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from egregore_dist.cli import probe
 from egregore_dist.ledger import Ledger
+from egregore_dist.resources.router import MEMORY_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,18 @@ class Machine:
     def memory_used(self) -> float:
         """The part of its memory that is in use, from 0 to 1."""
         return 1 - self.memory_available / self.memory_total if self.memory_total else 0.0
+
+    @property
+    def memory_line(self) -> int:
+        """What of its memory is planned with, in bytes."""
+        return int(MEMORY_SHARE * self.memory_total)
+
+    @property
+    def memory_reserved(self) -> int:
+        """What its workers' lanes are taken to need where every slot has one, in bytes."""
+        return sum(
+            worker.report.slots * worker.report.lane_memory for worker in self.workers if not worker.report.holds
+        )
 
 
 def machines(ledger: Ledger) -> list[Machine]:

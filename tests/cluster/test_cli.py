@@ -313,6 +313,7 @@ def test_workers(local: LocalCluster) -> None:
     assert {worker["name"] for worker in found} >= {worker.name for worker in local.workers}
     assert found[0].keys() == {
         *("name", "host", "pid", "slots", "pool", "prefetch", "lanes", "cores", "load", "cpu"),
+        *("concurrency_by", "concurrency_why", "prefetch_why", "holds", "lane_memory"),
         *("memory_available", "memory_total", "memory_limit", "processes"),
         *("queues", "labels", "gpus", "modules", "nodes", "version", "skew", "reported"),
     }
@@ -320,6 +321,41 @@ def test_workers(local: LocalCluster) -> None:
     assert all(len(worker["processes"]) == worker["slots"] for worker in found)
     assert all(abs(worker["skew"]) < 1 for worker in found)
     assert local.workers[0].name in text
+    assert all((worker["concurrency_by"], worker["holds"]) == ("hand", {}) for worker in found)
+
+
+def test_a_worker_is_drained_and_resumed(local: LocalCluster) -> None:
+    """It says so, in words and as JSON; so does the list."""
+    name = local.workers[0].name
+    try:
+        said = read("workers", "drain", name, env=environment(local))
+        text = ask("workers", env=environment(local)).stdout
+    finally:
+        resumed = ask("workers", "resume", name.partition("@")[0], env=environment(local))
+
+    assert said.keys() == {"name", "slots", "lanes", "holds", "concurrency_by", "concurrency_why"}
+    assert (said["name"], list(said["holds"])) == (name, ["drained"])
+    assert next(line for line in text.splitlines() if name in line).count("drained") == 1
+    assert (resumed.exit_code, resumed.stdout) == (0, f"worker {name} takes lanes\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("drain", "nobody"), codes.NOT_FOUND, "no live worker is called 'nobody'; alive: worker1@"),
+        (("resume", "nobody"), codes.NOT_FOUND, "no live worker is called 'nobody'"),
+        (("stop", "nobody"), codes.NOT_FOUND, "no live worker is called 'nobody'"),
+        (("concurrency", "nobody", "2"), codes.NOT_FOUND, "no live worker is called 'nobody'"),
+        (("concurrency", "worker1", "0"), codes.USAGE, "a whole number of at least 1, or 'auto'"),
+        (("--json", "drain", "worker1"), codes.USAGE, "give --json after the command"),
+    ],
+)
+def test_workers_that_are_not_there(local: LocalCluster, arguments: tuple[str, ...], code: int, text: str) -> None:
+    """A name that nobody has, or what cannot be, is one line and a code."""
+    done = ask("workers", *arguments, env=environment(local))
+
+    assert done.exit_code == code
+    assert text in one_line(done)
 
 
 def test_doctor_finds_nothing_wrong(local: LocalCluster) -> None:

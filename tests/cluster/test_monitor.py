@@ -461,6 +461,26 @@ def test_what_is_no_limit(shown: Monitor, form: dict[str, str]) -> None:
     shown.page("/limits/x", 404)
 
 
+def test_a_worker_is_drained_and_resumed(shown: Monitor, local: LocalCluster) -> None:
+    """The buttons do it, the page says it and from what a worker's numbers come; who is not there is 404."""
+    name = local.workers[0].name
+    assert "given by hand" in shown.page("/workers")
+    try:
+        drained = shown.post("/workers/drain", worker=name)
+        page = shown.page("/workers")
+    finally:
+        resumed = shown.post("/workers/resume", worker=name)
+
+    assert [(it.status_code, it.headers["location"]) for it in (drained, resumed)] == [(303, "/workers")] * 2
+    assert "<strong>drained</strong>" in page
+    assert page.count(f'aria-label="Resume {name}"') == page.count(f'aria-label="Stop {name}"') == 1
+    assert f'aria-label="Drain {name}"' not in page
+    assert "<strong>drained</strong>" not in shown.page("/workers")
+    for verb in ("drain", "resume", "stop"):
+        assert shown.post(f"/workers/{verb}", worker="nobody").status_code == 404
+    assert shown.post("/workers/drain").status_code == 404
+
+
 def test_what_is_not_there(shown: Monitor) -> None:
     """Runs, blocks and branches that are not there are 404, and a page that says so."""
     run = failing.submit(1)

@@ -104,6 +104,7 @@ def test_good_workers() -> None:
         ({"modules": ("other",)}, {"modules": "warning"}),
         ({"modules": ("other",), "queues": ("gpu",)}, {}),
         ({"time": 130.0}, {"clock": "problem"}),
+        ({"holds": {"drained": ""}}, {"workers": "warning"}),
     ],
 )
 def test_a_worker_that_differs(fields: dict[str, object], expected: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -84,10 +84,11 @@ class _Paging:
 
 
 class _Report:
-    worker = pool = version = EVIL
+    worker, pool, version = ID, EVIL, EVIL
     queues = modules = (EVIL, "*")
     labels = gpus = nodes = lanes = (EVIL,)
-    slots = 2
+    slots, prefetch, concurrency_by, concurrency_why, prefetch_why = 2, 2, EVIL, EVIL, EVIL
+    holds: ClassVar[dict[str, str]] = {EVIL: EVIL}
 
 
 class _Worker:
@@ -96,6 +97,7 @@ class _Worker:
 
 class _Machine:
     host, cores, memory_used, memory_available, memory_total, workers = EVIL, 2.0, 0.5, 10, 20, (_Worker(),)
+    memory_reserved, memory_line = 5, 14
 
 
 POINTS = (

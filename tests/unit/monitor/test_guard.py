@@ -16,6 +16,11 @@ from tests.unit.monitor.gate import COOKIE, HOST, ORIGIN, PASSWORD, TOKEN, Gate,
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "X", "get", "")
 OPEN = {("GET", "/healthz"), ("GET", "/static/monitor.css"), ("GET", "/static/icon.svg"), ("POST", "/login")}
+#: Some of what not everybody may do.
+_GUARDED = (
+    *("value", "logs", "logs_events", "cancel", "retry", "delete", "set_limit", "clear_limit"),
+    *("worker_drain", "worker_resume", "worker_stop"),
+)
 POSTS = [route for route in ROUTES if route.method == "POST" and route.role is not None]
 
 
@@ -38,7 +43,10 @@ def test_only_posts_change_anything() -> None:
     """A GET is for looking: what changes anything is a POST of an operator or above."""
     changing = {route.name for route in ROUTES if route.method == "POST" and route.name not in ("login", "logout")}
 
-    assert changing == {"bulk", "cancel", "pause", "resume", "retry", "delete", "set_limit", "clear_limit"}
+    assert changing == {
+        *("bulk", "cancel", "pause", "resume", "retry", "delete", "set_limit", "clear_limit"),
+        *("worker_drain", "worker_resume", "worker_stop"),
+    }
     assert all(route.role is not None and route.role >= Role.OPERATOR for route in ROUTES if route.name in changing)
     assert {route.method for route in ROUTES} == {"GET", "POST"}
 
@@ -96,18 +104,17 @@ def test_each_role_gets_what_it_may(gate: Gate, route: Route, method: str, role:
     ("role", "may"),
     [
         (Role.VIEWER, set()),
-        (Role.OPERATOR, {"value", "logs", "logs_events", "cancel", "retry", "set_limit", "clear_limit"}),
-        (Role.ADMIN, {"value", "logs", "logs_events", "cancel", "retry", "set_limit", "clear_limit", "delete"}),
+        (Role.OPERATOR, set(_GUARDED) - {"delete", "worker_stop"}),
+        (Role.ADMIN, set(_GUARDED)),
     ],
     ids=str,
 )
 def test_the_roles_are_what_they_are_said_to_be(gate: Gate, role: Role, may: set[str]) -> None:
-    """A viewer changes neither runs nor limits, and sees no values nor what nodes said; operators do; admins delete."""
-    guarded = ("value", "logs", "logs_events", "cancel", "retry", "delete", "set_limit", "clear_limit")
+    """A viewer changes nothing, and sees no values nor what nodes said; an operator does; an admin also ends things."""
     found = {
         route.name
         for route in ROUTES
-        if route.name in guarded and gate.ask(route.method, example(route), gate.session(role)).status == 200
+        if route.name in _GUARDED and gate.ask(route.method, example(route), gate.session(role)).status == 200
     }
 
     assert found == may
