@@ -183,6 +183,27 @@ MUTATIONS = (
         tests=("tests/unit/engine/test_turn.py",),
     ),
     Mutation(
+        name="intake: a drained worker consumes on its next connection",
+        file="egregore_dist/worker/intake.py",
+        old="if intake.reasons():",
+        new="if not intake:",
+        tests=("tests/unit/worker/test_intake.py",),
+    ),
+    Mutation(
+        name="plan: the slots of drained workers count",
+        file="egregore_dist/resources/router.py",
+        old="for said in self.reports if not said.holds)",
+        new="for said in self.reports)",
+        tests=("tests/unit/resources/test_router.py",),
+    ),
+    Mutation(
+        name="tuner: memory that varies changes the number of lanes",
+        file="egregore_dist/resources/capacity.py",
+        old="int((1 - MARGIN) * budget / lane)",
+        new="int(budget / lane)",
+        tests=("tests/unit/resources/test_steady.py",),
+    ),
+    Mutation(
         name="turn: a lane does not look whether others wait",
         file="egregore_dist/engine/lane.py",
         old="return leaving.told() or self._turn.is_over()",
