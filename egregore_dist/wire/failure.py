@@ -60,6 +60,7 @@ _OURS: dict[str, type[errors.EgregoreError]] = {
         errors.BrokerFull,
         errors.NestedWaitError,
         errors.RunNotFound,
+        errors.WorkerNotFound,
         errors.RunFailed,
         errors.RunCancelled,
         errors.RunLost,
