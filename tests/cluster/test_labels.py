@@ -15,7 +15,7 @@ from egregore_dist import LocalCluster, Sequence, errors, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.server import Server
 from egregore_dist.resources.report import Report
-from tests.support.clusters import RABBITMQ, answers
+from tests.support.clusters import RABBITMQ, answers, delete_queues, queues_of
 from tests.support.waiting import until
 
 
@@ -53,6 +53,9 @@ def placed(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
         cluster.add_worker(wait=False, labels={"zone": "eu"})
         cluster.add_worker(labels={"zone": "us", "disk": "ssd"}, gpus=2)
         yield cluster
+        queues = queues_of(session.current())
+    if request.param == "rabbitmq":
+        delete_queues(url, queues)
 
 
 def test_branches_go_where_they_may(placed: LocalCluster) -> None:

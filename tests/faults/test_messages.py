@@ -32,7 +32,7 @@ from egregore_dist.ledger import ENDED, Aside, Ledger, Work
 from egregore_dist.settings import load
 from egregore_dist.wire import codec
 from egregore_dist.workflow import describe
-from tests.support.clusters import RABBITMQ, answers
+from tests.support.clusters import RABBITMQ, answers, delete_queues
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass, until
 from tests.support.work import join, nap, quick
@@ -317,9 +317,7 @@ def rabbit() -> Iterator[Guarded]:
         # Until the worker consumes there is no queue, and RabbitMQ drops what is for none.
         here.assert_serves()
         yield here
-        with kombu.Connection(cluster.url) as connection:
-            connection.default_channel.queue_delete(name)
-            connection.default_channel.exchange_delete(name)
+        delete_queues(cluster.url, [name])
         here.ledger.close()
 
 

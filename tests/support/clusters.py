@@ -8,11 +8,13 @@ import socket
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
+import kombu
+import msgspec
 import pytest
 import redis
 
@@ -21,7 +23,9 @@ from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
+from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
+from egregore_dist.worker import consuming
 from tests.support import store
 
 #: The embedded server, with a ledger whose calls fail, in the workers and in this process.
@@ -49,6 +53,21 @@ def answers(address: tuple[str, int]) -> bool:
 def brokers() -> list[str]:
     """The kinds of broker there are on this machine: the embedded server always."""
     return ["valkey", *(["redis"] if answers(REDIS) else []), *(["rabbitmq"] if answers(RABBITMQ) else [])]
+
+
+def queues_of(of: Session) -> set[str]:
+    """The queues that a cluster uses, while it runs."""
+    reports = [msgspec.msgpack.decode(raw, type=Report) for raw in of.ledger.reports().values()]
+    consumed = [name for said in reports for name in (*said.queues, *consuming.likely(said))]
+    return {of.settings.queue, *consumed, *of.ledger.queues()}
+
+
+def delete_queues(url: str, names: Iterable[str]) -> None:
+    """Leave none of them on a RabbitMQ that is not the tests' own."""
+    with kombu.Connection(url) as connection:
+        for name in names:
+            connection.default_channel.queue_delete(name)
+            connection.default_channel.exchange_delete(name)
 
 
 @contextmanager
@@ -96,8 +115,11 @@ class Clusters:
     def stop(self) -> None:
         """Stop them all, and leave nothing of theirs on servers that are not theirs."""
         for kind, cluster in self._running.items():
+            queues = queues_of(self._sessions[kind]) if kind == "rabbitmq" else ()
             self._sessions[kind].close()
             cluster.stop()
+            if queues:
+                delete_queues(cluster.url, queues)
             if kind == "redis":
                 self._forget(cluster)
         if self._ledger is not None:
