@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 from bench.peers import work as functions
 from bench.peers.protocol import Driver, Setup, Unsupported, Work
 
-_BESIDE_LEAD = 0.2
+# Branches for each second that a large block is given before the first small one: by then it is submitted, and begins.
+_BESIDE_LEAD = 50_000
 
 
 def measure(driver: Driver, work: Work, *, warm: int, repeats: int, within: float) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def beside(driver: Driver, work: Work, large: Work, *, repeats: int) -> dict[str
 
     thread = threading.Thread(target=background, daemon=True)
     thread.start()
-    time.sleep(_BESIDE_LEAD)
+    time.sleep(large.count / _BESIDE_LEAD)
     busy: list[float] = []
     while len(busy) < repeats and not ended:
         started = time.perf_counter()

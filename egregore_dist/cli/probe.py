@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from egregore_dist.ledger import Ledger
-from egregore_dist.resources.report import Report
+from egregore_dist.resources.report import Report, is_sound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +88,19 @@ def server(ledger: Ledger) -> Server:
 
 
 def workers(ledger: Ledger) -> list[Worker]:
-    """The live workers, by name. Raises `errors.BrokerUnavailable`."""
+    """The live workers whose reports can be read and can be true, by name. Raises `errors.BrokerUnavailable`."""
     reports = ledger.reports()
     seconds, micros = ledger.redis.time()
     scores = dict(cast(list[tuple[bytes, float]], ledger.redis.zrange(ledger.keys.workers, 0, -1, withscores=True)))
     found = []
     for name, raw in sorted(reports.items()):
         reported = scores.get(name.encode(), float(seconds))
-        report = msgspec.msgpack.decode(raw, type=Report)
+        try:
+            report = msgspec.msgpack.decode(raw, type=Report)
+        except msgspec.MsgspecError:
+            # Another release wrote it.
+            continue
+        if not is_sound(report):
+            continue
         found.append(Worker(report=report, reported=reported, age=seconds + micros / 1e6 - reported))
     return found

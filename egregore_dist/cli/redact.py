@@ -6,7 +6,7 @@ import os
 import re
 from urllib.parse import unquote
 
-_URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<login>[^\s'\"]*)@")
+_WORD = re.compile(r"[^\s'\"]+")
 _SECRETS = ("EGREGORE_BROKER_URL", "EGREGORE_LEDGER_URL", "EGREGORE_SECRET")
 
 # Shorter than this it is no secret, and taking it out would make the text unreadable.
@@ -22,7 +22,7 @@ def remember(secret: str | None) -> None:
 
 def url(address: str) -> str:
     """A URL without its password."""
-    return _URL.sub(_without_password, address)
+    return _WORD.sub(_without_password, address)
 
 
 def hide(text: str) -> str:
@@ -41,8 +41,13 @@ def clean(text: str) -> str:
 
 
 def _without_password(match: re.Match[str]) -> str:
-    user, colon, _ = match["login"].partition(":")
-    return f"{match['scheme']}{user}{':***' if colon else ''}@"
+    # Taken apart and not matched whole: a text of one long word must not cost its length squared.
+    scheme, is_url, rest = match[0].partition("://")
+    login, is_given, host = rest.rpartition("@")
+    if not (is_url and is_given):
+        return match[0]
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}@{host}"
 
 
 def _parts(secret: str) -> set[str]:

@@ -196,7 +196,8 @@ class Guard:
 
     async def _login(self, asked: Asked, address: str = "") -> Response:
         name, password = (asked.form.get(part, [""])[0] for part in ("name", "password"))
-        subjects = (f"name {name[:64]}", f"address {address}")
+        # A token has no name, and cannot be guessed: nobody shall lock all out who have it.
+        subjects = (f"address {address}", *([f"name {name[:64]}"] if name else []))
         wait = self._attempts.wait(*subjects)
         if wait > 0:
             answer = self._refuse(429, "Too many wrong logins. Try again in some minutes.", None, "/")

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # What a machine is taken to have that cannot be measured: a little. Bytes.
 _ASSUMED_MEMORY = 256 * 2**20
+# No process holds so much. Bytes.
+_MOST_HELD = 2**50
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -172,13 +174,15 @@ def read(raws: Iterable[bytes], *, now: int, ttl: float) -> tuple[Report, ...]:
 
 
 def memory_of(pids: Iterable[int]) -> dict[int, int]:
-    """The memory that processes hold (RSS); those that have ended, or may not be looked at, are left out."""
+    """The memory that processes hold (RSS), without those that cannot be looked at, or of which no truth is told."""
     found = {}
     for pid in pids:
         try:
-            found[pid] = int(psutil.Process(pid).memory_info().rss)
-        except (psutil.Error, OSError):
+            held = int(psutil.Process(pid).memory_info().rss)
+        except Exception:  # noqa: S112 - of whatever kind, and often: nobody's report fails of it
             continue
+        if 0 < held < _MOST_HELD:
+            found[pid] = held
     return found
 
 

@@ -246,7 +246,7 @@ class Cluster:
             together = sum(host.groups.values())
             host.available = min(together, host.available) if host.available else together
             host.budget = MEMORY_SHARE * host.available
-        self._pools: dict[tuple[str, int, Source, float], _Pool] = {}
+        self._pools: dict[tuple[str, int, Source, int | None, float | None], _Pool] = {}
         self._of: dict[frozenset[str], tuple[int, int]] = {}
 
     def of(self, queues: frozenset[str]) -> tuple[int, int]:
@@ -260,7 +260,7 @@ class Cluster:
     def pool(self, demand: Demand) -> _Pool:
         """What may serve a track."""
         per_node, source = demand.memory_per_node
-        key = (demand.queue, per_node, source, demand.cpus or 1.0)
+        key = (demand.queue, per_node, source, demand.memory, demand.cpus)
         found = self._pools.get(key)
         if found is None:
             found = self._pools[key] = self._pool(demand, per_node)

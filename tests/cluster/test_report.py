@@ -6,6 +6,7 @@ import msgspec
 import psutil
 
 from egregore_dist import LocalCluster
+from egregore_dist.cli import probe
 from egregore_dist.client import session
 from egregore_dist.resources import report
 from egregore_dist.resources.report import Report
@@ -56,5 +57,6 @@ def test_a_report_of_another_release_stops_nobody(local: LocalCluster) -> None:
     try:
         assert "strange@host" not in {said.worker for said in reports()}
         assert "strange@host" in ledger.reports()
+        assert "strange@host" not in {worker.report.worker for worker in probe.workers(ledger)}
     finally:
         ledger.retire("strange@host")

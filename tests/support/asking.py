@@ -27,6 +27,7 @@ def ask(
     query: str = "",
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, Any] | bytes | None = None,
+    client: str = "127.0.0.1",
 ) -> Answer:
     """One request, and what it is answered. The path is taken as it stands: nothing of it is put in order."""
     body = form if isinstance(form, bytes) else urlencode(form or {}, doseq=True).encode()
@@ -41,7 +42,7 @@ def ask(
         "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()],
-        "client": ("127.0.0.1", 50000),
+        "client": (client, 50000),
         "server": ("127.0.0.1", 8750),
     }
     sent: list[dict[str, Any]] = []

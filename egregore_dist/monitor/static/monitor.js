@@ -105,15 +105,24 @@
   const stream = document.body.dataset.stream;
   if (stream && "EventSource" in window) {
     let lost = false;
-    const source = new EventSource(stream);
-    source.addEventListener("open", () => {
-      shine(true);
-      if (lost) refresh();
-      lost = false;
-    });
-    source.addEventListener("error", () => { lost = true; shine(false); });
-    source.addEventListener("away", () => { lost = true; shine(false); });
-    source.addEventListener("change", () => { shine(true); refresh(); });
+    let source;
+    const listen = () => {
+      source = new EventSource(stream);
+      source.addEventListener("open", () => {
+        shine(true);
+        if (lost) refresh();
+        lost = false;
+      });
+      source.addEventListener("error", () => {
+        lost = true;
+        shine(false);
+        // After an answer that is an error the browser does not ask again.
+        if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+      });
+      source.addEventListener("away", () => { lost = true; shine(false); });
+      source.addEventListener("change", () => { shine(true); refresh(); });
+    };
+    listen();
     // What goes on takes longer and longer, without an event.
     setInterval(() => {
       const goesOn = document.querySelector(".state-running, .state-open, .state-pending, .bar-running");

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from egregore_dist.cli import redact
@@ -27,6 +29,15 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_urls_lose_their_password(address: str, shown: str) -> None:
     """A URL is shown without its password."""
     assert redact.url(address) == shown
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("text", ["x" * 200_000, "a://" * 50_000, "a://b:" * 30_000, "@" * 200_000], ids=len)
+def test_a_long_word_costs_little(text: str) -> None:
+    """Results are shown too, and one that is a single word takes no longer than another."""
+    started = time.perf_counter()
+    assert redact.clean(text) == text
+    assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize("name", ["EGREGORE_BROKER_URL", "EGREGORE_LEDGER_URL"])

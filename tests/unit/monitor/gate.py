@@ -77,6 +77,7 @@ class Gate:
         headers: Mapping[str, str | None] | None = None,
         form: Mapping[str, Any] | bytes | None = None,
         query: str = "",
+        client: str = "127.0.0.1",
     ) -> Answer:
         """Ask as a browser with this session does; a header that is None is left out."""
         own: dict[str, str | None] = {"host": HOST, "origin": ORIGIN}
@@ -86,4 +87,4 @@ class Gate:
                 form = {"csrf": session.csrf}
         own |= dict(headers or {})
         said = {name: value for name, value in own.items() if value is not None}
-        return ask(self.guard, method, path, headers=said, form=form, query=query)
+        return ask(self.guard, method, path, headers=said, form=form, query=query, client=client)

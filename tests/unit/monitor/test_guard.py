@@ -275,6 +275,16 @@ def test_guessing_is_slowed_down() -> None:
     assert int(last.headers["retry-after"]) > 0
 
 
+def test_nobody_locks_out_those_who_have_the_token() -> None:
+    """It has no name, and cannot be guessed: wrong ones keep out who sent them, and nobody elsewhere."""
+    gate = Gate()
+    for _ in range(20):
+        gate.ask("POST", "/login", form={"password": "wrong"}, client="10.0.0.1")
+
+    assert gate.ask("POST", "/login", form={"password": TOKEN}, client="10.0.0.1").status == 429
+    assert gate.ask("POST", "/login", form={"password": TOKEN}, client="10.0.0.2").status == 303
+
+
 def test_the_token_as_a_bearer() -> None:
     """Programs send the token in a header; another one, or none, does not get in."""
     gate = Gate()

@@ -266,3 +266,20 @@ def test_the_memory_of_processes() -> None:
     assert found.keys() == {os.getpid(), child.pid}
     assert all(rss > 2**20 for rss in found.values())
     assert report.memory_of([child.pid]) == {}
+
+
+@pytest.mark.parametrize("rss", [ValueError("?"), 0, -1, 10**18, None])
+def test_nonsense_about_a_process_is_left_out(monkeypatch: pytest.MonkeyPatch, rss: object) -> None:
+    """Whatever is said of one process, or fails with it, the worker reports what it knows of the others."""
+    mine, asked = os.getpid(), psutil.Process
+
+    def process(pid: int) -> object:
+        if pid == mine:
+            return asked(pid)
+        if isinstance(rss, Exception):
+            raise rss
+        return SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=rss))
+
+    monkeypatch.setattr(psutil, "Process", process)
+
+    assert report.memory_of([mine, 1]).keys() == {mine}

@@ -517,3 +517,12 @@ def test_planning_is_quick() -> None:
         router.plan([demand], cluster)
 
     assert (time.process_time() - started) / 200 < 0.001
+
+
+@pytest.mark.parametrize("order", [(None, 1.0), (1.0, None)])
+def test_demands_that_differ_have_each_their_own_answer(order: tuple[float | None, float | None]) -> None:
+    """Half a core serves who asks for nothing, and nobody who asks for a whole one, whoever has asked before."""
+    cluster = Cluster([report("w", "h", GIB, 1, cores=0.5)])
+    found = {cpus: cluster.pool(Demand(queue=QUEUE, branches=1, cpus=cpus)).workers for cpus in order}
+
+    assert found == {None: 1, 1.0: 0}
