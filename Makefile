@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
+# Most tests wait most of their time; those of one file share clusters.
+PARALLEL := -n 2 --dist loadfile
+
 .NOTPARALLEL:
 .PHONY: help demo test soak lint mutants bench bench-peers clean
 
@@ -21,7 +24,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/egregore-dist demo
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 soak: $(VENV)/.dev
 	@$(BIN)/python -m tests.soak $(ARGS)

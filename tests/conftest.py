@@ -13,6 +13,7 @@ import pytest
 from egregore_dist import LocalCluster
 from egregore_dist.cli import redact
 from tests.support.clusters import FAULTS, FAULTY, Clusters, brokers
+from tests.support.figures import MEASURED, SEED
 
 # No deadline: the machine is shared, and slowness of one example says nothing.
 hypothesis.settings.register_profile("egregore", deadline=None, print_blob=True)
@@ -35,8 +36,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("local", ["valkey", FAULTY], indirect=True)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where tests run in several processes, hand on what the summary says of this one's."""
+    handed = getattr(session.config, "workeroutput", None)
+    if handed is not None:
+        handed |= {"faults": dict(FAULTS), "measured": MEASURED}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of several processes has ended."""
+    handed = getattr(node, "workeroutput", {})
+    FAULTS.update(handed.get("faults", {}))
+    MEASURED.extend(handed.get("measured", []))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how often the store has failed under the tests that are marked for it."""
+    """Print the figures, the seed that repeats them, and how often the store has failed under tests marked for it."""
+    if MEASURED:
+        terminalreporter.section(f"figures (EGREGORE_TEST_SEED={SEED})")
+        for line in MEASURED:
+            terminalreporter.line(line)
     if FAULTS:
         told = ", ".join(f"{count} {fault}" for fault, count in sorted(FAULTS.items()))
         terminalreporter.section(f"{FAULTS.total()} faults of the store")

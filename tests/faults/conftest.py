@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from tests.support.figures import MEASURED, SEED
 from tests.support.trial import Trial
 
-#: Chooses every fault. Read before the tests' own ``EGREGORE_*`` variables are taken away.
-SEED = os.environ.get("EGREGORE_TEST_SEED") or str(secrets.randbelow(10**6))
 #: Runs the long version of what is sampled otherwise.
 LONG = bool(os.environ.get("EGREGORE_TEST_LONG"))
 
-_FIGURES: list[str] = []
 _FAILED = pytest.StashKey[bool]()
 
 
@@ -40,7 +37,7 @@ def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Puts a measured figure into the summary."""
 
     def note(text: str) -> None:
-        _FIGURES.append(f"{request.node.name}: {text}")
+        MEASURED.append(f"{request.node.name}: {text}")
 
     return note
 
@@ -81,11 +78,3 @@ def trial_of(request: pytest.FixtureRequest, seed: str) -> Iterator[Callable[...
 def trial(trial_of: Callable[..., Trial]) -> Trial:
     """Two workers of one lane."""
     return trial_of()
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the figures, and the seed that repeats them."""
-    if _FIGURES:
-        terminalreporter.section(f"figures (EGREGORE_TEST_SEED={SEED})")
-        for line in _FIGURES:
-            terminalreporter.line(line)

@@ -50,14 +50,19 @@ ACCEPTED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("given", REFUSED, ids=str)
+def shown(given: dict[str, Any]) -> str:
+    """Options in the name of a test, the same in every process."""
+    return ",".join(f"{name}={'...' if name == 'users' else value}" for name, value in given.items())
+
+
+@pytest.mark.parametrize("given", REFUSED, ids=shown)
 def test_refused(given: dict[str, Any]) -> None:
     """What other machines could reach without a login or without TLS does not start, and is told what is missing."""
     with pytest.raises(errors.ConfigurationError, match=r"--\w"):
         Config(**given).check()
 
 
-@pytest.mark.parametrize("given", ACCEPTED, ids=str)
+@pytest.mark.parametrize("given", ACCEPTED, ids=shown)
 def test_accepted(given: dict[str, Any]) -> None:
     """This machine alone, or a login and TLS."""
     Config(**given).check()

@@ -107,7 +107,7 @@ def test_each_role_gets_what_it_may(gate: Gate, route: Route, method: str, role:
         (Role.OPERATOR, set(_GUARDED) - {"delete", "worker_stop"}),
         (Role.ADMIN, set(_GUARDED)),
     ],
-    ids=str,
+    ids=["viewer", "operator", "admin"],
 )
 def test_the_roles_are_what_they_are_said_to_be(gate: Gate, role: Role, may: set[str]) -> None:
     """A viewer changes nothing, and sees no values nor what nodes said; an operator does; an admin also ends things."""

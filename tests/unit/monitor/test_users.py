@@ -51,7 +51,7 @@ def test_passwords_that_cannot_be(tmp_path: Path, password: str) -> None:
     "text",
     [
         "ann:operator:plainpassword",
-        "ann:root:" + users.hash_password(PASSWORD),
+        pytest.param("ann:root:" + users.hash_password(PASSWORD), id="an unknown role"),
         "ann",
         "",
         "# nobody",
