@@ -10,10 +10,16 @@ from egregore_dist.cli import codes, probe, redact, show, target
 from egregore_dist.cli.failing import Quit
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from egregore_dist.resources.report import Report
 
 # What leaves the number of lanes to the worker's tuner.
 _AUTO = "auto"
+# Letters of a line from which on all columns are shown, and those that are shown on any.
+_WIDE = 130
+_NARROW = ("WORKER", "SLOTS", "TAKES", "FREE MEMORY", "QUEUES", "HAS", "SEEN")
+_RIGHT = ("SLOTS", "CORES", "FREE MEMORY", "NODES", "SEEN")
 
 
 @click.group(invoke_without_command=True)
@@ -42,39 +48,31 @@ def workers(ctx: click.Context, wants_json: bool) -> None:
     if not found:
         click.echo("no worker is alive: start one with `egregore-dist worker -m MODULE`", err=True)
         return
-    right = ("SLOTS", "CORES", "FREE MEMORY", "NODES", "SEEN")
-    columns = (
-        "WORKER",
-        "SLOTS",
-        "SET BY",
-        "TAKES",
-        "POOL",
-        "CORES",
-        "FREE MEMORY",
-        "QUEUES",
-        "HAS",
-        "MODULES",
-        "NODES",
-        "SEEN",
-    )
-    table = show.table(*columns, right=right)
-    for worker in found:
-        said = worker.report
-        table.add_row(
-            show.text(said.worker),
-            str(said.slots),
-            show.text(said.concurrency_by or "-"),
-            show.text(", ".join(said.holds) or "lanes", "yellow" if said.holds else ""),
-            show.text(said.pool),
-            f"{said.cores:g}",
-            f"{show.size(said.memory_available)} of {show.size(said.memory_total)}",
-            show.text(", ".join(said.queues)),
-            show.text(", ".join((*said.labels, *_gpus(said.gpus))) or "-"),
-            show.text(", ".join("any" if name == "*" else name for name in said.modules) or "-"),
-            str(len(said.nodes)),
-            f"{max(0.0, worker.age):.0f} s ago",
-        )
-    show.console().print(table)
+    console = show.console()
+    rows = [_row(worker) for worker in found]
+    columns = [column for column in rows[0] if column in _NARROW or console.width >= _WIDE]
+    table = show.table(*columns, right=_RIGHT)
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
+    console.print(table)
+
+
+def _row(worker: probe.Worker) -> dict[str, Text]:
+    said = worker.report
+    return {
+        "WORKER": show.text(said.worker),
+        "SLOTS": show.text(said.slots),
+        "SET BY": show.text(said.concurrency_by or "-"),
+        "TAKES": show.text(", ".join(said.holds) or "lanes", "yellow" if said.holds else ""),
+        "POOL": show.text(said.pool),
+        "CORES": show.text(f"{said.cores:g}"),
+        "FREE MEMORY": show.text(f"{show.size(said.memory_available)} of {show.size(said.memory_total)}"),
+        "QUEUES": show.text(", ".join(said.queues)),
+        "HAS": show.text(", ".join((*said.labels, *_gpus(said.gpus))) or "-"),
+        "MODULES": show.text(", ".join("any" if name == "*" else name for name in said.modules) or "-"),
+        "NODES": show.text(len(said.nodes)),
+        "SEEN": show.text(f"{max(0.0, worker.age):.0f} s ago"),
+    }
 
 
 @workers.command()

@@ -324,18 +324,20 @@ def test_workers(local: LocalCluster) -> None:
     assert all((worker["concurrency_by"], worker["holds"]) == ("hand", {}) for worker in found)
 
 
-def test_a_worker_is_drained_and_resumed(local: LocalCluster) -> None:
-    """It says so, in words and as JSON; so does the list."""
-    name = local.workers[0].name
+@pytest.mark.parametrize("columns", ["90", "160"])
+def test_a_worker_is_drained_and_resumed(local: LocalCluster, columns: str) -> None:
+    """It says so, in words and as JSON; so does the list, however wide the terminal is."""
+    name, env = local.workers[0].name, {**environment(local), "COLUMNS": columns}
     try:
-        said = read("workers", "drain", name, env=environment(local))
-        text = ask("workers", env=environment(local)).stdout
+        said = read("workers", "drain", name, env=env)
+        text = ask("workers", env=env).stdout
     finally:
-        resumed = ask("workers", "resume", name.partition("@")[0], env=environment(local))
+        resumed = ask("workers", "resume", name.partition("@")[0], env=env)
 
     assert said.keys() == {"name", "slots", "lanes", "holds", "concurrency_by", "concurrency_why"}
     assert (said["name"], list(said["holds"])) == (name, ["drained"])
-    assert next(line for line in text.splitlines() if name in line).count("drained") == 1
+    (line,) = (line for line in text.splitlines() if name in line)
+    assert (line.count("drained"), "prefork" in line) == (1, columns == "160")
     assert (resumed.exit_code, resumed.stdout) == (0, f"worker {name} takes lanes\n")
 
 

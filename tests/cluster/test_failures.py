@@ -637,7 +637,7 @@ def test_other_urls_are_refused(url: str) -> None:
     """A URL of something that is no broker is refused at once, with those that are."""
     with pytest.raises(errors.ConfigurationError, match="redis://host:6379/0"):
         connect(url)
-    with pytest.raises(errors.ConfigurationError, match=r"ledger.*redis://"):
+    with pytest.raises(errors.ConfigurationError, match=r"EGREGORE_LEDGER_URL.*redis://"):
         connect("redis://127.0.0.1:1", ledger_url=url)
 
 
