@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime as dt
+import decimal
 import inspect
 import logging
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,7 +27,7 @@ BRANCH_ERROR = 1
 """The code of the MessagePack extension that carries a `BranchError`."""
 
 READ_BACK = 2**20
-"""Encoded values up to this many bytes are read back at once, so that a key no reader can hash fails at its source."""
+"""Encoded values up to this many bytes are read back at once, larger ones only if a key may arrive as another."""
 
 DEPTH = 64
 """How deep lists and mappings may stand inside each other in a value."""
@@ -43,6 +46,7 @@ _NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F 
 _NO_MAPPING = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x8F or byte in (0xDE, 0xDF)))
 _CONTAINERS = (list, dict, tuple, set, frozenset)
 _FLAT = frozenset((str, int, float, bool, bytes, type(None)))
+_LEAVES = _FLAT | {dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal}
 # Finite, and in order: they travel as lists.
 _LISTS: tuple[Any, ...] = (range, collections.deque, type({}.keys()), type({}.values()), type({}.items()))
 _LONGEST = 2**24
@@ -91,7 +95,7 @@ def encode(value: Any, *, where: str, limit: int | None = None) -> bytes:
     if limit is not None:
         _check_size(raw, where, limit)
     seen = value
-    if len(raw) <= READ_BACK:
+    if len(raw) <= READ_BACK or not _keeps_its_keys(value):
         try:
             seen = _decoder.decode(raw)
         except Exception as cause:
@@ -283,6 +287,17 @@ def _is_deeper(raw: bytes, value: Any, limit: int) -> bool:
         if not level:
             return False
     return any(isinstance(part, _CONTAINERS) for part in level)
+
+
+def _keeps_its_keys(value: Any) -> bool:
+    """Whether every mapping inside ``value`` can be seen, and its keys are read as what they are."""
+    level = [value]
+    while level:
+        for part in level:
+            if not isinstance(part, _CONTAINERS) or (isinstance(part, dict) and not _FLAT.issuperset(map(type, part))):
+                return False
+        level = [child for part in level for child in _inside(part) if type(child) not in _LEAVES]
+    return True
 
 
 def _inside(part: Any) -> Iterable[Any]:

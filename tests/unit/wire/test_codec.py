@@ -275,10 +275,11 @@ def test_the_depth_is_limited(wrap: Callable[[Any], Any], size: int) -> None:
         codec.encode(nested(1, lambda it: [it], deepest), where=WHERE)
 
 
-def test_records_count_as_levels() -> None:
+@pytest.mark.parametrize("size", [0, codec.READ_BACK + 1], ids=["small", "large"])
+def test_records_count_as_levels(size: int) -> None:
     """Records inside each other are mappings inside each other."""
     with pytest.raises(errors.EncodingError, match="nested too deeply"):
-        codec.encode(nested(codec.DEPTH + 1, Holder), where=WHERE)
+        codec.encode(nested(codec.DEPTH + 1, Holder, "x" * size), where=WHERE)
 
 
 def test_many_containers_are_not_deep() -> None:
@@ -368,8 +369,9 @@ def test_what_no_server_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("key", [Point(1), (1, Point(1))])
 def test_a_key_that_no_reader_can_hash_is_refused_at_its_source(key: Any) -> None:
     """A record as a key would come back as a mapping, which cannot be a key."""
-    with pytest.raises(errors.EncodingError, match=r"load' could not be read back.*keys"):
-        codec.encode({key: 1}, where=WHERE)
+    for size in (0, codec.READ_BACK + 1):
+        with pytest.raises(errors.EncodingError, match=r"load' could not be read back.*keys"):
+            codec.encode({key: "x" * size}, where=WHERE)
 
 
 def test_a_payload_at_its_limit_travels() -> None:
@@ -492,10 +494,11 @@ class _Letter(enum.Enum):
         [{"inside": ({_Letter.A: 1, "a": 2},)}],
     ],
 )
-def test_keys_that_become_equal_are_refused(value: Any) -> None:
+@pytest.mark.parametrize("size", [0, codec.READ_BACK + 1], ids=["small", "large"])
+def test_keys_that_become_equal_are_refused(value: Any, size: int) -> None:
     """A mapping whose keys are equal where they are read is refused at its source: an entry would be lost."""
     with pytest.raises(errors.EncodingError, match=r"^the value of 'x' has a mapping with two keys that are equal"):
-        codec.encode(value, where="the value of 'x'")
+        codec.encode(["x" * size, value], where="the value of 'x'")
 
 
 def test_keys_that_stay_different_are_taken() -> None:
