@@ -81,12 +81,12 @@ class ClusterLauncher:
             )
             # Those who trace messages see where it comes from.
             within = contextvars.copy_context()
-        if accepted.new:
+        if not accepted.new:
+            _warn_of_differences(to, run, described, raw)
+        if accepted.waits:
             # The run is accepted; that its message is on its way need not be waited for.
             advance = partial(publish.advance, to.app, run, queue, name=described.spec.name)
             to.later.put(run, 0.0, partial(within.run, advance))
-        else:
-            _warn_of_differences(to, run, described, raw)
         return Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch)
 
     async def arun(self, step: Step, data: Any) -> Any:

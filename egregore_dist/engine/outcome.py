@@ -121,10 +121,11 @@ class Reader:
         results = {names[branch]: codec.decode(raw) for branch, raw in self._ledger.results(self._run, block).items()}
         if record.state == "timeout":
             running = self._ledger.running(self._run, block)
+            were = "was" if len(running) == 1 else "were"
             known = {*running, *failures, *self._ledger.results(self._run, block)}
             error = errors.ParallelTimeoutError(
                 f"block {record.name!r} of run {self._run!r} did not end within its timeout of {record.timeout} s: "
-                f"{len(results)} of {record.n} branches had ended, {len(running)} were running",
+                f"{len(results)} of {record.n} branches had ended, {len(running)} {were} running",
                 block=record.name,
                 timeout=record.timeout or 0.0,
                 results=results,

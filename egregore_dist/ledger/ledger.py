@@ -109,8 +109,8 @@ class Ledger:
         pairs = [part for item in code.items() for part in item]
         args: list[Any] = [self.keys.epoch, secrets.token_hex(8), work.workflow, work.spec, work.functions, work.queue]
         args += [input, queue, int(self._retention * 1000), work.trace, *pairs]
-        new, epoch = self._transition("submit", run, args)
-        return Accepted(bool(new), epoch.decode())
+        new, epoch, waits = self._transition("submit", run, args)
+        return Accepted(bool(new), epoch.decode(), bool(waits))
 
     def enter(self, run: str, block: str, track: int, token: str, *, work: bool) -> Entered | None:
         """Come to a block as a new lane: its record, the first leases, the server's time, and the run's work if asked.

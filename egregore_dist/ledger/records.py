@@ -16,10 +16,17 @@ ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A run is there: ``new``, or it was before. ``epoch`` is that of the server's data."""
+    """A run is there: ``new``, or it was before.
+
+    Attributes:
+        new: whether this call accepted it.
+        epoch: of the server's data.
+        waits: whether it waits for its first lane.
+    """
 
     new: bool
     epoch: str
+    waits: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ import pytest
 from egregore_dist import Context, LocalCluster, Run, RunFailed, Sequence, errors, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.run import log
+from egregore_dist.ledger import Accepted, Ledger
 from egregore_dist.workflow import Step
 from tests.support.waiting import until
 
@@ -200,6 +201,24 @@ def test_an_id_is_used_once(local: LocalCluster, tmp_path: Path) -> None:
 
     assert (first.id, second.result(), third.result()) == ("order-42",) * 3
     assert path.read_text().splitlines() == ["order-42"]
+
+
+@pytest.mark.store_faults(unless="a call that times out costs more time than is allowed here")
+@pytest.mark.parametrize("id", [None, "order-43"])
+def test_a_lost_answer_costs_no_time(local: LocalCluster, monkeypatch: pytest.MonkeyPatch, id: str | None) -> None:
+    """A run whose acceptance was not heard of is begun at once, and not when a janitor finds it."""
+    submit = Ledger.submit
+
+    def twice(self: Ledger, *args: Any, **kwargs: Any) -> Accepted:
+        submit(self, *args, **kwargs)
+        return submit(self, *args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "submit", twice)
+    run = double.submit(5, id=id)
+
+    assert run.result(timeout=10) == 10
+    told = {event.type: event.time for event in run.events()}
+    assert told["run.started"] - told["run.submitted"] < 1.5
 
 
 def test_two_processes_submit_one_id_at_once(local: LocalCluster, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@
 --
 -- ARGV  key of the epoch, epoch if there is none, workflow name, spec, functions, queue of nodes that ask for none, input,
 --       queue of the first step, retention ms, trace context or "", then digest, code, ...
--- Returns { 1 if the run is new else 0, epoch }
+-- Returns { 1 if the run is new else 0, epoch, 1 if it waits for its first lane else 0 }. One that is not new may wait still:
+-- its submitter saw a time-out, and has published nothing.
 
 local FIRST_CODE = 11
 local epoch_key, new_epoch, workflow, spec, functions, default_queue, input, queue, retention, trace = unpack(ARGV, 1, 10)
 redis.call('SETNX', epoch_key, new_epoch)
 local epoch = redis.call('GET', epoch_key)
-if redis.call('EXISTS', K) == 1 then return { 0, epoch } end
+if redis.call('EXISTS', K) == 1 then return { 0, epoch, status() == 'pending' and 1 or 0 } end
 
 redis.call('HSET', K, 'state', 'pending', 'workflow', workflow, 'spec', spec, 'functions', functions, 'queue', default_queue, 'created', NOW,
   'retention', retention, 'epoch', epoch, 'series', series_for(workflow, NOW))
@@ -29,4 +30,4 @@ will_use(queue)
 schedule('hint', ROOT, NOW + HINT_AFTER)
 redis.call('ZADD', RUNS, NOW, RUN)
 event('run.submitted', 'workflow', workflow)
-return { 1, epoch }
+return { 1, epoch, 1 }

@@ -22,6 +22,18 @@ def test_a_run_is_accepted_once(ledger: Ledger) -> None:
     assert [run.id for run in ledger.runs()] == ["order-42"]
 
 
+def test_a_run_that_is_not_new_may_wait_for_its_first_lane(play: Play) -> None:
+    """Whoever submits it again publishes its message, in case the first one to submit it saw a time-out."""
+
+    def again() -> tuple[bool, bool]:
+        accepted = play.ledger.submit(play.run, Work("w", b"", b""), code={}, input=b"", queue="q")
+        return accepted.new, accepted.waits
+
+    assert again() == (False, True)
+    play.serve(ROOT, play.lane())
+    assert again() == (False, False)
+
+
 def test_a_run_is_pending_until_it_is_served(play: Play) -> None:
     """A run runs from its first lease on, by the server's clock."""
     before = play.ledger.run(play.run)
