@@ -58,6 +58,7 @@ _warned_of: set[str] = set()
 
 _NUMPY_TIMES = ("datetime", "timedelta")  # their items may be bare numbers, without a unit
 _LIMIT = "EGREGORE_PAYLOAD_LIMIT"
+_RUN = "egregore_dist.client.run.Run"  # by its name: clients stand above the wire
 
 
 class _BranchErrorFields(msgspec.Struct, array_like=True):
@@ -388,6 +389,8 @@ def _cure(value: Any, cause: Exception) -> str:
         return "Return frame.to_dict(), or write the frame to a file and return its path."
     if isinstance(value, BaseException):
         return "Raise the exception, or return str(exception)."
+    if names.of_class(type(value)) == _RUN:
+        return "Send run.id; Run(id) is the same run elsewhere."
     if inspect.isawaitable(value):
         return "Await it before returning it."
     if isinstance(value, type) or callable(value):

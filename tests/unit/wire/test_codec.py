@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egregore_dist import errors
+from egregore_dist import Run, errors
 from egregore_dist.wire import codec
 
 WHERE = "the value returned by node 'load'"
@@ -208,6 +208,7 @@ class Holder:
         (threading.Lock(), "lock", "plain data"),
         (1j, "complex", "plain data"),
         (object(), "object", "plain data"),
+        (Run.__new__(Run), r"egregore_dist\.client\.run\.Run", r"run\.id"),
         ("\ud800", "str", "surrogates"),
     ],
     ids=lambda value: type(value).__name__,
