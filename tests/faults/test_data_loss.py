@@ -65,6 +65,11 @@ def lost_at(ask: Callable[[Run], Any], run: Run) -> float:
     return time.monotonic()
 
 
+def readers(trial: Trial) -> int:
+    """How many wait for a run: workers wait otherwise, for messages."""
+    return sum("b" in each["flags"] and each["cmd"] in ("blmove", "xread") for each in trial.ledger.redis.client_list())
+
+
 @pytest.mark.parametrize("how", ["flush", "restart"])
 def test_an_empty_server(trial_of: Callable[..., Trial], figure: Callable[[str], None], how: str) -> None:
     """Every way to wait for or ask about a run that is lost says so in time, its nodes stop, and new runs work."""
@@ -83,7 +88,7 @@ def test_an_empty_server(trial_of: Callable[..., Trial], figure: Callable[[str],
         # Of these, two know the run by its id alone.
         handles = [elsewhere, run, Run(run.id), run, run]
         told = [threads.submit(lost_at, wait, of) for wait, of in zip(WAITS.values(), handles, strict=True)]
-        until(lambda: int(trial.ledger.redis.info("clients")["blocked_clients"]) >= len(WAITS), what="the readers")
+        until(lambda: readers(trial) == len(WAITS), what="the readers")
         lose(trial, how)
         back = time.monotonic()
         asked = [lost_at(ask, run) for ask in ASKS.values()]
