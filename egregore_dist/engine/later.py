@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 log = logging.getLogger(__name__)
 
@@ -14,7 +16,10 @@ class Later:
     """What waits to be done in one process; at most one thing under one key."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._waiting: dict[str, tuple[int, Callable[[], None]]] = {}
+        # By when each is due. What was dropped, or put off, stays here until then: its number is no key's any more.
+        self._due: list[tuple[float, int, str]] = []
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._busy = False
         self._thread: threading.Thread | None = None
@@ -22,11 +27,14 @@ class Later:
     def put(self, key: str, delay: float, action: Callable[[], None]) -> None:
         """Do ``action`` after ``delay`` seconds."""
         with self._changed:
-            self._waiting[key] = (time.monotonic() + delay, action)
+            number = next(self._numbers)
+            self._waiting[key] = (number, action)
+            heappush(self._due, (time.monotonic() + delay, number, key))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="egregore-later", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            # All: who flushes may wait here too.
+            self._changed.notify_all()
 
     def drop(self, key: str) -> None:
         """Do it no more, if it has not begun; this does not wait for it."""
@@ -37,6 +45,7 @@ class Later:
         """Do now, on this thread, what still waits."""
         with self._changed:
             waiting, self._waiting = self._waiting, {}
+            self._due.clear()
         for _, action in waiting.values():
             _do(action)
         # What the other thread has begun is waited for too.
@@ -54,16 +63,20 @@ class Later:
     def _next(self) -> Callable[[], None]:
         with self._changed:
             while True:
-                if not self._waiting:
+                if not self._due:
                     self._changed.wait()
                     continue
-                key, (due, action) = min(self._waiting.items(), key=lambda item: item[1][0])
+                due, number, key = self._due[0]
                 left = due - time.monotonic()
-                if left <= 0:
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+                heappop(self._due)
+                found = self._waiting.get(key)
+                if found is not None and found[0] == number:
                     del self._waiting[key]
                     self._busy = True
-                    return action
-                self._changed.wait(left)
+                    return found[1]
 
 
 def _do(action: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -34,6 +35,32 @@ def test_what_is_dropped_is_not_done() -> None:
 
     assert done.wait(20)
     assert seen == []
+
+
+def test_what_is_put_off_is_done_once() -> None:
+    """Under one key the last that was put is done, when that is due."""
+    later, done, seen = Later(), threading.Event(), list[str]()
+    later.put("a", 0.01, lambda: seen.append("first"))
+    later.put("a", 0.03, lambda: seen.append("last"))
+    later.put("b", 0.06, done.set)
+
+    assert done.wait(20)
+    assert seen == ["last"]
+
+
+def test_very_many_wait_without_holding_each_other_up() -> None:
+    """What one costs does not grow with those that wait: a program may submit faster than its broker takes messages."""
+    later, count, done = Later(), itertools.count(1), threading.Event()
+    most = 50_000
+
+    def action() -> None:
+        if next(count) == most:
+            done.set()
+
+    for number in range(most):
+        later.put(str(number), 0.0, action)
+
+    assert done.wait(30)
 
 
 def test_flush_does_it_now() -> None:
