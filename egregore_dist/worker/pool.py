@@ -64,7 +64,7 @@ def processes(pool: Any) -> list[Any]:
 def lanes() -> tuple[str, ...]:
     """The ids of the tasks that this worker has received and not ended."""
     # A copy of a message takes its place among the requests, and its own leave with it: those at work are named too.
-    return tuple({*state.requests, *(request.id for request in tuple(state.active_requests))})
+    return tuple({*state.requests, *(request.id for request in _copy(state.active_requests))})
 
 
 def requests() -> tuple[set[Any], set[Any]]:

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from types import SimpleNamespace
 
+import pytest
+from celery.worker import state
+
 from egregore_dist.worker import pool
+
+
+class _Request:
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+
+class _Changing:
+    """A set that another thread changes while it is read the first time."""
+
+    def __init__(self, *members: _Request) -> None:
+        self._members = members
+        self._is_read = False
+
+    def __iter__(self) -> Iterator[_Request]:
+        if not self._is_read:
+            self._is_read = True
+            raise RuntimeError("Set changed size during iteration")
+        return iter(self._members)
 
 
 def test_a_process_that_is_being_started_is_none_yet() -> None:
@@ -15,3 +38,11 @@ def test_a_process_that_is_being_started_is_none_yet() -> None:
 
     assert pool.processes(prefork) == [started]
     assert pool.memory(prefork).keys() == {os.getpid()}
+
+
+def test_lanes_are_told_while_they_begin_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report is made on a thread of its own: it does not fail since the worker takes a message meanwhile."""
+    monkeypatch.setattr(state, "active_requests", _Changing(_Request("a"), _Request("b")))
+    monkeypatch.setattr(state, "requests", {"b": None, "c": None})
+
+    assert sorted(pool.lanes()) == ["a", "b", "c"]
