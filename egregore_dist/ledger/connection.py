@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,10 @@ from egregore_dist import errors
 
 # A connection that died in silence is noticed, and made again, within ten seconds.
 CONNECTION: dict[str, Any] = {"socket_timeout": 6.0, "socket_connect_timeout": 3.0, "socket_keepalive": True}
+
+# Bytes that are sent at a time: a timeout is one of sending all of them, and a large value may take longer on a slow
+# network, while it gets on.
+_PIECE = 2**18
 
 # How a server says that it takes no write, itself or (up to Redis 6) within the error of a script.
 _REFUSALS = {
@@ -39,6 +43,11 @@ class TurnedAway(redis.exceptions.ConnectionError):
 
 
 class _Sync:
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if not isinstance(command, str):
+            command = [piece for part in command for piece in _pieces(part)]
+        super().send_packed_command(command, check_health)  # type: ignore[misc]
+
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return super().read_response(*args, **options)  # type: ignore[misc]
@@ -59,10 +68,18 @@ class _Async:
 def outlasting(stock: Any) -> Any:
     """A redis-py connection class, made to take a server that answers nobody for one that cannot be reached.
 
-    So whatever is done about that is done: the call is tried again, on a new connection, after a growing pause.
+    So whatever is done about that is done: the call is tried again, on a new connection, after a growing pause. What is
+    large is sent in pieces, each of which has the whole of the socket's timeout.
     """
     mixin = _Async if issubclass(stock, redis.asyncio.connection.AbstractConnection) else _Sync
     return stock if issubclass(stock, mixin) else type(stock.__name__, (mixin, stock), {})
+
+
+def _pieces(part: Any) -> Iterable[Any]:
+    if len(part) <= _PIECE:
+        return (part,)
+    view = memoryview(part)
+    return (view[start : start + _PIECE] for start in range(0, len(view), _PIECE))
 
 
 def _raise_if_turned_away(error: redis.exceptions.ResponseError) -> None:

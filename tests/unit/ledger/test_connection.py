@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -137,3 +138,27 @@ def test_a_class_is_made_once() -> None:
         made = outlasting(stock)
         assert issubclass(made, stock)
         assert outlasting(made) is made
+
+
+def test_a_large_value_may_take_longer_than_the_timeout() -> None:
+    """On a slow network it does: only a connection on which nothing gets on is given up."""
+    connection = outlasting(redis.Connection)(socket_timeout=0.5)
+    here, there = socket.socketpair()
+    here.settimeout(0.5)
+    connection._sock = here
+    size, found = 8 * 2**20, bytearray()
+
+    def read_slowly() -> None:
+        while data := there.recv(2**18):
+            found.extend(data)
+            # Some 10 MB a second: this is the network.
+            time.sleep(0.025)
+
+    with closing(here), closing(there):
+        reader = threading.Thread(target=read_slowly)
+        reader.start()
+        connection.send_packed_command([b"head", b"x" * size])
+        here.shutdown(socket.SHUT_WR)
+        reader.join(20)
+
+    assert bytes(found) == b"head" + b"x" * size
