@@ -49,6 +49,17 @@ _patient = tenacity.Retrying(**_PATIENCE)
 _apatient = tenacity.AsyncRetrying(**_PATIENCE)
 
 
+def _patient_until(deadline: float | None) -> tenacity.Retrying:
+    """As patient, but no longer than until a deadline; the last try is then."""
+    if deadline is None:
+        return _patient
+    wait, stop = _PATIENCE["wait"], _PATIENCE["stop"]
+    return _patient.copy(
+        wait=lambda state: min(wait(state), max(0.0, deadline - time.monotonic())),
+        stop=lambda state: stop(state) or time.monotonic() >= deadline,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _End:
     """How a run has ended: with a value, or an error."""
@@ -113,7 +124,8 @@ class Run:
         """Wait for the run, and return its value.
 
         Args:
-            timeout: how long to wait, in seconds; the run goes on after it.
+            timeout: how long to wait, in seconds; the run goes on after it. Some seconds longer where the server is
+                there and does not answer.
             progress: show a progress bar; None shows one on a terminal.
 
         Raises:
@@ -122,7 +134,7 @@ class Run:
             RunCancelled: the run was cancelled.
             RunFailed: it failed outside of a block.
             RunLost: the server has lost its data, and the run with it.
-            TimeoutError: the run had not ended after ``timeout`` seconds.
+            TimeoutError: the run had not ended after ``timeout`` seconds, or nobody could say so.
             RunNotFound: there is no such run.
             NestedWaitError: called inside a node.
             TypeError, ValueError: ``timeout`` is no number.
@@ -130,26 +142,19 @@ class Run:
         self._refuse_inside()
         _check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
-        if self._epoch is None:
-            # Seen once, so that it can be told apart from one that never was when it is missing.
-            _patient(self._record)
         try:
-            from egregore_dist.client.progress import shown
-
-            with shown(self._ledger, self.id, progress) as update:
-                teller = _Teller(self)
-                end: _End | None = None
-                while end is None:
-                    if _patient(self._ledger.wait, self.id, self._next_wait(deadline, update.interval)):
-                        end = _patient(self._end)
-                        continue
-                    _patient(update)
-                    self._check(timeout, deadline)
-                    if teller.is_due():
-                        teller.tell()
+            end = self._wait_until(deadline, progress)
         except KeyboardInterrupt:
             self._leave()
             raise
+        except errors.BrokerUnavailable as error:
+            if deadline is None or time.monotonic() < deadline:
+                raise
+            raise TimeoutError(
+                f"run {self.id!r} was not seen to end within {timeout} s: {error}; once it is there the run goes on"
+            ) from error
+        if end is None:
+            raise TimeoutError(f"run {self.id!r} has not ended within {timeout} s; it goes on")
         return end.outcome()
 
     def cancel(self) -> str:
@@ -302,6 +307,29 @@ class Run:
                 if ended and not found:
                     return
 
+    def _wait_until(self, deadline: float | None, progress: bool | None) -> _End | None:
+        """How the run has ended; None where it has not at the deadline."""
+        from egregore_dist.client.progress import shown
+
+        patient = _patient_until(deadline)
+        if self._epoch is None:
+            # Seen once, so that it can be told apart from one that never was when it is missing.
+            patient(self._record)
+        with shown(self._ledger, self.id, progress) as update:
+            teller = _Teller(self)
+            while True:
+                if patient(self._ledger.wait, self.id, self._next_wait(deadline, update.interval)):
+                    end = patient(self._end)
+                    if end is not None:
+                        return end
+                    continue
+                patient(update)
+                patient(self._record)
+                if deadline is not None and time.monotonic() >= deadline:
+                    return None
+                if teller.is_due():
+                    teller.tell()
+
     async def _wait(self) -> Any:
         self._refuse_inside()
         if self._epoch is None:
@@ -310,7 +338,7 @@ class Run:
         async with self._ledger.watch() as watch:
             while True:
                 if not await _apatient(watch.wait, self.id, _WAIT):
-                    await asyncio.to_thread(self._check, None, None)
+                    await asyncio.to_thread(_patient, self._record)
                     if teller.is_due():
                         await asyncio.to_thread(teller.tell)
                 elif (end := await asyncio.to_thread(_patient, self._end)) is not None:
@@ -343,11 +371,6 @@ class Run:
     def _reader(self) -> Reader:
         work = self._ledger.work(self.id)
         return Reader(self._ledger, self.id, spec.decode(work.spec).root, patient=True)
-
-    def _check(self, timeout: float | None, deadline: float | None) -> None:
-        _patient(self._record)
-        if deadline is not None and time.monotonic() >= deadline:
-            raise TimeoutError(f"run {self.id!r} has not ended within {timeout} s; it goes on")
 
     def _record(self) -> RunRecord:
         with self._missed():
