@@ -38,6 +38,7 @@ class LocalWorker:
     Attributes:
         name: the name that it reports under.
         pid: its main process, or None before it was started.
+        has_served: whether it has reported since it was started last.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class LocalWorker:
         self._options = [f"--label={key}={value}" for key, value in (labels or {}).items()]
         self._options += [] if gpus is None else [f"--gpus={gpus}"]
         self.log = folder / f"{name.partition('@')[0]}.log"
+        self.has_served = False
         self._cluster = cluster
         self._process: Process | None = None
 
@@ -89,6 +91,7 @@ class LocalWorker:
         # A worker that is killed cannot remove its pool's temporary directory: it goes with the cluster's own.
         folder = self.log.parent
         environment = {**self._cluster.worker_environment(), "TMPDIR": str(folder)}
+        self.has_served = False
         self._process = Process.spawn(arguments, env=environment, log=self.log, remove=folder)
 
     def kill(self) -> None:
@@ -232,9 +235,25 @@ class LocalCluster:
         """Start the server and the workers, and wait until they serve.
 
         Raises:
-            errors.ConfigurationError: no server is installed, or a worker did not start; it says why.
+            errors.ConfigurationError: it is started already, no server is installed, or a worker did not start; it says
+                why.
         """
+        if self._folder is not None:
+            raise errors.ConfigurationError("the cluster is started already: stop it first")
         self._folder = tempfile.TemporaryDirectory(prefix="egregore-", ignore_cleanup_errors=True)
+        # Those of a start before this one have ended with it.
+        self.workers = []
+        try:
+            self._configure()
+            for _ in range(self._wanted):
+                self.add_worker(wait=False)
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _configure(self) -> None:
+        """Start the server, where there is none, and settle what clients and workers connect with."""
         given = dict(self._given)
         if "broker_url" not in given:
             self.server = Server.start(self._data_dir)
@@ -248,13 +267,6 @@ class LocalCluster:
                 "ledger_url": base.ledger_url if {"broker_url", "ledger_url"} & self._given.keys() else None,
             }
         )
-        try:
-            for _ in range(self._wanted):
-                self.add_worker(wait=False)
-            self.wait_ready()
-        except BaseException:
-            self.stop()
-            raise
 
     def stop(self) -> None:
         """Stop the workers and the server. What runs may end within some seconds. Stopping twice does nothing."""
@@ -322,14 +334,19 @@ class LocalCluster:
         """Wait until every worker that runs has reported.
 
         Raises:
-            errors.ConfigurationError: one ended, or took longer than ``timeout`` seconds; with the end of its log.
+            errors.ConfigurationError: one ended before it had, or took longer than ``timeout`` seconds; with the end of
+                its log.
         """
         ledger = Ledger(apps.ledger_url(self.settings), prefix=self.settings.prefix)
         try:
             deadline = time.monotonic() + timeout
             missing = [worker for worker in self.workers if worker.pid is not None]
+            # One that has served, and was stopped or killed since, is not waited for.
+            missing = [worker for worker in missing if worker.alive or not worker.has_served]
             while missing:
                 known = ledger.reports()
+                for worker in missing:
+                    worker.has_served = worker.has_served or worker.name in known
                 missing = [worker for worker in missing if worker.name not in known]
                 failed = [worker for worker in missing if not worker.alive]
                 late = missing if time.monotonic() > deadline else []

@@ -57,6 +57,43 @@ def test_workers_are_killed_restarted_added_and_stopped(tmp_path: Path, monkeypa
         }
 
 
+def test_a_worker_that_is_gone_keeps_no_other_from_being_added() -> None:
+    """Who was killed, and is not known any more, is not waited for."""
+    with LocalCluster(workers=2) as cluster:
+        first, second = cluster.workers
+        first.kill()
+        until(lambda: not first.alive)
+        cluster.forget(first)
+
+        third = cluster.add_worker()
+        second.restart()
+
+        assert [worker.alive for worker in cluster.workers] == [False, True, True]
+        assert parent.run(None) in {second.pid, third.pid}
+
+
+def test_a_cluster_that_was_stopped_starts_again() -> None:
+    """It has new workers then; one that runs is not started twice."""
+    cluster = LocalCluster(workers=1)
+    cluster.start()
+    with pytest.raises(errors.ConfigurationError, match="started already"):
+        cluster.start()
+    cluster.stop()
+
+    with cluster:
+        (worker,) = cluster.workers
+        assert parent.run(None) == worker.pid
+
+
+def test_nothing_is_left_of_a_cluster_with_settings_that_cannot_be() -> None:
+    """Its server ends with its start, not with the program."""
+    cluster = LocalCluster(workers=0, queue="no name")
+    with pytest.raises(errors.ConfigurationError, match="cannot name a queue"):
+        cluster.start()
+
+    assert cluster.server is None
+
+
 def test_clusters_that_share_a_broker_have_workers_of_different_names() -> None:
     """RabbitMQ lets only one worker of a name consume."""
     with (
