@@ -88,6 +88,15 @@ _lock = threading.RLock()
 _current: Session | None = None
 
 
+def _unlock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+# A forked copy of the program has none of its other threads: not the one that held this, starting an embedded cluster.
+os.register_at_fork(after_in_child=_unlock)
+
+
 def connect(broker_url: str | None = None, *, ledger_url: str | None = None, secret: str | None = None) -> Session:
     """Submit this process's runs to a cluster.
 
@@ -101,7 +110,11 @@ def connect(broker_url: str | None = None, *, ledger_url: str | None = None, sec
         errors.BrokerUnavailable: the ledger cannot be reached.
     """
     session = Session(load(broker_url=broker_url, ledger_url=ledger_url, secret=secret))
-    session.ledger.ping()
+    try:
+        session.ledger.ping()
+    except BaseException:
+        session.close()
+        raise
     use(session)
     return session
 
