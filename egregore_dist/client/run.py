@@ -220,7 +220,7 @@ class Run:
             yield from found
 
     def batches(self, wait: float = _WAIT, *, follow: bool = True) -> Iterator[list[Event]]:
-        """As `events`, but all that were read at once; none after ``wait`` seconds in which nothing happened."""
+        """As `events`, but all that were read at once; none after ``wait`` seconds (3 at most) without any."""
         cursor = "0"
         while True:
             # Asked before the events: what is read after the end is all there is.

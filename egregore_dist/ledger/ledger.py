@@ -538,17 +538,17 @@ class Ledger:
         return replies.run_record(run, fields), value
 
     def wait(self, run: str, seconds: float) -> bool:
-        """Wait until a run has ended, at most ``seconds`` (10 ms at least). Returns whether it has."""
+        """Wait until a run has ended, at most ``seconds`` (10 ms to 3 s). Returns whether it has."""
         with reachable():
             return bool(self.redis.execute_command(*replies.wait_command(self.keys, run, seconds)))  # type: ignore[no-untyped-call]
 
     def events(
         self, run: str, after: str, seconds: float, part: StreamOfRun = "events"
     ) -> list[tuple[str, dict[str, bytes]]]:
-        """Events, or lines, of a run after a cursor ("0" for all), waiting at most ``seconds`` for the first."""
+        """Events, or lines, of a run after a cursor ("0" for all), waiting at most ``seconds`` (3 s) for the first."""
         streams: dict[Any, Any] = {self.keys.part(run, part): after}
         with reachable():
-            found = self.redis.xread(streams, count=replies.EVENTS_READ, block=max(1, int(seconds * 1000)))
+            found = self.redis.xread(streams, count=replies.EVENTS_READ, block=replies.block_for(seconds))
         return replies.stream(found)
 
     def watch(self) -> Watch:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from egregore_dist import errors
+from egregore_dist.ledger.connection import CONNECTION
 from egregore_dist.ledger.keys import Keys
 from egregore_dist.ledger.records import (
     Alarm,
@@ -32,12 +33,20 @@ WORK_FIELDS = ["workflow", "spec", "functions", "queue", "trace"]
 # Events of a run that one call reads at most.
 EVENTS_READ = 1000
 
+# Seconds that one call waits at most: a connection that says nothing for its socket's timeout is taken for dead.
+LONGEST_WAIT = CONNECTION["socket_timeout"] / 2
+
 
 def wait_command(keys: Keys, run: str, seconds: float) -> tuple[str | float, ...]:
     """Wait for a run's end. Moving the one entry onto its own list leaves it there, so any number can wait."""
     end = keys.part(run, "end")
     # Redis 6.2 takes a millisecond for less than one, and that for no limit.
-    return ("BLMOVE", end, end, "LEFT", "LEFT", max(0.01, seconds))
+    return ("BLMOVE", end, end, "LEFT", "LEFT", max(0.01, min(seconds, LONGEST_WAIT)))
+
+
+def block_for(seconds: float) -> int:
+    """The milliseconds that XREAD waits."""
+    return max(1, int(min(seconds, LONGEST_WAIT) * 1000))
 
 
 def work(run: str, fields: Sequence[bytes | None]) -> Work:

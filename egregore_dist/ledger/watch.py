@@ -47,5 +47,5 @@ class Watch:
         """As `Ledger.events`."""
         streams: dict[Any, Any] = {self._keys.part(run, part): after}
         with reachable():
-            found = await self._redis.xread(streams, count=replies.EVENTS_READ, block=max(1, int(seconds * 1000)))
+            found = await self._redis.xread(streams, count=replies.EVENTS_READ, block=replies.block_for(seconds))
         return replies.stream(found)
