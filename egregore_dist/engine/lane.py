@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
+from egregore_dist import errors
 from egregore_dist.engine import announce, leaving, publish, threads, traced
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.batch import Batch
@@ -63,6 +64,10 @@ _ASK_EVERY = 1.0
 
 # A branch that cannot be begun for so many seconds after its lease (its input comes late) may be another's by then.
 _LATE = 1.0
+
+# A server's clock that was set back lets a block go on for longer than a lane had told: the lane waits so many seconds
+# for the end, before it begins again what it has stopped.
+_EARLY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +208,7 @@ class Lane:
         while leases:
             started = time.monotonic()
             opened: Opened | None = None
+            end: Commit | Opened | None = None
             batch.take(leases)
             while (lease := batch.next()) is not None:
                 execute = self._show if self._is_watched() else self._execute
@@ -215,6 +221,10 @@ class Lane:
                 if end is None or fails or time.monotonic() - started > LONG or leaving.told():
                     break
             self._runtime.board.rest()
+            if end is None and place.left() == 0:
+                early = self._early(place)
+                self._runtime.board.serve(place.left(), loop=False)
+                time.sleep(early)
             commits, releases = batch.rest()
             if opened is not None and place.record.n == 1:
                 # The only branch is parked, so there is nothing left to serve here.
@@ -358,7 +368,7 @@ class Lane:
     # Many branches at a time
 
     async def _serve_wide(self, place: Place, leases: list[Lease]) -> Next | None:
-        tasks: dict[asyncio.Task[Commit], Lease] = {}
+        tasks: dict[asyncio.Task[Commit | None], Lease] = {}
         ask_after = 0.0
         try:
             while True:
@@ -372,7 +382,12 @@ class Lane:
                 every = ask_after or _ASK_EVERY
                 wait = every if left is None else min(every, left)
                 done, _ = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-                commits = [_commit_of(task, tasks.pop(task)) for task in done]
+                ends = [_end_of(task, tasks.pop(task)) for task in done]
+                commits = [end for end in ends if end is not None]
+                if place.left() == 0:
+                    early = await self._aside(self._early, place)
+                    self._runtime.board.serve(place.left(), loop=True)
+                    await asyncio.sleep(early)
                 served = await self._aside(self._commit_wide, place, len(tasks), commits)
                 if served.state != "open":
                     if tasks:
@@ -399,7 +414,7 @@ class Lane:
             self._turn.extend()
         return self._commit(place, want=want, held=held, commits=commits, releases=())
 
-    async def _end(self, tasks: dict[asyncio.Task[Commit], Lease]) -> None:
+    async def _end(self, tasks: dict[asyncio.Task[Commit | None], Lease]) -> None:
         if not tasks:
             return
         self._runtime.board.stop()
@@ -408,7 +423,7 @@ class Lane:
         await asyncio.gather(*tasks, return_exceptions=True)
         tasks.clear()
 
-    async def _ashow(self, place: Place, lease: Lease, leased: float) -> Commit:
+    async def _ashow(self, place: Place, lease: Lease, leased: float) -> Commit | None:
         # The same, where somebody looks at Celery's events, or traces.
         since = self._announce(place, lease)
         try:
@@ -420,7 +435,7 @@ class Lane:
         self._announce_end(place, lease, end, since)
         return end
 
-    async def _aexecute(self, place: Place, lease: Lease, leased: float) -> Commit:
+    async def _aexecute(self, place: Place, lease: Lease, leased: float) -> Commit | None:
         node: str | None = None
         job: Job | None = None
 
@@ -469,8 +484,8 @@ class Lane:
             assert isinstance(end, Done)
             return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since))
         except Interrupt:
-            # What it would commit is refused by now.
-            raise asyncio.CancelledError from None
+            # It is not this lane's any more, or its block's time is over.
+            return None
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -481,6 +496,14 @@ class Lane:
             return _failed(lease, raised(error), node, job, place.times(lease, since))
 
     # What both do
+
+    def _early(self, place: Place) -> float:
+        # The block's time is over here, but the server's clock decides: seconds to wait until it may say so too.
+        try:
+            place.time(*self._ledger.look(self._run, place.record.id))
+        except errors.RunNotFound:
+            return 0.0
+        return min(place.left() or 0.0, _EARLY)
 
     def _commit(
         self, place: Place, *, want: int, held: int, commits: list[Commit], releases: list[int] | tuple[int, ...]
@@ -570,14 +593,14 @@ def _resumed(served: Served) -> Next | None:
     return None if resumed is None else Next(resumed.block, resumed.track, resumed.lease)
 
 
-def _commit_of(task: asyncio.Task[Commit], lease: Lease) -> Commit:
+def _end_of(task: asyncio.Task[Commit | None], lease: Lease) -> Commit | None:
     # Nobody here cancels a task and waits for it, so one that was cancelled did that to itself.
     if task.cancelled():
         return _failed(lease, asyncio.CancelledError("the node cancelled its own task"), None, None)
     return task.result()
 
 
-def _agree(tasks: dict[asyncio.Task[Commit], Lease], held: list[Lease]) -> list[Lease]:
+def _agree(tasks: dict[asyncio.Task[Commit | None], Lease], held: list[Lease]) -> list[Lease]:
     # Stop what the ledger took away, and start what it gave while its answer was lost.
     branches = {lease.branch for lease in held}
     for task in [task for task, lease in tasks.items() if lease.branch not in branches]:

@@ -51,6 +51,11 @@ class Place:
         self._inputs = inputs
         self._items: codec.Entries | None = None
         self._ready = time.monotonic() - (now - record.ready) / 1000
+        self._deadline: float | None = None
+        self.time(record, now)
+
+    def time(self, record: BlockRecord, now: int) -> None:
+        """Tell the deadline by a record that was read at ``now``, in the server's milliseconds."""
         left = None if record.ends_by is None else (record.ends_by - now) / 1000
         self._deadline = None if left is None else time.monotonic() + left + _LATER
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from egregore_dist import ParallelTimeoutError, Run, Sequence, parallel
+from egregore_dist import ParallelTimeoutError, Run, Sequence, node, parallel
+from egregore_dist.client import server
+from egregore_dist.client.server import Server
+from egregore_dist.engine.lane import Lane
+from egregore_dist.engine.runtime import Runtime
+from egregore_dist.settings import load
 from tests.support import history, skew
+from tests.support.clusters import submitting
 from tests.support.skew import Clock
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass
@@ -117,3 +127,47 @@ def test_a_client_may_have_a_wrong_clock(trial: Trial, library: Path, seconds: i
     trial.accepted("skewed")
 
     assert set(trial.result(Run("skewed"), timeout=30)) == {"quick", "nap"}
+
+
+@node
+def holds(seconds: float) -> None:
+    """Runs alone in its lane."""
+    time.sleep(seconds)
+
+
+@node(io=True)
+def waits_in_steps(seconds: float) -> None:
+    """Runs on a thread, which can be stopped."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.01)
+
+
+@node
+async def awaits(seconds: float) -> None:
+    """Runs on the event loop."""
+    await asyncio.sleep(seconds)
+
+
+@pytest.mark.parametrize("body", [holds, waits_in_steps, awaits], ids=str)
+def test_a_server_s_clock_that_is_set_back(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: Any
+) -> None:
+    """A lane that told a deadline too early waits for the server: what it stopped did not fail, and it asks seldom."""
+    clock = Clock(library, tmp_path / "clock")
+    given = server._environment
+    monkeypatch.setattr(server, "_environment", lambda: {**given(), **clock.env})
+    with Server.start() as started:
+        settings = load(broker_url=started.url, modules="*")
+        with submitting(settings) as session:
+            run = body.map(timeout=1.5).submit([60.0] * 40)
+            back = threading.Timer(0.7, clock.jump, (-1,))
+            back.start()
+            Lane(Runtime(session.app, settings), run.id, worker="here", id="lane").serve("0", 0)
+            back.join()
+            calls = sum(said["calls"] for said in session.ledger.redis.info("commandstats").values())
+
+            with pytest.raises(ParallelTimeoutError):
+                run.result(timeout=10)
+
+    assert calls < 2000

@@ -95,14 +95,19 @@ def lane(turn: FakeTurn) -> Lane:
     return lane
 
 
-def executed(lane: Lane, place: FakePlace, how: str) -> Commit:
-    """Execute a branch."""
+def executed(lane: Lane, place: FakePlace, how: str) -> Commit | None:
+    """Execute a branch: how it ended, or None where it was stopped."""
     where, lease = cast(Place, place), Lease(0, 1)
     if how == "wide":
         return asyncio.run(lane._aexecute(where, lease, time.monotonic()))
     found = lane._execute(where, lease, cast(Batch, SimpleNamespace(share=lambda: None)))
-    assert isinstance(found, Commit)
+    assert found is None or isinstance(found, Commit)
     return found
+
+
+def is_ok(end: Commit | None) -> bool:
+    """Whether a branch has a value."""
+    return end is not None and end.kind == "ok"
 
 
 @pytest.mark.parametrize("how", ["narrow", "wide"])
@@ -110,7 +115,7 @@ def test_coming_ends_with_the_first_call(lane: Lane, turn: FakeTurn, how: str) -
     """A lane has come when it calls its first node: what it read until then counts as coming."""
     told: list[list[str]] = []
 
-    assert executed(lane, FakePlace(lambda value: told.append(list(turn.told))), how).kind == "ok"
+    assert is_ok(executed(lane, FakePlace(lambda value: told.append(list(turn.told))), how))
 
     assert told == [["came"]]
 
@@ -124,12 +129,9 @@ def test_what_comes_late_is_begun_only_where_it_is_still_the_lane_s(
     monkeypatch.setattr("egregore_dist.engine.lane._LATE", -1.0)
     calls: list[int] = []
     place = FakePlace(calls.append, holds=holds)
-    if holds:
-        assert executed(lane, place, how).kind == "ok"
-    else:
-        with pytest.raises((asyncio.CancelledError, AssertionError)):
-            executed(lane, place, how)
+    end = executed(lane, place, how)
 
+    assert is_ok(end) if holds else end is None
     assert calls == ([1] if holds else [])
 
 
@@ -138,8 +140,7 @@ def test_a_deadline_stops_threads_without_the_ledger(lane: Lane) -> None:
     times = iter([60.0])
     place = FakePlace(_spin, lambda: next(times, 0.0))
 
-    with pytest.raises(asyncio.CancelledError):
-        executed(lane, place, "wide")
+    assert executed(lane, place, "wide") is None
 
 
 def _spin(value: int) -> None:
