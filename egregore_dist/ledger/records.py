@@ -278,12 +278,15 @@ class Presence:
     Attributes:
         at: when, in server milliseconds.
         dead: its processes that ended lately.
+        pids: those that lived then: a lane of another, that held leases before, is of a former life of its worker. None
+            where it did not say.
         lanes: the ids of the lanes that it had then: one that held leases before, and is not among them, has ended.
             None where it did not say.
     """
 
     at: int
     dead: tuple[int, ...] = ()
+    pids: tuple[int, ...] | None = None
     lanes: tuple[str, ...] | None = None
 
 

@@ -74,6 +74,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
         ttl: seconds after which this worker counts as gone where it says nothing more; 0 where it did not tell.
         lanes: the ids of the lanes that it had then, running or received.
         dead: its processes that ended lately.
+        living: those that run its lanes; none of a release that does not say.
         holds: why it takes no lanes now: words, each with what is to be said of it; none where it takes them.
         concurrency_by: who set ``slots``: "hand", "tuner", or "" of a release that does not say.
         concurrency_why: from what, in words.
@@ -101,6 +102,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
     ttl: float = 0.0
     lanes: tuple[str, ...] = ()
     dead: tuple[int, ...] = ()
+    living: tuple[int, ...] = ()
     holds: dict[str, str] = {}
     concurrency_by: str = ""
     concurrency_why: str = ""

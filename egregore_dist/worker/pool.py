@@ -34,6 +34,10 @@ class Children:
         self._dead = {pid: at for pid, at in self._dead.items() if now - at < _NAMED_FOR and pid not in living}
         return tuple(sorted(self._dead))
 
+    def living(self) -> tuple[int, ...]:
+        """The processes that run lanes: of a pool of threads the worker's own."""
+        return tuple(sorted(self._living())) or (os.getpid(),)
+
     def _living(self) -> set[int]:
         return {process.pid for process in processes(self._pool) if process.is_alive()}
 

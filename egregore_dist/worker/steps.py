@@ -183,6 +183,7 @@ class Heartbeat(Periodic):
             ttl=self.settings.report_ttl,
             lanes=lanes,
             dead=self._children.dead(),
+            living=self._children.living(),
             holds=parent.egregore_intake.reasons(),
             **parent.egregore_tuner.told(),
         )

@@ -158,7 +158,7 @@ class Sweeper:
                 log.warning("janitor: report of %s: %s", name, error, extra={"action": "report_unreadable"})
                 found[name] = Presence(at=0)
             else:
-                found[name] = Presence(at=said.at, dead=said.dead, lanes=said.lanes)
+                found[name] = Presence(at=said.at, dead=said.dead, pids=said.living or None, lanes=said.lanes)
                 self._said.append(said)
                 if said.ttl > 0:
                     self._ttls.add(said.ttl)

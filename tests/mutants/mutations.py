@@ -44,9 +44,16 @@ MUTATIONS = (
     ),
     Mutation(
         name="rescue by age: a lease is taken back though its worker lives",
-        file=f"{LUA}/sweep.lua",
+        file=f"{LUA}/_common.lua",
         old="if not said then return",
-        new="if not said or NOW - tonumber(select(3, held_by(block, token))) >= 0 then return",
+        new="if not said or NOW - tonumber(since) >= 0 then return",
+        tests=(f"{LEDGER}/test_repair.py",),
+    ),
+    Mutation(
+        name="a lane of a worker's former life is taken for one that lives",
+        file=f"{LUA}/_common.lua",
+        old="if type(said.pids) == 'table' and not among(said.pids, pid) then return 'its process ended' end",
+        new="",
         tests=(f"{LEDGER}/test_repair.py",),
     ),
     Mutation(

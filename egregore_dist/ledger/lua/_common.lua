@@ -141,6 +141,30 @@ local function held_by(block, token)
   return tonumber(held), tonumber(width), since
 end
 
+local function among(list, wanted)
+  for _, member in ipairs(list) do
+    if tostring(member) == wanted then return true end
+  end
+  return false
+end
+
+-- Why a lane that holds something since then is gone, or nil; `workers` as in sweep.lua. One that was restarted under its
+-- name is given the messages of its former life again: so a lane is known by its process, too.
+local function how_it_ended(workers, token, since)
+  if not workers then return nil end
+  local worker, pid, lane = string.match(token, '^(.*)/(%d+)/([^/.]*)')
+  local said = workers[worker]
+  if not said then return 'its worker ended, or lost the server' end
+  if among(said.dead, pid) then return 'its process ended' end
+  -- What has begun since then was not asked about.
+  if tonumber(since) >= said.at then return nil end
+  if type(said.pids) == 'table' and not among(said.pids, pid) then return 'its process ended' end
+  if type(said.lanes) == 'table' and not among(said.lanes, lane) then
+    return 'its lane ended without giving it back'
+  end
+  return nil
+end
+
 -- Slots that a lane takes of the block's limit: it runs at most `width` of the branches that it holds.
 local function hold(block, token, track, before, held, width)
   local leases = key('l', block)

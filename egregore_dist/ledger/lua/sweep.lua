@@ -1,14 +1,14 @@
 -- Do what a due entry of the agenda asks for, if nobody did it before.
 --
 -- ARGV  "deadline" | "hint" | "tidy", block, attempts at most, queue with messages waiting or "", then packed what the live workers
---       said: worker -> { at = server ms, dead = { pid, ... }, lanes = { id, ... }, or nil where it did not say };
---       nil where nobody could say anything lately: no lane is taken for gone; then packed queue -> queue, or nil: of
+--       said: worker -> { at = server ms, dead = { pid, ... }, pids = { pid, ... } that live and lanes = { id, ... }, or nil where
+--       it did not say }; nil where nobody could say anything lately: no lane is taken for gone; then packed queue -> queue, or nil: of
 --       those whose workers, which have more memory than others, have all gone, the one where lanes are asked for instead
 -- Returns messages to publish, flat.
 --
 -- tidy: go on with what a call before could not do all of; its caller has not. A retry that was given up leaves the keys as
 -- they were. deadline: end the block. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
--- worker said, after they had begun, that it does not have them (a branch that lost its last attempt fails as "lost"), and
+-- worker said, after they had begun, that it does not have it, or them (a branch that lost its last attempt fails as "lost"), and
 -- ask for others in their place. Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
 -- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for after some rounds.
 -- A block that lanes work on is looked at again soon all the same. For a paused run no lane is asked for.
@@ -43,32 +43,14 @@ end
 local PATIENT_ROUNDS = 4
 local workers, instead = cmsgpack.unpack(ARGV[5]), cmsgpack.unpack(ARGV[6]) or {}
 
-local function among(list, wanted)
-  for _, member in ipairs(list) do
-    if tostring(member) == wanted then return true end
-  end
-  return false
-end
-
--- Why a lane is gone, or nil.
-local function how_it_ended(token)
-  if not workers then return nil end
-  local worker, pid, lane = string.match(token, '^(.*)/(%d+)/([^/.]*)')
-  local said = workers[worker]
-  if not said then return 'its worker ended, or lost the server' end
-  if among(said.dead, pid) then return 'its process ended' end
-  local _, _, since = held_by(block, token)
-  if type(said.lanes) == 'table' and tonumber(since) < said.at and not among(said.lanes, lane) then
-    return 'its lane ended without giving it back'
-  end
-  return nil
-end
-
 local leases, serving, watched, failed, ended, replace = redis.call('HGETALL', L), {}, false, 0, {}, {}
 local gone = 0
 for i = 1, #leases, 2 do
   local token = string.match(leases[i], '^@(.*)')
-  if token then ended[token] = how_it_ended(token) end
+  if token then
+    local _, _, since = held_by(block, token)
+    ended[token] = how_it_ended(workers, token, since)
+  end
 end
 for i = 1, #leases, 2 do
   local branch, holder = leases[i], leases[i + 1]

@@ -5,7 +5,7 @@
 --       live workers said, as in sweep.lua
 -- Returns { messages to publish, alarms or {}: flat pairs (bucket, ms after which a process that is told calls this again) }
 --
--- A janitor also takes back places whose lease is gone, and those of ended blocks whose worker or process is.
+-- A janitor also takes back places whose lease is gone, and those of ended blocks whose lane is.
 
 local DUE, bucket, why = KEYS[1], ARGV[1], ARGV[2]
 local LOOKED_AT = 1000
@@ -20,15 +20,8 @@ local function is_held(member, workers)
     -- Whether its lane is alive is looked after by the block's own entry.
     return redis.call('HGET', R .. ':l:' .. block, branch) == token
   end
-  if redis.call('HEXISTS', R .. ':l:' .. block, '@' .. token) == 0 then return false end
-  local worker, pid = string.match(token, '^(.*)/(%d+)/')
-  local said = workers and workers[worker]
-  if not workers then return true end
-  if not said then return false end
-  for _, dead in ipairs(said.dead) do
-    if tostring(dead) == pid then return false end
-  end
-  return true
+  local holds = redis.call('HGET', R .. ':l:' .. block, '@' .. token)
+  return holds and not how_it_ended(workers, token, string.match(holds, '(%d+)$'))
 end
 
 redis.call('DEL', of('a', bucket))

@@ -218,6 +218,20 @@ def test_a_place_without_a_lease_is_taken_back(ledger: Ledger) -> None:
     assert ledger.redis.exists(ledger.keys.limits_due) == 0
 
 
+def test_a_place_of_a_lane_that_is_gone_is_taken_back(ledger: Ledger) -> None:
+    """Its run ended with it, so nobody leaves: its worker says that it has no such process, or no such lane."""
+    (a, a_block), (b, b_block), (c, c_block) = (opened(ledger, 1, rule=Rule(concurrent=3)) for _ in range(3))
+    for play, block, token in ((a, a_block, "w/7/a"), (b, b_block, "w/8/gone"), (c, c_block, "w/8/c")):
+        play.serve(block, token)
+        ledger.cancel(play.run)
+    assert holders(ledger) == 3
+
+    ledger.tend("call", "janitor", workers={"w": Presence(at=1, pids=(8,), lanes=("a", "c"))})
+    assert holders(ledger) == 3
+    ledger.tend("call", "janitor", workers={"w": Presence(at=10**15, pids=(8,), lanes=("a", "c"))})
+    assert holders(ledger) == 1
+
+
 def test_a_paused_run_is_not_waited_for(ledger: Ledger) -> None:
     """A place goes to the next; resumed, the run gets its turn."""
     one = Rule(concurrent=1)

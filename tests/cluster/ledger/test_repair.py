@@ -189,6 +189,27 @@ def test_a_lane_that_its_worker_does_not_have_holds_nothing(
     assert play.ledger.running(play.run, block) == ([0] if keeps else [])
 
 
+@pytest.mark.parametrize(
+    ("pids", "at", "keeps"),
+    [
+        pytest.param((7, 8), 10**15, True, id="its process lives"),
+        pytest.param((8,), 10**15, False, id="it does not"),
+        pytest.param((8,), 1, True, id="said before the lane began"),
+        pytest.param(None, 10**15, True, id="did not say"),
+    ],
+)
+def test_a_lane_of_its_worker_s_former_life_holds_nothing(
+    play: Play, pids: tuple[int, ...] | None, at: int, keeps: bool
+) -> None:
+    """A worker that was killed, and started under the same name, may be given the very message again from a broker."""
+    block = play.block(3)
+    play.serve(block, f"{WORKER}/7/mine")
+    play.make_due("hint", block)
+    play.ledger.sweep(play.run, "hint", block, workers={WORKER: Presence(at=at, pids=pids, lanes=("mine",))})
+
+    assert play.ledger.running(play.run, block) == ([0] if keeps else [])
+
+
 def test_a_branch_is_leased_on_its_own_track_again(play: Play) -> None:
     """What a dead lane of one track held is not given to another track."""
     block = play.block(4, tracks=[track(2, of=[0, 1]), track(2, queue="gpu", of=[2, 3])])

@@ -46,3 +46,11 @@ def test_lanes_are_told_while_they_begin_and_end(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(state, "requests", {"b": None, "c": None})
 
     assert sorted(pool.lanes()) == ["a", "b", "c"]
+
+
+def test_the_processes_that_run_lanes_are_told() -> None:
+    """Those of a prefork pool that live; of threads the worker's own."""
+    processes = [SimpleNamespace(pid=pid, is_alive=lambda pid=pid: pid != 3) for pid in (2, 3, 5)]
+
+    assert pool.Children(SimpleNamespace(_pool=SimpleNamespace(_pool=processes))).living() == (2, 5)
+    assert pool.Children(SimpleNamespace()).living() == (os.getpid(),)
