@@ -204,6 +204,7 @@ class Lane:
 
     def _serve_narrow(self, place: Place, leases: list[Lease]) -> Next | None:
         want = self._known_lease(place)
+        # What is shared asks for no more than is held, so its answer has nothing that the lane needs.
         batch = Batch(lambda commits, releases: self._commit(place, want=1, held=1, commits=commits, releases=releases))
         while leases:
             started = time.monotonic()
