@@ -51,6 +51,9 @@ _QUEUES_LATELY = 86400
 # An answer that took longer, in seconds, may tell of what is true no more.
 _LATE = 1.0
 
+# Runs that are looked for in one round trip.
+_AT_ONCE = 1000
+
 # How a transition says that it could not do all in one call, and that it has ended a block of a run that is traced.
 _TIDY = "tidy"
 _ENDED = "ended"
@@ -395,9 +398,15 @@ class Ledger:
             oldest = cast(
                 list[bytes], self.redis.zrangebyscore(self.keys.runs, "-inf", (seconds - self._retention) * 1000)
             )
-            for name in oldest:
-                if not self.redis.exists(self.keys.run(name.decode())):
-                    self.redis.zrem(self.keys.runs, name)
+            # Some tens of thousands come together in an hour, and a janitor has deadlines to keep.
+            for start in range(0, len(oldest), _AT_ONCE):
+                names = oldest[start : start + _AT_ONCE]
+                pipe = self.redis.pipeline(transaction=False)
+                for name in names:
+                    pipe.exists(self.keys.run(name.decode()))
+                gone = [name for name, there in zip(names, pipe.execute(), strict=True) if not there]
+                if gone:
+                    self.redis.zrem(self.keys.runs, *gone)
 
     def work(self, run: str) -> Work:
         """The spec of a run. Raises `errors.RunNotFound`."""

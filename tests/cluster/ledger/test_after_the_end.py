@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from concurrent import futures
+from typing import Any
 
 import pytest
+from redis.connection import AbstractConnection
 
 from egregore_dist.ledger import Lease, Ledger, Message, Work, logs
 from egregore_dist.ledger.keys import ROOT
@@ -208,3 +210,24 @@ def test_only_a_run_that_failed_or_was_cancelled_is_retried(play: Play, state: s
 
     assert play.ledger.retry(play.run) == (state, [])
     assert play.state == state
+
+
+def test_very_many_expired_runs_are_dropped_in_few_round_trips(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A janitor that clears the list keeps its deadlines meanwhile; what is there stays."""
+    ledger = play.ledger
+    ledger.redis.zadd(ledger.keys.runs, {f"gone-{number}": number for number in range(2500)})
+    ledger.redis.zadd(ledger.keys.runs, {play.run: 1})
+    sent = 0
+    send = AbstractConnection.send_packed_command
+
+    def count(self: Any, *args: Any, **options: Any) -> None:
+        nonlocal sent
+        sent += 1
+        send(self, *args, **options)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", count)
+
+    ledger.forget_expired()
+
+    assert sent < 20
+    assert ledger.redis.zrange(ledger.keys.runs, 0, -1) == [play.run.encode()]
