@@ -195,6 +195,8 @@ class Logbook:
             page = self._pages[key] = _Page(key[0])
             if len(self._pages) > _PAGES:
                 self._pages.popitem(last=False)
+        else:
+            self._pages.move_to_end(key)
         page.number += 1
         page.fresh += 1
         self._changed[id(page)] = page

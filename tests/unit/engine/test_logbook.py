@@ -103,6 +103,20 @@ def test_the_first_and_the_last_are_kept(book: Logbook, kept: Kept) -> None:
     assert len(seen) > 50
 
 
+def test_a_branch_that_goes_on_is_remembered_beside_very_many(
+    book: Logbook, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that said nothing for longest are forgotten: it does not begin to count anew, nor have as much again."""
+    monkeypatch.setattr(logbook, "_PAGES", 10)
+    for i in range(50):
+        book.say(here(), "stdout", 20, f"long {i}")
+        book.say(here(i + 1), "stdout", 20, "short")
+    book.write()
+
+    mine = [line for _, line in kept.lines.values() if line.branch == 0]
+    assert [line.number for line in mine] == [1, 2, 3, 4, 5, 46, 47, 48, 49, 50]
+
+
 def test_another_branch_and_attempts(book: Logbook, kept: Kept) -> None:
     """A branch that floods takes nothing from others; its next attempt has what is left of its own."""
     for i in range(100):
