@@ -168,7 +168,7 @@ def read(raws: Iterable[bytes], *, now: int, ttl: float) -> tuple[Report, ...]:
     for raw in raws:
         try:
             said = msgspec.msgpack.decode(raw, type=Report)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
         if said.at >= now - (said.ttl or ttl) * 1000 and said.slots > 0 and is_sound(said):
             found.append(said)

@@ -153,7 +153,7 @@ class Sweeper:
         for name, raw in self._ledger.reports().items():
             try:
                 said = msgspec.msgpack.decode(raw, type=report.Report)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 # It is alive all the same: of another release.
                 log.warning("janitor: report of %s: %s", name, error, extra={"action": "report_unreadable"})
                 found[name] = Presence(at=0)

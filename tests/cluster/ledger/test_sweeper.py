@@ -274,9 +274,10 @@ def test_a_broker_that_is_away_does_not_hold_up_deadlines(
     assert len(asked) == 1
 
 
-def test_a_report_of_another_release(play: Play, janitor: Callable[..., Sweeper]) -> None:
-    """A worker whose report cannot be read is alive."""
-    play.ledger.report(GONE, b"\xc1", 60.0)
+@pytest.mark.parametrize("raw", [b"\xc1", b"\x81\xa6worker\xa1\xff"], ids=["malformed", "no text"])
+def test_a_report_of_another_release(play: Play, janitor: Callable[..., Sweeper], raw: bytes) -> None:
+    """A worker whose report cannot be read is alive, and keeps nobody from judging the others."""
+    play.ledger.report(GONE, raw, 60.0)
     block = held(play, GONE)
     janitor().round()
 

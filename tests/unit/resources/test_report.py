@@ -247,7 +247,9 @@ def test_reports_that_cannot_be_do_not_count() -> None:
     right += [a_report(memory_limit=2, memory_available=0)]
     raws = [msgspec.msgpack.encode(each) for each in [*wrong, *right]]
 
-    found = report.read([b"\xc1", b"", msgspec.msgpack.encode({"worker": 1}), *raws], now=100_000, ttl=10.0)
+    unreadable = [b"\xc1", b"", b"\x81\xa6worker\xa1\xff", msgspec.msgpack.encode({"worker": 1})]
+
+    found = report.read([*unreadable, *raws], now=100_000, ttl=10.0)
 
     assert list(found) == right
 
