@@ -205,7 +205,7 @@ function made.release(block, branch)
   local M = key('m', block)
   local held = redis.call('HGET', M, 'place:' .. branch)
   if not held then return end
-  local token, bucket = string.match(held, '^(%S+) (%S+)$')
+  local token, bucket = string.match(held, '^(.+) (%S+)$')
   redis.call('HDEL', M, 'place:' .. branch)
   redis.call('ZREM', of('h', bucket), RUN .. ' ' .. block .. ' ' .. branch .. ' ' .. token)
   touched[bucket], unsettled = true, true

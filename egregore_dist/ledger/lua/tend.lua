@@ -13,7 +13,7 @@ local PREFIX, LOOK_AFTER, of = limits().PREFIX, limits().LOOK_AFTER, limits().of
 can_arm = true
 
 local function is_held(member, workers)
-  local run, block, branch, token = string.match(member, '^(%S+) (%S+) (%S+) (%S+)$')
+  local run, block, branch, token = string.match(member, '^(%S+) (%S+) (%S+) (.+)$')
   local R = PREFIX .. ':{' .. run .. '}'
   if redis.call('HGET', R .. ':m:' .. block, 'place:' .. branch) ~= token .. ' ' .. bucket then return false end
   if redis.call('HGET', R .. ':b:' .. block, 'state') == 'open' then

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from egregore_dist.ledger import Commit, Ledger, Loss, Message, Overrun, Presence, waits
+from egregore_dist.ledger import LEAVE, Commit, Ledger, Loss, Message, Overrun, Presence, waits
 from egregore_dist.ledger import limits as records
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.workflow.limits import Rule
@@ -230,6 +230,18 @@ def test_a_place_of_a_lane_that_is_gone_is_taken_back(ledger: Ledger) -> None:
     assert holders(ledger) == 3
     ledger.tend("call", "janitor", workers={"w": Presence(at=10**15, pids=(8,), lanes=("a", "c"))})
     assert holders(ledger) == 1
+
+
+def test_a_worker_of_any_name_gives_its_place_back(ledger: Ledger) -> None:
+    """Celery lets a worker have a name of several words, in an app of the user's own."""
+    play, block = opened(ledger, 2, rule=Rule(concurrent=1))
+    token = "my worker@here/7/lane"
+    play.serve(block, token)
+    ledger.tend("call", "janitor", workers={"my worker@here": Presence(at=1)})
+    assert holders(ledger) == 1
+
+    play.serve(block, token, ok(0), want=LEAVE)
+    assert holders(ledger) == 0
 
 
 def test_a_paused_run_is_not_waited_for(ledger: Ledger) -> None:
