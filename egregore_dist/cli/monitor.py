@@ -50,6 +50,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--tls-key", type=_FILE, help="Its key.")
 @click.option("--behind-proxy", is_flag=True, help="A proxy in front of it does HTTPS; needs --url.")
 @click.option(
+    "--proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Where that proxy is, if not on this machine: an address or a network. Can be given again.",
+)
+@click.option(
     "--url", envvar="EGREGORE_MONITOR_URL", show_envvar=True, help="What browsers call it, where that is another name."
 )
 @click.option("--add-user", metavar="NAME", help="Add a user to --users, or change one: asks for the password.")
@@ -63,6 +70,7 @@ def monitor(
     tls_cert: Path | None,
     tls_key: Path | None,
     behind_proxy: bool,
+    proxies: tuple[str, ...],
     url: str | None,
     add_user: str | None,
 ) -> None:
@@ -73,7 +81,7 @@ def monitor(
     """
     try:
         from egregore_dist.monitor import serve
-        from egregore_dist.monitor.config import Config
+        from egregore_dist.monitor.config import LOOPBACK, Config, network
         from egregore_dist.monitor.users import Role, Users, add, private_text, read
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("egregore_dist"):
@@ -98,6 +106,7 @@ def monitor(
         role=Role[role.upper()],
         tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
         behind_proxy=behind_proxy,
+        proxies=tuple(map(network, proxies)) or LOOPBACK,
         url=url,
     )
     config.check()

@@ -12,6 +12,11 @@ from egregore_dist.monitor.users import Role, Users
 
 PORT = 8750
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: Where a proxy is, unless it is said.
+LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -26,6 +31,7 @@ class Config:
         role: of everybody on this machine where ``users`` is empty.
         tls: files of the certificate and of its key.
         behind_proxy: a proxy in front of it does TLS.
+        proxies: where that may be: what another one says of whom it asks for is not believed.
         url: what browsers call it, where that is not ``host`` and ``port``.
     """
 
@@ -35,6 +41,7 @@ class Config:
     role: Role = Role.OPERATOR
     tls: tuple[Path, Path] | None = None
     behind_proxy: bool = False
+    proxies: tuple[Network, ...] = LOOPBACK
     url: str | None = None
 
     def check(self) -> None:
@@ -59,6 +66,10 @@ class Config:
             )
         if self.url is not None:
             _check_url(self.url)
+        if any(proxies.prefixlen == 0 for proxies in self.proxies):
+            raise errors.ConfigurationError("--proxy names everybody: give the addresses of the proxies alone")
+        if self.proxies != LOOPBACK and not self.behind_proxy:
+            raise errors.ConfigurationError("--proxy belongs to --behind-proxy")
 
     @property
     def is_secure(self) -> bool:
@@ -95,6 +106,16 @@ class Config:
             return self.url.rstrip("/")
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{port}"
+
+
+def network(text: str) -> Network:
+    """An address, or a network as ``10.0.0.0/8``. Raises `errors.ConfigurationError`."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise errors.ConfigurationError(
+            f"--proxy {text!r} is neither an address nor a network, such as 192.0.2.7 or 10.0.0.0/8"
+        ) from None
 
 
 def is_loopback(host: str) -> bool:

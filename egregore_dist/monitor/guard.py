@@ -55,6 +55,7 @@ class Asked:
         form: the values of each name in the form; none of a GET.
         session: who asks; None on routes that are for everybody.
         path: its path.
+        address: where it comes from.
         headers: its headers.
         is_gone: whether the browser has gone away.
     """
@@ -65,6 +66,7 @@ class Asked:
     form: Mapping[str, list[str]] = field(repr=False)
     session: Session | None
     path: str
+    address: str
     headers: Mapping[str, str] = field(repr=False)
     is_gone: Callable[[], Awaitable[bool]] = field(repr=False)
 
@@ -162,11 +164,10 @@ class Guard:
             form=form,
             session=session,
             path=path,
+            address=request.client.host if request.client else "",
             headers=request.headers,
             is_gone=request.is_disconnected,
         )
-        if route.name == "login":
-            return await self._login(asked, request.client.host if request.client else ""), False
         try:
             return await self._answers[route.name](asked), route.name in _PUBLIC
         except Exception:
@@ -194,10 +195,10 @@ class Guard:
             return "This page is from before the monitor was started anew, or you were logged in anew: reload it."
         return ""
 
-    async def _login(self, asked: Asked, address: str = "") -> Response:
+    async def _login(self, asked: Asked) -> Response:
         name, password = (asked.form.get(part, [""])[0] for part in ("name", "password"))
         # A token has no name, and cannot be guessed: nobody shall lock all out who have it.
-        subjects = (f"address {address}", *([f"name {name[:64]}"] if name else []))
+        subjects = (f"address {asked.address}", *([f"name {name[:64]}"] if name else []))
         wait = self._attempts.wait(*subjects)
         if wait > 0:
             answer = self._refuse(429, "Too many wrong logins. Try again in some minutes.", None, "/")
@@ -212,7 +213,7 @@ class Guard:
         else:
             user = self._users.by_token(password)
         if user is None:
-            log.warning("monitor: a wrong login from %s", address, extra={"action": "login_failed"})
+            log.warning("monitor: a wrong login from %s", asked.address, extra={"action": "login_failed"})
             return self._refuse(401, "The name or the password is wrong.", None, "/")
         self._attempts.succeeded(*subjects)
         log.info("monitor: %s logged in", user.name or "the token", extra={"action": "login", "user": user.name})

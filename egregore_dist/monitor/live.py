@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass
 
@@ -24,8 +25,9 @@ from egregore_dist.monitor.lists import Filters
 from egregore_dist.monitor.nodes import RUNS_LOOKED_AT
 from egregore_dist.monitor.workers import machines
 
-#: Pages that are told at a time.
+#: Pages that are told at a time, and those of one user at one address.
 STREAMS_AT_MOST = 200
+STREAMS_OF_ONE = 100
 
 # Seconds: between two messages to one page; between two looks at the list of runs, at the workers, at limits and at
 # nodes; until a silent connection is tried; until a browser asks again, since its user may not be let in any more.
@@ -36,7 +38,7 @@ _LOOK_AT_LIMITS = 1.0
 _LOOK_AT_NODES = 2.0
 _TRY = 15.0
 _LASTS = 1800.0
-# A look that takes long is taken less often.
+# A look that takes long is taken less often, so that all of them together take a tenth of the time.
 _SHARE = 10
 
 _CURSOR = re.compile(r"[0-9]{1,16}(-[0-9]{1,10})?")
@@ -49,6 +51,7 @@ class _Look:
     at: float
     seen: Hashable
     lock: asyncio.Lock
+    pages: int = 0
 
 
 class Live:
@@ -62,7 +65,7 @@ class Live:
     def __init__(self, ledger: Ledger, stopping: Callable[[], bool] = lambda: False) -> None:
         self._ledger = ledger
         self._stopping = stopping
-        self._streams = 0
+        self._streams: Counter[tuple[str, str]] = Counter()
         self._looks: dict[str, _Look] = {}
 
     def answers(self) -> dict[str, Answer]:
@@ -70,10 +73,10 @@ class Live:
         return {"run_events": self._run, "logs_events": self._logs, "runs_events": self._list}
 
     async def _run(self, asked: Asked) -> Response:
-        return self._stream(self._of_run(asked.parts["run"], _cursor(asked), "events"))
+        return self._stream(asked, self._of_run(asked.parts["run"], _cursor(asked), "events"))
 
     async def _logs(self, asked: Asked) -> Response:
-        return self._stream(self._of_run(asked.parts["run"], _cursor(asked), "log"))
+        return self._stream(asked, self._of_run(asked.parts["run"], _cursor(asked), "log"))
 
     async def _list(self, asked: Asked) -> Response:
         looks: dict[str, tuple[Callable[[], Hashable], float]] = {
@@ -82,17 +85,18 @@ class Live:
             "nodes": (self._nodes, _LOOK_AT_NODES),
         }
         if (of := asked.query.get("of")) in looks:
-            return self._stream(self._of_look(of, *looks[of]))
+            return self._stream(asked, self._of_look(of, *looks[of]))
         filters = Filters.of(asked.query)
-        return self._stream(self._of_look(filters.address(), lambda: self._runs(filters), _LOOK_AT_RUNS))
+        return self._stream(asked, self._of_look(filters.address(), lambda: self._runs(filters), _LOOK_AT_RUNS))
 
-    def _stream(self, messages: AsyncIterator[str]) -> Response:
-        if self._streams >= STREAMS_AT_MOST:
+    def _stream(self, asked: Asked, messages: AsyncIterator[str]) -> Response:
+        whose = (asked.address, asked.session.user.name if asked.session else "")
+        if self._streams.total() >= STREAMS_AT_MOST or self._streams[whose] >= STREAMS_OF_ONE:
             return PlainTextResponse("too many pages are open", 503, headers={"retry-after": "30"})
-        return StreamingResponse(self._counted(messages), media_type="text/event-stream")
+        return StreamingResponse(self._counted(whose, messages), media_type="text/event-stream")
 
-    async def _counted(self, messages: AsyncIterator[str]) -> AsyncIterator[str]:
-        self._streams += 1
+    async def _counted(self, whose: tuple[str, str], messages: AsyncIterator[str]) -> AsyncIterator[str]:
+        self._streams[whose] += 1
         try:
             yield "retry: 2000\n\n"
             async for message in messages:
@@ -101,7 +105,9 @@ class Live:
             # The browser asks again, with the cursor that it had.
             yield "event: away\ndata: {}\n\n"
         finally:
-            self._streams -= 1
+            self._streams[whose] -= 1
+            if not self._streams[whose]:
+                del self._streams[whose]
 
     async def _of_run(self, run: str, cursor: str, part: StreamOfRun) -> AsyncIterator[str]:
         begun = tried = time.monotonic()
@@ -126,16 +132,22 @@ class Live:
         begun = tried = time.monotonic()
         look = self._looks.setdefault(name, _Look(0.0, None, asyncio.Lock()))
         before: Hashable = None
-        while time.monotonic() - begun < _LASTS and not self._stopping():
-            took = await self._see(look, see, every)
-            if look.seen != before:
-                # The first one too: something may have changed since the page was made.
-                before, tried = look.seen, time.monotonic()
-                yield _message("change", None, name)
-            elif time.monotonic() - tried > _TRY:
-                tried = time.monotonic()
-                yield ": still here\n\n"
-            await asyncio.sleep(max(every, took * _SHARE))
+        look.pages += 1
+        try:
+            while time.monotonic() - begun < _LASTS and not self._stopping():
+                took = await self._see(look, see, every)
+                if look.seen != before:
+                    # The first one too: something may have changed since the page was made.
+                    before, tried = look.seen, time.monotonic()
+                    yield _message("change", None, name)
+                elif time.monotonic() - tried > _TRY:
+                    tried = time.monotonic()
+                    yield ": still here\n\n"
+                await asyncio.sleep(max(every, took * _SHARE * len(self._looks)))
+        finally:
+            look.pages -= 1
+            if not look.pages:
+                self._looks.pop(name, None)
 
     async def _see(self, look: _Look, see: Callable[[], Hashable], every: float) -> float:
         async with look.lock:
@@ -144,8 +156,6 @@ class Live:
                 return 0.0
             look.seen = await run_in_threadpool(see)
             look.at = time.monotonic()
-            if len(self._looks) > STREAMS_AT_MOST:
-                self._looks.clear()
             return look.at - begun
 
     def _runs(self, filters: Filters) -> Hashable:

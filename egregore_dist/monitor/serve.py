@@ -13,12 +13,11 @@ from egregore_dist import errors
 from egregore_dist.cli import redact
 from egregore_dist.client.session import Session
 from egregore_dist.monitor.config import Config
+from egregore_dist.monitor.connections import Listener, Server
 from egregore_dist.monitor.guard import Guard
 from egregore_dist.monitor.live import Live
 from egregore_dist.monitor.pages import Pages
 
-# Connections at a time; more are told to come again.
-_CONNECTIONS = 1000
 # Bytes of a request's line and headers.
 _HEADERS = 32 * 1024
 
@@ -56,7 +55,7 @@ def serve(config: Config, cluster: Session, ready: Callable[[str], None]) -> Non
     config.check()
     with closing(_listen(config)) as listener:
         port = listener.getsockname()[1]
-        server: uvicorn.Server
+        server: Server
 
         def stopping() -> bool:
             return server.should_exit
@@ -65,17 +64,21 @@ def serve(config: Config, cluster: Session, ready: Callable[[str], None]) -> Non
             application(config, cluster, port=port, stopping=stopping),
             host=config.host,
             port=port,
+            # The connections are told apart by the sockets that are accepted in Python.
+            loop="asyncio",
             http="h11",
             ws="none",
             lifespan="off",
             log_config=None,
+            # What strangers send shall not fill the log.
+            log_level="error",
             access_log=False,
             server_header=False,
             # Who is behind the proxy is told by it, and by nobody else.
             proxy_headers=config.behind_proxy,
+            forwarded_allow_ips=list(map(str, config.proxies)),
             ssl_certfile=None if config.tls is None else config.tls[0],
             ssl_keyfile=None if config.tls is None else config.tls[1],
-            limit_concurrency=_CONNECTIONS,
             h11_max_incomplete_event_size=_HEADERS,
             timeout_graceful_shutdown=3,
         )
@@ -84,17 +87,17 @@ def serve(config: Config, cluster: Session, ready: Callable[[str], None]) -> Non
         except OSError as error:
             # ssl's errors among them.
             raise errors.ConfigurationError(f"the certificate or its key cannot be used: {error}") from error
-        server = uvicorn.Server(options)
+        server = Server(options, listener)
         ready(config.address(port))
         server.run(sockets=[listener])
 
 
-def _listen(config: Config) -> socket.socket:
+def _listen(config: Config) -> Listener:
     try:
-        family, kind, number, _, address = socket.getaddrinfo(
+        family, _, _, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind, number)
+        listener = Listener(family, proxies=config.proxies if config.behind_proxy else ())
     except OSError as error:
         raise errors.ConfigurationError(f"the monitor cannot listen on {config.host}: {error.strerror}") from error
     try:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Monitor:
         until(lambda: self._address() or self.process.poll() is not None, what="the monitor's address")
         assert self._address(), log.read_text()
         self.address = self._address()
-        self.port = int(self.address.rpartition(":")[2])
+        self.port = port or int(self.address.rpartition(":")[2])
         self.http = httpx.Client(base_url=self.address, headers={"origin": self.address}, timeout=30)
 
     def _address(self) -> str:
@@ -624,6 +624,30 @@ def test_what_does_not_start(local: LocalCluster, options: tuple[str, ...]) -> N
     assert "--" in result.stderr or "/nothing" in result.stderr
 
 
+@pytest.mark.parametrize(("options", "is_believed"), [((), True), (("--proxy", "192.0.2.7"), False)], ids=str)
+def test_who_asks_is_told_by_the_proxy(
+    local: LocalCluster, tmp_path: Path, options: tuple[str, ...], is_believed: bool
+) -> None:
+    """Wrong logins count for the address that a proxy tells; from another machine nobody else can tell one."""
+    proxied = ("--behind-proxy", "--url", "https://monitor.example.org", *options)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = {"EGREGORE_MONITOR_TOKEN": TOKEN, "FORWARDED_ALLOW_IPS": "*"}
+    with monitor(local, tmp_path, *proxied, port=port, **given) as made:
+        headers = {"host": "monitor.example.org", "origin": "https://monitor.example.org"}
+        statuses = [
+            httpx.post(
+                f"http://127.0.0.1:{made.port}/login",
+                data={"password": "wrong"},
+                # The last one is the proxy's own word.
+                headers={**headers, "x-forwarded-for": f"192.0.2.99, 198.51.100.{number}"},
+            ).status_code
+            for number in range(12)
+        ]
+
+    assert (429 not in statuses) is is_believed
+
+
 def test_a_port_that_is_taken(local: LocalCluster) -> None:
     """It is named, with what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -671,16 +695,40 @@ def test_no_secret_is_told(local: LocalCluster, tmp_path: Path) -> None:
         assert not [word for word in told if word in one]
 
 
-def test_idle_connections_do_not_keep_others_out(shown: Monitor) -> None:
-    """Two hundred connections that say nothing, or half of a request, do not hold up a page."""
-    idle = [socket.create_connection(("127.0.0.1", shown.port)) for _ in range(200)]
+def test_slow_connections_do_not_keep_others_out(shown: Monitor) -> None:
+    """Five hundred connections that say nothing, or a byte at a time, hold up no page, and are ended."""
+    files = Path(f"/proc/{shown.process.pid}/fd")
+    before = len(list(files.iterdir()))
+    slow = []
+    over = threading.Event()
+
+    def drip() -> None:
+        while not over.wait(0.2):
+            for connection in slow[::2]:
+                with suppress(OSError):
+                    connection.sendall(b"a")
+
+    thread = threading.Thread(target=drip)
     try:
-        for connection in idle[::2]:
+        for _ in range(500):
+            slow.append(socket.create_connection(("127.0.0.1", shown.port)))
+        for connection in slow[::2]:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
-        assert shown.http.get("/healthz", timeout=20).text == "ok"
-        assert "Runs" in shown.page("/")
+        thread.start()
+
+        def opens() -> bool:
+            begun = time.monotonic()
+            return "Runs" in httpx.get(shown.address).text and time.monotonic() - begun < 1
+
+        until(opens, what="a page within a second")
+        assert len(list(files.iterdir())) <= before + 510
+        until(lambda: len(list(files.iterdir())) <= before + 5, what="the end of the slow ones", seconds=30)
+        assert opens()
     finally:
-        for connection in idle:
+        over.set()
+        if thread.ident is not None:
+            thread.join()
+        for connection in slow:
             connection.close()
 
 

@@ -321,3 +321,14 @@ def test_the_health_check_is_one_clear_line(password: Path) -> None:
 
     assert done.returncode == 1
     assert done.stderr == "unhealthy: the ledger cannot be reached: ConnectionError\n"
+
+
+def test_nginx_tells_the_monitor_who_asks() -> None:
+    """Host and the address are handed on as nginx sees them, by HTTPS alone, to this machine, and streams at once."""
+    text = (ROOT / "deploy" / "nginx" / "monitor.conf").read_text()
+
+    assert "proxy_set_header Host $host;" in text
+    assert re.findall(r"X-Forwarded-For (\S+);", text) == ["$remote_addr"]
+    assert re.findall(r"listen ([^;]+);", text) == ["443 ssl"]
+    assert re.findall(r"proxy_pass ([^;]+);", text) == ["http://127.0.0.1:8750"]
+    assert "proxy_buffering off;" in text

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egregore_dist import errors
-from egregore_dist.monitor.config import Config, is_loopback
+from egregore_dist.monitor.config import Config, is_loopback, network
 from egregore_dist.monitor.users import Users
 
 TLS = (Path("cert"), Path("key"))
@@ -36,6 +36,9 @@ REFUSED: list[dict[str, Any]] = [
     {"users": SOMEBODY, "url": "ftp://monitor.example.org"},
     {"users": SOMEBODY, "url": "https://[::1"},
     {"users": SOMEBODY, "url": "monitor"},
+    {"proxies": (network("192.0.2.7"),)},
+    {"users": SOMEBODY, "behind_proxy": True, "url": URL, "proxies": (network("0.0.0.0/0"),)},
+    {"users": SOMEBODY, "behind_proxy": True, "url": URL, "proxies": (network("192.0.2.7"), network("::/0"))},
 ]
 ACCEPTED: list[dict[str, Any]] = [
     {},
@@ -47,6 +50,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"host": "0.0.0.0", "users": SOMEBODY, "tls": TLS, "url": URL},
     {"host": "0.0.0.0", "users": SOMEBODY, "behind_proxy": True, "url": URL},
     {"users": SOMEBODY, "behind_proxy": True, "url": URL},
+    {"users": SOMEBODY, "behind_proxy": True, "url": URL, "proxies": (network("192.0.2.7"), network("10.0.0.0/8"))},
 ]
 
 
@@ -74,6 +78,13 @@ def test_accepted(given: dict[str, Any]) -> None:
 def test_what_is_no_loopback(host: str) -> None:
     """An address is this machine's only as a whole."""
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("text", ["*", "", "proxy.example.org", "10.0.0.1/8", "192.0.2.7:80", "127.0.0.1,*"])
+def test_what_is_no_network(text: str) -> None:
+    """A proxy is an address or a network, and never everybody."""
+    with pytest.raises(errors.ConfigurationError, match="--proxy"):
+        network(text)
 
 
 def test_names_of_a_monitor_for_this_machine() -> None:
