@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     report_interval: float = Field(2.0, gt=0, le=_LONGEST, description="Seconds between two reports of a worker.")
     report_ttl: float = Field(10.0, gt=0, le=_LONGEST, description="Seconds until a silent worker counts as gone.")
     sweep_interval: float = Field(1.0, gt=0, le=_LONGEST, description="Seconds between two rounds of the janitor.")
+    redact: str | None = Field(
+        None, description="A function, module:function, that all inputs, results, errors and lines pass that are shown."
+    )
     log_level: str = Field(
         "INFO",
         description="The least level of what nodes log that is kept with their run; what they print to stdout is INFO, "

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 from egregore_dist import LocalCluster
-from egregore_dist.cli import redact
+from egregore_dist.cli import hooks, redact
 from tests.support.clusters import FAULTS, FAULTY, Clusters, brokers
 from tests.support.figures import MEASURED, SEED
 
@@ -84,10 +84,11 @@ def _settings_stay_in_their_test(_no_settings_from_outside: None) -> Iterator[No
 
 @pytest.fixture(autouse=True)
 def _secrets_stay_in_their_test() -> Iterator[None]:
-    """Forget the secrets that the code under test was told to take out of all that is shown."""
+    """Forget the secrets, and the hook, that the code under test was told to take out of all that is shown."""
     before = set(redact._known)
     yield
     redact._known.intersection_update(before)
+    hooks.use(None)
 
 
 @pytest.fixture(scope="session")

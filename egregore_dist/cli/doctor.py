@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from egregore_dist import errors
-from egregore_dist.cli import codes, examine, probe, redact, show, target, workers
+from egregore_dist.cli import codes, examine, hooks, probe, redact, show, target, workers
 from egregore_dist.cli.examine import Check
 from egregore_dist.cli.failing import Quit, line_of
 from egregore_dist.client import amounts
@@ -52,7 +52,14 @@ def doctor(wants_json: bool) -> None:
             for check in checks
         ]
         said: list[dict[str, Any]] = [workers.as_json(worker) for worker in alive]
-        left = [{**dataclasses.asdict(it), "reason": redact.clean(it.reason)} for it in aside[:_LISTED]]
+        left = [
+            {
+                **dataclasses.asdict(it),
+                "reason": redact.clean(it.reason),
+                "excerpt": hooks.text("message", it.excerpt),
+            }
+            for it in aside[:_LISTED]
+        ]
         show.print_json(
             {"ok": not problems, "configured": configured, "checks": listed, "workers": said, "aside": left}
         )

@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
 from egregore_dist import errors
-from egregore_dist.cli import show
+from egregore_dist.cli import hooks, show
 
 if TYPE_CHECKING:
     from egregore_dist.cli.probe import Server, Worker
@@ -123,7 +123,7 @@ def judge_messages(aside: Sequence[Aside], now: float) -> Check:
     kept = f"{len(aside)} messages are set aside"
     if now - newest.at > NEWS:
         return Check("messages", "ok", f"{kept}, none within a day")
-    last = f"the newest on queue {newest.queue or 'unknown'}: {newest.reason} ({newest.excerpt})"
+    last = f"the newest on queue {newest.queue or 'unknown'}: {newest.reason} ({hooks.text('message', newest.excerpt)})"
     cure = "see that only egregore-dist, of one release, publishes to its queues; --json lists them"
     return Check("messages", "warning", f"{kept}; {last}", cure)
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from egregore_dist import errors
-from egregore_dist.cli import codes, redact
+from egregore_dist.cli import codes, hooks, redact
 
 
 class Quit(Exception):
@@ -88,9 +88,12 @@ def line_of(error: BaseException) -> str:
 
 def _end(ctx: click.Context, error: BaseException, code: int, line: str) -> NoReturn:
     if ctx.params.get("debug"):
-        print(redact.clean("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+        raised = hooks.text("traceback", "".join(traceback.format_exception(error)))
+        print(redact.clean(raised), file=sys.stderr, end="" if raised.endswith("\n") else "\n")
         remote = getattr(error, "remote_traceback", None)
         if remote:
-            print(redact.clean(f"On the worker:\n{remote}"), file=sys.stderr)
+            print(redact.clean(f"On the worker:\n{hooks.text('traceback', remote)}"), file=sys.stderr)
+    if isinstance(error, errors.RunFailed):
+        line = hooks.text("error", line)
     print(redact.clean(f"egregore-dist: {line}"), file=sys.stderr)
     ctx.exit(code)

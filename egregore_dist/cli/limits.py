@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from egregore_dist.cli import codes, show, target
+from egregore_dist.cli import codes, hooks, redact, show, target
 from egregore_dist.cli.failing import Quit
 
 if TYPE_CHECKING:
@@ -120,7 +120,12 @@ def as_json(known: Known) -> dict[str, Any]:
         "held": known.held,
         "waiting": known.waiting,
         "buckets": [
-            {"value": one.value, "held": one.held, "waiting": one.waiting, "starts_in": one.starts_in}
+            {
+                "value": None if one.value is None else hooks.text("limit", one.value),
+                "held": one.held,
+                "waiting": one.waiting,
+                "starts_in": one.starts_in,
+            }
             for one in known.buckets
         ],
         "more": known.more,
@@ -142,12 +147,15 @@ def _print(known: Known, wants_json: bool) -> None:
 
 
 def _where(known: Known, bucket: Bucket) -> str:
-    from egregore_dist.cli import redact
     from egregore_dist.ledger.limits import OTHERS
 
     if bucket.value is None:
         return "now"
-    return f"{known.key}, values that are too many" if bucket.value == OTHERS else redact.clean(bucket.value)
+    return (
+        f"{known.key}, values that are too many"
+        if bucket.value == OTHERS
+        else redact.clean(hooks.text("limit", bucket.value))
+    )
 
 
 def _next(bucket: Bucket) -> str:

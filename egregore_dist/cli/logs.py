@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from egregore_dist.cli import redact, show
+from egregore_dist.cli import hooks, redact, show
 
 if TYPE_CHECKING:
     from egregore_dist.client.logs import LogLine
@@ -21,6 +21,7 @@ _INDENT = "\n    "
 
 def text(line: LogLine) -> str:
     """A line as text; of a record of several lines those after the first are indented."""
+    line = hooks.line(line)
     at = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
     level = click.style(redact.clean(f"{line.level:<8}"), fg=_COLOURS.get(line.level))
     said = redact.clean(line.text).replace("\n", _INDENT)
@@ -43,6 +44,7 @@ def json_line(line: LogLine) -> str:
     """A line as JSON, in one line."""
     import msgspec
 
+    line = hooks.line(line)
     found = {
         "cursor": line.cursor,
         "time": show.moment(line.time),
@@ -58,4 +60,4 @@ def json_line(line: LogLine) -> str:
         "text": line.text,
         "dropped": line.dropped,
     }
-    return redact.hide(msgspec.json.encode(found).decode())
+    return redact.json(msgspec.json.encode(found))

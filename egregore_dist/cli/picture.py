@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from egregore_dist import errors
-from egregore_dist.cli import redact, show
+from egregore_dist.cli import hooks, redact, show
 from egregore_dist.ledger.keys import ROOT
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def tree(picture: Picture) -> Tree:
     if record.ended is not None:
         head.append(f", took {show.duration(seconds(record))}")
     if picture.error is not None:
-        head.append(f"\n{redact.clean(str(picture.error)).partition(chr(10))[0]}", "red")
+        head.append(f"\n{redact.clean(hooks.text('error', str(picture.error))).partition(chr(10))[0]}", "red")
     made = Tree(head, guide_style="dim")
     children: dict[str | None, list[BlockRecord]] = defaultdict(list)
     for block in picture.blocks:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json as jsons
 import os
 import re
-from urllib.parse import unquote
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote, unquote
 
 _WORD = re.compile(r"[^\s'\"]+")
-_SECRETS = ("EGREGORE_BROKER_URL", "EGREGORE_LEDGER_URL", "EGREGORE_SECRET")
+_SECRETS = ("EGREGORE_BROKER_URL", "EGREGORE_LEDGER_URL", "EGREGORE_SECRET", "EGREGORE_MONITOR_TOKEN")
+_FILES = ("EGREGORE_SECRET_FILE", "EGREGORE_MONITOR_TOKEN_FILE")
+_IN_QUERY = re.compile(r"(?<=[?&])([^=&?]*password=)([^&]+)", re.IGNORECASE)
 
 # Shorter than this it is no secret, and taking it out would make the text unreadable.
 _SHORTEST = 4
@@ -17,7 +24,13 @@ _known: set[str] = set()
 
 def remember(secret: str | None) -> None:
     """Take a URL's password, or a secret that is no URL, out of all that is shown from now on."""
-    _known.update(part for part in _parts(secret or "") if len(part) >= _SHORTEST)
+    if secret:
+        _known.update(_forms(secret))
+
+
+def remember_file(path: str | Path | None) -> None:
+    """The same of a file that holds a secret, where it can be read."""
+    remember(None if path is None else _read(Path(path)))
 
 
 def url(address: str) -> str:
@@ -29,6 +42,8 @@ def hide(text: str) -> str:
     """A text without the passwords and the secret that this command was given; the rest of it as it is."""
     for name in _SECRETS:
         remember(os.environ.get(name))
+    for name in _FILES:
+        remember_file(os.environ.get(name))
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
@@ -40,21 +55,53 @@ def clean(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in shown)
 
 
+def json(raw: bytes) -> str:
+    """JSON without secrets, that means what it meant, and holds nothing that a terminal would obey."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else jsons.dumps(letter)[1:-1] for letter in hide(raw.decode())
+    )
+
+
 def _without_password(match: re.Match[str]) -> str:
     # Taken apart and not matched whole: a text of one long word must not cost its length squared.
     scheme, is_url, rest = match[0].partition("://")
+    if is_url:
+        rest = _IN_QUERY.sub(r"\1***", rest)
     login, is_given, host = rest.rpartition("@")
-    if not (is_url and is_given):
+    if not is_url:
         return match[0]
+    if not is_given:
+        return f"{scheme}://{rest}"
     user, colon, _ = login.partition(":")
     return f"{scheme}://{user}{':***' if colon else ''}@{host}"
+
+
+@lru_cache(64)
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return None  # whoever needs it says what is wrong
+
+
+@lru_cache(64)
+def _forms(secret: str) -> frozenset[str]:
+    """A secret, and its parts, in whatever they may be written."""
+    found = {part for part in _parts(secret) if len(part) >= _SHORTEST}
+    for part in tuple(found):
+        found |= {jsons.dumps(part)[1:-1], jsons.dumps(part, ensure_ascii=False)[1:-1]}
+        found |= {repr(part)[1:-1], repr(part.encode())[2:-1], quote(part, safe=""), quote(part)}
+        found |= {html.escape(part), html.escape(part).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}
+        found.add(base64.b64encode(part.encode()).decode())
+    return frozenset(found)
 
 
 def _parts(secret: str) -> set[str]:
     _, is_url, rest = secret.partition("://")
     if not is_url:
         return {secret}
+    asked = {value for _, value in _IN_QUERY.findall(rest)}
     password = rest.rpartition("@")[0].partition(":")[2]
     # A password with a slash in it breaks the URL, and then its pieces are in the messages about that.
     pieces = {piece for piece in re.split(r"[/@?#]", password) if piece} if "@" in rest else set()
-    return {password, unquote(password), *pieces}
+    return {password, unquote(password), *pieces, *asked, *map(unquote, asked)}

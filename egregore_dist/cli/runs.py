@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from egregore_dist.cli import codes, logs, picture, redact, show, target
+from egregore_dist.cli import codes, hooks, logs, picture, redact, show, target
 from egregore_dist.cli.failing import Quit
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def show_(run_id: str, wants_value: bool, wants_json: bool) -> None:
     session = target.session()
     run = Run(run_id, of=session)
     found = picture.take(session.ledger, run)
-    value = run.result(progress=False) if wants_value and found.record.state == "succeeded" else None
+    value = None
+    if wants_value and found.record.state == "succeeded":
+        value = hooks.value("result", show.plain(run.result(progress=False)))
     if wants_json:
         show.print_json({**picture.as_json(found), "value": value})
         return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from egregore_dist import errors
-from egregore_dist.cli import redact
+from egregore_dist.cli import hooks, redact
 from egregore_dist.client.amounts import duration as duration
 from egregore_dist.client.amounts import size as size
 
@@ -50,8 +50,7 @@ def print_json(value: Any) -> None:
     import msgspec
 
     raw = msgspec.json.format(msgspec.json.encode(plain(value)), indent=2)
-    # JSON escapes control characters itself, and a value is not ours to change.
-    click.echo(redact.hide(raw.decode()))
+    click.echo(redact.json(raw))
 
 
 def plain(value: Any) -> Any:
@@ -96,11 +95,11 @@ def failure(error: errors.RunFailed) -> dict[str, Any]:
     """Why a run failed, as JSON: ``kind``, ``message``, ``block``, ``branch``, ``node``, ``traceback``."""
     return {
         "kind": type(error).__name__,
-        "message": str(error),
+        "message": hooks.text("error", str(error)),
         "block": getattr(error, "block", None),
         "branch": plain(getattr(error, "branch", None)),
         "node": error.node,
-        "traceback": error.remote_traceback,
+        "traceback": None if error.remote_traceback is None else hooks.text("traceback", error.remote_traceback),
     }
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from egregore_dist.cli import codes, redact
+from egregore_dist.cli import codes, hooks, redact
 from egregore_dist.cli.failing import Quit
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ def settings() -> Settings:
             found = found.model_copy(update={name: None})
         elif url is not None:
             readable(partial(_port, url.get_secret_value()))
+    if found.redact is not None:
+        import_from_here()
+    hooks.use(found.redact)
     return found
 
 

@@ -69,7 +69,7 @@ def json_line(event: Event, names: dict[str, str]) -> str:
         "worker": event.worker,
         "detail": {name: value for name, value in event.detail.items() if name != "name"},
     }
-    return redact.hide(msgspec.json.encode(found).decode())
+    return redact.json(msgspec.json.encode(found))
 
 
 def live(run: Run, ledger: Ledger) -> None:

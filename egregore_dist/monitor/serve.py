@@ -10,7 +10,7 @@ from contextlib import closing
 import uvicorn
 
 from egregore_dist import errors
-from egregore_dist.cli import redact
+from egregore_dist.cli import hooks, redact
 from egregore_dist.client.session import Session
 from egregore_dist.monitor.config import Config
 from egregore_dist.monitor.connections import Listener, Server
@@ -22,7 +22,14 @@ from egregore_dist.monitor.pages import Pages
 _HEADERS = 32 * 1024
 
 
-def application(config: Config, cluster: Session, *, port: int, stopping: Callable[[], bool] = lambda: False) -> Guard:
+def application(
+    config: Config,
+    cluster: Session,
+    *,
+    port: int,
+    stopping: Callable[[], bool] = lambda: False,
+    hook: hooks.Hook | None = None,
+) -> Guard:
     """The monitor as an ASGI application.
 
     Args:
@@ -30,11 +37,17 @@ def application(config: Config, cluster: Session, *, port: int, stopping: Callab
         cluster: what it shows.
         port: where it listens.
         stopping: whether its server ends.
+        hook: what the user's data pass before this process shows them, in place of ``EGREGORE_REDACT``.
+
+    Raises:
+        errors.ConfigurationError: ``EGREGORE_REDACT`` names no function.
     """
     settings = cluster.settings
+    hooks.use(hook or settings.redact)
     for secret in (settings.broker_url, settings.ledger_url, settings.secret):
         # What a node says may hold one of them.
         redact.remember(None if secret is None else secret.get_secret_value())
+    redact.remember_file(settings.secret_file)
     pages = Pages(cluster, asks_for_name=config.users.has_names, logs_in=bool(config.users))
     live = Live(cluster.ledger, stopping)
     answers = {**pages.answers(), **live.answers()}

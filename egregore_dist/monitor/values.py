@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from egregore_dist import errors
-from egregore_dist.cli import redact, show
+from egregore_dist.cli import hooks, redact, show
 from egregore_dist.ledger import Ledger, browse
 from egregore_dist.ledger.browse import BlockGlance
 from egregore_dist.wire import codec
@@ -16,6 +16,8 @@ from egregore_dist.workflow import spec
 #: Bytes of an encoded value that is shown; letters of its text that are.
 DECODED_AT_MOST = 1_000_000
 LETTERS_SHOWN = 100_000
+
+_LOOKED_AT = LETTERS_SHOWN + 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ def result(ledger: Ledger, run: str, block: BlockGlance, branch: int) -> Shown:
     if row.result > DECODED_AT_MOST:
         return _too_large(row.result)
     raw = browse.stored(ledger, run, "r", block.id, branch)
-    return Shown(text=None, size=0, note="The branch has no result any more.") if raw is None else _text(raw)
+    return Shown(text=None, size=0, note="The branch has no result any more.") if raw is None else _text(raw, "result")
 
 
 def input(ledger: Ledger, run: str, root: spec.StepSpec, block: BlockGlance, branch: int) -> Shown:
@@ -55,17 +57,18 @@ def input(ledger: Ledger, run: str, root: spec.StepSpec, block: BlockGlance, bra
             raw = codec.split(raw).value(branch)
         except (errors.EncodingError, IndexError):
             return Shown(text=None, size=size, note="The stored input cannot be read.")
-    return _text(raw)
+    return _text(raw, "input")
 
 
-def _text(raw: bytes) -> Shown:
+def _text(raw: bytes, what: hooks.What) -> Shown:
     try:
-        value = codec.decode(raw)
-        text = msgspec.json.format(msgspec.json.encode(show.plain(value)), indent=2).decode()
+        value = hooks.value(what, show.plain(codec.decode(raw)))
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     except (errors.EncodingError, msgspec.MsgspecError, RecursionError, TypeError, ValueError):
         return Shown(text=None, size=len(raw), note="The stored value cannot be read.")
     note = "" if len(text) <= LETTERS_SHOWN else f"The first {LETTERS_SHOWN} of {len(text)} letters."
-    return Shown(text=redact.clean(text[:LETTERS_SHOWN]), size=len(raw), note=note)
+    # Cut after that: of a secret that is cut off, the rest would not be known for one.
+    return Shown(text=redact.clean(text[:_LOOKED_AT])[:LETTERS_SHOWN], size=len(raw), note=note)
 
 
 def _too_large(size: int) -> Shown:

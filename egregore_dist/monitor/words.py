@@ -10,7 +10,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from egregore_dist.cli import redact, show
+from egregore_dist.cli import hooks, redact, show
 
 #: Letters of a name or a message on a page.
 LETTERS = 300
@@ -30,7 +30,7 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        clean=clean, duration=show.duration, size=show.size, moment=moment, ago=ago, segment=segment
+        clean=clean, shown=shown, duration=show.duration, size=show.size, moment=moment, ago=ago, segment=segment
     )
     environment.globals["asset"] = asset
     return environment
@@ -41,6 +41,11 @@ def clean(text: object, letters: int = LETTERS) -> str:
     # Cut after that: of a secret that is cut off, the rest would not be known for one.
     shown = redact.clean(str(text)[:_LOOKED_AT])
     return shown if len(shown) <= letters else f"{shown[: letters - 1]}…"
+
+
+def shown(text: str, what: hooks.What) -> str:
+    """A text that is the user's data, as their hook has it."""
+    return hooks.text(what, text)
 
 
 def segment(text: str) -> str:

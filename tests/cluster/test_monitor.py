@@ -28,6 +28,7 @@ from tests.cluster.log_flows import held
 from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, nested, numbers
 from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
+from tests.support.hooks import SECRET
 from tests.support.waiting import until
 
 TOKEN = "a-token-that-is-long-enough"
@@ -757,3 +758,41 @@ def test_the_ledger_goes_away(tmp_path: Path) -> None:
             assert made.page("/healthz") == "ok"
             server.restart()
             assert run.id in made.page("/")
+
+
+@pytest.mark.parametrize("hook", ["mask", "fails"])
+def test_a_hook_hides_data(local: LocalCluster, tmp_path: Path, hook: str) -> None:
+    """Inputs, results, errors and lines are shown as the user's hook has them, by the monitor and by commands."""
+
+    @node
+    def tells(number: str) -> str:
+        print(f"line {number}")
+        return f"result {number}"
+
+    @node
+    def fails(number: str) -> None:
+        raise ValueError(f"error {number}")
+
+    good, bad = tells.submit(SECRET), parallel(tells, fails, name="tell").submit(SECRET)
+    ended(good, "succeeded")
+    ended(bad, "failed")
+    name = f"tests.support.hooks:{hook}"
+    with monitor(local, tmp_path, EGREGORE_REDACT=name, PYTHONPATH=os.getcwd()) as made:
+        branch = f"/runs/{good.id}/blocks/0/branches/0"
+        pages = [made.page(path) for path in (f"{branch}/input", f"{branch}/result", branch, f"/runs/{good.id}/logs")]
+        pages.append(made.page(f"/runs/{bad.id}"))
+        pages.append(made.page(f"/runs/{bad.id}/blocks/0/branches/0"))
+    commands = [
+        *(["show", good.id, "--value"], ["show", good.id, "--value", "--json"], ["logs", good.id]),
+        *(["show", bad.id], ["show", bad.id, "--json"], ["watch", bad.id], ["report", bad.id], ["logs", bad.id]),
+    ]
+    said = [
+        CliRunner(env={"EGREGORE_REDACT": name}).invoke(main, ["--broker-url", local.url, "runs", *one])
+        for one in commands
+    ]
+
+    for text in (*pages, *(f"{one.output}{one.stderr}" for one in said), (tmp_path / "monitor.log").read_text()):
+        assert SECRET not in text
+    for page, what in zip(pages, ("input", "result", "log", "log", "error"), strict=False):
+        assert (f"&lt;{what}&gt;" if hook == "mask" else "redacted") in page
+    assert ("<result>" if hook == "mask" else "redacted") in said[0].output

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import time
+from pathlib import Path
+from urllib.parse import quote
 
+import markupsafe
+import msgspec
 import pytest
 
-from egregore_dist.cli import redact
+from egregore_dist.cli import redact, show
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +31,8 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
         ("redis://:can/a@ry@host/0", "redis://:***@host/0"),
         ("at redis+socket://me:canary@/tmp/s and more", "at redis+socket://me:***@/tmp/s and more"),
         ("amqp://me@host//", "amqp://me@host//"),
+        ("redis://host/0?db=1&password=canary&x=2", "redis://host/0?db=1&password=***&x=2"),
+        ("redis://:canary@host/0?Password=can@ary", "redis://:***@host/0?Password=***"),
     ],
 )
 def test_urls_lose_their_password(address: str, shown: str) -> None:
@@ -32,7 +41,9 @@ def test_urls_lose_their_password(address: str, shown: str) -> None:
 
 
 @pytest.mark.timeout(10)
-@pytest.mark.parametrize("text", ["x" * 200_000, "a://" * 50_000, "a://b:" * 30_000, "@" * 200_000], ids=len)
+@pytest.mark.parametrize(
+    "text", ["x" * 200_000, "a://" * 50_000, "a://b:" * 30_000, "@" * 200_000, f"a://{'?' * 200_000}"], ids=len
+)
 def test_a_long_word_costs_little(text: str) -> None:
     """Results are shown too, and one that is a single word takes no longer than another."""
     started = time.perf_counter()
@@ -60,6 +71,61 @@ def test_the_signing_secret_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EGREGORE_SECRET", "canary-of-some-length")
 
     assert redact.hide("it is canary-of-some-length.") == "it is ***."
+
+
+@pytest.mark.parametrize("text", ["https://host/page?q=who@where", "https://host/?password", "https://a/b?c=d"])
+def test_other_addresses_stay_as_they_are(text: str) -> None:
+    """What holds no password is shown as it is."""
+    assert redact.url(text) == text
+
+
+@pytest.mark.parametrize("secret", ['can"ary\\1', "can<ary>&1", "can'ary1", "canäry1"])
+def test_a_secret_is_hidden_in_whatever_it_is_written(secret: str) -> None:
+    """As it is, in JSON, in HTML, in Python's own writing and in an address."""
+    redact.remember(secret)
+    forms = [
+        secret,
+        json.dumps(secret),
+        msgspec.json.encode(secret).decode(),
+        html.escape(secret),
+        str(markupsafe.escape(secret)),
+        repr(secret),
+        repr(secret.encode()),
+        quote(secret, safe=""),
+        base64.b64encode(secret.encode()).decode(),
+    ]
+
+    for form in forms:
+        assert "***" in redact.hide(f"it is {form} here"), form
+        assert form.strip("'\"b") not in redact.hide(f"it is {form} here")
+
+
+def test_a_password_in_a_query_is_known() -> None:
+    """A URL may have its password there."""
+    redact.remember("redis://host/0?password=canary%2F7&db=1")
+
+    assert redact.hide("canary/7 canary%2F7 db") == "*** *** db"
+
+
+def test_the_secret_of_a_file_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EGREGORE_SECRET_FILE is read, where it can be."""
+    file = tmp_path / "secret"
+    file.write_text("canary-of-a-file\n")
+    monkeypatch.setenv("EGREGORE_SECRET_FILE", str(file))
+
+    assert redact.hide("it is canary-of-a-file.") == "it is ***."
+
+
+def test_json_holds_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters that JSON itself lets through, and those that turn the text around, are escaped."""
+    value = {"a\x9b31m": "\x7f\u202e\u2066é\U000e0041\n"}
+
+    show.print_json(value)
+
+    said = capsys.readouterr().out
+    assert json.loads(said) == value
+    assert all(letter.isprintable() or letter == "\n" for letter in said)
+    assert "é" in said
 
 
 def test_control_characters_are_shown() -> None:
