@@ -23,14 +23,14 @@ from egregore_dist.ledger import Work
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import codec, tracing
 from egregore_dist.wire.code import ship
-from egregore_dist.workflow import describe
+from egregore_dist.workflow import describe, names
 from egregore_dist.workflow.binding import Parameters
 from egregore_dist.workflow.launcher import Launcher
 from egregore_dist.workflow.step import Step
 
 log = logging.getLogger(__name__)
 
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_ID = re.compile(names.PATTERN)
 
 
 class ClusterLauncher:
@@ -44,7 +44,9 @@ class ClusterLauncher:
     def submit(self, step: Step, data: Any, id: str | None) -> Run:
         """Submit, and return at once. The same id again returns the run that has it, and warns where that differs."""
         if id is not None and not _is_id(id):
-            raise errors.WorkflowError(f"run id {id!r}: letters, digits, '_', '.' and '-' only, 1 to 128 of them")
+            raise errors.WorkflowError(
+                f"run id {id!r}: letters, digits, '_', '.' and '-' only, 1 to 128 of them, and not '.' or '..'"
+            )
         described = describe.describe(step)
         # Before anything is published, what the first nodes get is seen to fit.
         for name, fn in described.heads:

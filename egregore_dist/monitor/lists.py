@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from egregore_dist.ledger.records import RunState
 from egregore_dist.ledger.runlist import Listed, Wanted
+from egregore_dist.workflow import names
 
 #: Runs on a page.
 RUNS_SHOWN = 50
@@ -18,7 +19,7 @@ RUNS_SHOWN = 50
 STATES = get_args(RunState)
 
 _LONGEST = 200
-_LISTED = re.compile(r"([0-9]{1,16})-([A-Za-z0-9_.-]{1,128})")
+_LISTED = re.compile(rf"([0-9]{{1,16}})-({names.PATTERN})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from egregore_dist.monitor.users import Role
+from egregore_dist.workflow import names
 
 _PARTS = {
-    "run": r"[A-Za-z0-9_.-]{1,128}",
+    "run": names.PATTERN,
     "block": r"[0-9][0-9.,-]{0,511}",
     "branch": r"[0-9]{1,9}",
     "what": r"input|result",
-    "limit": r"[A-Za-z0-9_.-]{1,128}",
+    "limit": names.PATTERN,
 }
 
 

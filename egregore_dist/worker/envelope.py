@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from egregore_dist.engine import app as apps
+from egregore_dist.workflow import names
 
 #: The longest excerpt that is kept of a message.
 EXCERPT = 400
@@ -23,8 +24,8 @@ _FIELDS = _SHOWN | {
     "parent_id", "priority", "properties", "reply_to", "retries", "root_id", "routing_key", "shadow", "timelimit",
 }  # fmt: skip
 
-_Run = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
-_Block = Annotated[str, msgspec.Meta(pattern=r"^[0-9.,-]{1,4096}$")]
+_Run = Annotated[str, msgspec.Meta(pattern=rf"\A{names.PATTERN}\Z")]
+_Block = Annotated[str, msgspec.Meta(pattern=r"\A[0-9.,-]{1,4096}\Z")]
 _Track = Annotated[int, msgspec.Meta(ge=0, le=10**6)]
 _Arguments = {apps.ADVANCE: tuple[_Run], apps.LANE: tuple[_Run, _Block, _Track], apps.COLLECT: tuple[_Run, _Block]}
 

@@ -8,8 +8,10 @@ from egregore_dist import errors
 
 MAX_LENGTH = 128
 
-# Names end up in ledger keys, log lines and web pages, so nothing in them ever needs quoting.
-_VALID = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_LENGTH}}}")
+#: Names end up in ledger keys, log lines and web pages, so nothing in them ever needs quoting; "." and ".." are steps
+#: of an address. To be matched in full.
+PATTERN = rf"(?!\.\.?(?:/|\Z))[A-Za-z0-9_.-]{{1,{MAX_LENGTH}}}"
+_VALID = re.compile(PATTERN)
 
 
 def checked(name: object, what: str) -> str:
@@ -20,7 +22,7 @@ def checked(name: object, what: str) -> str:
         what: what is being named, for the error, such as ``"node"``.
 
     Raises:
-        WorkflowError: it is not a string of 1 to 128 letters, digits, ``_``, ``.`` or ``-``.
+        WorkflowError: it is not a string of 1 to 128 letters, digits, ``_``, ``.`` or ``-``, or it is "." or "..".
     """
     if not isinstance(name, str):
         raise errors.WorkflowError(
@@ -29,7 +31,7 @@ def checked(name: object, what: str) -> str:
     if not _VALID.fullmatch(name):
         raise errors.WorkflowError(
             f"{shortened(name)} cannot name a {what}: "
-            f"use 1 to {MAX_LENGTH} of the letters A-Z and a-z, the digits, '_', '.' and '-'"
+            f"use 1 to {MAX_LENGTH} of the letters A-Z and a-z, the digits, '_', '.' and '-', not '.' or '..' alone"
         )
     return name
 

@@ -182,6 +182,17 @@ def test_too_much_is_refused(gate: Gate) -> None:
     assert gate.ask("GET", "/", session, query="a" * (QUERY_LIMIT + 1)).status == 414
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if "{run}" in route.path or "{limit}" in route.path], ids=name_of
+)
+def test_no_name_is_a_step_of_a_path(gate: Gate, route: Route, name: str) -> None:
+    """A browser would take it for the folder, or the one above: there is no such run, and no such limit."""
+    path = example(route).replace("order-1", name).replace("model", name)
+
+    assert gate.ask(route.method, path, gate.session(Role.ADMIN)).status in (404, 405)
+
+
 # Logging in
 
 

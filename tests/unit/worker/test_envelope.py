@@ -52,6 +52,8 @@ def test_what_we_publish_is_well_formed(task: str, arguments: list[object]) -> N
         ({}, [[], {}, {}], "arguments"),
         ({}, [["a b"], {}, {}], "arguments"),
         ({}, [["x" * 129], {}, {}], "arguments"),
+        ({}, [[f"{RUN}\n"], {}, {}], "arguments"),
+        ({}, [[".."], {}, {}], "arguments"),
         ({}, [[RUN], {"run": RUN}, {}], "arguments"),
     ],
 )

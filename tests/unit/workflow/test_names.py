@@ -18,7 +18,7 @@ def test_valid(name: str) -> None:
     assert name == names.checked(name, "node")
 
 
-@pytest.mark.parametrize("name", ["", "x" * 129, "a b", "a/b", "é", "a\n", "a:b", "{a}", "node\x00"])
+@pytest.mark.parametrize("name", ["", "x" * 129, "a b", "a/b", "é", "a\n", "a:b", "{a}", "node\x00", ".", ".."])
 def test_invalid(name: str) -> None:
     """Anything else is refused, and the message says what was being named."""
     with pytest.raises(errors.WorkflowError, match=r"cannot name a node: use 1 to 128"):
