@@ -17,6 +17,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: Where a proxy is, unless it is said.
 LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 
+_LONGEST = 64
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -116,6 +118,19 @@ def network(text: str) -> Network:
         raise errors.ConfigurationError(
             f"--proxy {text!r} is neither an address nor a network, such as 192.0.2.7 or 10.0.0.0/8"
         ) from None
+
+
+def one_of(host: str) -> str:
+    """Whose an address is, for what is counted by address: of IPv6 a network of 64 bits, which is one household."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host[:_LONGEST]  # as a proxy told it
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def is_loopback(host: str) -> bool:

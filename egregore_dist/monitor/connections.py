@@ -8,12 +8,14 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Collection
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Literal
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from egregore_dist.monitor.config import one_of
 
 # Connections at a time; the half of them may come from one address.
 _AT_MOST = 1000
@@ -65,7 +67,7 @@ class Listener(socket.socket):
         while len(self._leaving) < _LEAVING_AT_MOST:
             number, address = self._accept()  # type: ignore[attr-defined]
             accepted = Accepted(self, number, address)
-            if self._has_room(accepted.host):
+            if self._has_room(accepted.host, address[0]):
                 self._held[address] = accepted
                 self._by_host[accepted.host] += 1
                 return accepted, address
@@ -90,10 +92,10 @@ class Listener(socket.socket):
         for accepted in [one for one in self._held.values() if one.is_over(now)]:
             self._end(accepted)
 
-    def _has_room(self, host: str) -> bool:
+    def _has_room(self, host: str, address: str) -> bool:
         if len(self._held) >= self._most and not self._make_room(None):
             return False
-        return self._by_host[host] < self._most // 2 or self._is_proxy(host) or self._make_room(host)
+        return self._by_host[host] < self._most // 2 or self._is_proxy(address) or self._make_room(host)
 
     def _make_room(self, host: str | None) -> bool:
         for accepted in self._held.values():
@@ -107,11 +109,10 @@ class Listener(socket.socket):
         self._leaving.add(accepted)
         accepted.end()
 
-    def _is_proxy(self, host: str) -> bool:
-        try:
-            return any(ip_address(host) in network for network in self._proxies)
-        except ValueError:
-            return False
+    def _is_proxy(self, address: str) -> bool:
+        found = ip_address(address.partition("%")[0])
+        mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+        return any((mapped or found) in network for network in self._proxies)
 
 
 class Accepted(socket.socket):
@@ -119,14 +120,14 @@ class Accepted(socket.socket):
 
     Attributes:
         address: of its other end.
-        host: the part of it that is the machine's.
+        host: whose that is.
         protocol: what speaks HTTP on it, once it does.
     """
 
     def __init__(self, listener: Listener, number: int, address: Any) -> None:
         super().__init__(listener.family, listener.type, listener.proto, fileno=number)
         self.address = address
-        self.host: str = address[0]
+        self.host = one_of(address[0])
         self.protocol: Connection | None = None
         self._listener = listener
         self._since = 0.0

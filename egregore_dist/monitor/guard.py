@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from egregore_dist.monitor import routes, sessions
-from egregore_dist.monitor.config import Config
+from egregore_dist.monitor.config import Config, one_of
 from egregore_dist.monitor.routes import Route
 from egregore_dist.monitor.sessions import Attempts, Session
 from egregore_dist.monitor.users import User
@@ -55,7 +55,7 @@ class Asked:
         form: the values of each name in the form; none of a GET.
         session: who asks; None on routes that are for everybody.
         path: its path.
-        address: where it comes from.
+        address: where it comes from, as `config.one_of` has it.
         headers: its headers.
         is_gone: whether the browser has gone away.
     """
@@ -164,7 +164,7 @@ class Guard:
             form=form,
             session=session,
             path=path,
-            address=request.client.host if request.client else "",
+            address=one_of(request.client.host) if request.client else "",
             headers=request.headers,
             is_gone=request.is_disconnected,
         )

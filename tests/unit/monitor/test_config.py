@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egregore_dist import errors
-from egregore_dist.monitor.config import Config, is_loopback, network
+from egregore_dist.monitor.config import Config, is_loopback, network, one_of
 from egregore_dist.monitor.users import Users
 
 TLS = (Path("cert"), Path("key"))
@@ -85,6 +85,24 @@ def test_what_is_no_network(text: str) -> None:
     """A proxy is an address or a network, and never everybody."""
     with pytest.raises(errors.ConfigurationError, match="--proxy"):
         network(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "whose"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("what a proxy told", "what a proxy told"),
+        ("x" * 30_000, "x" * 64),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_whose_an_address_is(host: str, whose: str) -> None:
+    """Who has a network of addresses counts as one, and what is no address takes little room."""
+    assert one_of(host) == whose
 
 
 def test_names_of_a_monitor_for_this_machine() -> None:

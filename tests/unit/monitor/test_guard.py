@@ -21,6 +21,50 @@ _GUARDED = (
     *("value", "logs", "logs_events", "cancel", "retry", "delete", "set_limit", "clear_limit"),
     *("worker_drain", "worker_resume", "worker_stop"),
 )
+#: Every route, by the least role that may use it: who adds one says here whom it is for.
+TABLE = {
+    None: {
+        "GET /healthz",
+        "GET /static/monitor.css",
+        "GET /static/icon.svg",
+        "POST /login",
+    },
+    Role.VIEWER: {
+        "POST /logout",
+        "GET /static/monitor.js",
+        "GET /",
+        "GET /events",
+        "GET /workers",
+        "GET /nodes",
+        "GET /limits",
+        "GET /limits/{limit}",
+        "GET /aside",
+        "GET /metrics",
+        "GET /runs/{run}",
+        "GET /runs/{run}/events",
+        "GET /runs/{run}/blocks",
+        "GET /runs/{run}/blocks/{block}",
+        "GET /runs/{run}/blocks/{block}/branches/{branch}",
+    },
+    Role.OPERATOR: {
+        "POST /workers/drain",
+        "POST /workers/resume",
+        "GET /runs/{run}/logs",
+        "GET /runs/{run}/logs/events",
+        "GET /runs/{run}/blocks/{block}/branches/{branch}/{what}",
+        "POST /runs",
+        "POST /runs/{run}/cancel",
+        "POST /runs/{run}/pause",
+        "POST /runs/{run}/resume",
+        "POST /runs/{run}/retry",
+        "POST /limits",
+        "POST /limits/{limit}/clear",
+    },
+    Role.ADMIN: {
+        "POST /workers/stop",
+        "POST /runs/{run}/delete",
+    },
+}
 POSTS = [route for route in ROUTES if route.method == "POST" and route.role is not None]
 
 
@@ -37,6 +81,20 @@ def test_what_is_for_everybody_is_a_short_list() -> None:
     """These and no others can be had without logging in, each an exact method and path."""
     assert {(route.method, route.path) for route in ROUTES if route.role is None} == OPEN
     assert all("{" not in path for _, path in OPEN)
+
+
+def test_every_route_is_in_the_table() -> None:
+    """No route is added, and none is for another role, without being written down here too."""
+    assert {role: {name_of(route) for route in ROUTES if route.role is role} for role in (None, *Role)} == TABLE
+    assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
+
+
+def test_what_shows_data_is_for_operators() -> None:
+    """Inputs, results and what nodes said are not for those who may only look."""
+    shows = [route for route in ROUTES if "{what}" in route.path or "logs" in route.path]
+
+    assert len(shows) == 3
+    assert all(route.role is not None and route.role >= Role.OPERATOR for route in shows)
 
 
 def test_only_posts_change_anything() -> None:
@@ -294,6 +352,18 @@ def test_nobody_locks_out_those_who_have_the_token() -> None:
 
     assert gate.ask("POST", "/login", form={"password": TOKEN}, client="10.0.0.1").status == 429
     assert gate.ask("POST", "/login", form={"password": TOKEN}, client="10.0.0.2").status == 303
+
+
+def test_a_network_of_addresses_guesses_no_faster() -> None:
+    """Another address of the same IPv6 network is the same guesser."""
+    gate = Gate()
+
+    found = [
+        gate.ask("POST", "/login", form={"password": "wrong"}, client=f"2001:db8::{number:x}").status
+        for number in range(1, 13)
+    ]
+
+    assert found == [401] * 10 + [429] * 2
 
 
 def test_the_token_as_a_bearer() -> None:
