@@ -78,6 +78,11 @@ class Config:
         """Whether browsers reach it by HTTPS alone."""
         return self.tls is not None or urlsplit(self.url or "").scheme == "https"
 
+    @property
+    def called(self) -> str:
+        """The host that browsers call it by."""
+        return self.host if self.url is None else urlsplit(self.url).hostname or ""
+
     def origins(self, port: int) -> dict[str, str]:
         """What a request's Host may be, and the Origin that belongs to it.
 

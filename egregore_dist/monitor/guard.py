@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from egregore_dist.monitor import routes, sessions
-from egregore_dist.monitor.config import Config, one_of
+from egregore_dist.monitor.config import Config, is_loopback, one_of
 from egregore_dist.monitor.routes import Route
 from egregore_dist.monitor.sessions import Attempts, Session
 from egregore_dist.monitor.users import User
@@ -29,6 +29,9 @@ _FORM_SECONDS = 10.0
 
 # Answers that hold nobody's data.
 _PUBLIC = ("style", "icon", "script")
+
+# Where browsers know it by a name of its own: that of this machine is other programs' too.
+_HTTPS_ALONE = (b"strict-transport-security", b"max-age=31536000")
 
 HEADERS = {
     "content-security-policy": (
@@ -99,6 +102,7 @@ class Guard:
         self._refuse = refuse
         self._origins = config.origins(port)
         self._is_secure = config.is_secure
+        self._is_https_alone = config.is_secure and config.url is not None and not is_loopback(config.called)
         # Cookies are those of a host, whatever the port, so that two monitors on one host need two names.
         self._cookie = "__Host-egregore" if config.is_secure else f"egregore-{port}"
         self._local = None if config.users else Session(User("", config.role, local_key), "local", cookie=False)
@@ -118,6 +122,8 @@ class Guard:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                if self._is_https_alone:
+                    own.append(_HTTPS_ALONE)
                 if not is_public:
                     own.append((b"cache-control", b"no-store"))
                 message["headers"] = [*message["headers"], *own]

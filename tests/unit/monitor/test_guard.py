@@ -281,6 +281,8 @@ def test_the_cookie_is_secure_where_the_monitor_is(tmp_path: Path) -> None:
     answer = gate.ask("POST", "/login", form={"name": "admin", "password": PASSWORD}, headers=headers)
 
     assert answer.cookies[0].startswith("__Host-egregore=")
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+    assert "strict-transport-security" not in Gate().ask("GET", "/healthz").headers
     assert "; secure" in answer.cookies[0].lower()
 
 
