@@ -20,6 +20,10 @@ from egregore_dist.monitor.config import one_of
 # Connections at a time; the half of them may come from one address.
 _AT_MOST = 1000
 
+#: Bytes of a request's line and headers.
+HEADERS = 32 * 1024
+_PIECE = 8 * 1024
+
 # What a connection is at: getting a request (the handshake of TLS too), being answered, being answered while its
 # other end does not read, or ending.
 Stage = Literal["asks", "answered", "stuck", "ends"]
@@ -183,6 +187,13 @@ class Connection(H11Protocol):
             transport.abort()  # it was ended meanwhile
         else:
             accepted.protocol = self
+
+    def data_received(self, data: bytes) -> None:
+        """Something was said."""
+        # In pieces: h11 measures a request only while it is not whole.
+        for at in range(0, len(data), _PIECE):
+            if not self.transport.is_closing():
+                super().data_received(data[at : at + _PIECE])
 
     def pause_writing(self) -> None:
         """The other end does not read."""

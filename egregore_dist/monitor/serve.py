@@ -13,13 +13,10 @@ from egregore_dist import errors
 from egregore_dist.cli import hooks, redact
 from egregore_dist.client.session import Session
 from egregore_dist.monitor.config import Config
-from egregore_dist.monitor.connections import Listener, Server
+from egregore_dist.monitor.connections import HEADERS, Listener, Server
 from egregore_dist.monitor.guard import Guard
 from egregore_dist.monitor.live import Live
 from egregore_dist.monitor.pages import Pages
-
-# Bytes of a request's line and headers.
-_HEADERS = 32 * 1024
 
 
 def application(
@@ -92,7 +89,7 @@ def serve(config: Config, cluster: Session, ready: Callable[[str], None]) -> Non
             forwarded_allow_ips=list(map(str, config.proxies)),
             ssl_certfile=None if config.tls is None else config.tls[0],
             ssl_keyfile=None if config.tls is None else config.tls[1],
-            h11_max_incomplete_event_size=_HEADERS,
+            h11_max_incomplete_event_size=HEADERS,
             timeout_graceful_shutdown=3,
         )
         try:

@@ -55,12 +55,12 @@ async def answer(asked: Asked) -> Response:
 class Gate:
     """The gate with one user a role, who are called as their roles are."""
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, port: int = PORT) -> None:
         self.users = Users(_HASHES, TOKEN, Role.VIEWER)
         self.config = config or Config(users=self.users)
         own = ("login", "logout", "healthz")
         answers = {route.name: answer for route in routes.ROUTES if route.name not in own}
-        self.guard = Guard(self.config, answers, refuse, port=PORT, local_key=b"key")
+        self.guard = Guard(self.config, answers, refuse, port=port, local_key=b"key")
 
     def session(self, role: Role) -> Session:
         """The session of a role's user."""

@@ -9,17 +9,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from egregore_dist.monitor import connections
-from egregore_dist.monitor.connections import Listener, Server
 from tests.support.waiting import let_pass, until
+from tests.unit.monitor.served import Serving, serving
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
 WHOLE = HEAD + b"\r\n"
@@ -43,51 +42,15 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
-class Serving:
-    """A server on a thread, and what connects to it."""
-
-    def __init__(self, listener: Listener, app: App) -> None:
-        self.listener, self.app = listener, app
-        self.address = listener.getsockname()
-        self._stack = ExitStack()
-
-    def connect(self, said: bytes = b"") -> socket.socket:
-        """Connect, and say this."""
-        made = self._stack.enter_context(socket.create_connection(self.address, timeout=10))
-        made.sendall(said)
-        return made
-
-    def held(self) -> int:
-        """How many connections count."""
-        return len(self.listener._held)
-
-    def close(self) -> None:
-        """Close what was connected."""
-        self._stack.close()
-
-
 @contextmanager
-def serving(most: int = 8, **options: Any) -> Iterator[Serving]:
-    proxies = options.pop("proxies", ())
-    with closing(Listener(socket.AF_INET, proxies=proxies, most=most)) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        listener.setblocking(False)
-        app = App()
-        given = {"lifespan": "off", "log_config": None, "loop": "asyncio", "http": "h11", "ws": "none", **options}
-        config = uvicorn.Config(app, timeout_graceful_shutdown=1, **given)
-        server = Server(config, listener)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        made = Serving(listener, app)
+def using(**options: Any) -> Iterator[tuple[Serving, App]]:
+    """A server of that application."""
+    app = App()
+    with serving(lambda port: app, **options) as made:
         try:
-            until(lambda: server.started, what="the server")
-            yield made
+            yield made, app
         finally:
-            made.app.go.set()
-            made.close()
-            server.should_exit = True
-            thread.join(20)
+            app.go.set()
 
 
 @pytest.fixture
@@ -132,7 +95,7 @@ SLOW: dict[str, tuple[bytes, bytes]] = {
 def test_a_request_has_so_long_to_be_whole(quick: None, slow: str) -> None:
     """A connection that does not say a whole request in time is ended, however often it says something."""
     first, more = SLOW[slow]
-    with serving() as made:
+    with using() as (made, _):
         connection = made.connect(first)
         begun = time.monotonic()
         ended = threading.Event()
@@ -157,18 +120,18 @@ def test_a_request_has_so_long_to_be_whole(quick: None, slow: str) -> None:
 
 def test_what_is_answered_may_take_its_time(quick: None) -> None:
     """A page that takes long, and a stream, are no slow request."""
-    with serving() as made:
+    with using() as (made, app):
         connection = made.connect(WHOLE.replace(b" / ", b" /wait "))
-        until(lambda: made.app.waiting == 1, what="the request")
+        until(lambda: app.waiting == 1, what="the request")
         let_pass(2)
-        made.app.go.set()
+        app.go.set()
 
         assert answer(connection).startswith(b"HTTP/1.1 200")
 
 
 def test_many_requests_are_not_one(quick: None) -> None:
     """A connection that asks again and again is not over its time, whenever it is looked at."""
-    with serving() as made:
+    with using() as (made, _):
         connection = made.connect()
         begun = time.monotonic()
         while time.monotonic() - begun < 2:
@@ -181,16 +144,16 @@ def test_many_requests_are_not_one(quick: None) -> None:
 
 def test_who_does_not_read_is_let_go(quick: None) -> None:
     """Whoever asks for much and reads nothing of it does not hold it in memory for ever."""
-    with serving() as made:
+    with using() as (made, app):
         made.connect(WHOLE.replace(b" / ", b" /large "))
-        until(lambda: made.app.waiting == 1, what="the request")
+        until(lambda: app.waiting == 1, what="the request")
 
         until(lambda: made.held() == 0, what="its end", seconds=10)
 
 
 def test_who_reads_slowly_is_served(quick: None) -> None:
     """A slow reader gets the whole answer, as long as it goes on reading."""
-    with serving() as made:
+    with using() as (made, _):
         connection = made.connect(WHOLE.replace(b" / ", b" /large "))
         size, begun = 0, time.monotonic()
         while size < LARGE:
@@ -203,7 +166,7 @@ def test_who_reads_slowly_is_served(quick: None) -> None:
 
 def test_whoever_comes_next_is_served() -> None:
     """Where all places are taken by those who only hold on, the oldest of them makes room."""
-    with serving(most=8) as made:
+    with using(most=8) as (made, _):
         idle = [made.connect(HEAD) for _ in range(50)]
 
         assert answer(made.connect(WHOLE)).startswith(b"HTTP/1.1 200")
@@ -213,12 +176,12 @@ def test_whoever_comes_next_is_served() -> None:
 
 def test_those_that_are_answered_keep_their_places() -> None:
     """No newcomer ends an answer: an address whose places all wait for one gets no more, and then gets them back."""
-    with serving(most=8) as made:
+    with using(most=8) as (made, app):
         busy = [made.connect(WHOLE.replace(b" / ", b" /wait ")) for _ in range(4)]
-        until(lambda: made.app.waiting == 4, what="the requests")
+        until(lambda: app.waiting == 4, what="the requests")
 
         assert is_ended(made.connect(WHOLE))
-        made.app.go.set()
+        app.go.set()
         for connection in busy:
             assert answer(connection).startswith(b"HTTP/1.1 200")
         assert answer(made.connect(WHOLE)).startswith(b"HTTP/1.1 200")
@@ -226,11 +189,11 @@ def test_those_that_are_answered_keep_their_places() -> None:
 
 def test_one_address_leaves_places_for_others() -> None:
     """An address may have half of the places; a proxy's all of them."""
-    with serving(most=8) as made:
+    with using(most=8) as (made, _):
         for _ in range(20):
             made.connect(HEAD)
         until(lambda: made.held() == 4, what="four")
-    with serving(most=8, proxies=[ip_network("127.0.0.0/8")]) as made:
+    with using(most=8, proxies=[ip_network("127.0.0.0/8")]) as (made, _):
         for _ in range(20):
             made.connect(HEAD)
         until(lambda: made.held() == 8, what="eight")
@@ -245,7 +208,7 @@ def test_a_handshake_has_no_longer(quick: None, tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    with serving(ssl_certfile=cert, ssl_keyfile=key) as made:
+    with using(ssl_certfile=cert, ssl_keyfile=key) as (made, _):
         context = ssl.create_default_context(cafile=str(cert))
         context.check_hostname = False
         with context.wrap_socket(made.connect()) as agreed:
