@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from egregore_dist import errors
 from egregore_dist.cli import picture, probe, show, target
+from egregore_dist.cli import workers as of_workers
 from egregore_dist.client import amounts
+from egregore_dist.ledger.lanes import AtBlock
 from egregore_dist.ledger.openblocks import Backlog
 from egregore_dist.ledger.runlist import Glance, Wanted
 
@@ -27,13 +30,19 @@ _OPEN = frozenset({"pending", "running", "paused"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a cluster does. ``open`` is how many runs have not ended, None where they are very many."""
+    """What a cluster does.
+
+    Attributes:
+        open: how many runs have not ended, None where they are very many.
+        lanes: by worker, what its lanes are at.
+    """
 
     at: float
     workers: list[probe.Worker]
     runs: tuple[Glance, ...]
     open: int | None
     backlog: Backlog
+    lanes: Mapping[str, Sequence[AtBlock]] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -58,7 +67,8 @@ def top(once: bool, every: float, wants_json: bool) -> None:
 
     Ctrl-C ends it.
 
-    JSON keys: at (ISO 8601, UTC), workers: a list of name, slots, busy, cpu, memory_available, memory_total (bytes);
+    JSON keys: at (ISO 8601, UTC), workers: a list of name, slots, busy, work (as `workers --json` has it), cpu,
+    memory_available, memory_total (bytes);
     slots, busy, open (runs that have not ended, null where they are very many), runs: a list of the newest of these:
     id, workflow, state, created, block, branches, done, failed; backlog: blocks, waiting, running (branches), late
     (seconds).
@@ -74,12 +84,14 @@ def top(once: bool, every: float, wants_json: bool) -> None:
 
 def load(ledger: Ledger) -> Load:
     """What the cluster does now. Raises `errors.BrokerUnavailable`."""
-    from egregore_dist.ledger import openblocks, runlist
+    from egregore_dist.ledger import lanes, openblocks, runlist
 
     counted = runlist.count_going_on(ledger)
+    workers = probe.workers(ledger)
     return Load(
         at=ledger.now() / 1000,
-        workers=probe.workers(ledger),
+        workers=workers,
+        lanes=lanes.at_work(ledger, [worker.report for worker in workers]),
         runs=runlist.find(ledger, Wanted(states=_OPEN), limit=_RUNS_SHOWN).runs,
         open=None if counted is None else sum(number for (state, _), number in counted.items() if state in _OPEN),
         backlog=openblocks.backlog(ledger),
@@ -95,6 +107,7 @@ def as_json(found: Load) -> dict[str, Any]:
                 "name": worker.report.worker,
                 "slots": worker.report.slots,
                 "busy": _busy(worker),
+                "work": of_workers.lanes_as_json(found.lanes.get(worker.report.worker, ())),
                 "cpu": worker.report.cpu,
                 "memory_available": worker.report.memory_available,
                 "memory_total": worker.report.memory_total,
@@ -141,7 +154,9 @@ def view(found: Load) -> RenderableType:
 def _workers(found: Load) -> RenderableType:
     if not found.workers:
         return show.text("no worker is alive: start one with `egregore-dist worker -m MODULE`", "yellow")
-    table = show.table("WORKER", "BUSY", "CPU", "FREE MEMORY", "SEEN", right=("BUSY", "CPU", "FREE MEMORY", "SEEN"))
+    table = show.table(
+        "WORKER", "BUSY", "CPU", "FREE MEMORY", "SEEN", "AT WORK", right=("BUSY", "CPU", "FREE MEMORY", "SEEN")
+    )
     busiest = sorted(found.workers, key=lambda worker: (-_busy(worker), worker.report.worker))
     for worker in busiest[:_WORKERS_SHOWN]:
         said = worker.report
@@ -151,9 +166,10 @@ def _workers(found: Load) -> RenderableType:
             f"{said.cpu:.0%}",
             f"{show.size(said.memory_available)} of {show.size(said.memory_total)}",
             f"{max(0.0, worker.age):.0f} s ago",
+            show.text(of_workers.told(found.lanes.get(said.worker, ()))),
         )
     if len(busiest) > _WORKERS_SHOWN:
-        table.add_row(f"… {len(busiest) - _WORKERS_SHOWN} more", "", "", "", "")
+        table.add_row(f"… {len(busiest) - _WORKERS_SHOWN} more", "", "", "", "", "")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from egregore_dist.cli.failing import Quit
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from egregore_dist.ledger.lanes import AtBlock
     from egregore_dist.resources.report import Report
 
 # What leaves the number of lanes to the worker's tuner.
@@ -32,7 +34,9 @@ def workers(ctx: click.Context, wants_json: bool) -> None:
     JSON keys: workers, a list of name, host, pid, slots, concurrency_by (hand or tuner), concurrency_why, pool,
     prefetch, prefetch_why, holds (why it takes no lanes now, with what is to be said of each reason; empty where it
     takes them), lane_memory (what one lane is taken to need), lanes (how many it has), cores, load, cpu (the
-    share of its machine's cores that is busy), memory_available, memory_total, memory_limit (of its control group, 0
+    share of its machine's cores that is busy), work (what its lanes are at: a list of run, workflow, block, name (of
+    the block), branch (its number in the block, null where the lane is at many), attempt, node, held (branches), since
+    (ISO 8601, UTC)), memory_available, memory_total, memory_limit (of its control group, 0
     for none), processes (the memory of each of its pool, by pid), all in bytes, queues, labels, gpus (their names),
     modules, nodes (with a hash of the code of each), version, skew (seconds that its clock is ahead of the server's),
     reported (ISO 8601, UTC).
@@ -41,15 +45,19 @@ def workers(ctx: click.Context, wants_json: bool) -> None:
         if wants_json:
             raise Quit(codes.USAGE, f"give --json after the command: workers {ctx.invoked_subcommand} ... --json")
         return
-    found = probe.workers(target.ledger())
+    from egregore_dist.ledger import lanes
+
+    ledger = target.ledger()
+    found = probe.workers(ledger)
+    at_work = lanes.at_work(ledger, [worker.report for worker in found])
     if wants_json:
-        show.print_json({"workers": [as_json(worker) for worker in found]})
+        show.print_json({"workers": [as_json(worker, at_work.get(worker.report.worker, ())) for worker in found]})
         return
     if not found:
         click.echo("no worker is alive: start one with `egregore-dist worker -m MODULE`", err=True)
         return
     console = show.console()
-    rows = [_row(worker) for worker in found]
+    rows = [_row(worker, at_work.get(worker.report.worker, ())) for worker in found]
     columns = [column for column in rows[0] if column in _NARROW or console.width >= _WIDE]
     table = show.table(*columns, right=_RIGHT)
     for row in rows:
@@ -57,13 +65,14 @@ def workers(ctx: click.Context, wants_json: bool) -> None:
     console.print(table)
 
 
-def _row(worker: probe.Worker) -> dict[str, Text]:
+def _row(worker: probe.Worker, lanes: Sequence[AtBlock]) -> dict[str, Text]:
     said = worker.report
     return {
         "WORKER": show.text(said.worker),
         "SLOTS": show.text(said.slots),
         "SET BY": show.text(said.concurrency_by or "-"),
         "TAKES": show.text(", ".join(said.holds) or "lanes", "yellow" if said.holds else ""),
+        "AT WORK": show.text(told(lanes)),
         "POOL": show.text(said.pool),
         "CORES": show.text(f"{said.cores:g}"),
         "FREE MEMORY": show.text(f"{show.size(said.memory_available)} of {show.size(said.memory_total)}"),
@@ -160,7 +169,39 @@ def _gpus(names: tuple[str, ...]) -> list[str]:
     return [amounts.count(len(names), "GPU")] if names else []
 
 
-def as_json(worker: probe.Worker) -> dict[str, Any]:
+def told(lanes: Sequence[AtBlock], each: int = 2) -> str:
+    """What the lanes of a worker are at, for people: so many of them, and how many more there are."""
+    more = [f"{len(lanes) - each} more"] if len(lanes) > each else []
+    return "; ".join([*map(_lane, lanes[:each]), *more]) or "-"
+
+
+def _lane(lane: AtBlock) -> str:
+    from egregore_dist.client import amounts
+
+    what = f"{lane.node or 'branch'} #{lane.branch}" if lane.branch is not None else ""
+    what = what or (amounts.count(lane.held, "branch") if lane.held else "branches")
+    return f"{what} of {lane.name} in {lane.run}"
+
+
+def lanes_as_json(lanes: Sequence[AtBlock]) -> list[dict[str, Any]]:
+    """What the lanes of a worker are at as JSON."""
+    return [
+        {
+            "run": lane.run,
+            "workflow": lane.workflow,
+            "block": lane.block,
+            "name": lane.name,
+            "branch": lane.branch,
+            "attempt": lane.attempt,
+            "node": lane.node or None,
+            "held": lane.held,
+            "since": show.moment(lane.since),
+        }
+        for lane in lanes
+    ]
+
+
+def as_json(worker: probe.Worker, lanes: Sequence[AtBlock] = ()) -> dict[str, Any]:
     """A worker as JSON."""
     said = worker.report
     return {
@@ -176,6 +217,7 @@ def as_json(worker: probe.Worker) -> dict[str, Any]:
         "holds": said.holds,
         "lane_memory": said.lane_memory,
         "lanes": len(said.lanes),
+        "work": lanes_as_json(lanes),
         "cores": said.cores,
         "load": said.load,
         "cpu": said.cpu,

@@ -18,7 +18,7 @@ from egregore_dist.client.logs import Wanted
 from egregore_dist.client.run import Run
 from egregore_dist.client.session import Session as ClusterSession
 from egregore_dist.client.workers import Workers
-from egregore_dist.ledger import ENDED, browse, runlist
+from egregore_dist.ledger import ENDED, browse, lanes, runlist
 from egregore_dist.ledger.limits import OTHERS, Known
 from egregore_dist.monitor import failures, lists, logs, values, words
 from egregore_dist.monitor.guard import QUERY_LIMIT, Answer, Asked
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 BRANCHES_SHOWN = 100
 BLOCKS_SHOWN = 100
 ASIDE_SHOWN = 200
+LANES_SHOWN = 20
 BULK_AT_MOST = 200
 
 # Of a number in a form.
@@ -312,7 +313,15 @@ class Pages:
 
     def _workers(self, asked: Asked) -> Response:
         found = machines(self._ledger)
-        return self._show("workers.html", asked, stream="/events?of=workers", machines=found)
+        reports = [worker.report for machine in found for worker in machine.workers]
+        return self._show(
+            "workers.html",
+            asked,
+            stream="/events?of=workers",
+            machines=found,
+            lanes=lanes.at_work(self._ledger, reports),
+            most=LANES_SHOWN,
+        )
 
     def _nodes(self, asked: Asked) -> Response:
         rows, looked = self._known_nodes.rows()

@@ -50,6 +50,29 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu: float = 0.0
 
 
+class AtWork(msgspec.Struct, frozen=True, array_like=True):
+    """What one lane of a worker was at.
+
+    Attributes:
+        run: the run.
+        block: the id of the block that it served.
+        token: what its leases belong to; "" where the worker cannot tell.
+        since: when the branch was begun, or the lane where no single branch is told, in milliseconds of the server's
+            clock; 0 where that is not known.
+        branch: the position of the branch that was executed, or None: between two, and where many are at a time.
+        attempt: of that branch, from 1; 0 without one.
+        node: what the branch had called last, or "".
+    """
+
+    run: str
+    block: str
+    token: str = ""
+    since: int = 0
+    branch: int | None = None
+    attempt: int = 0
+    node: str = ""
+
+
 class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
     """One worker's report: its machine, and itself. Memory in bytes, times in seconds.
 
@@ -80,6 +103,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
         concurrency_why: from what, in words.
         prefetch_why: from what ``prefetch`` comes, in words.
         lane_memory: what one of its lanes is taken to need; 0 where that is not known.
+        work: what its lanes were at.
     """
 
     worker: str
@@ -108,6 +132,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
     concurrency_why: str = ""
     prefetch_why: str = ""
     lane_memory: int = 0
+    work: tuple[AtWork, ...] = ()
 
 
 class Meter:

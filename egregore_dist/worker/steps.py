@@ -24,7 +24,7 @@ from egregore_dist.engine.control import STOPPING
 from egregore_dist.engine.queues import Queues
 from egregore_dist.resources import gpus, report
 from egregore_dist.settings import Settings
-from egregore_dist.worker import consuming, envelope, naming, pool, warden
+from egregore_dist.worker import atwork, consuming, envelope, naming, pool, warden
 from egregore_dist.worker.intake import Intake
 from egregore_dist.worker.lookout import OFTEN, Lookout
 from egregore_dist.worker.periodic import Periodic
@@ -185,6 +185,7 @@ class Heartbeat(Periodic):
             dead=self._children.dead(),
             living=self._children.living(),
             holds=parent.egregore_intake.reasons(),
+            work=self._work(parent, at),
             **parent.egregore_tuner.told(),
         )
         if parent.egregore_warden is not None:
@@ -193,6 +194,13 @@ class Heartbeat(Periodic):
         wanted = self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
         consuming.consume(parent, said, [*consuming.likely(said), *wanted])
         self._at = at
+
+    @staticmethod
+    def _work(parent: Any, at: int) -> tuple[report.AtWork, ...]:
+        if parent.egregore_warden is not None:
+            return atwork.of_notes(parent.egregore_warden.notes(), at)
+        _, requests = pool.requests()
+        return atwork.of_requests(requests, at)
 
     def _is_replaced(self) -> bool:
         found = naming.other(self.ledger, self._worker, self._life) if self._at else None

@@ -134,6 +134,11 @@ class Warden:
             self._end_blocks(notes)
             self._ask(notes)
 
+    def notes(self) -> list[Note]:
+        """What the processes are executing now."""
+        with self._lock:
+            return [note for child in self._children.values() if (note := child.reader.read()) is not None]
+
     def bury(self) -> None:
         """Give back what processes held that have died by now.
 

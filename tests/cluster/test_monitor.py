@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -366,6 +367,28 @@ def test_values_that_are_too_large(shown: Monitor) -> None:
 
     assert "2.0 MB" in page
     assert len(page) < 5000
+
+
+def test_what_workers_are_at(shown: Monitor, local: LocalCluster, tmp_path: Path) -> None:
+    """A worker's row links to the branch that a lane of it executes, and to its run, on the page and at a terminal."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    link = f'<a href="/runs/{run.id}/blocks/0.0-0/branches/0">gate #0</a>'
+    until(lambda: link in shown.page("/workers"), what="the branch at the gate")
+    page = shown.page("/workers")
+    asked = {
+        command: CliRunner().invoke(main, ["--broker-url", local.url, command, "--json"])
+        for command in ("workers", "top")
+    }
+    gate.touch()
+    run.result()
+
+    assert f'<a href="/runs/{run.id}">{run.id}</a>, since <time' in page
+    for command, done in asked.items():
+        assert done.exit_code == 0, (command, done.output)
+        (work,) = [lane for worker in json.loads(done.stdout)["workers"] for lane in worker["work"]]
+        assert (work["run"], work["name"], work["node"], work["branch"]) == (run.id, "gates", "gate", 0)
+        assert work["since"].endswith("+00:00")
 
 
 def test_workers_and_metrics(shown: Monitor, local: LocalCluster) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from egregore_dist import LocalCluster, Run, errors, node
+from egregore_dist import Context, LocalCluster, Run, errors, node
 from egregore_dist.client import session
 from egregore_dist.client.workers import Workers
+from egregore_dist.ledger import lanes
+from egregore_dist.ledger.lanes import AtBlock
 from egregore_dist.resources.report import Report
 from tests.support.waiting import let_pass, until
 
@@ -25,6 +27,32 @@ def gated(folder: str) -> str:
     os.close(handle)
     until(Path(folder, "gate").exists, what="the gate")
     return name
+
+
+@node("late", retries=1, retry_delay=0.01)
+def fails_first(folder: str, context: Context) -> str:
+    """Fails, and then waits for the gate."""
+    if context.attempt == 1:
+        raise ValueError("once")
+    return gated(folder)
+
+
+@node
+async def hovers(folder: str) -> None:
+    """Leaves a file, and waits beside others until it is stopped."""
+    import asyncio
+    import os
+    import tempfile
+
+    handle, _ = tempfile.mkstemp(prefix="begun", dir=folder)
+    os.close(handle)
+    await asyncio.sleep(300)
+
+
+def at_work(workers: Workers, run: Run) -> list[AtBlock]:
+    """What the lanes of workers are at that work for a run."""
+    found = lanes.at_work(session.current().ledger, workers.list())
+    return [lane for each in found.values() for lane in each if lane.run == run.id]
 
 
 def begun(folder: Path) -> int:
@@ -136,6 +164,52 @@ def test_a_pool_of_threads_grows_and_shrinks(tmp_path: Path) -> None:
         (tmp_path / "gate").touch()
         few.result(timeout=30, progress=False)
         assert said_of(workers, name).slots == 1
+
+
+def test_what_lanes_are_at(local: LocalCluster, local_workers: Workers, tmp_path: Path) -> None:
+    """A worker's report names the branch that each of its lanes executes, since when, and after the end none."""
+    started = session.current().ledger.now() / 1000
+    run = fails_first.map(name="lates").submit([str(tmp_path)] * 3)
+    until(lambda: begun(tmp_path) == 2, what="a branch on each worker")
+    until(lambda: [lane.attempt for lane in at_work(local_workers, run)] == [2, 2], what="both in the reports")
+    found = at_work(local_workers, run)
+    (tmp_path / "gate").touch()
+    run.result(timeout=30, progress=False)
+
+    assert {(lane.workflow, lane.block, lane.name, lane.node, lane.held) for lane in found} == {
+        ("lates", "0.0-", "lates", "late", 1)
+    }
+    assert {lane.branch for lane in found} < {0, 1, 2}
+    assert all(lane.since is not None and started - 1 < lane.since < started + 60 for lane in found)
+    # At once, though the reports are of before.
+    assert at_work(local_workers, run) == []
+
+
+def test_what_lanes_of_many_are_at(local: LocalCluster, local_workers: Workers, tmp_path: Path) -> None:
+    """A lane that executes many branches at a time says how many it holds, and no one of them."""
+    run = hovers.map(name="many").submit([str(tmp_path)] * 40)
+    until(lambda: begun(tmp_path) == 40, what="all of them")
+    until(lambda: sum(lane.held for lane in at_work(local_workers, run)) == 40, what="all in the reports")
+    found = at_work(local_workers, run)
+    run.cancel()
+
+    assert {(lane.branch, lane.attempt, lane.node, lane.name) for lane in found} == {(None, 0, "", "many")}
+    assert all(lane.since is not None for lane in found)
+
+
+def test_what_lanes_on_threads_are_at(tmp_path: Path) -> None:
+    """A worker on threads knows which blocks its lanes were sent for."""
+    with LocalCluster(workers=1, concurrency=2, pool="threads"):
+        workers = session.current().workers
+        run = gated.map(name="threaded").submit([str(tmp_path)] * 2)
+        until(lambda: begun(tmp_path) == 2, what="two branches")
+        until(lambda: len(at_work(workers, run)) == 2, what="both in the report")
+        found = at_work(workers, run)
+        (tmp_path / "gate").touch()
+        run.result(timeout=30, progress=False)
+
+    assert {lane.name for lane in found} <= {"threaded", "lane"}
+    assert all(lane.branch is None and lane.since is not None for lane in found)
 
 
 def test_who_is_not_there(local: LocalCluster) -> None:
