@@ -17,7 +17,8 @@ class Event:
         time: seconds since the epoch on the server's clock.
         type: ``run.submitted``, ``run.started``, ``run.ended``, ``run.retried``, ``run.paused``, ``run.resumed``,
             ``block.opened``, ``block.ended``, ``branches.started``, ``branches.ended``, ``branches.late``,
-            ``branch.lost``, ``branch.stopped`` or ``branch.again`` (it failed, and is tried again).
+            ``branch.lost``, ``branch.stopped``, ``branch.again`` (it failed, and is tried again) or ``branches.waiting`` (a node of each
+            has failed, and is called again later; their lanes keep them).
         block: the id of the block, or None.
         branches: the positions of the branches that started, or that ended well.
         failed: the positions of the branches that failed.

@@ -48,6 +48,7 @@ def _of_workflow(
     queue = work.queue or default_queue
     told = {(block.parent, block.branch) for block in look.blocks}
     told |= {(block.id, again.branch) for block in look.blocks for track in block.tracks for again in track.again}
+    told |= {(retry.block, retry.branch) for retry in look.retries}
     try:
         root = _root(work.spec)
         for block in look.blocks:

@@ -11,7 +11,7 @@ from egregore_dist.client import amounts
 from egregore_dist.engine.control import DRAINED
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.limits import Bucket
-from egregore_dist.ledger.waits import Again, Look, OpenBlock, Track
+from egregore_dist.ledger.waits import Again, Look, OpenBlock, Retry, Track
 from egregore_dist.resources import needs, router
 from egregore_dist.resources.report import Report
 
@@ -28,6 +28,7 @@ from egregore_dist.resources.report import Report
 #: "lanes": as many lanes as the block was planned with are at work.
 #: "message": no lane has come yet; where its message was lost, a janitor asks again.
 #: "attempt": the branch lost its process, or was stopped, and waits for its next attempt.
+#: "retry": a node of the branch has failed, and is called again some time later; its lane keeps the branch.
 #: "block": the branch waits for the block that it met.
 #: "deadline": what is left of the block's timeout.
 #: "unseen": there are more open blocks than were looked at.
@@ -45,6 +46,7 @@ Kind = Literal[
     "lanes",
     "message",
     "attempt",
+    "retry",
     "block",
     "deadline",
     "unseen",
@@ -125,6 +127,10 @@ def reasons(facts: Facts) -> list[Reason]:
     teller = _Teller(facts)
     for block in look.blocks:
         found += teller.of_block(block)
+    found += [teller.of_retry(retry) for retry in look.retries]
+    if look.more:
+        text = f"{amounts.count(look.more, 'more branch')} wait{'s' if look.more == 1 else ''} to be tried again, later"
+        found.append(Reason(kind="retry", text=text, numbers={"more": look.more}))
     found += [teller.of_parked(block) for block in look.blocks if block.parent not in (None, ROOT)]
     if look.open > len(look.blocks):
         found.append(_unseen(look))
@@ -172,6 +178,21 @@ class _Teller:
                 yield self._attempt(block, again)
         if block.deadline is not None and (block.waiting or is_waited_in):
             yield _deadline(block, block.deadline, self._facts.look.now)
+
+    def of_retry(self, retry: Retry) -> Reason:
+        """When a branch goes on whose node has failed."""
+        seconds = max(0.0, (retry.at - self._facts.look.now) / 1000)
+        who = "" if retry.block == ROOT else f"branch {self._branch(retry.block, retry.branch)}: "
+        text = f"{who}retry in {_time(seconds)}: call {retry.call} of {retry.most} of node {retry.node!r}"
+        return Reason(
+            kind="retry",
+            block=retry.block,
+            name=retry.name,
+            branch=retry.branch,
+            text=text,
+            numbers={"seconds": seconds, "call": retry.call, "calls": retry.most},
+            names=(retry.node,),
+        )
 
     def of_parked(self, child: OpenBlock) -> Reason:
         """What a branch waits for that has met a block."""

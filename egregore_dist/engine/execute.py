@@ -68,7 +68,8 @@ class Job:
 
     ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own, ``calls`` from those of this
     node that cost its branch a process. What it takes is measured where ``measure`` is set. ``branch`` is the position
-    of its branch, and ``here`` where its code is, once it is called.
+    of its branch, and ``here`` where its code is, once it is called. ``waits`` is told for how many seconds it waits
+    until it is called again.
     """
 
     node: spec.NodeSpec
@@ -82,6 +83,7 @@ class Job:
     branch: int = 0
     here: inside.Here | None = None
     spans: BranchSpans | None = None
+    waits: Callable[[Job, float], None] | None = None
 
     def start(self) -> Any:
         """Bind and call the function; what it returns may have to be awaited."""
@@ -161,6 +163,8 @@ class Job:
             self._tell(error)
         self.attempts += 1
         self.calls += 1
+        if self.waits is not None:
+            self.waits(self, state.upcoming_sleep)
 
     def _tell(self, error: BaseException) -> None:
         if self.spans is not None:

@@ -31,7 +31,7 @@ from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.engine.turn import Turn
 from egregore_dist.engine.turns import Turns
-from egregore_dist.ledger import LEAVE, UNTIMED, BlockRecord, Commit, Entered, Lease, NewBlock, Served
+from egregore_dist.ledger import LEAVE, UNTIMED, BlockRecord, Commit, Entered, Lease, NewBlock, Served, Waiting
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.resources import router
 from egregore_dist.wire import failure
@@ -280,9 +280,12 @@ class Lane:
                 self._turn.came()
                 while job is not None:
                     node = job.node.name
+                    if job.node.retries:
+                        job.waits = partial(self._waits, place, lease)
                     try:
                         value = call(job, self._loop, limit)
                     except Again as again:
+                        self._waits(place, lease, job, again.seconds, call=job.calls + 1)
                         self._give_place(place, lease)
                         time.sleep(again.seconds)
                         return _again(lease, again)
@@ -298,6 +301,18 @@ class Lane:
         except BaseException as error:
             _let_go(error)
             return _failed(lease, error, node, job, place.times(lease, since))
+
+    def _waits(self, place: Place, lease: Lease, job: Job, seconds: float, call: int | None = None) -> None:
+        waiting = Waiting(
+            block=place.record.id,
+            branch=lease.branch,
+            token=self._token,
+            seconds=seconds,
+            call=call or job.calls,
+            most=job.node.retries + 1,
+            node=job.node.name,
+        )
+        self._runtime.backoffs.tell(self._run, waiting)
 
     def _give_place(self, place: Place, lease: Lease) -> None:
         # The node that has the limit has ended, and the branch goes on without.
@@ -473,9 +488,12 @@ class Lane:
             self._turn.came()
             while job is not None:
                 node = job.node.name
+                if job.node.retries:
+                    job.waits = partial(self._waits, place, lease)
                 try:
                     value = await acall(job, turns, on_thread)
                 except Again as again:
+                    self._waits(place, lease, job, again.seconds, call=job.calls + 1)
                     await self._aside(self._give_place, place, lease)
                     await asyncio.sleep(again.seconds)
                     return _again(lease, again)

@@ -18,6 +18,7 @@ from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import boards
 from egregore_dist.engine.announce import Announcer
+from egregore_dist.engine.backoff import Backoffs
 from egregore_dist.engine.compile import Shape, shape
 from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.later import Later
@@ -99,6 +100,7 @@ class Runtime:
         self.interrupter: Interrupter | Raiser = alarms if alarms.usable else self.raiser
         self.board = boards.mine()
         self.later = Later()
+        self.backoffs = Backoffs(self.ledger, self.later)
         self.announcer = Announcer(app, self.later)
         self.places = Places(self.ledger, app, self.later)
         self.logbook = Logbook(self.ledger, settings)

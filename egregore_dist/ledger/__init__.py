@@ -24,6 +24,7 @@ from egregore_dist.ledger.records import (
     Shortage,
     Tended,
     Track,
+    Waiting,
     Work,
 )
 
@@ -51,5 +52,6 @@ __all__ = [
     "Shortage",
     "Tended",
     "Track",
+    "Waiting",
     "Work",
 ]

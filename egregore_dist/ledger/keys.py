@@ -90,7 +90,7 @@ class Keys:
         return f"{self.prefix}:{{{run}}}"
 
     def part(self, run: str, part: str) -> str:
-        """``code``, ``blocks``, ``open``, ``end``, ``events``, ``log`` or ``said`` of a run."""
+        """``code``, ``blocks``, ``open``, ``end``, ``events``, ``log``, ``said`` or ``waits`` of a run."""
         return f"{self.run(run)}:{part}"
 
     def block(self, run: str, kind: str, block: str) -> str:

@@ -34,6 +34,7 @@ from egregore_dist.ledger.records import (
     Served,
     StreamOfRun,
     Tended,
+    Waiting,
     Work,
 )
 from egregore_dist.ledger.watch import Watch
@@ -199,6 +200,13 @@ class Ledger:
     def give_place(self, run: str, block: str, branch: int, token: str) -> Tended:
         """Give back the place of a limit that a leased branch has, and goes on without."""
         return replies.tended(self._transition("place", run, [block, branch, token]))
+
+    def backoff(self, run: str, waiting: Sequence[Waiting]) -> int:
+        """Note branches that wait before a node of theirs is called again. Returns how many their lanes still hold."""
+        args: list[Any] = []
+        for each in waiting:
+            args += [each.block, each.branch, each.token, int(each.seconds * 1000), each.call, each.most, each.node]
+        return cast(int, self._transition("backoff", run, args))
 
     def tend(self, bucket: str, why: str = "alarm", *, workers: Mapping[str, Presence] | None = None) -> Tended:
         """Look after a bucket of a limit.

@@ -364,6 +364,29 @@ class Loss:
     short: Shortage | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A branch that waits where it is before a node of it is called again.
+
+    Attributes:
+        block: its block.
+        branch: which.
+        token: the lane that holds it.
+        seconds: until then.
+        call: the call that it waits for, from 1.
+        most: calls at most.
+        node: which is called.
+    """
+
+    block: str
+    branch: int
+    token: str
+    seconds: float
+    call: int
+    most: int
+    node: str
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a process needs to execute branches of a run.

@@ -25,6 +25,7 @@ TRANSITIONS = (
     "tend",
     "limit",
     "log",
+    "backoff",
     "trace",
 )
 

@@ -16,6 +16,8 @@ from egregore_dist.ledger.records import ENDED, Fields, RunRecord, Work, path_of
 
 #: Open blocks that are looked at, tracks of each, branches at the head of a track's queue, and lanes of a block.
 BLOCKS, TRACKS, HEADS, LANES = 50, 8, 10, 200
+#: Branches that wait before a node of theirs is called again.
+RETRIES = 20
 #: Open blocks of other runs that are looked at for who has the slots.
 OTHERS = 100
 
@@ -112,6 +114,29 @@ class OpenBlock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """A branch that waits before a node of it is called again, and is held by its lane meanwhile.
+
+    Attributes:
+        block: the id of its block.
+        name: the block's name.
+        branch: which.
+        call: the call that it waits for, from 1.
+        most: calls at most.
+        node: which is called.
+        at: when, in server milliseconds.
+    """
+
+    block: str
+    name: str
+    branch: int
+    call: int
+    most: int
+    node: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """A run that has not ended, and those of its open blocks that were looked at.
 
@@ -122,6 +147,8 @@ class Look:
         work: its spec and its functions.
         open: open blocks that there are.
         blocks: those that were looked at, the outermost first.
+        retries: branches that wait before their node is called again, the first ones to go on.
+        more: how many more there are.
     """
 
     record: RunRecord
@@ -130,6 +157,8 @@ class Look:
     work: Work
     open: int
     blocks: tuple[OpenBlock, ...] = field(default=())
+    retries: tuple[Retry, ...] = ()
+    more: int = 0
 
 
 def look(ledger: Ledger, run: str) -> Look | None:
@@ -149,6 +178,7 @@ def look(ledger: Ledger, run: str) -> Look | None:
             return None
         outermost = [ROOT, *([at.decode()] if at is not None else [])]
         blocks, now = _blocks(ledger, run, _chosen(outermost, _names(ledger, run)))
+        retries, more = _retries(ledger, run, now)
     return Look(
         record=record,
         now=now,
@@ -156,7 +186,34 @@ def look(ledger: Ledger, run: str) -> Look | None:
         work=replies.work(run, work),
         open=int(count),
         blocks=tuple(blocks),
+        retries=tuple(retries),
+        more=more,
     )
+
+
+def _retries(ledger: Ledger, run: str, now: int) -> tuple[list[Retry], int]:
+    """Branches that wait before a node of theirs is called again, as many as are looked at; and how many more."""
+    keys = ledger.keys
+    pipe = ledger.redis.pipeline(transaction=False)
+    pipe.zrangebyscore(keys.part(run, "waits"), f"({now}", "+inf", 0, RETRIES, withscores=True)
+    pipe.zcount(keys.part(run, "waits"), f"({now}", "+inf")
+    noted, count = pipe.execute()
+    if not noted:
+        return [], 0
+    said = [(member.decode().split(" ", 5), int(at)) for member, at in noted]
+    for (block, branch, *_), _ in said:
+        pipe.hget(keys.block(run, "l", block), branch)
+        pipe.hmget(keys.block(run, "b", block), "name", "state")
+    answers = pipe.execute()
+    found = [
+        Retry(block=block, name=name.decode(), branch=int(branch), call=int(call), most=int(most), node=node, at=at)
+        for ((block, branch, token, call, most, node), at), holder, (name, state) in zip(
+            said, answers[::2], answers[1::2], strict=True
+        )
+        # Its lane may have been lost, and another have it now.
+        if state == b"open" and holder == token.encode()
+    ]
+    return found, int(count) - len(said)
 
 
 def others(ledger: Ledger, run: str) -> dict[str, tuple[str, ...]]:

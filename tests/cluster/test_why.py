@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from egregore_dist import LocalCluster, Run, RunNotFound, Sequence, node, parallel
+from egregore_dist import Limit, LocalCluster, Run, RunNotFound, Sequence, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.why import Reason
 from egregore_dist.resources.report import Report
@@ -22,6 +22,32 @@ def gated(path: str) -> str:
     Path(path).with_suffix(".reached").touch()
     until(Path(path).exists, seconds=60, what="the gate")
     return "open"
+
+
+@node(retries=3, retry_delay=30)
+def flaky(path: str) -> None:
+    """Fail, and be tried again after 30 to 60 s."""
+    raise ConnectionError(path)
+
+
+@node(retries=2, retry_delay=30)
+async def shaky(item: int) -> int:
+    """Fail for odd items, and be tried again."""
+    if item % 2:
+        raise ConnectionError(item)
+    return item
+
+
+@node(retries=1, retry_delay=30, limit=Limit(concurrent=1, name="why-limit"))
+def limited(path: str) -> None:
+    """Fail with a place of a limit, and be tried again."""
+    raise ConnectionError(path)
+
+
+@node(limit=Limit(concurrent=1, name="why-places"))
+def placed(path: str) -> str:
+    """Wait at the gate with the only place."""
+    return gated(path)
 
 
 @node(queue="nobodys")
@@ -128,6 +154,46 @@ def test_workers_that_cannot_run_it(local: LocalCluster) -> None:
     assert "needs 4 TB of memory, and the largest worker of queue 'nobodys', 'small@host', has" in size.text
     assert module.names == (__name__,)
     assert module.text.startswith(f"no live worker of queue 'nobodys' loads {__name__!r}")
+
+
+def test_a_place_of_a_limit(local: LocalCluster, gate: Path) -> None:
+    """Branches that wait for a limit over all runs say which, how many hold it, and how many are ahead."""
+    first = parallel(placed, name="first").submit(str(gate))
+    until(gate.with_suffix(".reached").exists, what="the place to be taken")
+    second, third = (parallel(placed, name=name).submit(str(gate)) for name in ("second", "third"))
+    (second_waits,) = why(second, "place")
+    (third_waits,) = why(third, "place")
+    gate.touch()
+    for run in (first, second, third):
+        run.result(timeout=30)
+
+    assert second_waits.names == ("why-places",)
+    assert sorted(reason.numbers["ahead"] for reason in (second_waits, third_waits)) == [0, 1]
+    assert "1 of 1 place taken" in second_waits.text
+
+
+@pytest.mark.parametrize(
+    ("flow", "value", "branch", "names"),
+    [
+        (parallel(flaky, name="block"), "x", 0, "branch 'flaky': "),
+        (shaky.map(name="block"), [0, 1, 2], 1, "branch #1: "),
+        (parallel(limited, name="block"), "x", 0, "branch 'limited': "),
+        (flaky, "x", 0, ""),
+    ],
+    ids=["sync", "async", "limited", "alone"],
+)
+def test_back_off(local: LocalCluster, flow: Any, value: Any, branch: int, names: str) -> None:
+    """A branch whose node has failed, and is called again later, says when; once it has ended nothing is left of it."""
+    run = flow.submit(value)
+    (retry,) = why(run, "retry")
+    told = [event for event in run.events(follow=False) if event.type == "branches.waiting"]
+    run.cancel()
+
+    assert (retry.branch, retry.numbers["call"]) == (branch, 2)
+    assert 20 < retry.numbers["seconds"] <= 60
+    assert retry.text.startswith(f"{names}retry in ")
+    assert [event.branches for event in told] == [(branch,)]
+    assert run.why() == []
 
 
 def test_a_run_that_is_not_there(local: LocalCluster) -> None:

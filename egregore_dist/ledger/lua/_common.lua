@@ -30,6 +30,8 @@
 --                         beside:<branch> (how often the process ended for timeouts of others)
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
+--   K:waits       zset    "<block> <branch> <token> <call> <calls at most> <node>" -> until when the branch waits before its
+--                         node is called again, server ms, see backoff.lua
 --   K:log         stream  what nodes said, bounded;  K:said  hash  how much that was, see log.lua
 --
 -- A block is "open" until it ends, once, as "ok", "error", "timeout" or "cancelled". One whose record says "open" below one
@@ -211,7 +213,7 @@ end
 
 local function keys_of_run()
   local found = {}
-  for i, suffix in ipairs({ ':code', ':blocks', ':open', ':end', ':events', ':log', ':said', '' }) do found[i] = K .. suffix end
+  for i, suffix in ipairs({ ':code', ':blocks', ':open', ':end', ':events', ':log', ':said', ':waits', '' }) do found[i] = K .. suffix end
   return found
 end
 

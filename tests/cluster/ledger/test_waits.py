@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from egregore_dist import errors
-from egregore_dist.ledger import Ledger, waits
+from egregore_dist.ledger import Ledger, Waiting, waits
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.waits import Again, Look, OpenBlock
 from tests.cluster.ledger.play import WORKER, Play, ok, track
@@ -138,3 +138,26 @@ def test_who_else_has_lanes(ledger: Ledger) -> None:
 
     assert {run: set(lanes) for run, lanes in found.items()} == {theirs.run: {first, second}}
     assert idle.run not in found
+
+
+def test_what_waits_to_be_tried_again(play: Play) -> None:
+    """A branch in back-off is told of while its lane holds it, until it is over; what no lane holds never is."""
+    id, mine = play.block(3), play.lane()
+    play.serve(id, mine)
+
+    def waits_for(branch: int, token: str, seconds: float) -> Waiting:
+        return Waiting(block=id, branch=branch, token=token, seconds=seconds, call=2, most=4, node="a node")
+
+    assert play.ledger.backoff(play.run, [waits_for(1, mine, 30), waits_for(0, play.lane(), 30)]) == 0
+    assert play.ledger.backoff(play.run, [waits_for(0, mine, 0.0), waits_for(0, mine, 30)]) == 2
+    (found,) = look(play).retries
+    assert (found.block, found.name, found.branch) == (id, "block", 0)
+    assert (found.call, found.most, found.node) == (2, 4, "a node")
+    assert 29_000 < found.at - look(play).now <= 30_000
+    assert play.ledger.backoff(play.run, []) == 0
+    assert play.ledger.redis.zcard(play.ledger.keys.part(play.run, "waits")) == 1
+
+    play.serve(id, mine, ok(0), want=-1)
+    assert look(play).retries == ()
+    play.ledger.cancel(play.run)
+    assert play.ledger.backoff(play.run, [waits_for(0, mine, 30)]) == 0

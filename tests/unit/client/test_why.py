@@ -11,7 +11,7 @@ from egregore_dist.client.why import Facts, Need, Reason, gathered, reasons
 from egregore_dist.ledger import RunRecord, Work
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.limits import Bucket
-from egregore_dist.ledger.waits import Again, Look, OpenBlock, Track
+from egregore_dist.ledger.waits import Again, Look, OpenBlock, Retry, Track
 from egregore_dist.resources.report import Report
 from egregore_dist.workflow.limits import Rule
 
@@ -39,7 +39,7 @@ def block(*tracks: Track, id: str = "0.0-0", parent: str = ROOT, branch: int = 0
 
 def facts(*blocks: OpenBlock, workers: tuple[Report, ...] | None = None, **more: Any) -> Facts:
     record = RunRecord(id=RUN, state="running", workflow="flow", created=1.0, started=2.0, ended=None)
-    of_look = {name: more.pop(name) for name in ("open", "paused") if name in more}
+    of_look = {name: more.pop(name) for name in ("open", "paused", "retries", "more") if name in more}
     values: dict[str, Any] = {"open": len(blocks), "paused": None} | of_look
     look = Look(record=record, now=NOW, work=Work("flow", b"", b""), blocks=blocks, **values)
     return Facts(look=look, reports=(worker(),) if workers is None else workers, **more)
@@ -265,6 +265,22 @@ CASES: dict[str, tuple[Facts, list[str], str, dict[str, float]]] = {
         ["deadline", "block"],
         "its timeout of 5 s is over",
         {"left": 0.0, "timeout": 5.0},
+    ),
+    "in back-off": (
+        facts(
+            block(track(0)),
+            retries=(Retry(block="0.0-0", name="work", branch=4, call=2, most=4, node="fetch", at=NOW + 12_000),),
+            more=30,
+        ),
+        ["retry", "retry"],
+        "branch #4: retry in 12 s: call 2 of 4 of node 'fetch'",
+        {"seconds": 12.0, "call": 2, "calls": 4},
+    ),
+    "in back-off, in no block": (
+        facts(retries=(Retry(block=ROOT, name="flow", branch=0, call=2, most=2, node="fetch", at=NOW + 1_500),)),
+        ["retry"],
+        "retry in 1.5 s: call 2 of 2 of node 'fetch'",
+        {"seconds": 1.5, "call": 2, "calls": 2},
     ),
     "more than was looked at": (
         facts(block(track(0)), open=10_000),
