@@ -48,6 +48,11 @@ def line(event: Event, names: dict[str, str]) -> str:
         said.append(f"branches {_positions(event.branches)}")
     if event.failed:
         said.append(f"failed {_positions(event.failed)}")
+    if event.attempts:
+        told = [f"{attempt} of {branch}" for branch, attempt in list(event.attempts.items())[:_POSITIONS]]
+        said.append(f"attempt {', '.join(told)}")
+    if event.sizes:
+        said.append(f"results {show.size(sum(event.sizes.values()))}")
     said += [f"{name} {value}" for name, value in event.detail.items() if name != "name"]
     if event.worker is not None:
         said.append(f"on {event.worker}")
@@ -67,6 +72,9 @@ def json_line(event: Event, names: dict[str, str]) -> str:
         "branches": event.branches,
         "failed": event.failed,
         "worker": event.worker,
+        "attempts": event.attempts,
+        "sizes": event.sizes,
+        "spent": {branch: {"cpu": spent.cpu, "memory": spent.memory} for branch, spent in event.spent.items()},
         "detail": {name: value for name, value in event.detail.items() if name != "name"},
     }
     return redact.json(msgspec.json.encode(found))

@@ -143,6 +143,7 @@ def account(
 def executions(attempts: Iterable[Attempt]) -> Executions:
     """Executions, counted by how they ended."""
     known = list(attempts)
+    spent = [attempt.spent for attempt in known if attempt.spent is not None]
     how = [_KINDS.get(attempt.how, "stopped") for attempt in known]
     return Executions(
         **{kind: how.count(kind) for kind in ("ok", "failed", "lost", "stopped", "running")},
@@ -152,6 +153,9 @@ def executions(attempts: Iterable[Attempt]) -> Executions:
             for attempt in known
             if attempt.end is not None and attempt.how in ("ok", "error")
         ),
+        measured=len(spent),
+        cpu=sum(each.cpu or 0.0 for each in spent),
+        memory=max((each.memory for each in spent if each.memory is not None), default=None),
     )
 
 
@@ -165,6 +169,7 @@ def critical_path(timeline: Timeline, names: Name, now: float) -> list[Link]:
         attempts = () if branch is None else timeline.attempts[id, branch]
         begun = attempts[0].start if attempts else block.ended or now
         over = (attempts[-1].end or now) if attempts else begun
+        spent = attempts[-1].spent if attempts else None
         link = Link(
             block=id,
             name=block.name,
@@ -172,6 +177,8 @@ def critical_path(timeline: Timeline, names: Name, now: float) -> list[Link]:
             worker=attempts[-1].worker or None if attempts else None,
             waited=max(0.0, begun - block.opened),
             ran=max(0.0, over - begun),
+            cpu=spent.cpu if spent else None,
+            memory=spent.memory if spent else None,
         )
         found.append((block.opened, id.count("."), link))
     return [link for _, _, link in sorted(found, key=lambda entry: entry[:2])]

@@ -20,7 +20,7 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 # Even if something were not escaped, it could neither run nor load anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _PARTIAL = "The ledger does not have all events of this run any more, or has more than are read: some are missing here."
-_EXECUTIONS = ("Executions", "Failed", "Lost", "Min", "Mean", "p95", "Max")
+_EXECUTIONS = ("Executions", "Failed", "Lost", "Min", "Mean", "p95", "Max", "CPU", "Memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +100,8 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     if took.count:
         each = (("min", took.min), ("mean", took.mean), ("p95", took.p95), ("max", took.max))
         yield "An execution took", ", ".join(f"{name} {amounts.duration(seconds)}" for name, seconds in each)
+    if all_of.measured:
+        yield "CPU time", f"{amounts.duration(all_of.cpu)} in the {all_of.measured} that were measured"
     if all_of.together:
         yield "Leased together", f"{all_of.together}: how long a tiny one of them took by itself is not known"
     if report.retries.count:
@@ -137,7 +139,9 @@ def _tables(report: RunReport) -> Iterator[_Table]:
 def _cells(executions: Executions) -> list[str]:
     took = executions.durations
     counts = (executions.count, executions.failed, executions.lost)
-    return [*map(str, counts), *map(amounts.duration, (took.min, took.mean, took.p95, took.max))]
+    cpu = executions.cpu if executions.measured else None
+    memory = "-" if executions.memory is None else amounts.size(executions.memory)
+    return [*map(str, counts), *map(amounts.duration, (took.min, took.mean, took.p95, took.max, cpu)), memory]
 
 
 def _html(table: _Table) -> Svg:

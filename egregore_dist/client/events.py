@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from egregore_dist.ledger.replies import unpack_positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What an execution took; None where that was not measured.
+
+    Attributes:
+        cpu: seconds of CPU time.
+        memory: by how many bytes the memory of its process grew at most.
+    """
+
+    cpu: float | None
+    memory: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +30,15 @@ class Event:
         time: seconds since the epoch on the server's clock.
         type: ``run.submitted``, ``run.started``, ``run.ended``, ``run.retried``, ``run.paused``, ``run.resumed``,
             ``block.opened``, ``block.ended``, ``branches.started``, ``branches.ended``, ``branches.late``,
-            ``branch.lost``, ``branch.stopped``, ``branch.again`` (it failed, and is tried again) or ``branches.waiting`` (a node of each
-            has failed, and is called again later; their lanes keep them).
+            ``branch.lost``, ``branch.stopped``, ``branch.again`` (it failed, and is tried again) or
+            ``branches.waiting`` (a node of each has failed, and is called again later; their lanes keep them).
         block: the id of the block, or None.
         branches: the positions of the branches that started, or that ended well.
         failed: the positions of the branches that failed.
         worker: the worker that did it, or None.
+        attempts: by position, which attempt it was, where it was not the first.
+        sizes: by position, the bytes of the encoded values of those that ended well.
+        spent: by position, what those took that ended and were measured.
         detail: the rest, as text: ``name``, ``n``, ``state``, ``count``.
     """
 
@@ -33,6 +49,9 @@ class Event:
     branches: tuple[int, ...]
     failed: tuple[int, ...]
     worker: str | None
+    attempts: Mapping[int, int] = field(default_factory=dict)
+    sizes: Mapping[int, int] = field(default_factory=dict)
+    spent: Mapping[int, Spent] = field(default_factory=dict)
     detail: Mapping[str, str]
 
     @classmethod
@@ -41,8 +60,13 @@ class Event:
         rest = dict(fields)
         kind, block, lane = (rest.pop(name, b"").decode() for name in ("event", "block", "lane"))
         branches = [*_positions(rest.pop("branches", None)), *_positions(rest.pop("ok", None))]
+        sizes = dict(zip(branches, _positions(rest.pop("sizes", None)), strict=False))
+        attempts = dict(zip(*[iter(_positions(rest.pop("attempts", None)))] * 2, strict=True))
+        measured = _positions(rest.pop("spent", None))
         if "branch" in rest:
             branches.append(int(rest.pop("branch")))
+            attempt = int(rest.pop("attempt", 1))
+            attempts = {branches[-1]: attempt} if attempt > 1 else {}
         return cls(
             cursor=cursor,
             time=int(cursor.partition("-")[0]) / 1000,
@@ -51,6 +75,12 @@ class Event:
             branches=tuple(branches),
             failed=tuple(_positions(rest.pop("error", None))),
             worker=lane.rsplit("/", 2)[0] or None,
+            attempts=attempts,
+            sizes=sizes,
+            spent={
+                branch: Spent(cpu=None if cpu < 0 else cpu / 1e6, memory=None if memory < 0 else memory)
+                for branch, cpu, memory in zip(*[iter(measured)] * 3, strict=True)
+            },
             detail={name: value.decode() for name, value in rest.items()},
         )
 

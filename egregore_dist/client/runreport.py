@@ -60,6 +60,10 @@ class Executions:
         together: that were leased with others at once: tiny ones, and those of a lane that runs many at a time. How
             long a tiny one took by itself cannot be told from the others.
         durations: of those that gave a value or failed.
+        measured: how many of all were measured for the next two. Of tiny ones only some are, and none of those that
+            take turns on an event loop, or that have met a block.
+        cpu: seconds of CPU time that these took together.
+        memory: by how many bytes the process of one of them grew at most; None where that was not measured.
     """
 
     ok: int = 0
@@ -69,6 +73,9 @@ class Executions:
     running: int = 0
     together: int = 0
     durations: Durations = Durations()
+    measured: int = 0
+    cpu: float = 0.0
+    memory: int | None = None
 
     @property
     def count(self) -> int:
@@ -158,6 +165,8 @@ class Link:
         worker: where that ran last, or None.
         waited: seconds until the branch began.
         ran: seconds from its beginning to its end, or until now.
+        cpu: seconds of CPU time that its last execution took; None where that was not measured.
+        memory: by how many bytes its process grew at most in that; None where that was not measured.
     """
 
     block: str
@@ -166,6 +175,8 @@ class Link:
     worker: str | None
     waited: float
     ran: float
+    cpu: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from egregore_dist.client.events import Event
+from egregore_dist.client.events import Event, Spent
 from egregore_dist.ledger import Ledger, browse
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.replies import EVENTS_READ
@@ -23,6 +23,9 @@ class Attempt:
         how: "running", "ok", "error", "lost", "stopped" (for its node's timeout), or how its block ended under it.
         worker: where.
         together: with how many branches, itself included, it was leased.
+        number: which attempt of the branch it was, from 1, with the calls of its node that failed in it.
+        size: bytes of its encoded value; None without one.
+        spent: what it took, where that was measured.
     """
 
     start: float
@@ -30,6 +33,9 @@ class Attempt:
     how: str
     worker: str
     together: int = 1
+    number: int = 1
+    size: int | None = None
+    spent: Spent | None = None
 
 
 @dataclass(slots=True)
@@ -94,16 +100,16 @@ class Timeline:
                     self._start(event.block, branch, event)
             case "branches.ended" if event.block is not None:
                 for branch in event.branches:
-                    self._end(event.block, branch, event.time, "ok")
+                    self._end(event.block, branch, event, "ok")
                 for branch in event.failed:
-                    self._end(event.block, branch, event.time, "error")
+                    self._end(event.block, branch, event, "error")
             case "branch.again" if event.block is not None:
                 # The node has failed, and is tried again: see `Limit`.
                 for branch in event.branches:
-                    self._end(event.block, branch, event.time, "error")
+                    self._end(event.block, branch, event, "error")
             case "branch.lost" | "branch.stopped" if event.block is not None:
                 for branch in event.branches:
-                    self._end(event.block, branch, event.time, event.type.removeprefix("branch."))
+                    self._end(event.block, branch, event, event.type.removeprefix("branch."))
             case "block.ended" if event.block is not None:
                 self._close(event.block, event)
             case _:
@@ -136,15 +142,20 @@ class Timeline:
             self.partial = True
             return
         self.attempts[block, branch] = attempts
-        attempts.append(Attempt(event.time, None, "running", event.worker or "", max(1, len(event.branches))))
+        made = Attempt(event.time, None, "running", event.worker or "", max(1, len(event.branches)))
+        made.number = event.attempts.get(branch, 1)
+        attempts.append(made)
         self._kept += 1
         self._live.setdefault(block, set()).add(branch)
 
-    def _end(self, block: str, branch: int, at: float, how: str) -> None:
+    def _end(self, block: str, branch: int, event: Event, how: str) -> None:
         attempts = self.attempts.get((block, branch))
         # The last time that it was stopped it has failed with that, and both are said.
         if attempts and (attempts[-1].end is None or (attempts[-1].how, how) == ("stopped", "error")):
-            attempts[-1].end, attempts[-1].how = at, how
+            last = attempts[-1]
+            last.end, last.how = event.time, how
+            last.number = event.attempts.get(branch, last.number)
+            last.size, last.spent = event.sizes.get(branch), event.spent.get(branch, last.spent)
         self._live.get(block, set()).discard(branch)
         self._parked.discard((block, branch))
 

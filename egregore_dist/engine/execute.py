@@ -119,6 +119,11 @@ class Job:
             self.spans.called()
         return Value(raw)
 
+    def failed(self) -> None:
+        """It was called in vain, on this thread."""
+        if self.measure is not None:
+            self.measure.fail()
+
     def retry(self) -> dict[str, Any]:
         """What tenacity needs to know of the node's ``retries``."""
         delay = self.node.retry_delay
@@ -190,7 +195,11 @@ def call(job: Job, loop: Loop, limit: TimeLimit) -> Value:
             # The other reason is that the block has ended.
             if timeout is None or time.monotonic() - started < timeout:
                 raise
+            job.failed()
             raise job.timed_out() from None
+        except Exception:
+            job.failed()
+            raise
         return job.finish(result)
 
     if job.node.retries and job.node.limit is None:

@@ -31,7 +31,7 @@ from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.engine.turn import Turn
 from egregore_dist.engine.turns import Turns
-from egregore_dist.ledger import LEAVE, UNTIMED, BlockRecord, Commit, Entered, Lease, NewBlock, Served, Waiting
+from egregore_dist.ledger import LEAVE, UNTIMED, BlockRecord, Commit, Entered, Lease, NewBlock, Served, Spent, Waiting
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.resources import router
 from egregore_dist.wire import failure
@@ -271,6 +271,7 @@ class Lane:
 
         node: str | None = None
         job: Job | None = None
+        spent: Spent | None = None
         try:
             with interrupter.guard(place.left(), attend):
                 execution = place.execute(lease)
@@ -289,18 +290,20 @@ class Lane:
                         self._give_place(place, lease)
                         time.sleep(again.seconds)
                         return _again(lease, again)
+                    if job.measure is not None or job.attempts > 1:
+                        spent = _spent(spent, job, lease)
                     was, (job, end) = job.node, _then(execution, value)
                     if was.limit is not None and not isinstance(end, Done):
                         self._give_place(place, lease)
             assert end is not None
             if isinstance(end, Meet):
                 return self._open(place, lease, end, since)
-            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since))
+            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since), spent)
         except Interrupt:
             return None
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, error, node, job, place.times(lease, since))
+            return _failed(lease, error, node, job, place.times(lease, since), _spent(spent, job, lease))
 
     def _waits(self, place: Place, lease: Lease, job: Job, seconds: float, call: int | None = None) -> None:
         waiting = Waiting(
@@ -454,6 +457,7 @@ class Lane:
     async def _aexecute(self, place: Place, lease: Lease, leased: float) -> Commit | None:
         node: str | None = None
         job: Job | None = None
+        spent: Spent | None = None
 
         def is_lost() -> bool:
             return place.left() == 0 or not place.holds(lease.branch, self._token)
@@ -497,11 +501,13 @@ class Lane:
                     await self._aside(self._give_place, place, lease)
                     await asyncio.sleep(again.seconds)
                     return _again(lease, again)
+                if job.measure is not None or job.attempts > 1:
+                    spent = _spent(spent, job, lease)
                 was, (job, end) = job.node, _then(execution, value)
                 if was.limit is not None and job is not None:
                     await self._aside(self._give_place, place, lease)
             assert isinstance(end, Done)
-            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since))
+            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since), spent)
         except Interrupt:
             # It is not this lane's any more, or its block's time is over.
             return None
@@ -509,10 +515,10 @@ class Lane:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return _failed(lease, error, node, job, place.times(lease, since))
+            return _failed(lease, error, node, job, place.times(lease, since), _spent(spent, job, lease))
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, raised(error), node, job, place.times(lease, since))
+            return _failed(lease, raised(error), node, job, place.times(lease, since), _spent(spent, job, lease))
 
     # What both do
 
@@ -595,16 +601,34 @@ def _let_go(error: BaseException) -> None:
 
 
 def _failed(
-    lease: Lease, error: BaseException, node: str | None, job: Job | None, times: tuple[int, int] = UNTIMED
+    lease: Lease,
+    error: BaseException,
+    node: str | None,
+    job: Job | None,
+    times: tuple[int, int] = UNTIMED,
+    spent: Spent | None = None,
 ) -> Commit:
     found = Failure.of(error, node=node, attempt=job.attempts if job is not None else lease.attempt)
     if isinstance(error, NodeTimeout):
         found = msgspec.structs.replace(found, kind="timeout", type=TimeoutError.__name__)
-    return Commit(lease.branch, "error", failure.encode(found), times)
+    return Commit(lease.branch, "error", failure.encode(found), times, spent)
 
 
 def _again(lease: Lease, again: Again) -> Commit:
-    return Commit(lease.branch, "again", f"{again.job.calls} {again.job.node.name}".encode())
+    payload = f"{again.job.calls} {again.job.node.name}".encode()
+    return Commit(lease.branch, "again", payload, spent=_spent(None, again.job, lease))
+
+
+def _spent(before: Spent | None, job: Job | None, lease: Lease) -> Spent | None:
+    # What a branch has taken, with its next node. Of one that has met a block, others may have done a part of it.
+    attempt, cpu, memory = (lease.attempt, -1, -1) if before is None else (before.attempt, before.cpu, before.memory)
+    if job is not None:
+        # Once: what goes wrong after it is not the node's.
+        attempt, measure, job.measure = max(attempt, job.attempts), job.measure, None
+        if measure is not None and not lease.after:
+            cpu = cpu if measure.cpu is None else max(0, cpu) + int(measure.cpu * 1e6)
+            memory = memory if measure.memory is None else max(memory, measure.memory)
+    return None if (attempt, cpu, memory) == (1, -1, -1) else Spent(attempt, cpu, memory)
 
 
 def _resumed(served: Served) -> Next | None:

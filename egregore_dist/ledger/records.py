@@ -93,6 +93,21 @@ UNTIMED, SINCE_BLOCK = (-2, -2), (-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What is told of an execution beside its times, where there is anything to tell.
+
+    Attributes:
+        attempt: which it was, from 1, with the calls of its node that failed in it.
+        cpu: microseconds of CPU time; -1 where they were not measured.
+        memory: by how many bytes its process grew at most; -1 where that was not measured.
+    """
+
+    attempt: int = 1
+    cpu: int = -1
+    memory: int = -1
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """The end of one branch: ``kind`` is "ok" with an encoded value, or "error" with an encoded failure.
 
@@ -104,6 +119,7 @@ class Commit:
     kind: Literal["ok", "error", "again"]
     payload: bytes
     times: tuple[int, int] = UNTIMED
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True, slots=True)

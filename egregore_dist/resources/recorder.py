@@ -106,7 +106,12 @@ class Recorder:
 
 
 class Measure:
-    """One execution that is measured; one that fails, and is tried again, begins anew."""
+    """One execution that is measured; one that fails, and is tried again, begins anew.
+
+    Attributes:
+        cpu: seconds of CPU time that its calls have taken so far; None where they are not measured.
+        memory: by how many bytes the process grew at most in one of them; None where that is not measured.
+    """
 
     def __init__(self, recorder: Recorder, memory: _Memory, function: str, *, alone: bool, shares_thread: bool) -> None:
         self._recorder = recorder
@@ -114,6 +119,9 @@ class Measure:
         self._memory = memory if alone and not shares_thread else None
         self._clock = None if shares_thread else _process_time if alone else time.thread_time
         self._held: int | None = None
+        self._running = False
+        self.cpu: float | None = None
+        self.memory: int | None = None
         self._cpu = self._started = 0.0
 
     def begin(self) -> None:
@@ -123,13 +131,28 @@ class Measure:
         if self._clock is not None:
             self._cpu = self._clock()
         self._started = time.perf_counter()
+        self._running = True
+
+    def fail(self) -> None:
+        """It failed, on the same thread: nothing is learned of that, but it has taken what it took."""
+        if self._running:
+            self._take()
 
     def end(self, size: int) -> None:
         """It ended well, on the same thread, with a result of so many bytes."""
         wall = time.perf_counter() - self._started
+        cpu, memory = self._take()
+        self._recorder.record(self._function, wall=wall, cpu=cpu, memory=memory, size=size)
+
+    def _take(self) -> tuple[float | None, int | None]:
+        self._running = False
         cpu = None if self._clock is None else self._clock() - self._cpu
         memory = None if self._memory is None or self._held is None else self._memory.end(self._held)
-        self._recorder.record(self._function, wall=wall, cpu=cpu, memory=memory, size=size)
+        if cpu is not None:
+            self.cpu = cpu + (self.cpu or 0.0)
+        if memory is not None:
+            self.memory = max(memory, self.memory or 0)
+        return cpu, memory
 
 
 def _process_time() -> float:

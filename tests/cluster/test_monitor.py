@@ -33,6 +33,8 @@ from tests.support.hooks import SECRET
 from tests.support.waiting import until
 
 TOKEN = "a-token-that-is-long-enough"
+# CPU time, growth of memory, size of the value: as they are written.
+TOOK = (r"[\d.]+ m?s", r"\+[\d.]+ \w*B", r"[\d.]+ \w*B")
 CSRF = re.compile(r'name="csrf" value="(\w+)"')
 
 
@@ -389,6 +391,27 @@ def test_what_workers_are_at(shown: Monitor, local: LocalCluster, tmp_path: Path
         (work,) = [lane for worker in json.loads(done.stdout)["workers"] for lane in worker["work"]]
         assert (work["run"], work["name"], work["node"], work["branch"]) == (run.id, "gates", "gate", 0)
         assert work["since"].endswith("+00:00")
+
+
+def test_what_a_branch_took(shown: Monitor, tmp_path: Path) -> None:
+    """A branch that took some time has its CPU time, the growth of its memory and the size of its value in its row."""
+    path = tmp_path / "gate"
+    run = gated.submit(str(path))
+    until(Path(f"{path}.reached").exists, what="the branch at the gate")
+    block = f"/runs/{run.id}/blocks/0.0-0"
+    (before,) = re.findall(r">gate</a></th>.*?</tr>", shown.page(block), re.DOTALL)
+    path.touch()
+    run.result()
+    (row,) = re.findall(r">gate</a></th>.*?</tr>", shown.page(block), re.DOTALL)
+    (attempt,) = re.findall(r"<tbody>.*?</tbody>", shown.page(f"{block}/branches/0"), re.DOTALL)
+
+    def cells(text: str) -> list[str]:
+        return re.findall(r'<td class="right">(.*?)</td>', text)
+
+    assert cells(before)[-3:] == ["-", "-", "-"]
+    assert [bool(re.fullmatch(wanted, cell)) for wanted, cell in zip(TOOK, cells(row)[-3:], strict=True)] == [True] * 3
+    assert cells(attempt)[0] == "1"
+    assert cells(attempt)[-3:-1] == cells(row)[-3:-1]
 
 
 def test_workers_and_metrics(shown: Monitor, local: LocalCluster) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from egregore_dist import LocalCluster, Run, RunNotFound, parallel
+from egregore_dist import Context, LocalCluster, Run, RunNotFound, node, parallel
 from egregore_dist.cli import codes, main
+from egregore_dist.client import session
 from egregore_dist.client.events import Event
+from egregore_dist.client.timeline import Timeline, read_on
 from tests.cluster.test_cli import COMMAND, ROOT, environment
 from tests.support.cli_flows import bad, double, flow, gated
 from tests.support.waiting import until
@@ -35,6 +38,21 @@ def read(local: LocalCluster, *arguments: str) -> Any:
     done = ask(local, *arguments, "--json")
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@node("heavy", io=False, retries=1, retry_delay=0.01)
+def work(item: int, context: Context) -> int:
+    """Take 0.1 s of CPU time, and 30 MB; the second one has to be called again."""
+    held = b"x" * (30 * 2**20)
+    limit = time.process_time() + 0.1
+    while time.process_time() < limit:
+        pass
+    if (item, context.attempt) == (2, 1):
+        raise ValueError(len(held))
+    return item
+
+
+heavy = work.map(name="heavy")
 
 
 def begin(gate: Path) -> Run:
@@ -97,6 +115,36 @@ def test_a_report_after_a_retry(local: LocalCluster, tmp_path: Path) -> None:
     assert (found.retries.count, found.retries.kept) == (1, 0)
     assert (found.executions.stopped, found.executions.ok, found.success_rate) == (1, 1, 1.0)
     assert [block.opened for block in found.blocks] == [1]
+
+
+def test_what_branches_took(local: LocalCluster) -> None:
+    """CPU time and memory are told of each branch that was measured, of its calls that failed too, and of the whole."""
+    run = heavy.submit([1, 2])
+    run.result(timeout=60)
+    found = run.report()
+    (ended,) = ({**event.attempts} for event in run.events() if event.type == "branches.ended" and 1 in event.branches)
+    timeline = Timeline()
+    read_on(session.current().ledger, run.id, timeline)
+    first, second = (timeline.attempts["0.0-", branch][-1] for branch in (0, 1))
+
+    assert ended == {1: 2}
+    assert (first.number, second.number) == (1, 2)
+    assert first.spent is not None
+    assert second.spent is not None
+    assert first.spent.cpu is not None
+    assert second.spent.cpu is not None
+    assert 0.1 <= first.spent.cpu < 0.19
+    # Both of its calls.
+    assert second.spent.cpu >= 0.2
+    assert first.spent.memory is not None
+    assert second.spent.memory is not None
+    assert first.spent.memory > 20 * 2**20
+    assert first.size == second.size == 1
+    (told,) = found.nodes
+    assert (told.executions.measured, told.executions.memory) == (2, max(first.spent.memory, second.spent.memory))
+    assert found.executions.cpu == pytest.approx(first.spent.cpu + second.spent.cpu)
+    assert found.critical_path[0].cpu in (first.spent.cpu, second.spent.cpu)
+    assert "in the 2 that were measured" in found.markdown()
 
 
 def test_watching_event_by_event(local: LocalCluster) -> None:

@@ -375,13 +375,24 @@ local function fail_branch(block, branch, outcome, failure)
   failed_with(block, branch)
 end
 
+-- Which attempt of a branch it is, after so many leases were lost and after calls of its mark `again` or `tried`.
+local function attempt_from(lost, calls)
+  return tonumber(lost or 0) + tonumber(string.match(calls or '', '^%d+') or 0) + 1
+end
+
+local function attempt_at(block, branch)
+  local lost, tried, again = unpack(redis.call('HMGET', key('m', block), 'lost:' .. branch, 'tried:' .. branch, 'again:' .. branch))
+  return attempt_from(lost, again or tried)
+end
+
 -- A leased branch lost its lane, which ended as `why` says, at `node` or "". It is leased again, first of all; the last of
 -- `attempts` times it ends as lost; where that was for want of memory, `about` says more. Returns how many branches have
 -- ended: 0 or 1.
 local function lose(block, branch, attempts, why, node, about)
   local M = key('m', block)
   local before, died = unpack(redis.call('HMGET', M, 'why:' .. branch, 'died:' .. branch))
-  event('branch.lost', 'block', block, 'branch', branch, 'lane', redis.call('HGET', key('l', block), branch), 'why', why)
+  event('branch.lost', 'block', block, 'branch', branch, 'lane', redis.call('HGET', key('l', block), branch), 'why', why,
+    'attempt', attempt_at(block, branch))
   count('lost', 1)
   if before then why = string.find(before, why, 1, true) and before or before .. '; ' .. why end
   if node == '' then node = died or '' end

@@ -22,7 +22,7 @@ end
 
 -- Returns how many branches have ended: 0 or 1.
 local function overrun(block, branch, over)
-  event('branch.stopped', 'block', block, 'branch', branch, 'lane', token)
+  event('branch.stopped', 'block', block, 'branch', branch, 'lane', token, 'attempt', attempt_at(block, branch))
   if tonumber(over.calls) < tonumber(over.most) then
     redis.call('HSET', key('m', block), 'tried:' .. branch, over.calls .. ' ' .. over.node)
     redis.call('HDEL', key('m', block), 'again:' .. branch)
@@ -77,7 +77,9 @@ local function take_back(block, verdict, overruns)
       else
         if next(overruns) then redis.call('HINCRBY', key('m', block), 'beside:' .. branch, 1) end
         -- A lane of many has begun all that it holds.
-        if width > 1 then event('branch.stopped', 'block', block, 'branch', branch, 'lane', token) end
+        if width > 1 then
+          event('branch.stopped', 'block', block, 'branch', branch, 'lane', token, 'attempt', attempt_at(block, branch))
+        end
         give_back(block, branch)
       end
     end

@@ -3,7 +3,9 @@
 -- ARGV  block, track, token, branches to hold at most after this (0: one, or the track's width; -1: no more, the lane
 --       leaves, and where it leaves branches waiting another is asked for), branches that the lane believes it holds after
 --       these commits, commits c, releases r, packed two numbers a commit (microseconds that it was executed and that it had
---       waited before, -1 where it went on after a block, -2 where that is not known), then c triples (branch,
+--       waited before, -1 where it went on after a block, -2 where that is not known; and after these four more for each that
+--       there is more to tell of: the commit's number from 1, attempt, microseconds of CPU time or -1, bytes that its process
+--       grew by at most or -1), then c triples (branch,
 --       "ok"|"error"|"again", payload), then r branches given back unstarted. "again": the node with a limit that it begins
 --       with is to be tried again; payload "<calls> <node>"
 -- Returns { state of the block, first, count, held again, resumed, late, messages to publish, alarms or {}, ms to ask again after }
@@ -38,7 +40,7 @@ local function attempt_of(of, branch, width)
   local company = tried and 'again' or 'any'
   if lost or tonumber(beside or 0) >= BESIDE_AT_MOST or (tried and width == 1) then company = 'alone' end
   local calls = again or tried or ''
-  return tonumber(lost or 0) + tonumber(string.match(calls, '^%d+') or 0) + 1, after or '', calls, company
+  return attempt_from(lost, calls), after or '', calls, company
 end
 
 local state, n, limit, on_error, parent, its_branch, its_track, ends_by, ends_with = unpack(redis.call('HMGET', B, 'state', 'n',
@@ -49,6 +51,11 @@ width = tonumber(width)
 if state == 'open' and ends_with_another(block) then state = 'cancelled' end
 local bucket, ask_after = named and string.match(named, '^%S+'), 0
 can_arm = true
+
+-- A list, as fields of an event, if there is anything in it.
+local function add_packed(fields, name, list)
+  if #list > 0 then fields[#fields + 1], fields[#fields + 2] = name, cmsgpack.pack(list) end
+end
 
 local function answer(state, first, count, again, resumed, late)
   if unsettled then limits().settle() end
@@ -100,8 +107,20 @@ end
 local held, held_width = held_by(block, token)
 local slots = math.min(held, held_width)
 local done, late, again_soon, failed = 0, 0, 0, false
-local good, bad = {}, {}
+local good, bad, sizes, attempts, measured = {}, {}, {}, {}, {}
 local times, took, queued, untimed = commits > 0 and cmsgpack.unpack(ARGV[8]) or {}, { ok = tally(), error = tally() }, tally(), { ok = 0, error = 0 }
+
+-- Where in `times` there is more of a commit.
+local more_of, has_more = {}, #times > 2 * commits
+for i = 2 * commits + 1, #times, 4 do more_of[times[i]] = i end
+
+local function note_spent(branch, at)
+  local attempt, cpu, memory = times[at + 1], times[at + 2], times[at + 3]
+  if attempt > 1 then attempts[#attempts + 1], attempts[#attempts + 2] = tonumber(branch), attempt end
+  if cpu >= 0 or memory >= 0 then
+    measured[#measured + 1], measured[#measured + 2], measured[#measured + 3] = tonumber(branch), cpu, memory
+  end
+end
 
 -- How long a committed branch was executed and had waited, with the blocks that it met.
 local function note_times(branch, kind, at)
@@ -129,19 +148,22 @@ for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
     redis.call('HDEL', L, branch)
     held = held - 1
     if bucket then limits().release(block, branch) end
+    local more = has_more and more_of[(i - FIRST_COMMIT) / 3 + 1]
     if kind == 'again' then
       redis.call('HDEL', key('m', block), 'tried:' .. branch)
       redis.call('HSET', key('m', block), 'again:' .. branch, payload)
       redis.call('LPUSH', Q, branch)
       again_soon = again_soon + 1
-      event('branch.again', 'block', block, 'branch', branch, 'lane', token)
+      event('branch.again', 'block', block, 'branch', branch, 'lane', token, 'attempt', more and times[more + 1] or 1)
     else
       done = done + 1
+      if more then note_spent(branch, more) end
       if block ~= ROOT then note_times(branch, kind, 2 * (i - FIRST_COMMIT) / 3 + 1) end
     end
     if kind == 'ok' then
       redis.call('HSET', R, branch, payload)
-      good[#good + 1] = tonumber(branch)
+      local last = #good + 1
+      good[last], sizes[last] = tonumber(branch), #payload
     elseif kind == 'error' then
       redis.call('HSET', E, branch, payload)
       bad[#bad + 1] = tonumber(branch)
@@ -173,7 +195,10 @@ if done > 0 then
     count('branches:' .. kind, number)
   end
   count_tally('queue', queued)
-  event('branches.ended', 'block', block, 'ok', cmsgpack.pack(good), 'error', cmsgpack.pack(bad), 'lane', token)
+  local said = { 'block', block, 'ok', cmsgpack.pack(good), 'error', cmsgpack.pack(bad), 'lane', token, 'sizes', cmsgpack.pack(sizes) }
+  add_packed(said, 'attempts', attempts)
+  add_packed(said, 'spent', measured)
+  event('branches.ended', unpack(said))
 end
 
 if failed then
@@ -230,7 +255,7 @@ if todo > 0 and free > 0 then
   if alone then take = 0 end
   -- One after the other would hold places that others could use.
   if bucket and width == 1 then take = math.min(take, 1 - held) end
-  local leases, group = {}, 'any'
+  local leases, group, of_leases = {}, 'any', {}
   while take > 0 do
     local branch = redis.call('LPOP', Q)
     if not branch then break end
@@ -251,6 +276,7 @@ if todo > 0 and free > 0 then
     else
       for _, part in ipairs({ branch, attempt, after, tried }) do again[#again + 1] = part end
       leases[#leases + 1], leases[#leases + 2] = branch, token
+      if attempt > 1 then of_leases[#of_leases + 1], of_leases[#of_leases + 2] = tonumber(branch), attempt end
       take, group = take - 1, company
       if needs_place then placed[#placed + 1] = branch end
       if group == 'alone' then take = 0 end
@@ -272,7 +298,9 @@ if todo > 0 and free > 0 then
   if #leases > 0 then
     local branches = {}
     for i = 1, #leases, 2 do branches[#branches + 1] = tonumber(leases[i]) end
-    event('branches.started', 'block', block, 'branches', cmsgpack.pack(branches), 'lane', token)
+    local said = { 'block', block, 'branches', cmsgpack.pack(branches), 'lane', token }
+    add_packed(said, 'attempts', of_leases)
+    event('branches.started', unpack(said))
   end
 end
 if bucket then

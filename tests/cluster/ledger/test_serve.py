@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from egregore_dist.ledger import LEAVE, Lease, Message
+from egregore_dist.client.events import Event
+from egregore_dist.ledger import LEAVE, Commit, Lease, Loss, Message, Spent
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok, track
 
@@ -294,3 +295,53 @@ def test_a_lane_that_leaves_is_leased_nothing_and_replaced(play: Play) -> None:
     assert (left.leases, left.messages) == ((), (Message("lane", block, 0, QUEUE),))
     assert come == left
     assert (last.state, last.messages) == ("ok", ())
+
+
+def test_events_tell_attempts_sizes_and_what_was_measured(play: Play) -> None:
+    """What ends says how large its value is, and what the lane knows of it."""
+    block, lane = play.block(6, tracks=[track(6, width=6, lanes=1)], on_error="collect"), play.lane()
+    assert numbers(play.serve(block, lane, want=6)) == [0, 1, 2, 3, 4, 5]
+    commits = [
+        Commit(0, "ok", b"v"),
+        Commit(1, "ok", b"v" * 300, (5, 5), Spent(attempt=3, cpu=70_000, memory=0)),
+        Commit(2, "error", b"\x80", spent=Spent(cpu=9)),
+        Commit(3, "again", b"1 node", spent=Spent(attempt=2)),
+        # It is not the lane's.
+        Commit(9, "ok", b"v", spent=Spent(attempt=7)),
+    ]
+    play.ledger.serve(play.run, block, 0, lane, want=LEAVE, held=2, commits=commits)
+    play.ledger.lost(play.run, block, lane, Loss(verdict="lost", branch=4, why="killed"))
+    events = [Event.of(cursor, fields) for cursor, fields in play.ledger.events(play.run, "0", 0)]
+
+    (ended,) = [event for event in events if event.type == "branches.ended"]
+    assert (ended.branches, ended.failed, ended.sizes, ended.attempts) == ((0, 1), (2,), {0: 1, 1: 300}, {1: 3})
+    assert {branch: (spent.cpu, spent.memory) for branch, spent in ended.spent.items()} == {
+        1: (0.07, 0),
+        2: (0.000009, None),
+    }
+    (again,) = [event for event in events if event.type == "branch.again"]
+    assert (again.branches, again.attempts) == ((3,), {3: 2})
+
+
+def test_a_branch_that_is_leased_again_says_its_attempt(play: Play) -> None:
+    """A loss says which attempt was lost, and the next lease which one it is."""
+    block, lane = play.block(2), play.lane()
+    for _ in range(2):
+        play.serve(block, lane)
+        play.ledger.lost(play.run, block, lane, Loss(verdict="lost", branch=0, why="killed"))
+        lane = play.lane()
+    play.serve(block, lane)
+    events = [Event.of(cursor, fields) for cursor, fields in play.ledger.events(play.run, "0", 0)]
+
+    told = [
+        (event.type, dict(event.attempts))
+        for event in events
+        if event.type.startswith("branch") and event.block == block
+    ]
+    assert told == [
+        ("branches.started", {}),
+        ("branch.lost", {}),
+        ("branches.started", {0: 2}),
+        ("branch.lost", {0: 2}),
+        ("branches.started", {0: 3}),
+    ]

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from egregore_dist.cli import redact, watching
 from egregore_dist.cli.levels import Pace
+from egregore_dist.client.events import Spent
 from egregore_dist.ledger import RunRecord
 from tests.unit.cli.test_levels import BLOCK, NESTED, of
 from tests.unit.client.stories import event
@@ -87,6 +88,20 @@ def test_an_event_as_json(worker: str | None) -> None:
         "name": "p\n",
         "branches": [0, 1],
         "failed": [],
+        "attempts": {},
+        "sizes": {},
+        "spent": {},
         "worker": worker,
         "detail": {},
     }
+
+
+def test_what_an_event_says_of_attempts_and_sizes() -> None:
+    """Which branches were not at their first attempt, and how large the values are together; in JSON each."""
+    spent = {2: Spent(cpu=0.5, memory=None)}
+    ended = event(1.5, "branches.ended", "0", branches=(2, 3), attempts={2: 4}, sizes={2: 500, 3: 700}, spent=spent)
+
+    assert watching.line(ended, {}).endswith("branches 2, 3  attempt 4 of 2  results 1.2 kB")
+    said = json.loads(watching.json_line(ended, {}))
+    assert (said["attempts"], said["sizes"]) == ({"2": 4}, {"2": 500, "3": 700})
+    assert said["spent"] == {"2": {"cpu": 0.5, "memory": None}}

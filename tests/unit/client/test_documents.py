@@ -76,7 +76,7 @@ def test_every_row_has_every_cell() -> None:
     rows = [line for line in evil()[1].splitlines() if line.startswith("|")]
     cells = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
 
-    assert set(cells) <= {9, 10, 12, 6}
+    assert set(cells) <= {11, 12, 14, 6}
     assert not re.search(r"(?<!\\)[<`]", evil()[1])
     assert "\x1b" not in evil()[1]
     assert "\n# head" not in evil()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from egregore_dist.client.events import Spent
 from tests.unit.client.stories import STORY, event, timeline
 
 
@@ -104,3 +105,15 @@ def test_a_retry_opens_blocks_again() -> None:
         (121.0, 122.0, "ok"),
     ]
     assert made.attempts["0", 0][-1].how == "ok"
+
+
+def test_an_attempt_knows_its_number_and_what_it_took() -> None:
+    """Which attempt it was, and, once it has ended, its size and what was measured."""
+    again = event(106.0, "branches.started", "0.0-1", branches=(1,), worker="w2", attempts={1: 2})
+    spent = Spent(cpu=0.5, memory=10)
+    ended = event(107.0, "branches.ended", "0.0-1", branches=(1,), attempts={1: 4}, sizes={1: 99}, spent={1: spent})
+    running = timeline(*STORY[:6], again).attempts["0.0-1", 1]
+    found = timeline(*STORY[:6], again, ended).attempts["0.0-1", 1]
+
+    assert [(a.number, a.size, a.spent) for a in running] == [(1, None, None), (2, None, None)]
+    assert [(a.number, a.size, a.spent) for a in found] == [(1, None, None), (4, 99, spent)]

@@ -158,3 +158,26 @@ def test_a_process_remembers_a_bounded_number_of_functions(monkeypatch: pytest.M
         record(recorded, f"f{number}", lambda: None)
 
     assert len(recorded._tallies) <= 10
+
+
+def test_what_an_execution_took_with_calls_that_failed() -> None:
+    """A measure adds up the CPU time of its calls, of those that failed too, from which nothing is learned."""
+    recorded = Recorder(lambda: None, alone=True)
+    measure = recorded.measure("f")
+    measure.begin()
+    burn(0.05)
+    measure.fail()
+    measure.fail()
+    assert recorded.take() == {}
+    measure.begin()
+    burn(0.02)
+    measure.end(1)
+
+    assert measure.cpu is not None
+    assert 0.07 <= measure.cpu < 0.5
+    assert measure.memory is not None
+    assert recorded.take()["f"].count == 1
+    other = recorded.measure("f", shares_thread=True)
+    other.begin()
+    other.end(1)
+    assert (other.cpu, other.memory) == (None, None)
