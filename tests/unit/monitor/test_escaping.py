@@ -17,6 +17,7 @@ from egregore_dist.client.timeline import Attempt
 from egregore_dist.client.why import Reason
 from egregore_dist.ledger import RunRecord
 from egregore_dist.ledger.browse import Branch
+from egregore_dist.ledger.lanes import AtBlock
 from egregore_dist.ledger.limits import OTHERS, Bucket, Known
 from egregore_dist.ledger.records import Aside
 from egregore_dist.ledger.runlist import Glance, Page
@@ -93,6 +94,9 @@ class _Report:
 
 class _Worker:
     report, reported, age = _Report(), 1.0, 2.0
+
+
+AT_BLOCK = AtBlock(run=ID, workflow=EVIL, block=ID, name=EVIL, branch=3, attempt=2, node=EVIL, held=2, since=1.0)
 
 
 class _Machine:
@@ -178,7 +182,7 @@ PAGES: dict[str, dict[str, Any]] = {
         "what": "result",
         "shown": Shown(text=words.clean(EVIL, 10_000), size=3, note=EVIL),
     },
-    "workers.html": {"machines": [_Machine()]},
+    "workers.html": {"machines": [_Machine()], "lanes": {ID: [AT_BLOCK, replace(AT_BLOCK, branch=None)]}, "most": 1},
     "nodes.html": {"rows": Order().sort([ROW]), "looked": 2, "order": Order()},
     "limits.html": {"limits": [LIMIT], "done": EVIL},
     "limit.html": {"limit": LIMIT, "said": limits.said, "others": OTHERS},
