@@ -13,8 +13,9 @@ from egregore_dist.ledger.records import RunState
 from egregore_dist.ledger.runlist import Listed, Wanted
 from egregore_dist.workflow import names
 
-#: Runs on a page.
+#: Runs, and messages set aside, on a page.
 RUNS_SHOWN = 50
+ASIDE_SHOWN = 200
 
 STATES = get_args(RunState)
 

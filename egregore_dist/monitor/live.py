@@ -29,13 +29,15 @@ from egregore_dist.monitor.workers import machines
 STREAMS_AT_MOST = 200
 STREAMS_OF_ONE = 100
 
-# Seconds: between two messages to one page; between two looks at the list of runs, at the workers, at limits and at
-# nodes; until a silent connection is tried; until a browser asks again, since its user may not be let in any more.
+# Seconds: between two messages to one page; between two looks at the list of runs, at the workers, at limits, at nodes
+# and at what was set aside; until a silent connection is tried; until a browser asks again, since its user may not be
+# let in any more.
 _BETWEEN = 0.2
 _LOOK_AT_RUNS = 0.5
 _LOOK_AT_WORKERS = 2.0
 _LOOK_AT_LIMITS = 1.0
 _LOOK_AT_NODES = 2.0
+_LOOK_AT_ASIDE = 1.0
 _TRY = 15.0
 _LASTS = 1800.0
 # A look that takes long is taken less often, so that all of them together take a tenth of the time.
@@ -83,6 +85,7 @@ class Live:
             "workers": (self._workers, _LOOK_AT_WORKERS),
             "limits": (self._limits, _LOOK_AT_LIMITS),
             "nodes": (self._nodes, _LOOK_AT_NODES),
+            "aside": (self._aside, _LOOK_AT_ASIDE),
         }
         if (of := asked.query.get("of")) in looks:
             return self._stream(asked, self._of_look(of, *looks[of]))
@@ -170,6 +173,9 @@ class Live:
     def _nodes(self) -> Hashable:
         learned = {(name, profile.at) for name, profile in Profiles(self._ledger).everything().items()}
         return frozenset(learned), tuple(self._ledger.runs(RUNS_LOOKED_AT))
+
+    def _aside(self) -> Hashable:
+        return tuple(self._ledger.aside(lists.ASIDE_SHOWN))
 
 
 def _cursor(asked: Asked) -> str:

@@ -34,10 +34,9 @@ from egregore_dist.workflow.spec import Path
 
 log = logging.getLogger(__name__)
 
-#: Branches and blocks on a page, messages set aside, and runs that one form may change.
+#: Branches and blocks on a page, lanes of a worker, and runs that one form may change.
 BRANCHES_SHOWN = 100
 BLOCKS_SHOWN = 100
-ASIDE_SHOWN = 200
 LANES_SHOWN = 20
 BULK_AT_MOST = 200
 
@@ -340,7 +339,8 @@ class Pages:
         return self._show("limit.html", asked, stream="/events?of=limits", limit=limit, said=told.said, others=OTHERS)
 
     def _aside(self, asked: Asked) -> Response:
-        return self._show("aside.html", asked, messages=self._ledger.aside(ASIDE_SHOWN), most=ASIDE_SHOWN)
+        found = self._ledger.aside(lists.ASIDE_SHOWN)
+        return self._show("aside.html", asked, stream="/events?of=aside", messages=found, most=lists.ASIDE_SHOWN)
 
     def _count(self, asked: Asked) -> Response:
         raw, kind = self._metrics.text()

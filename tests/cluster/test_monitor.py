@@ -23,6 +23,8 @@ from click.testing import CliRunner
 
 from egregore_dist import LocalCluster, Run, node, parallel
 from egregore_dist.cli import codes, main
+from egregore_dist.client import session
+from egregore_dist.ledger.records import Aside
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
 from tests.cluster.log_flows import held
@@ -221,6 +223,19 @@ def test_a_change_reaches_the_page(shown: Monitor, tmp_path: Path) -> None:
     first = Stream(shown, f"/runs/{run.id}/events")
     first.until("run.ended")
     assert again.said == []
+
+
+def test_what_is_set_aside_reaches_the_page(shown: Monitor, local: LocalCluster) -> None:
+    """The page of messages set aside says which stream to follow, and hears of the next one there."""
+    assert 'data-stream="/events?of=aside"' in shown.page("/aside")
+    stream = Stream(shown, "/events?of=aside")
+    stream.until("aside")
+    before = len(stream.said)
+
+    session.current().ledger.set_aside([Aside(reason="a test of the page", worker="nobody")])
+
+    until(lambda: len(stream.said) > before, what="the page's change")
+    assert "a test of the page" in shown.page("/aside")
 
 
 def test_the_monitor_is_killed_and_started_again(local: LocalCluster, tmp_path: Path) -> None:
