@@ -1,4 +1,4 @@
-// Times in the viewer's zone, pages that read themselves anew when they hear of a change, and the theme.
+// Times in the viewer's zone, pages that read themselves anew when they hear of a change, their link, and the theme.
 "use strict";
 
 (() => {
@@ -33,6 +33,29 @@
       wear(next);
     });
   }
+
+  // The address is that of what is seen: filters are in it, and what was opened stands behind its #.
+  const share = document.getElementById("share");
+  if (share && navigator.clipboard) {
+    const word = share.textContent;
+    share.hidden = false;
+    share.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(location.href);
+        share.textContent = "Copied";
+        setTimeout(() => { share.textContent = word; }, 2000);
+      } catch {
+        prompt("The link of this page:", location.href);
+      }
+    });
+  }
+  const pointed = document.getElementById(location.hash.slice(1));
+  if (pointed instanceof HTMLDetailsElement) pointed.open = true;
+  document.addEventListener("toggle", (event) => {
+    const { id, open } = event.target;
+    if (id && open) history.replaceState(null, "", `#${id}`);
+    else if (id && location.hash === `#${id}`) history.replaceState(null, "", location.pathname + location.search);
+  }, true);
 
   // What was chosen, opened, focused and scrolled to stays so when a part of the page is replaced.
   function keep(old, fresh) {
