@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -31,11 +32,17 @@ _WATCH_FOR = 10.0
 
 
 class Pages:
-    """A monitor's pages, as a browser asks for them."""
+    """A monitor's pages, as a browser asks for them that has followed a link with its token."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._http = httpx.Client(base_url=address, timeout=60)
+    def __init__(self, link: str) -> None:
+        self.link = link
+        self.address, _, token = link.partition("/?token=")
+        self._options: dict[str, Any] = {
+            "base_url": self.address,
+            "headers": {"authorization": f"Bearer {token}"},
+            "timeout": 60,
+        }
+        self._http = httpx.Client(**self._options)
 
     def load(self, path: str) -> float:
         """Seconds until a page is there."""
@@ -53,7 +60,7 @@ class Pages:
         opened, closed = threading.Event(), threading.Event()
 
         def read() -> None:
-            with httpx.Client(base_url=self.address, timeout=60) as http, http.stream("GET", path) as answer:
+            with httpx.Client(**self._options) as http, http.stream("GET", path) as answer:
                 answer.raise_for_status()
                 opened.set()
                 for line in answer.iter_lines():
@@ -154,6 +161,8 @@ def _run_page(pages: Pages, rounds: int, branches: int) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder, browser.driver(Path(folder, "driver.log")) as driver:
         window = browser.Browser(driver)
         try:
+            window.go(pages.link)
+            until(lambda: window.count("main") > 0, what="being let in")
             for _ in range(rounds):
                 window.go(pages.address + address)
                 until(lambda: window.run(_PAINTED) is not None, what="the first paint")

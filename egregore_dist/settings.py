@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -77,6 +78,14 @@ class Settings(BaseSettings):
     stop_grace: float = Field(
         2.0, ge=0, le=_LONGEST, description="Seconds that a node may take to stop before its process is killed."
     )
+    monitor: bool | None = Field(
+        None,
+        description="Whether a run that is waited for says first where its page is; a cluster that this program "
+        "started has a web monitor for that. Absent: on a terminal.",
+    )
+    monitor_url: str | None = Field(
+        None, description="Where browsers find the web monitor of a cluster that exists already."
+    )
 
     @field_validator("modules", "labels", mode="before")
     @classmethod
@@ -87,6 +96,11 @@ class Settings(BaseSettings):
     @classmethod
     def _labels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return labels.of_worker(value)
+
+    @field_validator("monitor_url")
+    @classmethod
+    def _is_web_address(cls, value: str | None) -> str | None:
+        return None if value is None else web_address(value)
 
     @field_validator("log_level")
     @classmethod
@@ -128,6 +142,22 @@ def level_of(name: str) -> int | None:
     if word not in known:
         raise ValueError(f"no level is called {name!r}: DEBUG, INFO, WARNING, ERROR, CRITICAL, a number, or OFF")
     return known[word]
+
+
+def web_address(text: str) -> str:
+    """The address of a web server, without a slash at its end.
+
+    Raises:
+        ValueError: it is none, or has more than a scheme and a host in it.
+    """
+    try:
+        parts = urlsplit(text)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one or parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("scheme and host only, such as https://monitor.example.org")
+    return text.rstrip("/")
 
 
 def load(**given: object) -> Settings:

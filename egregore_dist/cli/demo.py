@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import threading
 import time
 import uuid
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from egregore_dist.cli.survey import Figures, Survey
     from egregore_dist.client.events import Event
+    from egregore_dist.client.run import Run
 
 _MODULE = "egregore_dist.cli.survey"
 # Columns of a terminal from which on every figure has its place.
@@ -39,9 +42,10 @@ NEXT = (
 @click.command()
 @click.option("--top", type=click.IntRange(1), default=15, show_default=True, help="Packages to show.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes to start. [default: 2, or 1 on one core]")
+@click.option("--keep", is_flag=True, help="Keep the embedded cluster and its web monitor until Ctrl-C.")
 @show.as_json
 @target.options
-def demo(top: int, workers: int | None, wants_json: bool) -> None:
+def demo(top: int, workers: int | None, keep: bool, wants_json: bool) -> None:
     """Measure every package of Python's standard library, in parallel: its size and how complex its functions are.
 
     Runs on an embedded cluster, or on the configured one, where a worker must load egregore_dist.cli.survey.
@@ -50,9 +54,14 @@ def demo(top: int, workers: int | None, wants_json: bool) -> None:
     complexity, worst: name and complexity, seconds of CPU), workers: a list of name, branches.
     """
     from egregore_dist.cli import survey
+    from egregore_dist.client import monitor as web
 
     if workers is not None and not target.is_embedded():
         raise Quit(codes.USAGE, "--workers starts an embedded cluster, but another one is configured: leave one out")
+    if keep and not target.is_embedded():
+        raise Quit(codes.USAGE, "--keep is for an embedded cluster, but another one is configured: that stays anyway")
+    if keep:
+        web.check_installed()
     if not wants_json:
         say("starting workers" if target.is_embedded() else "using the configured cluster")
     with target.submitting(workers) as session:
@@ -64,20 +73,34 @@ def demo(top: int, workers: int | None, wants_json: bool) -> None:
             found: Survey = run.result()
         seconds = time.perf_counter() - started
         shares = branches_of(run.events(follow=False))
-    if wants_json:
-        show.print_json(
-            {
-                "run": run.id,
-                "python": platform.python_version(),
-                "seconds": seconds,
-                "cpu_seconds": found.total.seconds,
-                "total": found.total,
-                "packages": found.packages[:top],
-                "workers": [{"name": name, "branches": count} for name, count in sorted(shares.items())],
-            }
-        )
-    else:
-        _print(found, seconds, shares, top)
+        if wants_json:
+            show.print_json(_said(run.id, found, seconds, shares, top))
+        else:
+            _print(found, seconds, shares, top)
+        if keep:
+            _wait(run)
+
+
+def _said(run: str, found: Survey, seconds: float, shares: Counter[str], top: int) -> dict[str, Any]:
+    return {
+        "run": run,
+        "python": platform.python_version(),
+        "seconds": seconds,
+        "cpu_seconds": found.total.seconds,
+        "total": found.total,
+        "packages": found.packages[:top],
+        "workers": [{"name": name, "branches": count} for name, count in sorted(shares.items())],
+    }
+
+
+def _wait(run: Run) -> None:
+    """Until Ctrl-C, which is the way to end this."""
+    # Not by `say`, which may take the token out.
+    click.echo(
+        f"egregore-dist: until Ctrl-C: {run.monitor_url or 'no web monitor, as EGREGORE_MONITOR says'}", err=True
+    )
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def branches_of(events: Iterable[Event]) -> Counter[str]:

@@ -59,6 +59,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--url", envvar="EGREGORE_MONITOR_URL", show_envvar=True, help="What browsers call it, where that is another name."
 )
+@click.option("--fd", type=int, hidden=True, help="A socket that listens already: of the program that starts this.")
 @click.option("--add-user", metavar="NAME", help="Add a user to --users, or change one: asks for the password.")
 @target.options
 def monitor(
@@ -72,6 +73,7 @@ def monitor(
     behind_proxy: bool,
     proxies: tuple[str, ...],
     url: str | None,
+    fd: int | None,
     add_user: str | None,
 ) -> None:
     """Serve the web pages where runs can be seen, and cancelled, paused and retried.
@@ -108,6 +110,7 @@ def monitor(
         behind_proxy=behind_proxy,
         proxies=tuple(map(network, proxies)) or LOOPBACK,
         url=url,
+        descriptor=fd,
     )
     config.check()
     serve.serve(config, target.session(), lambda address: click.echo(f"monitor: {address}"))

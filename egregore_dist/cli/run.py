@@ -54,7 +54,7 @@ def run(workflow: str, given: str, run_id: str | None, no_wait: bool, timeout: f
                 else:
                     click.echo(handle.id)
                 return
-            if not target.is_embedded():
+            if not handle.tell_page() and not target.is_embedded():
                 say(f"run {handle.id}: look at it with `egregore-dist runs show {handle.id}`")
             value, failed = _wait(handle, timeout)
         if wants_json:

@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from egregore_dist import errors
+from egregore_dist.client import monitor as web
 from egregore_dist.client import session
+from egregore_dist.client.monitor import LocalMonitor
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
@@ -28,8 +31,6 @@ _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 10.0
 _POLL = 0.02
 _numbers = itertools.count(1)
-# What the monitor says when it listens.
-_ANNOUNCES = "monitor: "
 
 
 class LocalWorker:
@@ -134,6 +135,8 @@ class LocalCluster:
         prefix: what its ledger keys start with.
         pool: the workers' pool, ``prefork`` or ``threads``.
         loglevel: of the workers.
+        monitor: whether a run that is waited for says first where its page of the web monitor is; absent,
+            ``EGREGORE_MONITOR``, else on a terminal.
 
     Attributes:
         workers: its workers, as `LocalWorker`.
@@ -152,6 +155,7 @@ class LocalCluster:
         prefix: str | None = None,
         pool: str = "prefork",
         loglevel: str = "WARNING",
+        monitor: bool | None = None,
     ) -> None:
         _check("workers", workers, least=0)
         _check("concurrency", concurrency, least=1)
@@ -165,11 +169,12 @@ class LocalCluster:
         self.workers: list[LocalWorker] = []
         self._wanted = workers
         self._data_dir = None if data_dir is None else Path(data_dir)
-        given = {"broker_url": broker_url, "ledger_url": ledger_url, "queue": queue, "prefix": prefix}
+        servers = {"broker_url": broker_url, "ledger_url": ledger_url}
+        given = {**servers, "queue": queue, "prefix": prefix, "monitor": monitor}
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._monitor: Process | None = None
-        self._monitor_url = ""
+        self._monitor: LocalMonitor | None = None
+        self._monitor_lock = threading.Lock()
         self._owner = os.getpid()
         # Several clusters of one program may share a broker, where no two workers may have one name.
         self._host = f"local-{os.getpid()}-{next(_numbers)}"
@@ -181,7 +186,7 @@ class LocalCluster:
 
     def __enter__(self) -> Self:
         self.start()
-        self._session = Session(self.settings)
+        self._session = Session(self.settings, pages=self.page)
         self._before = session.use(self._session)
         return self
 
@@ -200,36 +205,36 @@ class LocalCluster:
 
     @property
     def monitor_url(self) -> str:
-        """The web monitor's address; the first use starts it. Everybody on this machine can open it, as an operator.
+        """The link to the web monitor, for a browser; it starts when it is opened, and ends with the cluster.
+
+        Who has the link may see everything and act as an operator, from this machine: it is not for a log.
 
         Raises:
-            errors.ConfigurationError: it did not start; without the extra ``monitor`` it cannot.
+            errors.ConfigurationError: the cluster is not started, or the extra ``monitor`` is not installed.
         """
-        folder = self._started_folder()
-        if self._monitor is None or not self._monitor.alive:
-            environment = {
-                name: value
-                for name, value in self.worker_environment().items()
-                # What this user's own monitor is configured with is not for this one.
-                if not name.startswith("EGREGORE_MONITOR_")
-            }
-            log = folder / "monitor.log"
-            log.unlink(missing_ok=True)
-            command = [sys.executable, "-m", "egregore_dist", "monitor", "--port", "0"]
-            self._monitor = Process.spawn(command, env=environment, log=log)
-            self._monitor_url = self._announced(self._monitor)
-        return self._monitor_url
+        return self._opened_monitor().link()
 
-    @staticmethod
-    def _announced(monitor: Process) -> str:
-        deadline = time.monotonic() + _START_TIMEOUT
-        while monitor.alive and time.monotonic() < deadline:
-            for line in monitor.log_tail().splitlines():
-                if line.startswith(_ANNOUNCES):
-                    return line.removeprefix(_ANNOUNCES)
-            time.sleep(_POLL)
-        monitor.stop()
-        raise errors.ConfigurationError(f"the monitor did not start: {monitor.log_tail(3)}")
+    def page(self, path: str) -> str | None:
+        """The link to a page of the web monitor; None where there is none, since it is not wanted or not installed."""
+        if self.settings.monitor is False or (self._monitor is None and web.missing()):
+            return None
+        try:
+            return self._opened_monitor().link(path)
+        except OSError:
+            return None
+
+    def _opened_monitor(self) -> LocalMonitor:
+        folder = self._started_folder()
+        with self._monitor_lock:
+            if self._monitor is None:
+                environment = {
+                    name: value
+                    for name, value in self.worker_environment().items()
+                    # What this user's own monitor is configured with is not for this one.
+                    if not name.startswith("EGREGORE_MONITOR_")
+                }
+                self._monitor = LocalMonitor(environment, folder)
+            return self._monitor
 
     def start(self) -> None:
         """Start the server and the workers, and wait until they serve.
@@ -240,6 +245,8 @@ class LocalCluster:
         """
         if self._folder is not None:
             raise errors.ConfigurationError("the cluster is started already: stop it first")
+        if load(monitor=self._given.get("monitor")).monitor:
+            web.check_installed()
         self._folder = tempfile.TemporaryDirectory(prefix="egregore-", ignore_cleanup_errors=True)
         # Those of a start before this one have ended with it.
         self.workers = []

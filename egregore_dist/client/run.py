@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
@@ -98,6 +99,7 @@ class Run:
         self._result_type = result_type
         self._epoch = epoch
         self._ended = False
+        self._told_page = False
         self._seen = time.monotonic()
 
     def __repr__(self) -> str:
@@ -110,6 +112,16 @@ class Run:
         A run that is paused may still have branches that run. Raises `RunNotFound`, `RunLost`.
         """
         return self._record().state
+
+    @property
+    def monitor_url(self) -> str | None:
+        """The link of its page in the web monitor, for a browser; None where there is no monitor.
+
+        A cluster that this program started has one where the extra ``monitor`` is installed: who has that link may see
+        everything and act as an operator, from this machine, so it is not for a log. Of any other cluster
+        ``EGREGORE_MONITOR_URL`` says where it is.
+        """
+        return self._session.page_of(self.id)
 
     def why(self) -> list[Reason]:
         """Why what is pending waits; nothing for a run that has ended, or of which everything runs.
@@ -126,7 +138,7 @@ class Run:
         Args:
             timeout: how long to wait, in seconds; the run goes on after it. Some seconds longer where the server is
                 there and does not answer.
-            progress: show a progress bar; None shows one on a terminal.
+            progress: show a progress bar, and before it the link of the run's page; None shows them on a terminal.
 
         Raises:
             ParallelExecutionError: a branch of a block failed.
@@ -143,6 +155,8 @@ class Run:
         _check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
+            if progress is not False:
+                self.tell_page()
             end = self._wait_until(deadline, progress)
         except KeyboardInterrupt:
             self._leave()
@@ -156,6 +170,16 @@ class Run:
         if end is None:
             raise TimeoutError(f"run {self.id!r} has not ended within {timeout} s; it goes on")
         return end.outcome()
+
+    def tell_page(self) -> bool:
+        """Print the link of its page to standard error, once, where that is wanted; whether it was printed."""
+        if not self._told_page and self._session.tells_pages():
+            link = self.monitor_url
+            self._told_page = link is not None
+            if link is not None:
+                sys.stderr.write(f"{link}\n")
+                sys.stderr.flush()
+        return self._told_page
 
     def cancel(self) -> str:
         """End the run now: nothing more starts, what runs is stopped. Returns its state after that.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 
 import kombu.pools
 from celery import Celery
@@ -33,11 +35,15 @@ class Session:
     Args:
         settings: the cluster's.
         embedded: whether the cluster ends with this program.
+        pages: gives the link of a page of the web monitor that this program runs for the cluster, or None.
     """
 
-    def __init__(self, settings: Settings, *, embedded: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, *, embedded: bool = False, pages: Callable[[str], str | None] | None = None
+    ) -> None:
         self.settings = settings
         self.embedded = embedded
+        self._pages = pages
         self.app: Celery = apps.make_app(settings)
         self.ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention)
         self.signer = signer(settings)
@@ -50,6 +56,19 @@ class Session:
         self._left: set[str] = set()
         # A program may end right after it has submitted.
         atexit.register(self._finish)
+
+    def page_of(self, run: str) -> str | None:
+        """The link of a run's page in the web monitor, which may have a token in it; None where there is no monitor."""
+        path = f"/runs/{run}"
+        if self._pages is not None:
+            return self._pages(path)
+        base = self.settings.monitor_url
+        return None if base is None else base + path
+
+    def tells_pages(self) -> bool:
+        """Whether who waits for a run is told where its page is."""
+        wanted = self.settings.monitor
+        return sys.stderr.isatty() if wanted is None else wanted
 
     def leave(self, run: str) -> None:
         """Note a run that nobody waits for any more: where the cluster is embedded, it ends with this program."""
@@ -138,15 +157,14 @@ def current() -> Session:
         # A connection does not survive a fork.
         if _current is not None and _current.pid != os.getpid():
             kombu.pools.reset()
-            _current = Session(_current.settings, embedded=_current.embedded)
+            _current = Session(_current.settings, embedded=_current.embedded, pages=_current._pages)
         if _current is None:
             settings = load()
-            embedded = settings.broker_url is None
-            _current = Session(_embedded(settings) if embedded else settings, embedded=embedded)
+            _current = _embedded(settings) if settings.broker_url is None else Session(settings)
         return _current
 
 
-def _embedded(settings: Settings) -> Settings:
+def _embedded(settings: Settings) -> Session:
     from egregore_dist.client.cluster import LocalCluster
     from egregore_dist.resources.report import measure
 
@@ -160,4 +178,4 @@ def _embedded(settings: Settings) -> Settings:
     cluster = LocalCluster(workers=workers, concurrency=-(-cores // workers))
     cluster.start()
     atexit.register(cluster.stop)
-    return cluster.settings
+    return Session(cluster.settings, embedded=True, pages=cluster.page)

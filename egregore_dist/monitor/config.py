@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from egregore_dist import errors
 from egregore_dist.monitor.users import Role, Users
+from egregore_dist.settings import web_address
 
 PORT = 8750
 
@@ -35,6 +36,8 @@ class Config:
         behind_proxy: a proxy in front of it does TLS.
         proxies: where that may be: what another one says of whom it asks for is not believed.
         url: what browsers call it, where that is not ``host`` and ``port``.
+        descriptor: a socket that listens already, which the program that started it has made for it alone: the links
+            that the program prints have the token in them.
     """
 
     users: Users = field(default_factory=lambda: Users({}))
@@ -45,6 +48,7 @@ class Config:
     behind_proxy: bool = False
     proxies: tuple[Network, ...] = LOOPBACK
     url: str | None = None
+    descriptor: int | None = None
 
     def check(self) -> None:
         """Refuse what would be open to more people than was said.
@@ -72,6 +76,11 @@ class Config:
             raise errors.ConfigurationError("--proxy names everybody: give the addresses of the proxies alone")
         if self.proxies != LOOPBACK and not self.behind_proxy:
             raise errors.ConfigurationError("--proxy belongs to --behind-proxy")
+
+    @property
+    def has_links(self) -> bool:
+        """Whether a link may have the token in it."""
+        return self.descriptor is not None
 
     @property
     def is_secure(self) -> bool:
@@ -158,12 +167,10 @@ def is_any(host: str) -> bool:
 
 def _check_url(url: str) -> None:
     try:
-        parts = urlsplit(url)
-        wrong = parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.port == 0
-    except ValueError:
-        raise errors.ConfigurationError(f"--url {url} cannot be read") from None
-    if wrong or parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
-        raise errors.ConfigurationError(f"--url {url}: scheme and host only, such as https://monitor.example.org")
+        web_address(url)
+    except ValueError as error:
+        raise errors.ConfigurationError(f"--url {url}: {error}") from None
+    parts = urlsplit(url)
     if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise errors.ConfigurationError(f"--url {url}: what other machines reach has to be https")
 

@@ -42,19 +42,21 @@ class Listener(socket.socket):
     served, however many there are that only hold on.
 
     Args:
-        family: of its addresses.
+        family: of its addresses; that of the socket, where there is one.
+        fileno: a socket that listens already.
         proxies: the networks of proxies: what comes from them may be all of the connections.
         most: connections at a time.
     """
 
     def __init__(
         self,
-        family: int,
+        family: int = -1,
         *,
+        fileno: int | None = None,
         proxies: Collection[IPv4Network | IPv6Network] = (),
         most: int | None = None,
     ) -> None:
-        super().__init__(family, socket.SOCK_STREAM)
+        super().__init__(family, socket.SOCK_STREAM if fileno is None else -1, fileno=fileno)
         self._proxies = proxies
         self._most = _room() if most is None else most
         # By the address of the other end, the oldest first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlencode
 
 import anyio
 import anyio.to_thread
@@ -103,6 +103,7 @@ class Guard:
         self._origins = config.origins(port)
         self._is_secure = config.is_secure
         self._is_https_alone = config.is_secure and config.url is not None and not is_loopback(config.called)
+        self._has_links = config.has_links
         # Cookies are those of a host, whatever the port, so that two monitors on one host need two names.
         self._cookie = "__Host-egregore" if config.is_secure else f"egregore-{port}"
         self._local = None if config.users else Session(User("", config.role, local_key), "local", cookie=False)
@@ -136,9 +137,13 @@ class Guard:
         host = request.headers.get("host", "").lower()
         if host not in self._origins:
             return PlainTextResponse("this monitor is not called that: see --url", 400), False
-        session = self._local or self._session_of(request)
         found = routes.find(method, path)
         route = found.route
+        if self._has_links and route is not None and route.method == "GET" and route.role is not None:
+            user = self._users.by_token(request.query_params.get("token", ""))
+            if user is not None:
+                return self._enter(request, user), False
+        session = self._local or self._session_of(request)
         if session is None and (route is None or route.role is not None):
             return self._refuse(401, "", None, path), False
         if route is None:
@@ -224,6 +229,19 @@ class Guard:
         self._attempts.succeeded(*subjects)
         log.info("monitor: %s logged in", user.name or "the token", extra={"action": "login", "user": user.name})
         answer = RedirectResponse(_own_path(asked.form.get("next", ["/"])[0]), 303)
+        self._let_in(answer, user)
+        return answer
+
+    def _enter(self, request: Request, user: User) -> Response:
+        """Let in who has followed a link with the token in it, and take the token out of the address."""
+        rest = urlencode([(name, value) for name, value in request.query_params.multi_items() if name != "token"])
+        address = quote(request.scope["path"]) + (f"?{rest}" if rest else "")
+        # Not a redirect: after one from another site's page, such as a terminal's, no strict cookie would be sent.
+        answer = PlainTextResponse(f"Go on to {address}", headers={"refresh": f"0; url={address}"})
+        self._let_in(answer, user)
+        return answer
+
+    def _let_in(self, answer: Response, user: User) -> None:
         answer.set_cookie(
             self._cookie,
             sessions.issue(user),
@@ -232,7 +250,6 @@ class Guard:
             httponly=True,
             samesite="strict",
         )
-        return answer
 
     async def _logout(self, asked: Asked) -> Response:
         answer = RedirectResponse("/", 303)

@@ -45,7 +45,12 @@ def application(
         # What a node says may hold one of them.
         redact.remember(None if secret is None else secret.get_secret_value())
     redact.remember_file(settings.secret_file)
-    pages = Pages(cluster, asks_for_name=config.users.has_names, logs_in=bool(config.users))
+    pages = Pages(
+        cluster,
+        asks_for_name=config.users.has_names,
+        logs_in=bool(config.users),
+        has_links=config.has_links,
+    )
     live = Live(cluster.ledger, stopping)
     answers = {**pages.answers(), **live.answers()}
     return Guard(config, answers, pages.refuse, port=port, local_key=secrets.token_bytes(32))
@@ -103,11 +108,16 @@ def serve(config: Config, cluster: Session, ready: Callable[[str], None]) -> Non
 
 
 def _listen(config: Config) -> Listener:
+    proxies = config.proxies if config.behind_proxy else ()
+    if config.descriptor is not None:
+        listener = Listener(fileno=config.descriptor, proxies=proxies)
+        listener.setblocking(False)
+        return listener
     try:
         family, _, _, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = Listener(family, proxies=config.proxies if config.behind_proxy else ())
+        listener = Listener(family, proxies=proxies)
     except OSError as error:
         raise errors.ConfigurationError(f"the monitor cannot listen on {config.host}: {error.strerror}") from error
     try:

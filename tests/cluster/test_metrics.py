@@ -87,7 +87,8 @@ class Said:
 
 def scraped(cluster: LocalCluster) -> Said:
     """What the cluster's monitor says."""
-    answer = httpx.get(f"{cluster.monitor_url}/metrics", timeout=30)
+    address, _, token = cluster.monitor_url.partition("?token=")
+    answer = httpx.get(f"{address}metrics", headers={"authorization": f"Bearer {token}"}, timeout=30)
     assert answer.status_code == 200, answer.text
     return Said(answer.text)
 

@@ -795,13 +795,16 @@ def test_slow_connections_do_not_keep_others_out(shown: Monitor) -> None:
 
 
 def test_the_monitor_of_a_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A local cluster has a monitor as soon as its address is asked for, and it ends with the cluster."""
+    """A local cluster has a monitor for who has its link, and it ends with the cluster."""
     monkeypatch.setenv("EGREGORE_MONITOR_URL", "https://of.another.example.org")
-    with LocalCluster(workers=0) as cluster:
+    with LocalCluster(workers=0) as cluster, httpx.Client(timeout=30) as http:
         run = failing.submit(1)
-        address = cluster.monitor_url
-        assert run.id in httpx.get(address).text
-        assert cluster.monitor_url == address
+        link = cluster.monitor_url
+        address = link.partition("?")[0]
+        assert httpx.get(address, timeout=30).status_code == 401
+        http.get(link)
+        assert run.id in http.get(address).text
+        assert cluster.monitor_url == link
     with pytest.raises(httpx.HTTPError):
         httpx.get(address)
 

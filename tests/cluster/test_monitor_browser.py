@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from egregore_dist import LocalCluster
+from egregore_dist.client import session
+from egregore_dist.ledger.records import Aside
 from tests.cluster.log_flows import both
 from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, nested
 from tests.cluster.test_monitor import Monitor, ended, monitor
@@ -207,6 +209,65 @@ def test_filters_and_theme(local: LocalCluster, shown: Monitor, window: Browser)
     window.go(f"{shown.address}/workers")
     assert window.run("return document.documentElement.dataset.theme") == "dark"
     assert window.run("return getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 28)"
+
+
+def test_what_is_seen_has_a_link(local: LocalCluster, shown: Monitor, window: Browser) -> None:
+    """The button copies the page's address, with its filters and what was opened; there it is open again."""
+    run = failing.submit(1)
+    ended(run, "failed")
+    window.go(f"{shown.address}/runs/{run.id}?a=b")
+    window.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    window.click("#traceback summary")
+    until(lambda: window.run("return location.hash") == "#traceback", what="an address that says what is open")
+    window.click("#share")
+    window.until_text("#share", "Copied")
+    link = window.run("return window.copied")
+    assert link == f"{shown.address}/runs/{run.id}?a=b#traceback"
+    window.until_text("#share", "Copy link")
+
+    window.go(f"{shown.address}/workers")
+    window.go(link)
+    assert window.run("return document.getElementById('traceback').open")
+    window.click("#traceback summary")
+    until(lambda: window.run("return location.href") == link.partition("#")[0], what="an address without it")
+
+
+def test_what_is_set_aside_comes_up(local: LocalCluster, shown: Monitor, window: Browser) -> None:
+    """Without a reload a message that nobody could serve is on its page."""
+    window.go(f"{shown.address}/aside")
+    window.until_text("#lamp", "live")
+    window.run("window.stayed = true")
+
+    session.current().ledger.set_aside([Aside(reason="a test in a browser", worker="nobody", excerpt=EVIL)])
+
+    window.until_text("#aside", "a test in a browser")
+    assert EVIL in window.text("#aside")
+    assert window.run("return window.stayed")
+
+
+def test_the_link_of_a_program(driver: str) -> None:
+    """Who follows it sees the run, live, with the token gone from the address; another browser is asked for it."""
+    window, stranger = Browser(driver), Browser(driver)
+    try:
+        with LocalCluster(workers=1) as cluster:
+            link = cluster.monitor_url
+            run = keyed.submit({"a": 1})
+            run.result()
+            window.go(run.monitor_url or "")
+            window.until_text("h1", run.id)
+            window.until_text("#lamp", "live")
+            assert window.run("return location.search") == ""
+            assert window.console() == []
+            stranger.go(link.partition("?")[0])
+            stranger.until_text("h1", "Log in")
+            assert run.id not in stranger.text()
+            assert stranger.run(ACCESSIBILITY) == []
+            stranger.type("input[name=password]", link.partition("token=")[2])
+            stranger.click("main button")
+            stranger.until_text("#list", run.id)
+    finally:
+        window.close()
+        stranger.close()
 
 
 def test_times_are_the_viewers(local: LocalCluster, shown: Monitor, window: Browser) -> None:

@@ -254,6 +254,47 @@ def test_no_name_is_a_step_of_a_path(gate: Gate, route: Route, name: str) -> Non
 # Logging in
 
 
+@pytest.fixture(scope="module")
+def linked() -> Gate:
+    """The gate of a program's own monitor."""
+    return Gate(Config(users=Users({}, TOKEN, Role.VIEWER), descriptor=7))
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET" and route.role], ids=name_of)
+def test_a_link_lets_in(linked: Gate, route: Route) -> None:
+    """It gives a cookie and goes on to the page, without the token in the address; the rest of the query stays."""
+    answer = linked.ask("GET", example(route), query=f"a=1&token={TOKEN}&b=%3B%22%0d%0a2")
+
+    address = f"{example(route).replace(',', '%2C')}?a=1&b=%3B%22%0D%0A2"
+    assert (answer.status, answer.headers["refresh"]) == (200, f"0; url={address}")
+    assert "answered" not in answer.text
+    (cookie,) = answer.cookies
+    assert {part.strip().lower() for part in cookie.split(";")[1:]} >= {"httponly", "samesite=strict", "path=/"}
+    name, _, value = cookie.partition(";")[0].partition("=")
+    status = linked.ask("GET", example(route), headers={"cookie": f"{name}={value}"}).status
+    assert status == (403 if route.role is not None and route.role > Role.VIEWER else 200)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.role], ids=name_of)
+def test_a_wrong_link_lets_nobody_in(linked: Gate, route: Route) -> None:
+    """Another token is none; nor is the right one in a form's address, or at a monitor that was not started for one."""
+    wrong = linked.ask(route.method, example(route), query=f"token={TOKEN[:-1]}")
+    of_a_form = linked.ask("POST", example(route), query=f"token={TOKEN}")
+    of_another = Gate().ask(route.method, example(route), query=f"token={TOKEN}")
+
+    for answer in (wrong, of_a_form, of_another):
+        assert "answered" not in answer.text
+        assert "refresh" not in answer.headers
+        assert answer.cookies == ()
+
+
+def test_a_link_of_another_name_lets_nobody_in(linked: Gate) -> None:
+    """A page that another name was rebound for cannot use it."""
+    answer = linked.ask("GET", "/", query=f"token={TOKEN}", headers={"host": "evil.example"})
+
+    assert (answer.status, answer.cookies) == (400, ())
+
+
 def login(gate: Gate, **form: str) -> object:
     return gate.ask("POST", "/login", form=form)
 
