@@ -215,18 +215,23 @@ class LocalCluster:
         return self._opened_monitor().link()
 
     def page(self, path: str) -> str | None:
-        """The link to a page of the web monitor; None where there is none, since it is not wanted or not installed."""
-        if self.settings.monitor is False or (self._monitor is None and web.missing()):
+        """The link to a page of the web monitor; None where there is none, since it is not wanted or cannot be."""
+        if self.settings.monitor is False:
+            return None
+        if self._monitor is None and (web.missing() or os.getpid() != self._owner):
             return None
         try:
-            return self._opened_monitor().link(path)
+            monitor = self._opened_monitor()
         except OSError:
             return None
+        return monitor.link(path) if monitor.is_listening else None
 
     def _opened_monitor(self) -> LocalMonitor:
         folder = self._started_folder()
         with self._monitor_lock:
             if self._monitor is None:
+                if os.getpid() != self._owner:
+                    raise errors.ConfigurationError("the cluster belongs to the process that this one was forked from")
                 environment = {
                     name: value
                     for name, value in self.worker_environment().items()

@@ -67,6 +67,11 @@ class LocalMonitor:
     def __repr__(self) -> str:
         return f"<LocalMonitor {self.address}>"
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether this process listens: not after a failed start, nor in a forked copy."""
+        return self._listener.fileno() >= 0
+
     def link(self, path: str = "/") -> str:
         """The address of a page for a browser. It has the token in it: it is for who may see everything, not for a log.
 

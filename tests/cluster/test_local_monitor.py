@@ -63,7 +63,7 @@ class Terminal:
         finally:
             os.close(terminal)
 
-    def lines(self, seconds: float = 30.0) -> list[str]:
+    def lines(self, seconds: float = 90.0) -> list[str]:
         """The lines that are whole by now; waits for the first."""
         limit = time.monotonic() + seconds
         while self._read(0.0):
@@ -278,7 +278,8 @@ def test_a_monitor_that_cannot_start_is_given_up(tmp_path: Path, caplog: pytest.
     try:
         with pytest.raises(httpx.HTTPError):
             httpx.get(monitor.link(), timeout=30)
-        until(lambda: not listens(monitor.link()), what="a port that is closed")
+        until(lambda: not monitor.is_listening, what="a port that is closed")
+        assert not listens(monitor.link())
         until(lambda: "the web monitor did not start" in caplog.text, what="the log")
         assert monitor.token not in caplog.text
     finally:
@@ -308,6 +309,17 @@ def test_a_forked_copy_does_not_keep_the_port(tmp_path: Path) -> None:
         program.communicate()
 
 
+def test_a_forked_copy_starts_none() -> None:
+    """It would end with the copy, and take the folder of the cluster with it."""
+    with LocalCluster(workers=0, monitor=True) as cluster:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            assert cluster.page("/") is None
+            with pytest.raises(errors.ConfigurationError, match="forked"):
+                _ = cluster.monitor_url
+        assert cluster.page("/") == cluster.monitor_url
+
+
 def test_of_another_cluster(local: LocalCluster, program: Path) -> None:
     """Of a cluster that exists, ``EGREGORE_MONITOR_URL`` says where the page is; without it nothing is said."""
     code = "import sys; from egregore_dist import Run; print(Run(sys.argv[1]).result())"
@@ -321,11 +333,12 @@ def test_of_another_cluster(local: LocalCluster, program: Path) -> None:
             assert first == (f"https://monitor.example.org/runs/{run.id}" if url else "")
 
 
+@pytest.mark.timeout(240)
 def test_the_demo_stays_where_it_is_asked_to(program: Path) -> None:
     """The demo at a terminal, which with ``--keep`` stays until Ctrl-C."""
     folder = program.parent / "temporary"
     with terminal(folder, "-m", "egregore_dist", "demo", "--top", "1", "--keep", "--workers", "1") as shown:
-        until(lambda: "until Ctrl-C" in "".join(shown.lines()) or shown.process.poll() is not None, seconds=60)
+        until(lambda: "until Ctrl-C" in "".join(shown.lines()) or shown.process.poll() is not None, seconds=150)
         starting, link, *_ = shown.lines()
         assert shown.process.poll() is None, shown.lines()[-20:]
         assert starting == "egregore-dist: starting workers"
