@@ -43,6 +43,10 @@ class Browser:
         options = {"args": arguments, "binary": CHROMIUM}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}, "timeouts": {"script": 20000}}
         self._session = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        # No window is narrower than some 500 pixels, but phones are.
+        view = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": view}
+        self._call("POST", self._path("/goog/cdp/execute"), command)
 
     def close(self) -> None:
         """Close the window."""
