@@ -19,7 +19,7 @@ def test_it_is_done_after_its_time() -> None:
         if name == "second":
             done.set()
 
-    later.put("b", 0.05, lambda: note("second"))
+    later.put("b", 0.5, lambda: note("second"))
     later.put("a", 0.01, lambda: note("first"))
 
     assert done.wait(20)
@@ -40,9 +40,18 @@ def test_what_is_dropped_is_not_done() -> None:
 def test_what_is_put_off_is_done_once() -> None:
     """Under one key the last that was put is done, when that is due."""
     later, done, seen = Later(), threading.Event(), list[str]()
-    later.put("a", 0.01, lambda: seen.append("first"))
-    later.put("a", 0.03, lambda: seen.append("last"))
-    later.put("b", 0.06, done.set)
+    began, goes_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        goes_on.wait(20)
+
+    later.put("hold", 0.0, hold)
+    assert began.wait(20)
+    later.put("a", 0.0, lambda: seen.append("first"))
+    later.put("a", 0.0, lambda: seen.append("last"))
+    later.put("b", 0.01, done.set)
+    goes_on.set()
 
     assert done.wait(20)
     assert seen == ["last"]
