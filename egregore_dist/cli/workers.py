@@ -33,10 +33,11 @@ def workers(ctx: click.Context, wants_json: bool) -> None:
 
     JSON keys: workers, a list of name, host, pid, slots, concurrency_by (hand or tuner), concurrency_why, pool,
     prefetch, prefetch_why, holds (why it takes no lanes now, with what is to be said of each reason; empty where it
-    takes them), lane_memory (what one lane is taken to need), lanes (how many it has), cores, load, cpu (the
-    share of its machine's cores that is busy), work (what its lanes are at: a list of run, workflow, block, name (of
-    the block), branch (its number in the block, null where the lane is at many), attempt, node, held (branches), since
-    (ISO 8601, UTC)), memory_available, memory_total, memory_limit (of its control group, 0
+    takes them), lane_memory (what one lane is taken to need), lanes (how many it has), widths (how many branches
+    each running one may run at a time, by the lane's id; of a pool of processes), cores, load, cpu (the share of its
+    machine's cores that is busy), work (what its lanes are at: a list of run, workflow, block, name (of the block),
+    branch (its number in the block, null where the lane is at many), attempt, node, held (branches), since (ISO 8601,
+    UTC)), memory_available, memory_total, memory_limit (of its control group, 0
     for none), processes (the memory of each of its pool, by pid), all in bytes, queues, labels, gpus (their names),
     modules, nodes (with a hash of the code of each), version, skew (seconds that its clock is ahead of the server's),
     reported (ISO 8601, UTC).
@@ -218,6 +219,7 @@ def as_json(worker: probe.Worker, lanes: Sequence[AtBlock] = ()) -> dict[str, An
         "lane_memory": said.lane_memory,
         "lanes": len(said.lanes),
         "work": lanes_as_json(lanes),
+        "widths": said.widths,
         "cores": said.cores,
         "load": said.load,
         "cpu": said.cpu,

@@ -238,11 +238,11 @@ class _Teller:
         misfit = router.misfit(self._cluster, track.queue, memory=need.memory, cpus=need.cpus)
         if misfit is not None:
             numbers: dict[str, float] = {"waiting": track.waiting}
-            memory = max(need.memory or 0, needed.memory)
+            memory, cpus = max(need.memory or 0, needed.most_memory), max(need.cpus or 0.0, needed.cpus)
             numbers |= {"memory": memory} if memory else {}
-            numbers |= {"cpus": need.cpus} if need.cpus is not None else {}
+            numbers |= {"cpus": cpus} if cpus else {}
             numbers |= {"gpus": needed.gpus} if needed.gpus else {}
-            unlabelled = not any(router.serves(said, needs.with_memory(track.queue, 0)) for said in serving)
+            unlabelled = not any(router.serves(said, needs.without_sizes(track.queue)) for said in serving)
             kind: Kind = "labels" if unlabelled else "size"
             found.append(_reason(kind, block, f"a branch {misfit}", numbers, (needed.queue, *sorted(needed.labels))))
         unknown = sorted(module for module in need.modules if not any(_loads(said, module) for said in serving))

@@ -36,12 +36,18 @@ NOBODY = -1
 
 
 class Where(msgspec.Struct, frozen=True, array_like=True):
-    """A lane at one block."""
+    """A lane at one block; ``width``: how many branches of it it may run at a time."""
 
     run: str
     block: str
     track: int
     token: str
+    width: int = 1
+
+    @property
+    def lane(self) -> str:
+        """The id of the lane's task."""
+        return self.token.rsplit("/", 1)[-1].rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +127,7 @@ class Board:
             finally:
                 os.close(descriptor)
         self._number = self._list_number = 0
+        self._at = Where("", "", 0, "")
         self._where = b""
         self._loop = False
         self._stop_at = NEVER
@@ -134,14 +141,17 @@ class Board:
     def come(self, run: str, block: str, track: int, token: str) -> None:
         """A lane asks for branches of a block."""
         if self._map is not None:
-            self._where = msgspec.msgpack.encode(Where(run, block, track, token))
+            self._at = Where(run, block, track, token)
+            self._where = msgspec.msgpack.encode(self._at)
             self._forget()
             self._loop, self._stop_at = False, NEVER
             self._rest()
 
-    def serve(self, left: float | None, *, loop: bool) -> None:
+    def serve(self, left: float | None, *, loop: bool, width: int = 1) -> None:
         """It executes them, for so many seconds at most; on an event loop, where it does not come back between two."""
         if self._map is not None:
+            if width != 1:
+                self._where = msgspec.msgpack.encode(msgspec.structs.replace(self._at, width=width))
             self._loop, self._stop_at = loop, NEVER if left is None else monotonic() + left
             self._rest()
 

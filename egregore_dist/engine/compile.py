@@ -77,7 +77,7 @@ def shape(step: spec.StepSpec, default_queue: str) -> Shape:
     members: dict[Kind, list[int]] = {}
     for branch, root in enumerate(roots):
         members.setdefault(_kind(root, default_queue, optimize), []).append(branch)
-    batched = optimize and all(stays(root, queue_of(root, default_queue)) for root in roots)
+    batched = optimize and all(stays(root, branch_queue(root, default_queue)) for root in roots)
     return Shape(tuple(_part(kind, branches, roots) for kind, branches in members.items()), optimize, batched)
 
 
@@ -110,7 +110,7 @@ def new_block(
     step = meet.step
     for part in form.parts:
         # The one worker that has a label may be away for a moment: where the run goes on already, it is waited for.
-        workers, _ = cluster.of(frozenset((part.kind.queue,)))
+        workers, _ = cluster.of(frozenset((needs.without_sizes(part.kind.queue),)))
         if workers:
             _refuse_misfit(cluster, f"a branch of {step.name!r}", part.kind.queue, part.memory, part.cpus)
     limits = step if isinstance(step, spec.ParallelSpec | spec.MapSpec) else None
@@ -180,7 +180,16 @@ def queue_of(step: spec.StepSpec, default: str) -> str:
 
 
 def _own_queue(node: spec.NodeSpec, default: str) -> str:
-    return needs.queue(node.queue or default, labels=node.labels, gpus=node.gpus or 0)
+    memory, cpus = needs.declared(node.memory, node.cpus)
+    return needs.queue(node.queue or default, labels=node.labels, gpus=node.gpus or 0, memory=memory, cpus=cpus)
+
+
+def branch_queue(step: spec.StepSpec, default: str) -> str:
+    """The queue of the lanes that serve a branch: that of its first node, with the memory and cores of the neediest."""
+    queue = queue_of(step, default)
+    sizes = [needs.declared(node.memory, node.cpus) for node in _own(step) if interpret.is_kin(node, queue)]
+    most = [max(each) for each in zip(*sizes, strict=True)]
+    return needs.with_declared(queue, *most) if any(most) else queue
 
 
 def plan(
@@ -233,7 +242,7 @@ def _placed(step: spec.StepSpec, queue: str, default: str) -> Iterator[tuple[spe
         yield step, queue
     is_block = isinstance(step, spec.ParallelSpec | spec.MapSpec)
     for inner in spec.children(step):
-        yield from _placed(inner, queue_of(inner, default) if is_block else queue, default)
+        yield from _placed(inner, branch_queue(inner, default) if is_block else queue, default)
 
 
 def _refuse_misfit(cluster: router.Cluster, what: str, queue: str, memory: int | None, cpus: float | None) -> None:
@@ -320,7 +329,7 @@ def _own(step: spec.StepSpec) -> Iterator[spec.NodeSpec]:
 
 
 def _kind(root: spec.StepSpec, default_queue: str, optimize: bool) -> Kind:
-    queue = queue_of(root, default_queue)
+    queue = branch_queue(root, default_queue)
     wide = optimize and stays(root, queue) and all(node.is_async for node in interpret.nodes(root))
     return Kind(queue, wide, interpret.head_limit(root))
 

@@ -94,7 +94,8 @@ def walk(
                     return Meet(step, path, value)
                 case spec.NodeSpec():
                     # Each branch comes here: most nodes ask for nothing.
-                    is_elsewhere = (step.queue or step.labels or step.gpus) and not belongs(step, queue)
+                    asks = step.queue or step.labels or step.gpus or step.memory or step.cpus
+                    is_elsewhere = asks and not belongs(step, queue)
                     if is_elsewhere or (step.limit is not None and path != placed):
                         return Meet(step, path, value)
                     answer = yield Call(step, path, value)
@@ -134,6 +135,15 @@ def nodes(step: spec.StepSpec) -> list[spec.NodeSpec]:
 
 def belongs(node: spec.NodeSpec, queue: str) -> bool:
     """Whether lanes of a queue may call a node: it asks for no other, and their workers have all that it needs."""
+    memory, cpus = needs.declared(node.memory, node.cpus)
+    if not (memory or cpus):
+        return is_kin(node, queue)
+    here = needs.of(queue)
+    return is_kin(node, queue) and memory <= here.memory and cpus <= here.cpus
+
+
+def is_kin(node: spec.NodeSpec, queue: str) -> bool:
+    """The same, whatever memory and cores it needs."""
     if not node.labels and not node.gpus:
         return node.queue in (None, queue) or node.queue == needs.of(queue).queue
     here = needs.of(queue)

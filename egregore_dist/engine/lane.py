@@ -178,7 +178,7 @@ class Lane:
         return _resumed(served)
 
     def _serve_place(self, place: Place, leases: list[Lease]) -> Next | None:
-        self._runtime.board.serve(place.left(), loop=place.wide)
+        self._runtime.board.serve(place.left(), loop=place.wide, width=place.record.widths[place.track])
         try:
             if place.wide:
                 self._runtime.interrupter.prepare()

@@ -595,11 +595,12 @@ class Ledger:
             found = pipe.execute()
         return [name.decode() for name in found[-1]]
 
-    def queues(self) -> list[str]:
-        """The derived queues that lanes were sent to lately, see ``_common.lua``."""
+    def queues(self, since: int | None = None) -> list[str]:
+        """The derived queues that lanes were sent to since then (server ms), or lately; see ``_common.lua``."""
         with reachable():
-            seconds, _ = self.redis.time()
-            found = self.redis.zrangebyscore(self.keys.queues, (seconds - _QUEUES_LATELY) * 1000, "+inf")
+            if since is None:
+                since = replies.milliseconds(self.redis.time()) - _QUEUES_LATELY * 1000
+            found = self.redis.zrangebyscore(self.keys.queues, since, "+inf")
         return [name.decode() for name in cast(list[bytes], found)]
 
     def retire(self, worker: str) -> None:

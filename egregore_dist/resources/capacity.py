@@ -10,7 +10,7 @@ from typing import Literal
 from egregore_dist.resources.amounts import size
 from egregore_dist.resources.profile import HALF_LIFE, Profile
 from egregore_dist.resources.report import Report
-from egregore_dist.resources.router import MEMORY_PER_NODE, MEMORY_SHARE
+from egregore_dist.resources.router import MEMORY_PER_NODE, MEMORY_SHARE, serves
 
 #: The part of the memory that is left alone while a worker gets more: what varies by less changes nothing.
 MARGIN = 0.10
@@ -158,9 +158,9 @@ def _budget(workers: Sequence[Report]) -> tuple[float, int]:
 
 def _part_of(said: Report, everyone: Sequence[Report], waiting: Mapping[str, int]) -> int:
     part = 0.0
-    for queue in said.queues:
-        if waiting.get(queue, 0) > 0:
-            part += waiting[queue] / sum(queue in other.queues for other in everyone)
+    for queue, lanes in waiting.items():
+        if lanes > 0 and serves(said, queue):
+            part += lanes / sum(serves(other, queue) for other in everyone)
     return math.ceil(part)
 
 

@@ -96,6 +96,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
         at: when, in milliseconds of the server's clock.
         ttl: seconds after which this worker counts as gone where it says nothing more; 0 where it did not tell.
         lanes: the ids of the lanes that it had then, running or received.
+        widths: how many branches each running one may run at a time, by its id; none where its pool is of threads.
         dead: its processes that ended lately.
         living: those that run its lanes; none of a release that does not say.
         holds: why it takes no lanes now: words, each with what is to be said of it; none where it takes them.
@@ -125,6 +126,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
     at: int = 0
     ttl: float = 0.0
     lanes: tuple[str, ...] = ()
+    widths: dict[str, int] = {}
     dead: tuple[int, ...] = ()
     living: tuple[int, ...] = ()
     holds: dict[str, str] = {}

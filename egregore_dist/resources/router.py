@@ -15,7 +15,7 @@ from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.report import Report
 
 MEMORY_SHARE = 0.70
-MEMORY_PER_NODE = 50 * 2**20
+MEMORY_PER_NODE = needs.MEMORY_PER_NODE
 
 # What was learned to need next to nothing is planned with so much. Bytes.
 _LEAST_MEMORY = 2**20
@@ -405,7 +405,7 @@ def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | No
         serving,
         key=lambda said: (-_lacks(said, needed), _fits(said, memory, None), said.memory_total, said.cores, said.worker),
     )
-    memory = max(memory or 0, needed.memory) or None
+    memory, cpus = max(memory or 0, needed.most_memory) or None, max(cpus or 0.0, needed.cpus) or None
     wants, has = [], []
     if needed.labels:
         wants.append(_labelled(needed.labels))
@@ -423,7 +423,7 @@ def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | No
     which, cure = "largest", "declare less, or start a larger worker"
     if needed.labels or needed.gpus:
         which = "nearest"
-        if _lacks(nearest, needs.of(needs.with_memory(queue, 0))):
+        if _lacks(nearest, needs.of(needs.without_sizes(queue))):
             cure = f"start one that has it with `{command_for(queue)}`"
     return (
         f"needs {' and '.join(wants)}, and the {which} worker of queue {needed.queue!r}, {nearest.worker!r}, "
@@ -436,11 +436,11 @@ def roomy(cluster: Cluster, queue: str, memory: int) -> str:
 
     Where no worker has it, or each, that is the queue without such a need.
     """
-    plain = needs.with_memory(queue, 0)
+    plain = needs.with_learned(queue, 0)
     budgets = [budget(said) for said in cluster.reports if serves(said, plain)]
     enough = [each for each in budgets if each >= memory]
     # A size that workers have, so that there are not more such queues than kinds of them.
-    return needs.with_memory(plain, min(enough)) if 0 < len(enough) < len(budgets) else plain
+    return needs.with_learned(plain, min(enough)) if 0 < len(enough) < len(budgets) else plain
 
 
 def command_for(queue: str) -> str:
@@ -507,8 +507,8 @@ def serves(said: Report, queue: str) -> bool:
 
 def _lacks(said: Report, needed: needs.Needs) -> int:
     # How many of the things that a queue's name asks for a worker does not have.
-    has_memory = needed.memory <= budget(said)
-    return len(needed.labels.difference(said.labels)) + (needed.gpus > len(said.gpus)) + (not has_memory)
+    has_size = needed.most_memory <= budget(said) and needed.cpus <= said.cores
+    return len(needed.labels.difference(said.labels)) + (needed.gpus > len(said.gpus)) + (not has_size)
 
 
 def budget(said: Report) -> int:

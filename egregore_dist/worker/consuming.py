@@ -10,6 +10,10 @@ from kombu import Exchange, Queue
 from egregore_dist.resources import needs, router
 from egregore_dist.resources.report import Report
 from egregore_dist.worker import intake
+from egregore_dist.worker.periodic import Periodic
+
+# Seconds between two looks for queues that lanes are sent to for the first time.
+_LOOK_EVERY = 0.5
 
 
 def own(worker: Any) -> tuple[str, ...]:
@@ -36,6 +40,21 @@ def consume(worker: Any, said: Report, names: Iterable[str]) -> None:
         if name not in consumed and needs.is_derived(name) and router.serves(said, name):
             # In the thread that talks to the broker, as soon as there is a connection.
             worker.consumer.call_soon(_begin, worker.consumer, name)
+
+
+class Finder(Periodic):
+    """Finds the derived queues that lanes were sent to since the last report, so that none waits for the next one."""
+
+    name = "egregore-finder"
+    requires = ("egregore_dist.worker.steps:Heartbeat",)
+
+    def interval(self) -> float:
+        return min(_LOOK_EVERY, self.settings.report_interval)
+
+    def tick(self, parent: Any) -> None:
+        said: Report | None = parent.egregore_heartbeat.said
+        if said is not None:
+            consume(parent, said, self.ledger.queues(since=said.at))
 
 
 def _begin(consumer: Any, name: str) -> None:

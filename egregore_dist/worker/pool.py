@@ -10,7 +10,7 @@ from typing import Any
 
 from celery.worker import state
 
-from egregore_dist.resources import fingerprint, report
+from egregore_dist.resources import fingerprint, needs, report
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
 
@@ -116,6 +116,22 @@ def functions(modules: Iterable[str], queues: Collection[str], default_queue: st
         if isinstance(value, Node) and (value.options.queue or default_queue) in queues
     }
     return tuple(sorted(found))
+
+
+def queues(modules: Iterable[str], default_queue: str) -> frozenset[str]:
+    """The queues of the nodes in loaded modules, with what each needs of a worker."""
+    options = [
+        value.options
+        for module in modules
+        for value in vars(sys.modules.get(module, object)).values()
+        if isinstance(value, Node)
+    ]
+    found = set()
+    for each in options:
+        memory, cpus = needs.declared(each.memory, each.cpus)
+        base = each.queue or default_queue
+        found.add(needs.queue(base, labels=each.labels, gpus=each.gpus or 0, memory=memory, cpus=cpus))
+    return frozenset(found)
 
 
 def slots(pool: Any) -> int:

@@ -129,6 +129,8 @@ class Heartbeat(Periodic):
     _leaving = False
     _at = 0
     _replaced = False
+    #: The last report, once there is one.
+    said: report.Report | None = None
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
@@ -144,6 +146,7 @@ class Heartbeat(Periodic):
             atexit.register(self._leave, os.getpid())
         self._children = pool.Children(parent.pool)
         self._nodes = pool.nodes(self.settings.modules)
+        self._asked = pool.queues(self.settings.modules, self.settings.queue)
         self._gpus = gpus.said(self.settings.gpus)
         self._meter = report.Meter()
         self._life = naming.Life.begin()
@@ -182,6 +185,7 @@ class Heartbeat(Periodic):
             at=at,
             ttl=self.settings.report_ttl,
             lanes=lanes,
+            widths=parent.egregore_warden.widths() if parent.egregore_warden is not None else {},
             dead=self._children.dead(),
             living=self._children.living(),
             holds=parent.egregore_intake.reasons(),
@@ -192,8 +196,8 @@ class Heartbeat(Periodic):
             # It knows of whom to blame, so it comes before any janitor that reads this.
             parent.egregore_warden.bury()
         wanted = self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
-        consuming.consume(parent, said, [*consuming.likely(said), *wanted])
-        self._at = at
+        consuming.consume(parent, said, [*consuming.likely(said), *self._asked, *wanted])
+        self.said, self._at = said, at
 
     @staticmethod
     def _work(parent: Any, at: int) -> tuple[report.AtWork, ...]:
@@ -251,4 +255,4 @@ def register(app: Celery, settings: Settings) -> None:
     """Add the steps to the workers of an app."""
     # Not in its configuration, which may be loaded only after this.
     app.egregore_settings = settings  # type: ignore[attr-defined]
-    app.steps["worker"].update((Watch, Fairness, Heartbeat, Janitor))
+    app.steps["worker"].update((Watch, Fairness, Heartbeat, consuming.Finder, Janitor))

@@ -141,10 +141,10 @@ class Sweeper:
             return True
 
     def _instead(self) -> dict[str, str]:
-        """Where lanes go that were to have more memory than other workers have, and those that have it are gone."""
-        sized = [name for name in self._ledger.queues() if needs.of(name).memory]
+        """Where lanes go that were seen to need more memory than others have, and the workers that have it are gone."""
+        sized = [name for name in self._ledger.queues() if needs.of(name).learned]
         served = {name for name in sized for said in self._said if router.serves(said, name)}
-        return {name: needs.with_memory(name, 0) for name in sized if name not in served}
+        return {name: needs.with_learned(name, 0) for name in sized if name not in served}
 
     def _workers(self) -> dict[str, Presence]:
         found = {}

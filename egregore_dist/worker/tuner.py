@@ -14,7 +14,7 @@ from celery import Celery
 from egregore_dist.engine.control import PRESSED
 from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger.profiles import Profiles
-from egregore_dist.resources import capacity, report
+from egregore_dist.resources import capacity, report, router
 from egregore_dist.resources.report import Report
 from egregore_dist.resources.router import MEMORY_PER_NODE
 from egregore_dist.resources.steady import Number, Pressure
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 # Rounds for which the largest process of the pool is remembered, and seconds between two looks at what was learned.
 _REMEMBERED, _LEARN_EVERY = 60, 30.0
+
+# Derived queues are asked how many lanes wait there if one was sent there within so many milliseconds.
+_USED_LATELY = 120_000
 
 # A process that is at nothing is ended under pressure where it holds so much more than a new one would. Bytes.
 _HOARD = 64 * 2**20
@@ -112,7 +115,7 @@ class Tuner(Periodic):
         if self._tunes:
             self._watch_memory(parent, mine)
         if self._hand is None and not self._started_by_hand and self._tunes and self._live.can_change:
-            self._decide(mine, reports)
+            self._decide(mine, reports, now)
         if self._size is not None:
             parent.consumer.call_soon(self._apply)
 
@@ -135,9 +138,9 @@ class Tuner(Periodic):
             return "hand", f"{slots}, as it was started: EGREGORE_TUNE is off"
         return "tuner", self._why
 
-    def _decide(self, mine: Report, reports: Sequence[Report]) -> None:
+    def _decide(self, mine: Report, reports: Sequence[Report], now: int) -> None:
         needs = {said.worker: said.lane_memory for said in reports if said.lane_memory}
-        found = capacity.tune(reports, self._waiting(mine, reports), needs)[mine.worker]
+        found = capacity.tune(reports, self._waiting(mine, reports, now), needs)[mine.worker]
         first = self._size is None
         size = mine.slots if self._size is None else self._size
         # Nobody has more before others have fewer.
@@ -152,8 +155,12 @@ class Tuner(Periodic):
             )
             self._worker.egregore_heartbeat.hurry()
 
-    def _waiting(self, mine: Report, reports: Sequence[Report]) -> dict[str, int]:
-        queues = {queue for said in reports if said.host == mine.host for queue in said.queues}
+    def _waiting(self, mine: Report, reports: Sequence[Report], now: int) -> dict[str, int]:
+        here = [said for said in reports if said.host == mine.host]
+        queues = {queue for said in here for queue in said.queues}
+        # Of one where lanes wait for longer, a janitor names it again.
+        used = self.ledger.queues(since=now - _USED_LATELY)
+        queues |= {queue for queue in used if any(router.serves(said, queue) for said in here)}
         return {queue: self._queues.waiting([queue]) or 0 for queue in sorted(queues)}
 
     def _apply(self) -> None:

@@ -149,6 +149,12 @@ class Warden:
             self._find()
             self._give_back()
 
+    def widths(self) -> dict[str, int]:
+        """The lanes that run now, by id, and how many branches each may run at a time."""
+        with self._lock:
+            notes = [child.reader.read() for child in self._children.values()]
+            return {note.where.lane: note.where.width for note in notes if note is not None}
+
     def _find(self) -> None:
         for path in self._folder.iterdir():
             pid = int(path.name)

@@ -106,7 +106,7 @@ def test_a_block_tells_how_it_would_be_served(local: LocalCluster) -> None:
 
     found = block.plan()
 
-    [track] = found.plan.tracks
+    [_, track] = found.plan.tracks
     slots = sum(said.slots for said in reports())
     assert (found.name, found.kind, found.branches, found.path) == ("both", "parallel", 2, ())
     assert (found.lanes, found.plan.slots, found.plan.max_concurrent) == (2, slots, 5)

@@ -360,7 +360,7 @@ def test_the_next_attempt_has_more_memory(group: Path, tmp_path: Path, monkeypat
         assert [event.type for event in run.events()].count("branch.lost") == 1
         tracks = {track.memory_from: track for track in flow.plan().plan.tracks}
         assert tracks["after OOM"].memory_per_node > 2 * 200 * 2**20
-        assert tracks["after OOM"].queue.startswith("egregore@memory:")
+        assert tracks["after OOM"].queue.startswith("egregore@learned:")
         assert flow.submit(str(tmp_path)).result(timeout=60)["needy"] == large.pid
         assert len(marks(tmp_path, "began")) == 3
         assert small.alive

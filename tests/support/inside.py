@@ -18,7 +18,7 @@ import psutil
 from redis.connection import AbstractConnection
 
 from egregore_dist import cli
-from egregore_dist.resources import cgroup
+from egregore_dist.resources import cgroup, report
 from tests.support import store
 
 
@@ -88,12 +88,23 @@ def memory(argument: str) -> None:
     cgroup.memory = lambda: None
 
 
+def machine(argument: str) -> None:
+    """It is a machine of its own, with so many MiB and cores: ``name,MiB,cores``."""
+    name, mebibytes, cores = argument.split(",")
+    total = int(mebibytes) * 2**20
+    psutil.virtual_memory = lambda: SimpleNamespace(total=total, available=total, used=0, percent=0.0)
+    cgroup.memory = lambda: None
+    report._host = lambda: name
+    report._cores = lambda: float(cores)
+
+
 HOOKS: dict[str, Callable[[str], None]] = {
     "store_faults": store_faults,
     "die_at_send": die_at_send,
     "die_at_publish": die_at_publish,
     "lies": lies,
     "memory": memory,
+    "machine": machine,
 }
 
 

@@ -67,7 +67,7 @@ def test_where_nobody_is_known_all_are_blamed(play: Play) -> None:
     assert {int(event["branch"]) for event in play.events("branch.lost")} == set(held)
 
 
-ROOMY = f"{QUEUE}@memory:1000"
+ROOMY = f"{QUEUE}@learned:1000"
 SHORT = Shortage(queue=ROOMY, lanes=2, text="9 GB are reserved")
 
 

@@ -102,7 +102,7 @@ def test_it_goes_where_that_fits(block: tuple[Play, str]) -> None:
     assert queue(0) == QUEUE
     says(ledger, "large", 40 * GIB)
     assert queue(0) == QUEUE
-    assert queue(3 * GIB) == f"{QUEUE}@memory:{int(0.70 * 40 * GIB)}"
+    assert queue(3 * GIB) == f"{QUEUE}@learned:{int(0.70 * 40 * GIB)}"
     found = shortage.after(ledger, at(play, of), held=3 * GIB, lasted=60.0, ttl=TTL)
     assert found is not None
     assert found.lanes == 4

@@ -291,7 +291,7 @@ def test_lanes_go_elsewhere_where_the_large_workers_are_gone(
     ledger, lane = play.ledger, play.lane()
     block = play.block(1)
     assert play.serve(block, lane).leases
-    short = Shortage(queue="q@memory:1000", lanes=1, text="")
+    short = Shortage(queue="q@learned:1000", lanes=1, text="")
     ledger.lost(play.run, block, lane, Loss(verdict="lost", branch=0, short=short))
     sizes = {"small@there": 1000, "large@there": 2000}
     for name, memory in sizes.items():
@@ -318,4 +318,4 @@ def test_lanes_go_elsewhere_where_the_large_workers_are_gone(
     leader.round()
     instead = [message.queue for _, message in published if message.kind == "lane" and message.block == block]
 
-    assert (asked, instead) == (["q@memory:1000"], ["q"])
+    assert (asked, instead) == (["q@learned:1000"], ["q"])

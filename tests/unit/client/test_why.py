@@ -126,10 +126,16 @@ CASES: dict[str, tuple[Facts, list[str], str, dict[str, float]]] = {
         {"waiting": 4},
     ),
     "memory after OOM": (
-        facts(block(track(4, queue=f"home@memory:{4 * GIB}"))),
+        facts(block(track(4, queue=f"home@learned:{4 * GIB}"))),
         ["size"],
         "needs 4.29 GB of memory, and the largest worker of queue 'home', 'w@host', has 1.5 GB",
         {"waiting": 4, "memory": 4 * GIB},
+    ),
+    "declared memory and cores": (
+        facts(block(track(4, queue=f"home@memory:{4 * GIB}+cpus:2.5"))),
+        ["size"],
+        "needs 4.29 GB of memory and 2.5 cores, and the largest worker of queue 'home', 'w@host', has 1.5 GB",
+        {"waiting": 4, "memory": 4 * GIB, "cpus": 2.5},
     ),
     "busy workers that have the labels": (
         facts(

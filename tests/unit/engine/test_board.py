@@ -41,6 +41,19 @@ def test_a_branch_and_its_node(tmp_path: Path) -> None:
     assert call.called < call.stop_at < note.stop_at < call.called + 61
 
 
+def test_a_lane_and_its_width(tmp_path: Path) -> None:
+    """A reader sees which lane it is, and how many branches it may run at a time, once it has come to its block."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    mine.come(*WHERE)
+    assert (read(path).where.lane, read(path).where.width) == ("lane", 1)
+    mine.serve(60.0, loop=True, width=500)
+
+    assert read(path).where == Where(*WHERE, 500)
+    mine.come(*WHERE)
+    assert read(path).where.width == 1
+
+
 def test_what_has_ended_is_not_shown(tmp_path: Path) -> None:
     """After a node with a timeout there is none; after a branch nobody; after a lane nothing."""
     path = tmp_path / "1"

@@ -31,7 +31,7 @@ def test_a_folder_is_found_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = boards.Folder()
     mine = boards.mine()
-    mine.come(*msgspec.structs.astuple(WHERE))
+    mine.come(*msgspec.structs.astuple(WHERE)[:4])
     note = Reader(folder.path / str(os.getpid())).read()
     assert note is not None
     assert note.where == WHERE

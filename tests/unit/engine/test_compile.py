@@ -22,6 +22,7 @@ from egregore_dist.workflow import describe, spec
 from egregore_dist.workflow.step import Step
 
 HOME = "home"
+HEAVY = f"gpu@memory:{2**30}+cpus:2"
 
 
 @node
@@ -98,8 +99,25 @@ def test_branches_are_tracked_by_queue_and_kind() -> None:
     assert kinds(block) == [
         (Kind(HOME, False), (0, 3, 5)),
         (Kind(HOME, True), (1, 4)),
-        (Kind("gpu", False), (2,)),
+        (Kind(HEAVY, False), (2,)),
     ]
+
+
+def test_branches_are_tracked_by_memory_and_cores() -> None:
+    """Each need is a track, a branch's that of its neediest node; as much as every worker has is none."""
+    some, more = node("some", memory="1GiB")(plain.fn), node("more", memory="2GiB", cpus=1)(plain.fn)
+    cores, little = node("cores", cpus=2.5)(plain.fn), node("little", memory="50MiB", cpus=0.5)(plain.fn)
+    block = parallel(plain, some, more, cores, little, Sequence(plain, some, cores, plain).alias("both"))
+
+    assert kinds(block) == [
+        (Kind(HOME, False), (0, 4)),
+        (Kind(f"{HOME}@memory:{2**30}", False), (1,)),
+        (Kind(f"{HOME}@memory:{2**31}", False), (2,)),
+        (Kind(f"{HOME}@cpus:2.5", False), (3,)),
+        (Kind(f"{HOME}@memory:{2**30}+cpus:2.5", False), (5,)),
+    ]
+    assert compiler.shape(block_of(block), HOME).batched
+    assert compiler.branch_queue(block_of(Sequence(parallel(more), some)), HOME) == f"{HOME}@memory:{2**30}"
 
 
 def test_branches_are_tracked_by_what_they_need() -> None:
@@ -227,7 +245,7 @@ def test_a_block_is_planned_by_the_workers_that_may_serve_it(settings: Settings)
         reports=reports,
     )
 
-    assert [(track.queue, track.lanes, track.count) for track in block.tracks] == [(HOME, 3, 9), ("gpu", 2, 9)]
+    assert [(track.queue, track.lanes, track.count) for track in block.tracks] == [(HOME, 3, 9), (HEAVY, 2, 9)]
     assert block.tracks[0].branches == tuple(range(9))
 
 
@@ -270,7 +288,7 @@ def test_a_block_is_a_chord_of_lanes_and_a_collect(app: Celery, settings: Settin
     assert chord is not None
     assert [(task.args, task.options["queue"]) for task in chord.tasks] == [
         (("run", "0.0-", 0), HOME),
-        (("run", "0.0-", 1), "gpu"),
+        (("run", "0.0-", 1), HEAVY),
     ]
     assert {(task.options["expires"], task.options["shadow"]) for task in chord.tasks} == {(9.0, "lane it")}
     assert (chord.body.task, chord.body.args, chord.body.options["queue"]) == (apps.COLLECT, ("run", "0.0-"), "parents")
@@ -286,7 +304,7 @@ def test_a_lane_in_place_needs_no_message(app: Celery, settings: Settings) -> No
 
 def test_a_run_starts_on_the_queue_of_its_first_node() -> None:
     """The first node's queue, through sequences; the default where the first step is anything else."""
-    assert compiler.queue_of(block_of(Sequence(Sequence(heavy, plain), plain.alias("b"))), HOME) == "gpu"
+    assert compiler.queue_of(block_of(Sequence(Sequence(heavy, plain), plain.alias("b"))), HOME) == HEAVY
     assert compiler.queue_of(block_of(parallel(heavy)), HOME) == HOME
     assert compiler.queue_of(block_of(plain), HOME) == HOME
 

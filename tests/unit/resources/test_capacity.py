@@ -23,6 +23,14 @@ def report(
     return Report(worker=worker, host=host, pid=1, cores=cores, memory_available=memory, lanes=found, **(values | more))
 
 
+def test_lanes_that_need_more_count_where_they_can_run() -> None:
+    """What waits on a derived queue is wanted by the workers that serve it: one that is too small wants none of it."""
+    small, large = report("small", "a", memory=GIB), report("large", "b")
+    found = capacity.tune([small, large], {f"home@memory:{2 * GIB}": 3, "home@zone=eu": 5, "home": 4})
+
+    assert (found["small"].wanted, found["large"].wanted) == (2, 5)
+
+
 @hypothesis.given(
     machines=st.dictionaries(
         st.sampled_from("abc"),

@@ -125,6 +125,42 @@ def test_only_workers_that_have_it_count(
     assert (router.misfit(Cluster(reports), queue, memory=None, cpus=None) is None) == bool(able)
 
 
+sized = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(1, 16), st.integers(100 * MIB, 64 * GIB), st.floats(0.5, 16.0)),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda worker: worker[0],
+)
+
+
+@hypothesis.given(
+    branches=st.integers(1, 200),
+    workers=sized,
+    memory=st.none() | st.integers(1, 80 * GIB),
+    cpus=st.none() | st.floats(0.1, 20.0).map(lambda cores: round(cores, 2)),
+)
+def test_only_workers_that_are_large_enough_count(
+    branches: int, workers: list[tuple[str, int, int, float]], memory: int | None, cpus: float | None
+) -> None:
+    """The queue of what is declared is served by the workers that it fits on alone, and only those are planned."""
+    reports = [
+        report(f"w{number}@{host}", host, size, slots, cores=cores)
+        for number, (host, slots, size, cores) in enumerate(workers)
+    ]
+    least, most = needs.declared(memory, cpus)
+    queue = needs.queue(QUEUE, memory=least, cpus=most)
+    [track] = router.plan([Demand(queue=queue, branches=branches, memory=memory, cpus=cpus)], Cluster(reports)).tracks
+    able = [said for said in reports if (memory or 0) <= int(0.70 * said.memory_total) and (cpus or 0.0) <= said.cores]
+
+    assert track.workers == len(able)
+    assert track.slots <= sum(said.slots for said in able)
+    assert all(router.serves(said, track.queue) for said in able)
+    if least or most:
+        assert [said for said in reports if router.serves(said, track.queue)] == able
+    refused = router.misfit(Cluster(reports), queue, memory=memory, cpus=cpus)
+    assert (refused is None) == bool(able)
+
+
 def test_tracks_share_the_gpus() -> None:
     """Of a machine with three GPUs two tracks have no more together; others have the slots that are left."""
     cluster = Cluster([report("w", "a", 64 * GIB, 8, gpus=("0", "1", "2"))])
@@ -499,7 +535,7 @@ def test_what_ran_out_of_memory_is_planned_with_more() -> None:
     [declared] = plan(50, [small, large], learned=less, memory=2 * GIB).tracks
 
     assert (track.memory_per_node, track.memory_from, track.lanes) == (20 * GIB, "after OOM", 3)
-    assert track.queue == needs.queue(QUEUE, memory=int(0.70 * 100 * GIB))
+    assert track.queue == needs.queue(QUEUE, learned=int(0.70 * 100 * GIB))
     assert (alike.queue, alike.lanes) == (QUEUE, 6)
     assert (nowhere.queue, nowhere.lanes) == (QUEUE, 1)
     assert (declared.queue, declared.memory_from) == (QUEUE, "declared")
