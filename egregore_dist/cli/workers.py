@@ -33,14 +33,14 @@ def workers(ctx: click.Context, wants_json: bool) -> None:
 
     JSON keys: workers, a list of name, host, pid, slots, concurrency_by (hand or tuner), concurrency_why, pool,
     prefetch, prefetch_why, holds (why it takes no lanes now, with what is to be said of each reason; empty where it
-    takes them), lane_memory (what one lane is taken to need), lanes (how many it has), widths (how many branches
-    each running one may run at a time, by the lane's id; of a pool of processes), cores, load, cpu (the share of its
-    machine's cores that is busy), work (what its lanes are at: a list of run, workflow, block, name (of the block),
-    branch (its number in the block, null where the lane is at many), attempt, node, held (branches), since (ISO 8601,
-    UTC)), memory_available, memory_total, memory_limit (of its control group, 0
-    for none), processes (the memory of each of its pool, by pid), all in bytes, queues, labels, gpus (their names),
-    modules, nodes (with a hash of the code of each), version, skew (seconds that its clock is ahead of the server's),
-    reported (ISO 8601, UTC).
+    takes them), short (derived queues whose lanes its machine has no room for now, with why), lane_memory (what one
+    lane is taken to need), lanes (how many it has), widths (how many branches each running one may run at a time, by
+    the lane's id; of a pool of processes), work (what its lanes are at: a list of run, workflow, block, name (of the
+    block), branch (its number in the block, null where the lane is at many), attempt, node, held (branches), since
+    (ISO 8601, UTC)), cores, load, cpu (the share of its machine's cores that is busy), memory_available, memory_total,
+    memory_limit (of its control group, 0 for none), processes (the memory of each of its pool, by pid), all in bytes,
+    queues, labels, gpus (their names), modules, nodes (with a hash of the code of each), version, skew (seconds that
+    its clock is ahead of the server's), reported (ISO 8601, UTC).
     """
     if ctx.invoked_subcommand is not None:
         if wants_json:
@@ -216,6 +216,7 @@ def as_json(worker: probe.Worker, lanes: Sequence[AtBlock] = ()) -> dict[str, An
         "prefetch": said.prefetch,
         "prefetch_why": said.prefetch_why,
         "holds": said.holds,
+        "short": said.short,
         "lane_memory": said.lane_memory,
         "lanes": len(said.lanes),
         "work": lanes_as_json(lanes),

@@ -19,6 +19,7 @@ from egregore_dist.resources.report import Report
 #: "workers": no worker is alive.
 #: "queue": no live worker serves the queue.
 #: "held": no live worker of the queue takes lanes now: it is drained, or its memory is short.
+#: "room": the machines that are large enough have no room now for what the branches need.
 #: "size": no live worker is large enough.
 #: "labels": no live worker of the queue has the labels or the GPUs.
 #: "module": no live worker of the queue loads the module.
@@ -37,6 +38,7 @@ Kind = Literal[
     "workers",
     "queue",
     "held",
+    "room",
     "size",
     "labels",
     "module",
@@ -219,7 +221,7 @@ class _Teller:
         if track.limit is not None:
             yield _place(block, track, track.limit)
             return
-        yield self._busy(block, track) or _late(block, track, self._facts.look.now)
+        yield self._short(block, track) or self._busy(block, track) or _late(block, track, self._facts.look.now)
 
     def _unserved(self, block: OpenBlock, number: int, track: Track) -> list[Reason]:
         """Why no worker that is alive can serve a track."""
@@ -252,13 +254,33 @@ class _Teller:
             found.append(_reason("module", block, text, {"waiting": track.waiting}, tuple(unknown)))
         return found
 
+    def _short(self, block: OpenBlock, track: Track) -> Reason | None:
+        """Whether no worker's machine has room for a track, by what others have of it."""
+        serving = [said for said in self._facts.reports if router.serves(said, track.queue) and not said.holds]
+        short = [said for said in serving if track.queue in said.short]
+        # Whoever has no slot left has not asked.
+        if not short or any(said not in short and self._has_slot(said) for said in serving):
+            return None
+        needed = needs.of(track.queue)
+        amount = [f"{router.size(needed.most_memory)} of memory"] if needed.most_memory else []
+        amount += [f"{needed.cpus:g} cores"] if needed.cpus else []
+        each = [f"{said.worker} ({said.short[track.queue]})" for said in short[:_LISTED]]
+        text = f"{_of(track.waiting, 'wait')} for {' and '.join(amount)} each, which no machine has free: "
+        text += ", ".join(each)
+        numbers: dict[str, float] = {"waiting": track.waiting}
+        numbers |= {"memory": needed.most_memory} if needed.most_memory else {}
+        numbers |= {"cpus": needed.cpus} if needed.cpus else {}
+        return _reason("room", block, text, numbers, tuple(said.worker for said in short))
+
+    def _has_slot(self, said: Report) -> bool:
+        # A report is some seconds old, and of other runs' lanes not all are known.
+        return max(len(said.lanes), len(self._lanes.get(said.worker, ()))) < said.slots
+
     def _busy(self, block: OpenBlock, track: Track) -> Reason | None:
         """Whether every slot of a queue is taken, and by which runs."""
         lanes = self._lanes
         serving = [said for said in self._facts.reports if router.serves(said, track.queue) and not said.holds]
-        # A report is some seconds old, and of other runs' lanes not all are known.
-        free = [said for said in serving if max(len(said.lanes), len(lanes.get(said.worker, ()))) < said.slots]
-        if free:
+        if any(self._has_slot(said) for said in serving):
             return None
         slots = sum(said.slots for said in serving)
         by = Counter(run for said in serving for run in lanes.get(said.worker, ()))

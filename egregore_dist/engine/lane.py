@@ -33,7 +33,7 @@ from egregore_dist.engine.turn import Turn
 from egregore_dist.engine.turns import Turns
 from egregore_dist.ledger import LEAVE, UNTIMED, BlockRecord, Commit, Entered, Lease, NewBlock, Served, Spent, Waiting
 from egregore_dist.ledger.keys import ROOT
-from egregore_dist.resources import router
+from egregore_dist.resources import needs, router
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 
@@ -196,7 +196,9 @@ class Lane:
         # Tracks are planned to share the slots: where one is dry, its slot is for the others that may run here.
         self._dry.add((record.id, track))
         for other, queue in enumerate(record.queues):
-            if queue == record.queues[track] and (record.id, other) not in self._dry:
+            # A lane has the memory of as many branches as it was admitted with.
+            fits = record.widths[other] <= record.widths[track] or not needs.of(queue).most_memory
+            if queue == record.queues[track] and fits and (record.id, other) not in self._dry:
                 return Next(record.id, other)
         return None
 
@@ -363,7 +365,8 @@ class Lane:
             since=time.monotonic() - since,
         )
         run, parent, token = self._run, place.record.id, self._token
-        if not (shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue):
+        fits = block.tracks[0].width == 1 or not needs.of(place.queue).most_memory
+        if not (shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue and fits):
             if self._ledger.open(run, parent, lease, place.track, token, block) is None:
                 return None
             self._publish_block(block, place.queue, False)

@@ -74,6 +74,10 @@ class Keys:
         """``h`` holders, ``w`` what waits, ``r`` the rate of a bucket; ``k`` the buckets of a limit with a key."""
         return f"{self.prefix}:limit:{kind}:{bucket}"
 
+    def machine(self, host: str) -> str:
+        """What lanes that need much of a machine have of it, see ``room.lua``."""
+        return f"{self.prefix}:machine:{host}"
+
     @property
     def queues(self) -> str:
         """The derived queues that lanes are sent to, see ``_common.lua``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -339,17 +339,18 @@ class Ledger:
         block: str,
         *,
         workers: Mapping[str, Presence] | None,
-        backed_up: str = "",
+        backed_up: Collection[str] = (),
         instead: Mapping[str, str] | None = None,
     ) -> list[Message]:
         """Do what an entry of the agenda asks for.
 
         Args:
             workers: the live workers, by name; None where that is not known, and so nobody is taken for dead.
-            backed_up: a queue where messages wait, or "".
+            backed_up: queues where messages wait.
             instead: queues that nobody serves any more, each with the one whose workers shall serve its lanes.
         """
-        args = [kind, block, ATTEMPTS, backed_up, msgspec.msgpack.encode(workers), msgspec.msgpack.encode(instead)]
+        waiting = msgspec.msgpack.encode(sorted(backed_up))
+        args = [kind, block, ATTEMPTS, waiting, msgspec.msgpack.encode(workers), msgspec.msgpack.encode(instead)]
         return list(self._go_on(run, replies.messages(self._transition("sweep", run, args))))
 
     def lost(self, run: str, block: str, token: str, loss: Loss) -> list[Message]:
@@ -692,6 +693,10 @@ class Ledger:
     def transition(self, name: str, run: str, args: Sequence[Any]) -> Any:
         """A transition of a run that another module gives its face."""
         return self._transition(name, run, args)
+
+    def call(self, name: str, key: str, args: Sequence[Any]) -> Any:
+        """A transition of no run that another module gives its face."""
+        return self._calls.one(name, (key, self.keys.agenda, self.keys.runs), args)
 
     def _transition(self, name: str, run: str, args: Sequence[Any]) -> Any:
         return self._calls.one(name, self._keys(run), args)

@@ -24,6 +24,7 @@ TRANSITIONS = (
     "place",
     "tend",
     "limit",
+    "room",
     "log",
     "backoff",
     "trace",

@@ -96,6 +96,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
         at: when, in milliseconds of the server's clock.
         ttl: seconds after which this worker counts as gone where it says nothing more; 0 where it did not tell.
         lanes: the ids of the lanes that it had then, running or received.
+        short: queues that it does not consume now, as its machine has no room for their lanes, each with why.
         widths: how many branches each running one may run at a time, by its id; none where its pool is of threads.
         dead: its processes that ended lately.
         living: those that run its lanes; none of a release that does not say.
@@ -127,6 +128,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
     ttl: float = 0.0
     lanes: tuple[str, ...] = ()
     widths: dict[str, int] = {}
+    short: dict[str, str] = {}
     dead: tuple[int, ...] = ()
     living: tuple[int, ...] = ()
     holds: dict[str, str] = {}
@@ -168,7 +170,7 @@ def measure() -> Machine:
 
 def assumed() -> Machine:
     """What a machine is taken to be that cannot be measured: one core, and memory for some lanes."""
-    return Machine(host=_host(), cores=1.0, memory_available=_ASSUMED_MEMORY, memory_total=_ASSUMED_MEMORY)
+    return Machine(host=host(), cores=1.0, memory_available=_ASSUMED_MEMORY, memory_total=_ASSUMED_MEMORY)
 
 
 def is_sound(machine: Machine) -> bool:
@@ -222,7 +224,7 @@ def _measure() -> Machine:
     if group is not None and group.limit >= total:
         group = None
     return Machine(
-        host=_host(),
+        host=host(),
         cores=_cores(),
         memory_available=available if group is None else min(available, group.available),
         memory_total=total if group is None else group.limit,
@@ -235,7 +237,8 @@ def _measure() -> Machine:
     )
 
 
-def _host() -> str:
+def host() -> str:
+    """The machine that this process is on."""
     # The boot id tells apart machines of one name, and containers of one machine share it.
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

@@ -257,6 +257,10 @@ class Cluster:
             found = self._of[queues] = (len(slots), sum(slots))
         return found
 
+    def least_budget(self, queue: str) -> int:
+        """The memory that each worker that serves a queue may give at least, in bytes; 0 where none does."""
+        return min((budget(said) for said in self._taking if serves(said, queue)), default=0)
+
     def pool(self, demand: Demand) -> _Pool:
         """What may serve a track."""
         per_node, source = demand.memory_per_node
@@ -355,7 +359,7 @@ def plan(
         own, bound = alone[number]
         per_node, source = demand.memory_per_node
         track = Allocation(
-            queue=roomy(cluster, demand.queue, per_node) if source == "after OOM" else demand.queue,
+            queue=roomy(cluster, demand.queue, per_node) if source in ("learned", "after OOM") else demand.queue,
             branches=demand.branches,
             lanes=max(1, lanes[number]),
             width=1,
@@ -377,7 +381,8 @@ def plan(
             track = replace(track, bound="max_concurrent")
         if optimize:
             lease = first_lease(demand.learned) if demand.batched and not demand.is_async else 1
-            track = replace(track, width=_width(demand, track, widths or Widths()), lease=lease)
+            most = cluster.least_budget(track.queue) // per_node if needs.of(track.queue).most_memory else None
+            track = replace(track, width=_width(demand, track, widths or Widths(), most), lease=lease)
         tracks.append(track)
     workers, slots = cluster.of(frozenset(demand.queue for demand in demands))
     return Plan(tracks=tuple(tracks), max_concurrent=max_concurrent, workers=workers, slots=slots)
@@ -432,15 +437,22 @@ def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | No
 
 
 def roomy(cluster: Cluster, queue: str, memory: int) -> str:
-    """The queue of lanes of a queue that each need so much memory: one of the workers that have it, where some do not.
+    """The queue of lanes of a queue of which a branch was seen to need so much memory.
 
-    Where no worker has it, or each, that is the queue without such a need.
+    Where no worker has it, that is the one of those that have most. It is the queue itself where that is no more than
+    each worker is taken to have, or nobody serves it.
     """
     plain = needs.with_learned(queue, 0)
     budgets = [budget(said) for said in cluster.reports if serves(said, plain)]
     enough = [each for each in budgets if each >= memory]
-    # A size that workers have, so that there are not more such queues than kinds of them.
-    return needs.with_learned(plain, min(enough)) if 0 < len(enough) < len(budgets) else plain
+    most = min(_rounded(memory), min(enough)) if enough else max(budgets, default=0)
+    return needs.with_learned(plain, most) if most > MEMORY_PER_NODE else plain
+
+
+def _rounded(memory: int) -> int:
+    # Up to one of four sizes an octave, so that there are few such queues whatever is learned.
+    unit: int = 2 ** max(0, memory.bit_length() - 3)
+    return -(-memory // unit) * unit
 
 
 def command_for(queue: str) -> str:
@@ -481,7 +493,8 @@ def _work(demands: Sequence[Demand]) -> list[float]:
     ]
 
 
-def _width(demand: Demand, track: Allocation, widths: Widths) -> int:
+def _width(demand: Demand, track: Allocation, widths: Widths, most: int | None) -> int:
+    # At most as many as each worker that may serve it has memory for, where that is bounded.
     if demand.is_async:
         width = widths.loop
     elif demand.is_blocking and widths.threads > 1:
@@ -494,7 +507,7 @@ def _width(demand: Demand, track: Allocation, widths: Widths) -> int:
     # Each of them takes its memory; what is only assumed for a process is not taken by each of its branches.
     if track.memory_from != "assumed" and track.workers:
         width = min(width, max(1, int(MEMORY_SHARE * track.memory_available / track.memory_per_node / track.lanes)))
-    return width
+    return width if most is None else min(width, max(1, most))
 
 
 def serves(said: Report, queue: str) -> bool:

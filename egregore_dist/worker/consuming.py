@@ -67,5 +67,5 @@ def _begin(consumer: Any, name: str) -> None:
     # A connection that is made anew begins with it too.
     queues.select_add(queue)
     # So does one that takes no lanes now, once it takes them again.
-    if consumer.task_consumer is not None and not intake.is_held(consumer):
+    if consumer.task_consumer is not None and intake.takes(consumer, name):
         consumer.add_task_queue(name)

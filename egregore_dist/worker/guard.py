@@ -146,7 +146,7 @@ class Guard(bootsteps.StartStopStep):
             if reason is not None:
                 self._put_aside(message, f"{task}: {reason}")
                 return
-            self._serve(handler, message)
+            self._consumer.controller.egregore_admission.serve(message, lambda: self._serve(handler, message))
 
         return on_message
 

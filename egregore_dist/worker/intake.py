@@ -1,4 +1,4 @@
-"""Why a worker takes no lanes now. It consumes its queues while there is no reason not to.
+"""Why a worker takes no lanes now, or none of a queue. It consumes its queues while there is no reason not to.
 
 Its lanes are told too: while there is a reason, each ends after the branches that it is at, and leaves the rest to the
 lanes of other workers.
@@ -25,6 +25,7 @@ class Intake:
     def __init__(self, worker: Any) -> None:
         self._worker = worker
         self._reasons: dict[str, str] = {}
+        self._closed: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def reasons(self) -> dict[str, str]:
@@ -49,6 +50,27 @@ class Intake:
         if was_there:
             self._changed()
 
+    def closed(self) -> dict[str, str]:
+        """The queues of which it takes no lanes now, with why; it may take those of others."""
+        with self._lock:
+            return dict(self._closed)
+
+    def close(self, queue: str, why: str) -> bool:
+        """Take no more lanes of a queue; ``why`` is said of it from now on. Returns whether it was open."""
+        with self._lock:
+            was_open = queue not in self._closed
+            self._closed[queue] = why
+        if was_open:
+            self._consume_soon()
+        return was_open
+
+    def open(self, queue: str) -> None:
+        """Take lanes of a queue again."""
+        with self._lock:
+            was_closed = self._closed.pop(queue, None) is not None
+        if was_closed:
+            self._consume_soon()
+
     def apply(self, consumer: Any) -> None:
         """Consume, or do not. Called on the thread of the consumer."""
         tasks = consumer.task_consumer
@@ -56,20 +78,23 @@ class Intake:
             # It will be, with the next connection.
             return
         queues = dict(consumer.app.amqp.queues.consume_from)
-        if self.reasons():
-            for name in queues:
-                tasks.cancel_by_queue(name)
-        else:
-            for name, queue in queues.items():
-                if not tasks.consuming_from(name):
-                    tasks.add_queue(queue)
+        shut = queues if self.reasons() else self.closed()
+        for name in shut:
+            tasks.cancel_by_queue(name)
+        for name, queue in queues.items():
+            if name not in shut and not tasks.consuming_from(name):
+                tasks.add_queue(queue)
+        if not shut.keys() >= queues.keys():
             tasks.consume()
 
-    def _changed(self) -> None:
+    def _consume_soon(self) -> None:
         consumer = getattr(self._worker, "consumer", None)
         if consumer is not None and STOPPING not in self.reasons():
             # Not at once: a message may just be read. Of a worker that stops the consumer has stopped already.
             consumer.call_soon(self.apply, consumer)
+
+    def _changed(self) -> None:
+        self._consume_soon()
         heartbeat = getattr(self._worker, "egregore_heartbeat", None)
         if heartbeat is not None:
             heartbeat.hurry()
@@ -86,11 +111,14 @@ class Taking(bootsteps.StartStopStep):
         intake: Intake = consumer.controller.egregore_intake
         if intake.reasons():
             intake.apply(consumer)
+        for name in intake.closed():
+            consumer.task_consumer.cancel_by_queue(name)
 
 
-def is_held(consumer: Any) -> bool:
-    """Whether a consumer's worker takes no lanes now."""
-    return bool(consumer.controller.egregore_intake.reasons())
+def takes(consumer: Any, queue: str) -> bool:
+    """Whether a consumer's worker takes lanes of a queue now."""
+    intake: Intake = consumer.controller.egregore_intake
+    return not intake.reasons() and queue not in intake.closed()
 
 
 def register(app: Celery) -> None:

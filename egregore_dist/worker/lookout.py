@@ -42,7 +42,7 @@ class Lookout:
         self._none_at = monotonic()
         self._next = 0.0
 
-    def look(self, *, lanes: int, at_work: int, received: int, slots: int) -> float:
+    def look(self, *, lanes: int, at_work: int, received: int, slots: int, is_short: bool = False) -> float:
         """Look whether somebody waits, and say so; returns the seconds until the next look.
 
         Args:
@@ -50,6 +50,7 @@ class Lookout:
             at_work: how many tasks are, lanes and others.
             received: how many tasks this worker has taken from its queues and not begun.
             slots: how many can be at work at a time.
+            is_short: whether lanes are known to wait for what those at work have of the machine.
         """
         now, asked = monotonic(), others.asked()
         if not lanes:
@@ -59,7 +60,7 @@ class Lookout:
             return SELDOM
         if asked > self._none_at - _NEWS and now >= self._next:
             self._next = now + min(max(OFTEN, _SHARE * (now - asked)), _AT_LEAST_EVERY)
-            others.say(at_work >= slots and self._somebody_waits(received))
+            others.say(is_short or (at_work >= slots and self._somebody_waits(received)))
         return OFTEN
 
     def _somebody_waits(self, received: int) -> bool:

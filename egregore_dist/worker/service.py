@@ -19,7 +19,7 @@ from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import Settings, load
 from egregore_dist.wire.code import Loader
-from egregore_dist.worker import commands, guard, intake, naming, slots, steps, tuner
+from egregore_dist.worker import admission, commands, guard, intake, naming, slots, steps, tuner
 from egregore_dist.workflow import names
 
 
@@ -52,6 +52,7 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
     guard.register(app, owns=owns)
     slots.register(app)
     intake.register(app)
+    admission.register(app)
     tuner.register(app, by_hand=by_hand)
     commands.register()
 

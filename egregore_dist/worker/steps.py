@@ -105,6 +105,7 @@ class Fairness(Periodic):
         return self._pause
 
     def begin(self, parent: Any) -> None:
+        self._intake: Intake = parent.egregore_intake
         self._lookout = Lookout(Queues(parent.app), lambda: tuple(parent.app.amqp.queues.consume_from))
 
     def tick(self, parent: Any) -> None:
@@ -114,6 +115,7 @@ class Fairness(Periodic):
             at_work=len(at_work),
             received=len(received),
             slots=pool.slots(parent.pool),
+            is_short=bool(self._intake.closed()),
         )
 
     def stop(self, _parent: Any) -> None:
@@ -185,6 +187,7 @@ class Heartbeat(Periodic):
             at=at,
             ttl=self.settings.report_ttl,
             lanes=lanes,
+            short=parent.egregore_intake.closed(),
             widths=parent.egregore_warden.widths() if parent.egregore_warden is not None else {},
             dead=self._children.dead(),
             living=self._children.living(),

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 from celery import Celery
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _MISSED = 2.5
 # Seconds until an entry that could not be dealt with is tried again.
 _AGAIN_AFTER = 60.0
+# Queues of lanes that need much are asked for what waits if a lane was sent there within so many milliseconds.
+_USED_LATELY = 120_000
 # Seconds between two clearings of the list of runs.
 _CLEAR_EVERY = 3600.0
 
@@ -102,11 +104,11 @@ class Sweeper:
     def _look_after(self, entries: Iterable[Entry]) -> None:
         workers: dict[str, Presence] | None = None
         instead: dict[str, str] = {}
-        backed_up: str | None = None
+        backed_up: frozenset[str] | None = None
         until = time.monotonic() + self._lease
         for entry in entries:
             if backed_up is None:
-                backed_up = self._settings.queue if self._queues.waiting([self._settings.queue]) else ""
+                backed_up = self._backed_up()
                 if self._heard >= self._trusts_at:
                     workers = self._workers()
                     instead = self._instead()
@@ -120,7 +122,7 @@ class Sweeper:
         self,
         entry: Entry,
         workers: dict[str, Presence] | None = None,
-        backed_up: str = "",
+        backed_up: Collection[str] = (),
         instead: dict[str, str] | None = None,
     ) -> list[Message]:
         run, kind, block = entry
@@ -140,11 +142,18 @@ class Sweeper:
         except errors.BrokerUnavailable:
             return True
 
+    def _backed_up(self) -> frozenset[str]:
+        # Lanes that need much wait in their queue until some machine has room for them.
+        used = self._ledger.queues(since=self._ledger.now() - _USED_LATELY)
+        names = [self._settings.queue, *(name for name in used if needs.without_sizes(name) != name)]
+        return frozenset(name for name in names if self._queues.waiting([name]))
+
     def _instead(self) -> dict[str, str]:
         """Where lanes go that were seen to need more memory than others have, and the workers that have it are gone."""
         sized = [name for name in self._ledger.queues() if needs.of(name).learned]
         served = {name for name in sized for said in self._said if router.serves(said, name)}
-        return {name: needs.with_learned(name, 0) for name in sized if name not in served}
+        cluster = router.Cluster(self._said)
+        return {name: router.roomy(cluster, name, needs.of(name).learned) for name in sized if name not in served}
 
     def _workers(self) -> dict[str, Presence]:
         found = {}

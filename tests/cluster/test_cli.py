@@ -313,7 +313,7 @@ def test_workers(local: LocalCluster) -> None:
     assert {worker["name"] for worker in found} >= {worker.name for worker in local.workers}
     assert found[0].keys() == {
         *("name", "host", "pid", "slots", "pool", "prefetch", "lanes", "cores", "load", "cpu"),
-        *("concurrency_by", "concurrency_why", "prefetch_why", "holds", "lane_memory", "work", "widths"),
+        *("concurrency_by", "concurrency_why", "prefetch_why", "holds", "lane_memory", "work", "widths", "short"),
         *("memory_available", "memory_total", "memory_limit", "processes"),
         *("queues", "labels", "gpus", "modules", "nodes", "version", "skew", "reported"),
     }

@@ -1,7 +1,9 @@
-"""What nodes declare to need decides where they run: workers of machines of different sizes, on one queue."""
+"""What nodes declare to need decides where they run, and how many at a time: workers of machines of different sizes."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
 import psutil
@@ -12,10 +14,16 @@ from egregore_dist.resources.report import Report
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import Trial
 from tests.support.waiting import until
-from tests.support.work import anap, moment, nap
+from tests.support.work import anap, long_first, moment, nap
 
 big = node("big", memory="2GB")(nap.fn)
 wide = node("wide", cpus=3)(nap.fn)
+third = node("third", memory="900MB")(nap.fn)
+most = node("most", memory="2.5GB")(nap.fn)
+stuck = node("stuck", memory="2GB")(long_first.fn)
+
+# Of 4000 MiB lanes may have 2.9 GB.
+ONE = "machine=one,4000,4"
 
 
 def reports() -> dict[str, Report]:
@@ -66,3 +74,109 @@ def test_lanes_say_how_wide_they_are(trial_of: Callable[..., Trial]) -> None:
     for run in (wide_run, narrow_run):
         trial.result(run)
     until(lambda: not reports()[worker.name].widths, what="a report without lanes")
+
+
+def together(trial: Trial, *names: str) -> int:
+    """How many executions of these nodes there were at a time, at most."""
+    spans = [it for it in trial.executions() if it.node in names]
+    return max(sum(it.start <= at.start < (it.end or it.start) for it in spans) for at in spans)
+
+
+def lanes_of(trial: Trial, host: str = "one") -> list[str]:
+    """The lanes that have room of a machine, as the ledger knows them."""
+    found = trial.ledger.redis.hkeys(trial.ledger.keys.machine(host))
+    return [name.decode() for name in found if name.startswith(b"lane ")]  # type: ignore[union-attr]
+
+
+def one_machine(trial: Trial, concurrency: int = 2) -> list[ProcessContainer]:
+    """Two workers of one machine."""
+    nodes = [trial.add(hooks=[ONE], concurrency=concurrency, wait=False) for _ in range(2)]
+    for each in nodes:
+        each.ready()
+    return nodes
+
+
+def test_runs_together_have_no_more_than_there_is(trial_of: Callable[..., Trial]) -> None:
+    """Lanes of several runs and workers share 70 % of their machine; who waits says for what, and holds no slot."""
+    trial = trial_of(workers=0)
+    nodes = one_machine(trial)
+    runs = [trial.submit(third.map(), [0.5] * 6) for _ in range(3)]
+    waiting = trial.submit(most, 0.1)
+    until(lambda: "room" in {reason.kind for reason in waiting.why()}, what="the reason")
+    [reason] = [reason for reason in waiting.why() if reason.kind == "room"]
+    assert "1 waits for 2.5 GB of memory each, which no machine has free: n" in reason.text
+    # Neither memory nor cores are asked of it.
+    assert trial.result(trial.submit(nap, 0.0)) is not None
+
+    for run in [*runs, waiting]:
+        assert trial.result(run) is not None
+
+    assert together(trial, "third") == 3
+    assert together(trial, "most", "third") == 3
+    [alone] = trial.executions("most")
+    assert not [it for it in trial.executions("third") if it.start < alone.end and alone.start < it.end]  # type: ignore[operator]
+    until(lambda: not lanes_of(trial), what="all room given back")
+    until(lambda: not any(said.short for said in reports().values()), what="all queues open")
+    assert sum(each.logs().count("no room for a lane") for each in nodes) < 50
+
+
+def test_cores_are_shared_too(trial_of: Callable[..., Trial]) -> None:
+    """Two workers of a machine of four cores run one node at a time that needs three."""
+    trial = trial_of(workers=0)
+    one_machine(trial)
+    for run in [trial.submit(wide.map(), [0.3] * 2) for _ in range(2)]:
+        trial.result(run)
+
+    assert together(trial, "wide") == 1
+    assert len(trial.executions("wide")) == 4
+
+
+def test_large_needs_do_not_starve(trial_of: Callable[..., Trial]) -> None:
+    """A lane that needs nearly all of a machine has its turn while others of small needs go on coming."""
+    trial = trial_of(workers=0)
+    one_machine(trial)
+    small = [trial.submit(third.map(), [0.3] * 30) for _ in range(2)]
+    trial.wait_for(3, node="third")
+    large = trial.submit(most, 0.2)
+
+    trial.result(large)
+    assert any(run.status == "running" for run in small)
+    for run in small:
+        trial.result(run)
+    assert together(trial, "most", "third") == 3
+
+
+def test_a_killed_process_gives_its_room_back(trial_of: Callable[..., Trial]) -> None:
+    """What waits for the room of a lane goes on when that lane's process is killed, and so does its branch."""
+    trial = trial_of(workers=0)
+    one_machine(trial, concurrency=1)
+    first = trial.submit(stuck, 60.0)
+    trial.wait_for(1, node="stuck")
+    second = trial.submit(big, 0.1)
+    until(lambda: "room" in {reason.kind for reason in second.why()}, what="the reason")
+
+    os.kill(trial.executions("stuck")[0].pid, signal.SIGKILL)
+
+    for run in (second, first):
+        trial.result(run, timeout=20)
+    assert together(trial, "stuck", "big") == 1
+    until(lambda: not lanes_of(trial), what="all room given back")
+
+
+def test_a_killed_worker_gives_its_room_back(trial_of: Callable[..., Trial]) -> None:
+    """Once its report has ended, what its lanes had is for the other workers of its machine."""
+    trial = trial_of(workers=0)
+    nodes = one_machine(trial, concurrency=1)
+    first = trial.submit(stuck, 60.0)
+    trial.wait_for(1, node="stuck")
+    pid = trial.executions("stuck")[0].pid
+    [busy] = [it for it in nodes if pid in {child.pid for child in psutil.Process(it.pid).children(recursive=True)}]
+    second = trial.submit(big, 0.1)
+    until(lambda: "room" in {reason.kind for reason in second.why()}, what="the reason")
+
+    trial.kill(busy)
+
+    for run in (second, first):
+        trial.result(run, timeout=30)
+    assert together(trial, "stuck", "big") <= 2
+    until(lambda: not lanes_of(trial), what="all room given back")

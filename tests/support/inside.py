@@ -94,7 +94,7 @@ def machine(argument: str) -> None:
     total = int(mebibytes) * 2**20
     psutil.virtual_memory = lambda: SimpleNamespace(total=total, available=total, used=0, percent=0.0)
     cgroup.memory = lambda: None
-    report._host = lambda: name
+    report.host = lambda: name
     report._cores = lambda: float(cores)
 
 

@@ -1,8 +1,8 @@
 -- Do what a due entry of the agenda asks for, if nobody did it before.
 --
--- ARGV  "deadline" | "hint" | "tidy", block, attempts at most, queue with messages waiting or "", then packed what the live workers
---       said: worker -> { at = server ms, dead = { pid, ... }, pids = { pid, ... } that live and lanes = { id, ... }, or nil where
---       it did not say }; nil where nobody could say anything lately: no lane is taken for gone; then packed queue -> queue, or nil: of
+-- ARGV  "deadline" | "hint" | "tidy", block, attempts at most, packed the queues with messages waiting, then packed what the live
+--       workers said: worker -> { at = server ms, dead = { pid, ... }, pids = { pid, ... } that live and lanes = { id, ... }, or nil
+--       where it did not say }; nil where nobody could say anything lately: no lane is taken for gone; then packed queue -> queue, or nil: of
 --       those whose workers, which have more memory than others, have all gone, the one where lanes are asked for instead
 -- Returns messages to publish, flat.
 --
@@ -15,7 +15,8 @@
 --
 -- Keeps: an entry that is not due, since another janitor has dealt with it, changes nothing; each open block has an entry.
 
-local kind, block, attempts, backed_up = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local kind, block, attempts, backed_up = ARGV[1], ARGV[2], tonumber(ARGV[3]), {}
+for _, queue in ipairs(cmsgpack.unpack(ARGV[4])) do backed_up[queue] = true end
 local B, L = key('b', block), key('l', block)
 local state, deadline, tracks, hinted, ask_after, limit = unpack(redis.call('HMGET', B, 'state', 'deadline', 'tracks',
   'hinted', 'ask_after', 'limit'))
@@ -86,7 +87,7 @@ for t = 0, tonumber(tracks) - 1 do
   local missing = math.min(tonumber(lanes) - (serving[tostring(t)] or 0), waiting_for_lanes(block, t), free, LANES_AT_MOST)
   waits = waits or missing > 0
   local wanted = asks and missing or 0
-  if queue == backed_up then wanted = math.min(wanted, hinted < PATIENT_ROUNDS and 0 or 1) end
+  if backed_up[queue] then wanted = math.min(wanted, hinted < PATIENT_ROUNDS and 0 or 1) end
   -- No message of a lane that is gone will come.
   for _ = 1, math.max(wanted, math.min(missing, replace[tostring(t)] or 0)) do ask('lane', block, t, instead[queue] or queue) end
 end

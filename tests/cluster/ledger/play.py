@@ -203,7 +203,7 @@ class Play:
         at = int(self.now()) + 1
         ids = None if lanes is None else tuple(token.rpartition("/")[2] for token in lanes)
         workers = {name: Presence(at=at, dead=pids, lanes=ids) for name, pids in ended.items()}
-        return self.ledger.sweep(self.run, kind, block, workers=workers, backed_up=backed_up)
+        return self.ledger.sweep(self.run, kind, block, workers=workers, backed_up=[backed_up] if backed_up else [])
 
     # Looks
 

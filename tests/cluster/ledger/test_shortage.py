@@ -88,7 +88,7 @@ def test_what_a_worker_did_not_have_was_not_too_little(block: tuple[Play, str]) 
 
 
 def test_it_goes_where_that_fits(block: tuple[Play, str]) -> None:
-    """Where some workers have it and others do not, on a queue of those; where all have it, or none, on the same."""
+    """On a queue of the workers that have it; where none has, on one of those that have most."""
     play, of = block
     ledger = play.ledger
 
@@ -99,15 +99,14 @@ def test_it_goes_where_that_fits(block: tuple[Play, str]) -> None:
 
     says(ledger, "small", 4 * GIB)
     says(ledger, "elsewhere", 400 * GIB, ("other",))
-    assert queue(0) == QUEUE
+    assert queue(0) == f"{QUEUE}@learned:{2 * GIB}"
     says(ledger, "large", 40 * GIB)
-    assert queue(0) == QUEUE
-    assert queue(3 * GIB) == f"{QUEUE}@learned:{int(0.70 * 40 * GIB)}"
+    assert queue(3 * GIB) == f"{QUEUE}@learned:{6 * GIB}"
     found = shortage.after(ledger, at(play, of), held=3 * GIB, lasted=60.0, ttl=TTL)
     assert found is not None
     assert found.lanes == 4
     assert "which no live worker" not in found.text
-    assert queue(30 * GIB) == QUEUE
+    assert queue(30 * GIB) == f"{QUEUE}@learned:{int(0.70 * 40 * GIB)}"
 
 
 def test_what_is_reserved_is_bounded(block: tuple[Play, str]) -> None:

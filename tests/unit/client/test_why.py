@@ -137,6 +137,28 @@ CASES: dict[str, tuple[Facts, list[str], str, dict[str, float]]] = {
         "needs 4.29 GB of memory and 2.5 cores, and the largest worker of queue 'home', 'w@host', has 1.5 GB",
         {"waiting": 4, "memory": 4 * GIB, "cpus": 2.5},
     ),
+    "a machine that others have": (
+        facts(
+            block(track(4, queue=f"home@memory:{GIB}+cpus:1.5")),
+            workers=(
+                worker(short={f"home@memory:{GIB}+cpus:1.5": "1 GB of 1.5 GB are reserved for 2 lanes there"}),
+                worker("full@host", lanes=2),
+                worker("small@host", memory_total=GIB),
+            ),
+        ),
+        ["room"],
+        "4 wait for 1.07 GB of memory and 1.5 cores each, which no machine has free: w@host (1 GB of 1.5 GB are",
+        {"waiting": 4, "memory": GIB, "cpus": 1.5},
+    ),
+    "a machine that others have beside one that is free": (
+        facts(
+            block(track(4, queue="home@cpus:2"), asks_at=None),
+            workers=(worker(short={"home@cpus:2": "2 of 2 cores"}), worker("free@host")),
+        ),
+        ["message"],
+        "4 wait for a lane",
+        {"waiting": 4, "lanes": 2, "serving": 0},
+    ),
     "busy workers that have the labels": (
         facts(
             block(track(4, queue="home@zone=eu")),

@@ -535,12 +535,38 @@ def test_what_ran_out_of_memory_is_planned_with_more() -> None:
     [declared] = plan(50, [small, large], learned=less, memory=2 * GIB).tracks
 
     assert (track.memory_per_node, track.memory_from, track.lanes) == (20 * GIB, "after OOM", 3)
-    assert track.queue == needs.queue(QUEUE, learned=int(0.70 * 100 * GIB))
-    assert (alike.queue, alike.lanes) == (QUEUE, 6)
-    assert (nowhere.queue, nowhere.lanes) == (QUEUE, 1)
+    assert track.queue == needs.queue(QUEUE, learned=20 * GIB)
+    assert (alike.queue, alike.lanes) == (track.queue, 6)
+    assert (nowhere.queue, nowhere.lanes) == (needs.queue(QUEUE, learned=int(0.70 * 10 * GIB)), 1)
     assert (declared.queue, declared.memory_from) == (QUEUE, "declared")
     assert not router.serves(small, track.queue)
     assert router.serves(large, track.queue)
+
+
+@hypothesis.given(
+    seen=st.integers(1, 200 * GIB),
+    sizes=st.lists(st.integers(100 * MIB, 100 * GIB), min_size=1, max_size=5),
+    is_async=st.booleans(),
+)
+def test_what_was_seen_is_asked_for(seen: int, sizes: list[int], is_async: bool) -> None:
+    """Lanes go to workers that have what a branch was seen to need, a quarter more at most; or where there is most."""
+    reports = [report(f"w{number}", f"h{number}", size, 4) for number, size in enumerate(sizes)]
+    known = learned(1.0, memory=seen)
+    [track] = plan(40, reports, learned=known, is_async=is_async).tracks
+    serving = [said for said in reports if router.serves(said, track.queue)]
+    asked = needs.of(track.queue).learned
+    large = [said for said in reports if router.budget(said) >= seen]
+
+    if seen <= needs.MEMORY_PER_NODE:
+        assert asked == 0
+    elif large:
+        assert serving == large
+        assert seen <= asked <= 1.25 * seen
+    else:
+        assert asked == max(map(router.budget, reports)) or asked == 0
+        assert serving == [said for said in reports if router.budget(said) >= asked]
+    if asked:
+        assert track.width == 1 or track.width * seen <= min(map(router.budget, serving))
 
 
 def test_planning_is_quick() -> None:

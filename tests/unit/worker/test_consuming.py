@@ -29,13 +29,16 @@ class Worker:
     def __init__(self, *queues: str, connected: bool = True) -> None:
         self.added: list[str] = []
         self.held: dict[str, str] = {}
+        self.closed: dict[str, str] = {}
         self.app = SimpleNamespace(amqp=SimpleNamespace(queues=Queues(*queues)))
         self.consumer: Any = SimpleNamespace(
             app=self.app,
             call_soon=lambda act, *args: act(*args),
             task_consumer=object() if connected else None,
             add_task_queue=self.added.append,
-            controller=SimpleNamespace(egregore_intake=SimpleNamespace(reasons=lambda: self.held)),
+            controller=SimpleNamespace(
+                egregore_intake=SimpleNamespace(reasons=lambda: self.held, closed=lambda: self.closed)
+            ),
         )
 
 
@@ -95,6 +98,16 @@ def test_a_drained_worker_consumes_no_more() -> None:
 
     assert worker.added == []
     assert [*worker.app.amqp.queues.consume_from] == ["home", "home@zone=eu"]
+
+
+def test_a_queue_that_is_closed_is_not_consumed() -> None:
+    """Nor is one that lanes were sent to for the first time where the machine has no room for them."""
+    worker = Worker("home")
+    worker.closed["home@zone=eu"] = ""
+
+    consuming.consume(worker, said(), ["home@zone=eu", "home@disk=ssd"])
+
+    assert worker.added == ["home@disk=ssd"]
 
 
 def test_what_is_asked_for_most_is_consumed_at_once() -> None:

@@ -141,3 +141,22 @@ def test_a_number_that_is_none(worker: Worker, number: Any) -> None:
     state = SimpleNamespace(consumer=worker.consumer)
 
     assert "whole number of at least 1" in commands.concurrency(state, number)["error"]
+
+
+def test_a_queue_can_be_closed() -> None:
+    """Of a closed queue nothing is taken, on a new connection neither, and after a drain it is closed still."""
+    worker = Worker("home", "home@memory:9")
+    intake = worker.egregore_intake
+
+    assert intake.close("home@memory:9", "full")
+    assert not intake.close("home@memory:9", "fuller")
+    assert worker.loop() == {"home"}
+    assert intake.closed() == {"home@memory:9": "fuller"}
+    worker.connect()
+    assert worker.loop() == {"home"}
+    intake.hold("drained", "")
+    assert worker.loop() == set()
+    intake.release("drained")
+    assert worker.loop() == {"home"}
+    intake.open("home@memory:9")
+    assert worker.loop() == {"home", "home@memory:9"}

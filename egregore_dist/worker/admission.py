@@ -1,0 +1,184 @@
+"""Admits lanes that need much of this worker's machine, and no more than it has room for.
+
+It is asked on the thread that consumes, before a lane gets a slot. What finds no room goes back to its queue, which
+this worker consumes no more until there is some: so a worker of another machine may take it, and nobody turns in
+circles.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery import Celery
+
+from egregore_dist import errors
+from egregore_dist.engine import app as apps
+from egregore_dist.engine.queues import Queues
+from egregore_dist.ledger.rooms import Answer, Bounds, Rooms
+from egregore_dist.resources import needs, report, router
+from egregore_dist.resources.report import Report
+from egregore_dist.worker import pool
+from egregore_dist.worker.intake import Intake
+from egregore_dist.worker.periodic import Periodic
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks while lanes wait for room, or have some.
+_LOOK_EVERY = 0.2
+
+
+class Admission(Periodic):
+    """Reserves what lanes need while they run, in the ledger; nothing is asked for those that need little."""
+
+    name = "egregore-admission"
+    requires = ("egregore_dist.worker.steps:Heartbeat",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        parent.egregore_admission = self
+        self._worker = parent
+        self._intake: Intake = parent.egregore_intake
+        self._lock = threading.Lock()
+        self._admitted: set[str] = set()
+        self._rooms: Rooms | None = None
+
+    def interval(self) -> float:
+        return _LOOK_EVERY if self._admitted or self._intake.closed() else self.settings.report_interval
+
+    def begin(self, parent: Any) -> None:
+        self._queues = Queues(parent.app)
+        self._rooms = Rooms(self.ledger, report.host(), parent.hostname)
+        try:
+            self._rooms.begin()
+        except errors.BrokerUnavailable:
+            # What an earlier worker of this name had is given back lane by lane, or when its report ends.
+            pass
+
+    def serve(self, message: Any, handle: Callable[[], None]) -> None:
+        """Have a lane's message handled, if there is room for the lane; else it goes back to its queue.
+
+        Called on the thread that consumes.
+        """
+        info = message.delivery_info if isinstance(message.delivery_info, Mapping) else {}
+        queue = str(info.get("routing_key") or "")
+        needed = needs.of(queue)
+        if not (needed.most_memory or needed.cpus):
+            handle()
+            return
+        lane = str(message.headers["id"])
+        if not self._admits(queue, lane, message):
+            message.requeue()
+            return
+        try:
+            self._watch(message)
+            handle()
+        finally:
+            # Not before it is among the worker's lanes, or it would be taken for one that has ended.
+            with self._lock:
+                self._admitted.add(lane)
+
+    def stop(self, _parent: Any) -> None:
+        """Go on: the pool is stopped after this step, and until then its lanes end one by one."""
+
+    def tick(self, _parent: Any) -> None:
+        self._free()
+        for queue in self._intake.closed():
+            self._look(queue)
+        if not self._intake.closed():
+            self._queues.close()
+
+    def _admits(self, queue: str, lane: str, message: Any) -> bool:
+        said = self._said()
+        if queue in self._intake.closed():
+            return False
+        if said is None or self._rooms is None:
+            self._close(queue, "this worker has not reported yet")
+            return False
+        arguments = message.payload[0]
+        of = (arguments[0], arguments[1], arguments[2]) if message.headers["task"] == apps.LANE else None
+        try:
+            answer = self._ask(queue, lane, said, of)
+        except errors.BrokerUnavailable:
+            self._close(queue, "the ledger cannot be reached")
+            return False
+        if not answer.has_room:
+            self._close(queue, _why(queue, said, answer))
+        return answer.has_room
+
+    def _watch(self, message: Any) -> None:
+        # When the lane ends, others may be waiting for what it has.
+        for name in ("ack_log_error", "reject_log_error"):
+            setattr(message, name, self._then_look(getattr(message, name)))
+
+    def _then_look(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        def acted(*args: Any, **kwargs: Any) -> Any:
+            self.hurry()
+            return act(*args, **kwargs)
+
+        return acted
+
+    def _free(self) -> None:
+        with self._lock:
+            ended = self._admitted.difference(pool.lanes())
+        if ended and self._rooms is not None:
+            self._rooms.free(ended)
+            with self._lock:
+                self._admitted -= ended
+
+    def _look(self, queue: str) -> None:
+        said = self._said()
+        if said is None or self._rooms is None:
+            return
+        if not router.serves(said, queue):
+            # Its machine has become too small; whoever waits is not to wait for this one.
+            self._rooms.leave(queue)
+            self._close(queue, "this machine is too small now")
+        elif self._intake.reasons() or self._queues.waiting([queue]) == 0:
+            self._rooms.leave(queue)
+            self._intake.open(queue)
+        else:
+            answer = self._ask(queue, "", said, None)
+            if answer.has_room:
+                self._intake.open(queue)
+            else:
+                self._close(queue, _why(queue, said, answer))
+
+    def _ask(self, queue: str, lane: str, said: Report, of: tuple[str, str, int] | None) -> Answer:
+        assert self._rooms is not None
+        needed = needs.of(queue)
+        return self._rooms.admit(queue, lane, memory=needed.most_memory, cores=needed.cpus, bounds=_bounds(said), of=of)
+
+    def _said(self) -> Report | None:
+        found: Report | None = self._worker.egregore_heartbeat.said
+        return found
+
+    def _close(self, queue: str, why: str) -> None:
+        if self._intake.close(queue, why):
+            self.hurry()
+            log.info("no room for a lane of queue %s: %s", queue, why, extra={"action": "no_room"})
+
+
+def _bounds(said: Report) -> Bounds:
+    machine = int(router.MEMORY_SHARE * (said.machine_total or said.memory_total))
+    return Bounds(group=said.group, memory=router.budget(said), machine=machine, cores=said.cores)
+
+
+def _why(queue: str, said: Report, answer: Answer) -> str:
+    needed, bounds = needs.of(queue), _bounds(said)
+    if answer.others_first:
+        return "others wait there for longer"
+    parts = []
+    if needed.most_memory:
+        most = router.size(min(bounds.memory, bounds.machine))
+        parts.append(f"{router.size(answer.memory)} of {most}")
+    if needed.cpus:
+        parts.append(f"{answer.cores:g} of {bounds.cores:g} cores")
+    return f"{' and '.join(parts)} are reserved for {answer.lanes} lane{'' if answer.lanes == 1 else 's'} there"
+
+
+def register(app: Celery) -> None:
+    """Add the step to the workers of an app."""
+    app.steps["worker"].add(Admission)

@@ -1,0 +1,197 @@
+"""Which lanes a worker lets in, and of which queues it takes none meanwhile."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from egregore_dist import errors
+from egregore_dist.engine import app as apps
+from egregore_dist.ledger.rooms import Answer
+from egregore_dist.resources.report import Report
+from egregore_dist.worker import admission, pool
+from egregore_dist.worker.admission import Admission
+from egregore_dist.worker.intake import Intake
+
+GIB = 2**30
+HEAVY = f"home@memory:{2 * GIB}"
+SAID = Report(
+    worker="w@a", host="a", pid=1, slots=2, queues=("home",), cores=2.0, memory_available=8 * GIB, memory_total=8 * GIB
+)
+
+
+class Rooms:
+    """A machine where there is room, or not; what was asked of it."""
+
+    def __init__(self) -> None:
+        self.has_room = True
+        self.away = False
+        self.asked: list[tuple[str, str]] = []
+        self.freed: list[str] = []
+        self.left: list[str] = []
+
+    def admit(self, queue: str, lane: str, **how: Any) -> Answer:
+        if self.away:
+            raise errors.BrokerUnavailable("away")
+        self.asked.append((queue, lane))
+        self.how = how
+        return Answer(has_room=self.has_room, memory=5 * GIB, cores=0.0, lanes=3, others_first=False)
+
+    def free(self, lanes: set[str]) -> None:
+        self.freed += lanes
+
+    def leave(self, queue: str) -> None:
+        self.left.append(queue)
+
+
+class Message(SimpleNamespace):
+    """A lane's message, as the worker gets it."""
+
+    def __init__(self, queue: str = HEAVY, id: str = "lane", task: str = apps.LANE) -> None:
+        arguments = ["run", "0.0-1", 0][: 3 if task == apps.LANE else 2]
+        super().__init__(
+            delivery_info={"routing_key": queue},
+            headers={"id": id, "task": task},
+            payload=(arguments, {}, {}),
+            requeued=0,
+            ack_log_error=lambda: None,
+            reject_log_error=lambda requeue=False: None,
+        )
+
+    def requeue(self) -> None:
+        self.requeued += 1
+
+
+class World:
+    """A worker with its admission."""
+
+    def __init__(self) -> None:
+        self.worker = SimpleNamespace(
+            consumer=None, egregore_heartbeat=SimpleNamespace(said=SAID, hurry=lambda: None), egregore_intake=None
+        )
+        self.intake = self.worker.egregore_intake = Intake(self.worker)
+        self.step = Admission(self.worker)
+        self.rooms = Rooms()
+        self.waiting: int | None = 1
+        self.lanes: tuple[str, ...] = ()
+        self.handled: list[str] = []
+        self.step._rooms = self.rooms  # type: ignore[assignment]
+        self.step._queues = SimpleNamespace(waiting=lambda _: self.waiting, close=lambda: None)  # type: ignore[assignment]
+
+    def serve(self, message: Message) -> Message:
+        self.step.serve(message, lambda: self.handled.append(message.headers["id"]))
+        return message
+
+    def tick(self) -> None:
+        self.step.tick(self.worker)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """A worker of 8 GiB whose ledger is a fake."""
+    world = World()
+    monkeypatch.setattr(pool, "lanes", lambda: world.lanes)
+    assert admission.pool is pool
+    return world
+
+
+@pytest.mark.parametrize("queue", ["home", "home@zone=eu", "home@gpus:1", "somebody's", ""])
+def test_a_lane_that_needs_little_costs_nothing(world: World, queue: str) -> None:
+    """It is handled at once, and nobody is asked."""
+    message = world.serve(Message(queue))
+
+    assert (world.handled, world.rooms.asked, message.requeued) == (["lane"], [], 0)
+
+
+def test_what_a_lane_needs_is_asked_for(world: World) -> None:
+    """Of a lane with its block, which may be wide; what carries on after a block is one branch."""
+    world.serve(Message())
+    assert world.rooms.how["of"] == ("run", "0.0-1", 0)
+    assert (world.rooms.how["memory"], world.rooms.how["bounds"].memory) == (2 * GIB, int(0.70 * 8 * GIB))
+
+    world.serve(Message(task=apps.COLLECT, id="other"))
+    assert world.rooms.how["of"] is None
+    assert world.handled == ["lane", "other"]
+
+
+def test_what_finds_no_room_goes_back(world: World) -> None:
+    """Its queue is closed, so what was on its way goes back unasked; it is open again when there is room."""
+    world.rooms.has_room = False
+    first, second = world.serve(Message()), world.serve(Message(id="second"))
+
+    assert (first.requeued, second.requeued, world.handled) == (1, 1, [])
+    assert world.rooms.asked == [(HEAVY, "lane")]
+    assert world.intake.closed() == {HEAVY: "5.37 GB of 6.01 GB are reserved for 3 lanes there"}
+    assert world.step.interval() < 1
+    world.tick()
+    assert HEAVY in world.intake.closed()
+    world.rooms.has_room = True
+    world.tick()
+    assert not world.intake.closed()
+    assert world.rooms.left == []
+    world.serve(first)
+    assert world.handled == ["lane"]
+
+
+def test_where_nothing_waits_nothing_is_kept(world: World) -> None:
+    """Once others have taken what waited, its queue is open again, and nobody waits for its turn."""
+    world.rooms.has_room = False
+    world.serve(Message())
+    world.waiting = None
+    world.tick()
+    assert HEAVY in world.intake.closed()
+    world.waiting = 0
+    world.tick()
+
+    assert (world.intake.closed(), world.rooms.left) == ({}, [HEAVY])
+
+
+def test_a_worker_that_takes_nothing_waits_for_nothing(world: World) -> None:
+    """One that is drained has no turn that others would wait for."""
+    world.rooms.has_room = False
+    world.serve(Message())
+    world.intake.hold("drained", "")
+    world.tick()
+
+    assert (world.intake.closed(), world.rooms.left) == ({}, [HEAVY])
+
+
+def test_a_machine_that_became_too_small_waits_for_nothing(world: World) -> None:
+    """It takes nothing of that queue any more, and has no turn there."""
+    world.rooms.has_room = False
+    world.serve(Message(f"home@memory:{7 * GIB}"))
+    world.tick()
+
+    assert world.rooms.left == [f"home@memory:{7 * GIB}"]
+    assert "too small" in world.intake.closed()[f"home@memory:{7 * GIB}"]
+
+
+def test_without_the_ledger_nothing_is_admitted(world: World) -> None:
+    """Nobody knows what runs: the lane goes back, and is asked for again later."""
+    world.rooms.away = True
+    assert world.serve(Message()).requeued == 1
+    world.rooms.away = False
+    world.tick()
+    assert not world.intake.closed()
+    world.worker.egregore_heartbeat.said = None
+    assert world.serve(Message()).requeued == 1
+
+
+def test_what_has_ended_is_given_back(world: World) -> None:
+    """When the worker does not have the lane any more, however it ended; it is looked for when it is acknowledged."""
+    message, other = Message(), Message(id="other")
+    world.lanes = ("lane", "other")
+    world.serve(message)
+    world.serve(other)
+    world.tick()
+    assert world.rooms.freed == []
+    assert world.step.interval() < 1
+
+    world.lanes = ("other",)
+    message.ack_log_error()
+    assert world.step._hurried.is_set()
+    world.tick()
+    world.tick()
+    assert world.rooms.freed == ["lane"]
