@@ -17,7 +17,8 @@ class Context:
         branch: the name of the branch, or its key or index in a map; None outside of a block.
         node: the name of the node.
         attempt: which attempt this is, from 1. It counts the node's own retries, and before them the processes that the
-            branch has lost; ``run.retry()`` begins at 1 again.
+            branch has lost; ``run.retry()`` begins at 1 again. The retries before a lost process are not counted: a
+            number can come twice.
         block_id: the ledger's id of the block: inside a map, blocks of one name run many times.
         path: the node's place in the workflow: one node may stand in it more than once.
     """
