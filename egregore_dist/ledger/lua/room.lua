@@ -31,7 +31,7 @@ end
 local known = redis.call('HGETALL', MACHINE)
 if what == 'begin' then
   for i = 1, #known, 2 do
-    if string.sub(known[i], 1, #MINE) == MINE then redis.call('HDEL', MACHINE, known[i]) end
+    if string.match(known[i], '^lane (.*) %S+$') == worker then redis.call('HDEL', MACHINE, known[i]) end
   end
   return { 1, 0, 0, 0, 0 }
 end
@@ -51,12 +51,15 @@ end
 
 local in_group, all, busy, lanes, waits, first = 0, 0, 0, 0, nil, math.huge
 for i = 1, #known, 2 do
-  local kind, name, rest = string.match(known[i], '^(%a+) (%S+) ?(.*)$')
+  local kind, name = string.match(known[i], '^(%a+) (.*)$')
   if kind == 'lane' then
+    -- A worker's name may have several words.
+    local its_lane
+    name, its_lane = string.match(name, '^(.*) (%S+)$')
     local its_bytes, its_cpus, its_group = string.match(known[i + 1], '^(%d+) (%d+) (.*)$')
     if not is_alive(name) then
       redis.call('HDEL', MACHINE, known[i])
-    elseif name ~= worker or rest ~= lane then
+    elseif name ~= worker or its_lane ~= lane then
       lanes = lanes + 1
       all, busy = all + tonumber(its_bytes), busy + tonumber(its_cpus)
       if its_group == group then in_group = in_group + tonumber(its_bytes) end

@@ -44,6 +44,17 @@ def test_memory_is_given_once(ledger: Ledger) -> None:
     assert ask(other, "b", 4 * GIB).has_room
 
 
+def test_names_of_workers_may_have_several_words(ledger: Ledger) -> None:
+    """What such a worker's lanes have counts, and goes with it alone."""
+    one, other = worker(ledger, "one of us"), worker(ledger, "one")
+
+    assert ask(one, "a", 7 * GIB).has_room
+    other.begin()
+    assert not ask(other, "b", GIB).has_room
+    one.begin()
+    assert ask(other, "b", GIB).has_room
+
+
 def test_cores_are_given_once(ledger: Ledger) -> None:
     """Cores that lanes were declared to need do not go beyond those of the machine."""
     rooms = worker(ledger, "one@here")
