@@ -11,6 +11,7 @@ from typing import Any
 from celery.worker import state
 
 from egregore_dist.resources import fingerprint, needs, report
+from egregore_dist.worker import envelope
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
 
@@ -63,6 +64,17 @@ def processes(pool: Any) -> list[Any]:
     found = getattr(getattr(pool, "_pool", None), "_pool", ())
     # It lists one before it has a pid, and other threads look.
     return [process for process in tuple(found) if getattr(process, "pid", None) is not None]
+
+
+def busy(pool: Any) -> set[int]:
+    """The processes of a prefork pool that have a lane: one that they were given, or have begun."""
+    found: set[int] = set()
+    for job in _copy(pool._pool._cache.values()):
+        request = state.requests.get(job.correlation_id)
+        if request is not None and envelope.is_ours(request.type):
+            given = getattr(job, "_write_to", None)
+            found.update(job.worker_pids() or ([] if given is None else [given.pid]))
+    return found
 
 
 def lanes() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Keep the slots of a prefork pool: a child that died is replaced at once."""
+"""Keep the slots of a prefork pool: a child that died is replaced at once, by one that nothing holds up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Celery, bootsteps
 
-from egregore_dist.worker import pool
+from egregore_dist.worker import forking, pool
 
 # Celery hears of most deaths at once, and of the others when it looks, every 5 seconds.
 _LOOK_EVERY = 0.2
@@ -18,6 +18,11 @@ class Slots(bootsteps.StartStopStep):
     name = "egregore-slots"
     requires: tuple[Any, ...] = ("celery.worker.components:Pool", "celery.worker.components:Timer")
     _timer: Any = None
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        if pool.kind_of(parent.pool_cls) == "prefork":
+            forking.install()
 
     def start(self, parent: Any) -> None:
         """Begin to look."""

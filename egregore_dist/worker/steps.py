@@ -68,6 +68,7 @@ class Watch(Periodic):
             apps.make_app(self.settings),
             grace=self.settings.stop_grace,
             folder=self._folder.path,
+            busy=lambda: pool.busy(parent.pool),
             report_ttl=self.settings.report_ttl,
         )
         pool.on_start(parent.pool, parent.egregore_warden.started)

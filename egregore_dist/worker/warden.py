@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _LONG = _ASK_EVERY = 1.0
 # A lane that has not ended its block by itself so long after the deadline does not come to it.
 _LATE = 0.1
+# A process that has a lane for so long, and is at no block, is held up.
+_SILENT = 30.0
 # The kernel's count of those it killed may be ahead of the news of a death by so much.
 _OOM_WINDOW = 5.0
 
@@ -43,7 +45,7 @@ class _Child:
 
     ``condemned`` is what it should stop for, and since when each is known; ``asked`` when the ledger was, ``gone`` what
     it said it does not hold any more; ``killed`` when it was; ``held`` the bytes that it was last seen to hold, and at
-    which branch, by when that began.
+    which branch, by when that began; ``silent`` since when it has a lane, and is at no block.
     """
 
     pid: int
@@ -54,6 +56,7 @@ class _Child:
     gone: Reason | None = None
     killed: float | None = None
     held: tuple[float, int] = (0.0, 0)
+    silent: float | None = None
 
 
 @dataclass(slots=True)
@@ -98,14 +101,25 @@ class Warden:
         app: publishes what transitions ask for.
         grace: seconds from the moment that a process should stop to the one that it is killed.
         folder: the boards.
+        busy: tells the processes that have lanes.
         report_ttl: seconds after which a silent worker counts as gone.
     """
 
-    def __init__(self, ledger: Ledger, app: Celery, *, grace: float, folder: Path, report_ttl: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        app: Celery,
+        *,
+        grace: float,
+        folder: Path,
+        busy: Callable[[], Collection[int]],
+        report_ttl: float,
+    ) -> None:
         self._ledger = ledger
         self._app = app
         self._grace = grace
         self._folder = folder
+        self._busy = busy
         self._report_ttl = report_ttl
         self._processes: dict[int, Any] = {}
         self._children: dict[int, _Child] = {}
@@ -133,6 +147,8 @@ class Warden:
             self._give_back()
             self._end_blocks(notes)
             self._ask(notes)
+            # Last of all: while the ledger is away, processes may well wait.
+            self._free()
 
     def notes(self) -> list[Note]:
         """What the processes are executing now."""
@@ -200,11 +216,33 @@ class Warden:
             self._grace,
             extra={"action": "process_killed", "run_id": note.where.run},
         )
+        self._end(child, now)
+
+    @staticmethod
+    def _end(child: _Child, now: float) -> None:
         child.killed = now
         try:
             os.kill(child.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+    def _free(self) -> None:
+        # Before a lane comes to a block, and after it has left the last one, there is little to do. What holds up a
+        # process there may hold it up for ever: it would keep its slot.
+        now, busy = monotonic(), self._busy()
+        for child in self._children.values():
+            if child.pid not in busy or not child.reader.rests():
+                child.silent = None
+                continue
+            child.silent = child.silent or now
+            if now >= child.silent + _SILENT and child.killed is None:
+                log.warning(
+                    "process %d is killed: for %g s it has held a slot, and was at no block",
+                    child.pid,
+                    _SILENT,
+                    extra={"action": "process_killed"},
+                )
+                self._end(child, now)
 
     def _end_blocks(self, notes: list[tuple[_Child, Note]]) -> None:
         # Its lanes would have ended it; where all are stuck in their nodes, a janitor's next round is far away.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -44,3 +45,22 @@ def test_a_slot_is_usable_again(
     figure(f"usable after {median(took):.2f} s (median), {max(took):.2f} s at most")
     assert min(took) < USABLE
     assert median(took) < USABLE + SLACK
+
+
+@pytest.mark.parametrize("where", ["come", "leave"])
+def test_a_process_that_is_held_up_outside_of_blocks_gives_its_slot_back(
+    trial_of: Callable[..., Trial], tmp_path: Path, where: str
+) -> None:
+    """A process that has a lane, and hangs before its first block or after its last one, is ended and replaced."""
+    trial = trial_of(workers=0)
+    held = tmp_path / "held"
+    trial.add(hooks=[f"held_up={where},{held}"])
+    first = trial.submit(quick, 1)
+    until(held.exists, what="a process that is held up")
+
+    # The only slot is needed for it.
+    assert trial.run(parallel(quick), 2) is not None
+    assert trial.result(first) is not None
+    until(lambda: not Path(f"/proc/{held.read_text()}").exists(), what="the end of the process")
+    until(lambda: not trial.ledger.redis.hlen("unacked"), what="the end of every message")
+    assert trial.nodes[0].status == "running"

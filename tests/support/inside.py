@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,9 @@ import psutil
 from redis.connection import AbstractConnection
 
 from egregore_dist import cli
+from egregore_dist.engine.board import Board
 from egregore_dist.resources import cgroup, report
+from egregore_dist.worker import warden
 from tests.support import store
 
 
@@ -65,6 +68,30 @@ def die_at_publish(argument: str) -> None:
     kombu.Producer.publish = count  # type: ignore[method-assign]
 
 
+def held_up(argument: str) -> None:
+    """The first process of the pool whose lane comes to its first block, or leaves its last one, is held up there.
+
+    The argument is ``come,file`` or ``leave,file``. One that is held up is noticed after a second.
+    """
+    name, file = argument.split(",")
+    warden._SILENT = 1.0
+    move = getattr(Board, name)
+
+    def hold(self: Any, *args: Any) -> None:
+        if name == "leave":
+            move(self, *args)
+        if not Path(file).exists():
+            Path(file).write_text(str(os.getpid()))
+            # As a lock that nobody will release: nothing interrupts it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            while True:
+                time.sleep(600)
+        if name == "come":
+            move(self, *args)
+
+    setattr(Board, name, hold)
+
+
 def lies(argument: str) -> None:
     """What psutil says of the machine's memory is wrong: it ``raises``, or is ``zero`` or ``negative``."""
 
@@ -102,6 +129,7 @@ HOOKS: dict[str, Callable[[str], None]] = {
     "store_faults": store_faults,
     "die_at_send": die_at_send,
     "die_at_publish": die_at_publish,
+    "held_up": held_up,
     "lies": lies,
     "memory": memory,
     "machine": machine,

@@ -1,0 +1,47 @@
+"""Makes forks of a worker safe: what another thread had locked at the moment of a fork is nobody's in the copy.
+
+The threads of a worker's main process, ours among them, connect to servers while its pool starts processes. Until
+Python 3.12, and in Kombu always, a cached property has one lock for all objects of its class: a process that was forked
+while a thread computed one would wait for it for ever, since it has no such thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+from typing import Any
+
+_found: tuple[Any, ...] = ()
+_modules = 0
+_installed = False
+
+
+def install() -> None:
+    """Have the processes that this one forks begin with the locks of all cached properties open."""
+    global _installed
+    if not _installed and hasattr(os, "register_at_fork"):
+        _installed = True
+        os.register_at_fork(before=_find, after_in_child=_open)
+
+
+def _find() -> None:
+    global _found, _modules
+    if len(sys.modules) == _modules:
+        return
+    _modules = len(sys.modules)
+    found: dict[int, Any] = {}
+    for module in tuple(sys.modules.values()):
+        # By their types: some names of Celery's are stand-ins, which would be made by a closer look.
+        for value in tuple(getattr(module, "__dict__", {}).values()):
+            if issubclass(type(value), type):
+                for attribute in tuple(vars(value).values()):
+                    if issubclass(type(attribute), functools.cached_property) and hasattr(attribute, "lock"):
+                        found[id(attribute)] = attribute
+    _found = tuple(found.values())
+
+
+def _open() -> None:
+    for attribute in _found:
+        attribute.lock = threading.RLock()
