@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from typing import Any, cast
 
+import msgspec
+
 from egregore_dist.ledger import limits, replies
 from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.keys import ROOT
@@ -200,7 +202,7 @@ def _retries(ledger: Ledger, run: str, now: int) -> tuple[list[Retry], int]:
     noted, count = pipe.execute()
     if not noted:
         return [], 0
-    said = [(member.decode().split(" ", 5), int(at)) for member, at in noted]
+    said = [(msgspec.msgpack.decode(member), int(at)) for member, at in noted]
     for (block, branch, *_), _ in said:
         pipe.hget(keys.block(run, "l", block), branch)
         pipe.hmget(keys.block(run, "b", block), "name", "state")

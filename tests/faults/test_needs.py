@@ -100,7 +100,8 @@ def test_runs_together_have_no_more_than_there_is(trial_of: Callable[..., Trial]
     """Lanes of several runs and workers share 70 % of their machine; who waits says for what, and holds no slot."""
     trial = trial_of(workers=0)
     nodes = one_machine(trial)
-    runs = [trial.submit(third.map(), [0.5] * 6) for _ in range(3)]
+    runs = [trial.submit(third.map(), [1.0] * 6) for _ in range(3)]
+    trial.wait_for(3, node="third")
     waiting = trial.submit(most, 0.1)
     until(lambda: "room" in {reason.kind for reason in waiting.why()}, what="the reason")
     [reason] = [reason for reason in waiting.why() if reason.kind == "room"]

@@ -30,7 +30,7 @@
 --                         beside:<branch> (how often the process ended for timeouts of others)
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
---   K:waits       zset    "<block> <branch> <token> <call> <calls at most> <node>" -> until when the branch waits before its
+--   K:waits       zset    packed { block, branch, token, call, calls at most, node } -> until when the branch waits before its
 --                         node is called again, server ms, see backoff.lua
 --   K:log         stream  what nodes said, bounded;  K:said  hash  how much that was, see log.lua
 --

@@ -10,7 +10,8 @@ redis.call('ZREMRANGEBYSCORE', WAITS, '-inf', NOW)
 for i = 1, #ARGV, 7 do
   local block, branch, token, left, calls, most, node = unpack(ARGV, i, i + 6)
   if redis.call('HGET', key('l', block), branch) == token and state_of(block) == 'open' then
-    local member = table.concat({ block, branch, token, calls, most, node }, ' ')
+    -- Names of workers and of nodes may have any letters.
+    local member = cmsgpack.pack({ block, branch, token, calls, most, node })
     redis.call('ZADD', WAITS, NOW + tonumber(left), member)
     blocks[block] = blocks[block] or {}
     table.insert(blocks[block], tonumber(branch))

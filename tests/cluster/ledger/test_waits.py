@@ -142,7 +142,7 @@ def test_who_else_has_lanes(ledger: Ledger) -> None:
 
 def test_what_waits_to_be_tried_again(play: Play) -> None:
     """A branch in back-off is told of while its lane holds it, until it is over; what no lane holds never is."""
-    id, mine = play.block(3), play.lane()
+    id, mine = play.block(3), play.lane("one of several words")
     play.serve(id, mine)
 
     def waits_for(branch: int, token: str, seconds: float) -> Waiting:
