@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,10 +67,8 @@ class Worker:
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    leaving.tell(False)
-    yield Worker("home", "gpu")
-    leaving.tell(False)
+def worker() -> Worker:
+    return Worker("home", "gpu")
 
 
 def test_it_consumes_while_there_is_no_reason_not_to(worker: Worker) -> None:
