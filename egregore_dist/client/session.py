@@ -17,6 +17,7 @@ from egregore_dist import errors
 from egregore_dist.client.limits import Limits
 from egregore_dist.client.workers import Workers
 from egregore_dist.engine import app as apps
+from egregore_dist.engine import forking
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.runtime import signer
@@ -41,6 +42,7 @@ class Session:
     def __init__(
         self, settings: Settings, *, embedded: bool = False, pages: Callable[[str], str | None] | None = None
     ) -> None:
+        forking.install()
         self.settings = settings
         self.embedded = embedded
         self._pages = pages

@@ -6,7 +6,8 @@ from typing import Any
 
 from celery import Celery, bootsteps
 
-from egregore_dist.worker import forking, pool
+from egregore_dist.engine import forking
+from egregore_dist.worker import pool
 
 # Celery hears of most deaths at once, and of the others when it looks, every 5 seconds.
 _LOOK_EVERY = 0.2

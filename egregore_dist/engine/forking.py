@@ -1,8 +1,8 @@
-"""Makes forks of a worker safe: what another thread had locked at the moment of a fork is nobody's in the copy.
+"""Makes forks safe: what another thread had locked at the moment of a fork is nobody's in the copy.
 
-The threads of a worker's main process, ours among them, connect to servers while its pool starts processes. Until
-Python 3.12, and in Kombu always, a cached property has one lock for all objects of its class: a process that was forked
-while a thread computed one would wait for it for ever, since it has no such thread.
+Threads of a worker's main process connect to servers while its pool starts processes; one of a client does, too, which
+may fork. Until Python 3.12, and in Kombu always, a cached property has one lock for all objects of its class: a process
+that was forked while a thread computed one would wait for it for ever, since it has no such thread.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import types
 import pytest
 from kombu.utils.objects import cached_property
 
-from egregore_dist.worker import forking
+from egregore_dist.engine import forking
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
