@@ -19,6 +19,14 @@ def gate(path: str) -> str:
 
 
 @node
+def patient(path: str) -> str:
+    """The same, in one test alone: of nodes that take no time now and then, a sample is measured."""
+    Path(f"{path}.reached").touch()
+    until(Path(path).exists, seconds=60, what="the gate")
+    return "open"
+
+
+@node
 def quick(data: object) -> str:
     """Take no time."""
     return "quick"
@@ -57,6 +65,7 @@ def asks(model: str, path: str) -> str:
 
 
 gated = Sequence(parallel(gate, quick, name="gates"), echo, name="gated")
+measured = Sequence(parallel(patient, quick, name="gates"), echo, name="measured")
 failing = Sequence(quick, parallel(breaks, quick, name="pair"), echo, name="failing")
 keyed = Sequence(echo.map(), echo, name="keyed")
 numbers = Sequence(count, same.map(), echo, name="numbers")

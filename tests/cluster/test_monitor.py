@@ -28,7 +28,7 @@ from egregore_dist.ledger.records import Aside
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
 from tests.cluster.log_flows import held
-from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, nested, numbers
+from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, measured, nested, numbers
 from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
 from tests.support.hooks import SECRET
@@ -411,13 +411,13 @@ def test_what_workers_are_at(shown: Monitor, local: LocalCluster, tmp_path: Path
 def test_what_a_branch_took(shown: Monitor, tmp_path: Path) -> None:
     """A branch that took some time has its CPU time, the growth of its memory and the size of its value in its row."""
     path = tmp_path / "gate"
-    run = gated.submit(str(path))
+    run = measured.submit(str(path))
     until(Path(f"{path}.reached").exists, what="the branch at the gate")
     block = f"/runs/{run.id}/blocks/0.0-0"
-    (before,) = re.findall(r">gate</a></th>.*?</tr>", shown.page(block), re.DOTALL)
+    (before,) = re.findall(r">patient</a></th>.*?</tr>", shown.page(block), re.DOTALL)
     path.touch()
     run.result()
-    (row,) = re.findall(r">gate</a></th>.*?</tr>", shown.page(block), re.DOTALL)
+    (row,) = re.findall(r">patient</a></th>.*?</tr>", shown.page(block), re.DOTALL)
     (attempt,) = re.findall(r"<tbody>.*?</tbody>", shown.page(f"{block}/branches/0"), re.DOTALL)
 
     def cells(text: str) -> list[str]:

@@ -161,7 +161,8 @@ def test_a_block_among_others_ends_in_slices(small: Ledger, monkeypatch: pytest.
     while (served := play.serve(failing, lane)).leases:
         below += [play.nest(failing, branch, lane, 2) for branch in numbers(served)]
     deep = play.lane()
-    play.serve(below[-1], deep)
+    for each in below[1:]:
+        play.serve(each, deep)
     other = play.lane()
     assert numbers(play.serve(outer, other)) == [1]
     first = play.lane()
@@ -169,8 +170,9 @@ def test_a_block_among_others_ends_in_slices(small: Ledger, monkeypatch: pytest.
     gives_up(small, monkeypatch, 1, lambda: play.serve(below[0], first, bad(0)))
 
     assert play.record(failing).state == "error"
-    assert play.record(below[-1]).state == "open"
-    assert play.serve(below[-1], deep, ok(0)).late == 1
+    # Which of them come first is the server's choice.
+    left = next(each for each in below[1:] if play.record(each).state == "open")
+    assert play.serve(left, deep, ok(0)).late == 1
     # The run goes on, up to its end; that waits for what has not been closed.
     assert play.record(outer).done == 1
     assert play.serve(outer, other, ok(1)).resumed is not None
