@@ -16,9 +16,9 @@ from egregore_dist.resources.report import Report
 from tests.support.waiting import until
 
 
-@node
+@node(io=False)
 def gated(path: str) -> str:
-    """Wait until there is a file."""
+    """Wait until there is a file; with a slot of its own, though it is learned that it waits."""
     Path(path).with_suffix(".reached").touch()
     until(Path(path).exists, seconds=60, what="the gate")
     return "open"
