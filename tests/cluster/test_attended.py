@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,8 +68,16 @@ def test_a_message_that_comes_twice_takes_nothing_away(pair: LocalCluster, tmp_p
     """A second copy of a lane's message, the same task id, leaves the first lane its lease."""
     run = parallel(holds).submit(str(tmp_path))
     until(lambda: marks(tmp_path, "started"))
-    active = session.current().app.control.inspect(timeout=2, limit=1).active() or {}
-    (task,) = [task for tasks in active.values() for task in tasks if task["args"][0] == run.id]
+    found: list[dict[str, Any]] = []
+
+    def is_shown() -> bool:
+        # The worker hears from its pool that it has begun.
+        active = session.current().app.control.inspect(timeout=2, limit=1).active() or {}
+        found[:] = [task for tasks in active.values() for task in tasks if task["args"][0] == run.id]
+        return bool(found)
+
+    until(is_shown, what="the lane among Celery's tasks")
+    (task,) = found
     copy = session.current().app.signature(apps.ADVANCE, args=(run.id,), immutable=True)
     copy.apply_async(task_id=task["id"], queue=session.current().settings.queue)
     # Longer than a report and a round of the janitor take.

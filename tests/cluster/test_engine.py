@@ -300,9 +300,19 @@ def most_at_once(spans: list[Span]) -> int:
     return worst
 
 
-def test_the_window_slides(cluster: LocalCluster) -> None:
+def test_the_window_slides(cluster: LocalCluster, tmp_path: Path) -> None:
     """Never more than ``max_concurrent`` branches run, and a free place is taken while a long branch goes on."""
-    spans = spends.map(max_concurrent=2).run([0.5] + [0.03] * 10)
+
+    @node("slides")
+    def slides(item: int) -> Span:
+        started = time.monotonic()
+        (tmp_path / str(item)).touch()
+        # The first one goes on until all the others have begun.
+        until(lambda: item > 0 or len(list(tmp_path.iterdir())) == 11, what="the others")
+        time.sleep(0.03)
+        return [started, time.monotonic()]
+
+    spans = slides.map(max_concurrent=2).run(list(range(11)))
 
     assert most_at_once(spans) == 2
     assert max(start for start, _ in spans) < spans[0][1]
@@ -430,9 +440,14 @@ def inspected(cluster: LocalCluster) -> Inspect:
 
 def counted(cluster: LocalCluster, name: str) -> Counter[str]:
     """The tasks that the workers have taken for blocks and workflows of a name, by kind."""
-    inspect = inspected(cluster)
-    totals = [cast(dict[str, int], worker["total"]) for worker in (inspect.stats() or {}).values()]
-    assert len(totals) == 2
+    totals: list[dict[str, int]] = []
+
+    def have_answered() -> bool:
+        answers = inspected(cluster).stats() or {}
+        totals[:] = [cast(dict[str, int], worker["total"]) for worker in answers.values()]
+        return len(totals) == 2
+
+    until(have_answered, what="the answers of both workers")
     found: Counter[str] = Counter()
     for total in totals:
         found.update({task.split()[0]: count for task, count in total.items() if task.endswith(f" {name}")})
@@ -457,6 +472,7 @@ def test_plain_nodes_take_no_message_each(cluster: LocalCluster) -> None:
     run = Sequence(number, number, later, number, parity.to(odd=number, even=number), number, name=name).submit(1)
 
     assert run.result(timeout=30) == 8
+    until(lambda: counted(cluster, name)["advance"] >= 1, what="the first message")
     assert counted(cluster, name) == Counter(advance=1)
 
 
@@ -669,7 +685,7 @@ def gpu(one_slot: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
         [sys.executable, "-m", "egregore_dist", *command], env=one_slot.worker_environment(), log=log
     )
     mine = Session(one_slot.settings)
-    until(lambda: "gpu@here" in mine.ledger.reports(), what="a report of the gpu worker")
+    until(lambda: "gpu@here" in mine.ledger.reports(), seconds=60, what="a report of the gpu worker")
     yield process
     mine.close()
     process.stop()

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import msgspec
 import pytest
 
-from egregore_dist import LocalCluster, Sequence, errors, node, parallel
+from egregore_dist import LocalCluster, Run, Sequence, errors, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.server import Server
 from egregore_dist.resources.report import Report
@@ -112,12 +112,21 @@ def test_a_branch_waits_for_a_worker_that_has_it(placed: LocalCluster) -> None:
     worker.stop()
     placed.forget(worker)
     ledger = session.current().ledger
-    raws = ledger.reports()
-    # Nobody is alive for a moment, as after a restart of everything: so nobody can refuse it.
-    for name in raws:
-        ledger.retire(name)
-    run = parallel(eu, anywhere, name="pair").submit(1)
+    runs: list[Run] = []
 
+    def is_accepted() -> bool:
+        # Nobody is alive for a moment, as after a restart of everything: so nobody can refuse it.
+        for name in ledger.reports():
+            ledger.retire(name)
+        try:
+            runs.append(parallel(eu, anywhere, name="pair").submit(1))
+        except errors.WorkflowError:
+            # Somebody has reported meanwhile.
+            return False
+        return True
+
+    until(is_accepted, what="a moment in which nobody is alive")
+    (run,) = runs
     until(lambda: any(reason.kind == "labels" for reason in run.why()), what="the reason")
     (reason,) = [reason for reason in run.why() if reason.kind == "labels"]
     assert reason.numbers == {"waiting": 1}

@@ -38,7 +38,10 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def mode(path: Path) -> int:
@@ -294,9 +297,9 @@ def test_a_gentle_stop_goes_to_the_command_alone(tmp_path: Path) -> None:
     """The command hears SIGTERM and can wait for its children, which do not."""
     script = """
 import signal, subprocess, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(40 + bool(child.communicate()[0] or child.returncode)))
 child = subprocess.Popen([sys.executable, "-c", "print('ready', flush=True); import sys; sys.stdin.read()"],
                          stdin=subprocess.PIPE)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(40 + bool(child.communicate()[0] or child.returncode)))
 signal.pause()
 """
     process = Process.spawn([sys.executable, "-c", script], env=dict(os.environ), log=tmp_path / "log")

@@ -298,7 +298,9 @@ def test_cancelling_frees_the_slots(cluster: LocalCluster, tmp_path: Path, body:
 @STUBBORN
 def test_a_node_s_timeout_is_kept(cluster: LocalCluster, tmp_path: Path, body: Callable[[], Any]) -> None:
     """A node over its timeout is called once more, where it has a retry, and ends as that; its siblings end well."""
-    branches, siblings = copies(body, timeout=0.3, retries=1), []
+    # Where several compute on threads of one process, it may take each some time to write down that it began.
+    timeout = 1.5 if body in ON_THREADS else 0.3
+    branches, siblings = copies(body, timeout=timeout, retries=1), []
     if body not in ON_THREADS:
         branches, siblings = branches[:1], [fine]
     found = parallel(*branches, *siblings, on_error="collect").submit(str(tmp_path)).result(timeout=2 * SOON)
@@ -308,7 +310,7 @@ def test_a_node_s_timeout_is_kept(cluster: LocalCluster, tmp_path: Path, body: C
     for name, error in found.items():
         assert isinstance(error, BranchError)
         assert (error.kind, error.type, error.node, error.attempt) == ("timeout", "TimeoutError", name, 2)
-        assert "timeout of 0.3 s" in error.message
+        assert f"timeout of {timeout} s" in error.message
     began = len(marks(tmp_path, "began"))
     # Beside one that holds the GIL others come to nothing, not even to a mark.
     assert began == 2 * len(branches) or (body is holds_the_gil_on_a_thread and began < 2 * len(branches))
@@ -580,5 +582,5 @@ def test_a_pool_of_threads_says_what_it_cannot(threads: LocalCluster) -> None:
 def is_alive(pid: str) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from egregore_dist.engine import board
 from egregore_dist.engine.board import NEVER, NOBODY, Board, Note, Reader, Where
 from tests.support.waiting import until
 
@@ -178,7 +179,7 @@ def test_a_reader_never_sees_half(tmp_path: Path) -> None:
     dice, path = random.Random(seed), tmp_path / "1"
     for _ in range(3):
         with subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) as writer:
-            until(lambda: path.exists() and path.stat().st_size, what="a board")
+            until(lambda: path.exists() and path.stat().st_size == board._SIZE, what="a board")
             reader, seen = Reader(path), 0
             stop_at = time.monotonic() + dice.uniform(0.02, 0.1)
             while time.monotonic() < stop_at or not seen:
