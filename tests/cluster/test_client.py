@@ -409,6 +409,7 @@ def test_ctrl_c_leaves_the_run_going(local: LocalCluster, tmp_path: Path) -> Non
     assert waiting.stdout is not None
     assert waiting.stdout.readline() == "submitted\n"
     until(lambda: _status("interrupted") == "running", what="the run")
+    until(_is_waited_for, what="the wait for it")
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=10)
     assert waiting.returncode != 0
@@ -442,6 +443,15 @@ def test_ctrl_c_in_a_program_of_its_own_cluster(tmp_path: Path) -> None:
         import sys, time
         from pathlib import Path
         from egregore_dist import node
+        from egregore_dist.ledger import Ledger
+
+        waits = Ledger.wait
+
+        def noted(*args):
+            Path(sys.argv[1], "waiting").touch()
+            return waits(*args)
+
+        Ledger.wait = noted
 
         @node
         def wait(folder: str) -> None:
@@ -457,6 +467,7 @@ def test_ctrl_c_in_a_program_of_its_own_cluster(tmp_path: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], stderr=subprocess.PIPE, text=True
     )
     until((tmp_path / "begun").exists, seconds=30, what="the node")
+    until((tmp_path / "waiting").exists, what="the wait for it")
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=30)
 
@@ -474,6 +485,12 @@ def test_a_ledger_without_a_broker_is_refused(monkeypatch: pytest.MonkeyPatch) -
             double.run(1)
     finally:
         session.use(before)
+
+
+def _is_waited_for() -> bool:
+    """Whether somebody waits for the end of a run."""
+    clients = session.current().ledger.redis.client_list()
+    return any("b" in each["flags"] and each["cmd"] == "blmove" for each in clients)
 
 
 def _status(run: str) -> str:

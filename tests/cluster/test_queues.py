@@ -7,6 +7,7 @@ import uuid
 from egregore_dist import LocalCluster
 from egregore_dist.engine import app as apps
 from egregore_dist.engine.queues import Queues
+from tests.support.waiting import until
 
 
 def test_messages_are_counted(cluster: LocalCluster) -> None:
@@ -20,7 +21,8 @@ def test_messages_are_counted(cluster: LocalCluster) -> None:
             app.send_task("nobody.s", queue=name, ignore_result=True)
         app.send_task("nobody.s", queue=names[1], ignore_result=True)
 
-        assert mine.waiting(names) == 3
+        # RabbitMQ counts what it was sent a moment later.
+        until(lambda: mine.waiting(names) == 3, what="three messages")
         assert mine.waiting(names[:1]) == 0
         assert mine.waiting(names[2:]) == 1
         mine.close()

@@ -21,7 +21,11 @@ def reports() -> list[Report]:
 
 def test_a_worker_says_what_it_has(local: LocalCluster) -> None:
     """Each worker reports its machine, its pool's processes and their memory, its prefetch and its clock."""
-    until(lambda: all(said.prefetch for said in reports()), what="a report after the workers have connected")
+    until(
+        # Tests before this one may have had a process of a pool replaced.
+        lambda: all(said.prefetch and all(map(psutil.pid_exists, said.children)) for said in reports()),
+        what="a report after the workers have connected",
+    )
     found = {said.worker: said for said in reports()}
 
     assert found.keys() >= {worker.name for worker in local.workers}

@@ -287,9 +287,9 @@ def test_top(local: LocalCluster, tmp_path: Path) -> None:
 
     def begun() -> bool:
         found = read(local, "top")
-        return found["busy"] >= 1 and ("running", name) in {(entry["state"], entry["id"]) for entry in found["runs"]}
+        return found["busy"] >= 1 and ("gated", name) in {(entry["block"], entry["id"]) for entry in found["runs"]}
 
-    until(begun, what="a busy slot, and the run in it")
+    until(begun, what="a busy slot, and the run at its block")
 
     said = read(local, "top")
     text = ask(local, "top", "--once")
