@@ -59,7 +59,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalClu
                 environment["EGREGORE_SECRET"] = secret
             command = [sys.executable, "-m", "egregore_dist", "worker", "-n", f"{name}@code", "-c", "1"]
             processes.append(Process.spawn(command, env=environment, log=folder / name))
-        until(lambda: len(mine.ledger.reports()) == 3, what="three workers")
+        until(lambda: len(mine.ledger.reports()) == 3, seconds=60, what="three workers")
         yield cluster, {name: str(folder / name) for name in secrets}
     finally:
         for process in processes:

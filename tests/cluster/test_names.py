@@ -79,7 +79,7 @@ def test_a_second_worker_of_a_name_does_not_start(cluster: LocalCluster, tmp_pat
 def test_a_worker_that_is_replaced_ends(cluster: LocalCluster, ledger: Ledger, tmp_path: Path) -> None:
     """Where another one reports in its place, as after a partition, it takes no more work and says why."""
     worker = start(cluster, NAME, tmp_path / "log")
-    until(lambda: ledger.reported(NAME) is not None, what="its first report")
+    until(lambda: ledger.reported(NAME) is not None, seconds=60, what="its first report")
 
     def ended() -> bool:
         ledger.report(NAME, said(ledger, 1, "elsewhere"), 60.0)

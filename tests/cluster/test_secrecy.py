@@ -77,7 +77,7 @@ def test_nothing_of_a_cluster_can_be_reached_from_elsewhere() -> None:
     """The embedded server, workers with their pools, and the monitor listen on this machine alone."""
     before = family()
     with LocalCluster(workers=2, concurrency=2) as cluster:
-        httpx.get(cluster.monitor_url)
+        httpx.get(cluster.monitor_url, timeout=30)
 
         @node
         def one(data: int) -> int:

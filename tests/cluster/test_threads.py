@@ -170,7 +170,7 @@ def test_a_thread_that_does_not_stop_costs_its_process(local: LocalCluster) -> N
 def test_a_deadline_stops_threads(local: LocalCluster) -> None:
     """All of a block's threads are stopped at its deadline, and their slots are free again."""
     with pytest.raises(ParallelTimeoutError) as caught:
-        parallel(*(spins.alias(f"spins{number}") for number in range(20)), timeout=0.5)(0)
+        parallel(*(spins.alias(f"spins{number}") for number in range(20)), timeout=1.5)(0)
 
     assert len(caught.value.running) > 4
     assert len(waits.map().submit([1, 2, 3]).result(timeout=30)) == 3

@@ -86,7 +86,7 @@ def test_block_06_a_block_out_of_time(data: dict[str, Any]) -> None:
 def test_block_06_what_runs_is_stopped(local: LocalCluster, data: dict[str, Any]) -> None:
     """A node that runs at the deadline is stopped, so that the next block has its worker; its ``finally`` runs."""
     with pytest.raises(ParallelTimeoutError):
-        parallel(long_running_task2, long_running_task3, timeout=0.3)(data)
+        parallel(long_running_task2, long_running_task3, timeout=1.5)(data)
 
     # Both workers are needed at once, soon.
     started = time.monotonic()
@@ -150,7 +150,7 @@ def test_block_07_the_branches_share_one_timeout(local: LocalCluster, data: dict
     data |= {"after": ["nobody"]}
 
     with pytest.raises(ParallelTimeoutError) as caught:
-        parallel(task1, task2, task3, timeout=0.5)(data)
+        parallel(task1, task2, task3, timeout=1.5)(data)
 
     assert list(caught.value.results) == ["task1", "task2"]
     assert caught.value.running == ["task3"]

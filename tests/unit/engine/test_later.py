@@ -29,9 +29,18 @@ def test_it_is_done_after_its_time() -> None:
 def test_what_is_dropped_is_not_done() -> None:
     """It is not done, and what waits beside it is."""
     later, done, seen = Later(), threading.Event(), list[str]()
-    later.put("dropped", 0.02, lambda: seen.append("dropped"))
-    later.put("kept", 0.04, done.set)
+    began, goes_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        goes_on.wait(20)
+
+    later.put("hold", 0.0, hold)
+    assert began.wait(20)
+    later.put("dropped", 0.0, lambda: seen.append("dropped"))
+    later.put("kept", 0.01, done.set)
     later.drop("dropped")
+    goes_on.set()
 
     assert done.wait(20)
     assert seen == []
