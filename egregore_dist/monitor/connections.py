@@ -73,6 +73,9 @@ class Listener(socket.socket):
         while len(self._leaving) < _LEAVING_AT_MOST:
             number, address = self._accept()  # type: ignore[attr-defined]
             accepted = Accepted(self, number, address)
+            if address in self._held:
+                # That one is over, though nobody has heard of it yet: the other end has begun anew.
+                self.forget(self._held[address])
             if self._has_room(accepted.host, address[0]):
                 self._held[address] = accepted
                 self._by_host[accepted.host] += 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kombu
+from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
 from celery import Celery, bootsteps
 from celery.bootsteps import RUN  # type: ignore[attr-defined]
 from celery.worker import state
@@ -32,6 +33,10 @@ _SAY_EVERY = 1.0
 
 # Of an error's text, which may repeat what the message held.
 _LONGEST_REASON = 200
+
+# The AMQP classes that a channel's end may come from: none, where a message was held for too long; basic, which has
+# acknowledgements. Of the others, such as queue, a declaration is wrong, and is so on the next connection too.
+_OF_DELIVERY = (0, 60)
 
 Handler = Callable[..., Any]
 
@@ -109,6 +114,8 @@ class Guard(bootsteps.StartStopStep):
         if app.amqp.Connection is kombu.Connection:
             app.amqp.Connection = broker.Connection
         # Of this consumer alone; Celery has no other place to look at a message before it acts on it.
+        self._loop = consumer.loop
+        consumer.loop = self._consume
         self._connected = consumer.ensure_connected
         consumer.ensure_connected = self._ensure_connected
         self._handler_of = consumer.create_task_handler
@@ -119,6 +126,17 @@ class Guard(bootsteps.StartStopStep):
     def stop(self, _consumer: Any) -> None:
         """Note what waits."""
         self._asides.flush()
+
+    def _consume(self, *args: Any) -> Any:
+        # RabbitMQ ends the channel of a consumer that holds a message for longer than its consumer_timeout, 30 minutes
+        # by default. Stock workers end by that; here it is a lost connection: what runs goes on.
+        try:
+            return self._loop(*args)
+        except PreconditionFailed as error:
+            if (error.method_sig or (0, 0))[0] not in _OF_DELIVERY:
+                raise
+            log.warning("the broker has ended the channel: %s", error.reply_text, extra={"action": "channel_ended"})
+            raise RecoverableConnectionError("the broker has ended the channel") from error
 
     def _ensure_connected(self, connection: Any) -> Any:
         # Before it is used: first of all it settles what the one before has left.
@@ -146,6 +164,9 @@ class Guard(bootsteps.StartStopStep):
             if reason is not None:
                 self._put_aside(message, f"{task}: {reason}")
                 return
+            if self._is_copy(message):
+                message.ack_log_error(log, self._consumer.connection_errors)
+                return
             self._consumer.controller.egregore_admission.serve(message, lambda: self._serve(handler, message))
 
         return on_message
@@ -158,6 +179,13 @@ class Guard(bootsteps.StartStopStep):
                 raise
             log.exception("a message could not be begun", extra={"action": "message_failed"})
             self._put_aside(message, f"it could not be begun ({type(error).__name__})")
+
+    @staticmethod
+    def _is_copy(message: Any) -> bool:
+        """Whether the broker delivers again what this worker executes: it would take a slot, and find nothing to do."""
+        if not message.delivery_info.get("redelivered"):
+            return False
+        return any(request.id == message.headers["id"] for request in tuple(state.active_requests))
 
     def _spared(self, handler: Handler) -> Handler:
         # What Celery does with a message that it cannot serve: it logs its body, and trips over some.

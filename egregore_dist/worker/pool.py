@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -14,6 +15,9 @@ from egregore_dist.resources import fingerprint, needs, report
 from egregore_dist.worker import envelope
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
+
+# Seconds after which a main loop that has not turned knows nothing of its processes.
+_STANDS_STILL = 5.0
 
 # A process that ended is named for this long, so that every janitor hears of it. Seconds.
 _NAMED_FOR = 60.0
@@ -66,9 +70,19 @@ def processes(pool: Any) -> list[Any]:
     return [process for process in tuple(found) if getattr(process, "pid", None) is not None]
 
 
+def turned(pool: Any) -> None:
+    """The worker's main loop has come round: it has heard of what its processes have ended."""
+    pool.egregore_turned = time.monotonic()
+
+
 def busy(pool: Any) -> set[int]:
-    """The processes of a prefork pool that have a lane: one that they were given, or have begun."""
+    """The processes of a prefork pool that have a lane: one that they were given, or have begun.
+
+    None while the main loop stands still, as it does until it has reached the broker again.
+    """
     found: set[int] = set()
+    if time.monotonic() > getattr(pool, "egregore_turned", math.inf) + _STANDS_STILL:
+        return found
     for job in _copy(pool._pool._cache.values()):
         request = state.requests.get(job.correlation_id)
         if request is not None and envelope.is_ours(request.type):

@@ -39,6 +39,7 @@ class Slots(bootsteps.StartStopStep):
     @staticmethod
     def _look(prefork: Any) -> None:
         prefork.maintain_pool()
+        pool.turned(prefork)
 
 
 def register(app: Celery) -> None:

@@ -33,6 +33,8 @@ _LONG = _ASK_EVERY = 1.0
 _LATE = 0.1
 # A process that has a lane for so long, and is at no block, is held up.
 _SILENT = 30.0
+# Rounds that are so far apart say nothing of what was between them.
+_STALLED = 5.0
 # The kernel's count of those it killed may be ahead of the news of a death by so much.
 _OOM_WINDOW = 5.0
 
@@ -45,7 +47,7 @@ class _Child:
 
     ``condemned`` is what it should stop for, and since when each is known; ``asked`` when the ledger was, ``gone`` what
     it said it does not hold any more; ``killed`` when it was; ``held`` the bytes that it was last seen to hold, and at
-    which branch, by when that began; ``silent`` since when it has a lane, and is at no block.
+    which branch, by when that began.
     """
 
     pid: int
@@ -56,7 +58,6 @@ class _Child:
     gone: Reason | None = None
     killed: float | None = None
     held: tuple[float, int] = (0.0, 0)
-    silent: float | None = None
 
 
 @dataclass(slots=True)
@@ -125,6 +126,9 @@ class Warden:
         self._children: dict[int, _Child] = {}
         self._dead: list[_Dead] = []
         self._ended: set[tuple[str, str]] = set()
+        # Since when each process is known to have a lane, and to be at no block; and when that was looked at.
+        self._silent: dict[int, float] = {}
+        self._looked = monotonic()
         self._out_of_memory = _OutOfMemory()
         self._lock = threading.Lock()
 
@@ -221,28 +225,35 @@ class Warden:
     @staticmethod
     def _end(child: _Child, now: float) -> None:
         child.killed = now
-        try:
-            os.kill(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        _kill(child.pid)
 
     def _free(self) -> None:
         # Before a lane comes to a block, and after it has left the last one, there is little to do. What holds up a
-        # process there may hold it up for ever: it would keep its slot.
-        now, busy = monotonic(), self._busy()
-        for child in self._children.values():
-            if child.pid not in busy or not child.reader.rests():
-                child.silent = None
-                continue
-            child.silent = child.silent or now
-            if now >= child.silent + _SILENT and child.killed is None:
-                log.warning(
-                    "process %d is killed: for %g s it has held a slot, and was at no block",
-                    child.pid,
-                    _SILENT,
-                    extra={"action": "process_killed"},
-                )
+        # process there may hold it up for ever: it would keep its slot. It may not have come to make a board.
+        now, before = monotonic(), self._looked
+        self._looked = now
+        resting = {pid for pid in self._busy() if (child := self._children.get(pid)) is None or child.reader.rests()}
+        if now >= before + _STALLED:
+            # Stopped, and gone on: so has each process, perhaps.
+            self._silent = {}
+        self._silent = {pid: self._silent.get(pid, now) for pid in resting}
+        silent = [pid for pid, since in self._silent.items() if now >= since + _SILENT]
+        if not silent:
+            return
+        # They may wait for the ledger: then this raises.
+        self._ledger.now()
+        for pid in silent:
+            log.warning(
+                "process %d is killed: for %g s it has held a slot, and was at no block",
+                pid,
+                _SILENT,
+                extra={"action": "process_killed"},
+            )
+            del self._silent[pid]
+            if (child := self._children.get(pid)) is not None:
                 self._end(child, now)
+            elif pid in self._processes and _code(self._processes[pid]) is None:
+                _kill(pid)
 
     def _end_blocks(self, notes: list[tuple[_Child, Note]]) -> None:
         # Its lanes would have ended it; where all are stuck in their nodes, a janitor's next round is far away.
@@ -401,6 +412,13 @@ def _how_it_ended(child: _Child) -> tuple[int | None, str] | None:
     except (ChildProcessError, ProcessLookupError):
         code = _code(child.process)
     return code, _said(code)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _code(process: Any) -> int | None:

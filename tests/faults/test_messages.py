@@ -13,15 +13,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
 import kombu
 import msgspec
+import psutil
 import pytest
 import redis
 from celery import Celery
+from celery.worker import state
 
 from egregore_dist import LocalCluster, Run, RunFailed, Sequence, connect, node, parallel
 from egregore_dist.client import session
@@ -31,8 +34,9 @@ from egregore_dist.engine import app as apps
 from egregore_dist.ledger import ENDED, Aside, Ledger, Work
 from egregore_dist.settings import load
 from egregore_dist.wire import codec
+from egregore_dist.worker.guard import Guard
 from egregore_dist.workflow import describe
-from tests.support.clusters import RABBITMQ, answers, delete_queues
+from tests.support.clusters import RABBITMQ, answers, delete_queues, inside
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass, until
 from tests.support.work import join, nap, quick
@@ -529,3 +533,57 @@ def test_an_app_of_the_users_own(tmp_path: Path) -> None:
 
 def _one(_: int) -> int:
     return 1
+
+
+@node
+def begins_and_waits(begun: str, gate: str) -> str:
+    """Waits for its gate; it leaves a mark each time that it begins."""
+    with open(begun, "a") as marks:
+        marks.write("x")
+    until(Path(gate).exists, seconds=60, what="the gate")
+    return "once"
+
+
+def test_a_channel_that_rabbitmq_ends_is_no_end_of_a_worker(tmp_path: Path) -> None:
+    """As for a message held longer than its consumer_timeout, 30 minutes by default: what runs goes on, once."""
+    if not answers(RABBITMQ):
+        pytest.skip("no RabbitMQ answers on this machine")
+    name = f"egdtest-{uuid.uuid4().hex[:8]}"
+    now, begun, gate = tmp_path / "now", tmp_path / "begun", tmp_path / "gate"
+    with Server.start() as server, inside(f"end_channel={now}"):
+        cluster = LocalCluster(
+            workers=1,
+            concurrency=2,
+            broker_url="amqp://guest:guest@127.0.0.1:5672//",
+            ledger_url=server.url,
+            queue=name,
+            prefix=name,
+        )
+        with cluster:
+            held = begins_and_waits.submit({"begun": str(begun), "gate": str(gate)})
+            until(begun.exists, what="the node")
+            now.touch()
+            assert probe() == 1
+            until(lambda: not now.exists(), what="the end of the channel")
+
+            # It is on its next connection, where the message of the node that runs came again.
+            assert [probe() for _ in range(5)] == [1] * 5
+            gate.touch()
+            assert held.result(timeout=60) == "once"
+            assert begun.read_text() == "x"
+            assert "the broker has ended the channel" in cluster.workers[0].log_tail(200)
+            assert psutil.pid_exists(cluster.workers[0].pid or 0)
+        delete_queues(cluster.url, [name])
+
+
+def test_what_a_worker_executes_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that the broker delivers of it is acknowledged; a message that comes a first time never is."""
+    monkeypatch.setattr(state, "active_requests", [SimpleNamespace(id="at work")])
+
+    def is_copy(id: str, **info: object) -> bool:
+        return Guard._is_copy(SimpleNamespace(delivery_info=info, headers={"id": id}))
+
+    assert is_copy("at work", redelivered=True)
+    assert not is_copy("at work", redelivered=False)
+    assert not is_copy("at work")
+    assert not is_copy("another", redelivered=True)

@@ -47,7 +47,7 @@ def test_a_slot_is_usable_again(
     assert median(took) < USABLE + SLACK
 
 
-@pytest.mark.parametrize("where", ["come", "leave"])
+@pytest.mark.parametrize("where", ["mine", "come", "leave"])
 def test_a_process_that_is_held_up_outside_of_blocks_gives_its_slot_back(
     trial_of: Callable[..., Trial], tmp_path: Path, where: str
 ) -> None:

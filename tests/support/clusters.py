@@ -82,6 +82,23 @@ def submitting(settings: Settings) -> Iterator[Session]:
         mine.close()
 
 
+@contextmanager
+def inside(*hooks: str) -> Iterator[None]:
+    """Workers of local clusters start with these hooks of `tests.support.inside` built in."""
+    worker = ["egregore_dist", "worker"]
+    spawn = Process.spawn
+
+    def spawned(command: Sequence[str], **options: Any) -> Process:
+        python, module, *rest = command
+        if rest[: len(worker)] == worker:
+            command = [python, module, "tests.support.inside", *hooks, "--", *rest[1:]]
+        return spawn(command, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Process, "spawn", spawned)
+        yield
+
+
 class Clusters:
     """Running clusters by kind of broker, each with two workers of one lane."""
 
@@ -164,17 +181,7 @@ class Clusters:
         self._patch.setenv(store.FILE, str(faults))
         self._patch.setenv(store.SEED, seed := str(secrets.randbelow(10**6)))
         print(f"the store's faults come from {seed}")
-        worker, hook = ["egregore_dist", "worker"], f"store_faults={RATE or _USUAL_RATE}"
-        spawn = Process.spawn
-
-        def inside(command: Sequence[str], **options: Any) -> Process:
-            python, module, *rest = command
-            if rest[: len(worker)] == worker:
-                command = [python, module, "tests.support.inside", hook, "--", *rest[1:]]
-            return spawn(command, **options)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Process, "spawn", inside)
+        with inside(f"store_faults={RATE or _USUAL_RATE}"):
             cluster.start()
 
     @staticmethod

@@ -19,9 +19,11 @@ import psutil
 from redis.connection import AbstractConnection
 
 from egregore_dist import cli
+from egregore_dist.engine import boards
 from egregore_dist.engine.board import Board
 from egregore_dist.resources import cgroup, report
 from egregore_dist.worker import warden
+from egregore_dist.worker.guard import Guard
 from tests.support import store
 
 
@@ -71,25 +73,42 @@ def die_at_publish(argument: str) -> None:
 def held_up(argument: str) -> None:
     """The first process of the pool whose lane comes to its first block, or leaves its last one, is held up there.
 
-    The argument is ``come,file`` or ``leave,file``. One that is held up is noticed after a second.
+    The argument is ``come,file``, ``leave,file``, or ``mine,file``: then it has not got to make its board. One that is
+    held up is noticed after a second.
     """
     name, file = argument.split(",")
     warden._SILENT = 1.0
-    move = getattr(Board, name)
+    where: Any = boards if name == "mine" else Board
+    move = getattr(where, name)
 
-    def hold(self: Any, *args: Any) -> None:
+    def hold(*args: Any) -> Any:
         if name == "leave":
-            move(self, *args)
+            move(*args)
         if not Path(file).exists():
             Path(file).write_text(str(os.getpid()))
             # As a lock that nobody will release: nothing interrupts it.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             while True:
                 time.sleep(600)
-        if name == "come":
-            move(self, *args)
+        return None if name == "leave" else move(*args)
 
-    setattr(Board, name, hold)
+    setattr(where, name, hold)
+
+
+def end_channel(argument: str) -> None:
+    """RabbitMQ ends the worker's channel once, at the next message after a file of this name is there.
+
+    It does so for an acknowledgement of what it has not delivered, with the code that it has for one that is late.
+    """
+    handle = Guard._serve
+
+    def serve(self: Any, handler: Any, message: Any) -> None:
+        handle(self, handler, message)
+        if Path(argument).exists():
+            Path(argument).unlink()
+            message.channel.basic_ack(10**6)
+
+    Guard._serve = serve  # type: ignore[method-assign]
 
 
 def lies(argument: str) -> None:
@@ -130,6 +149,7 @@ HOOKS: dict[str, Callable[[str], None]] = {
     "die_at_send": die_at_send,
     "die_at_publish": die_at_publish,
     "held_up": held_up,
+    "end_channel": end_channel,
     "lies": lies,
     "memory": memory,
     "machine": machine,

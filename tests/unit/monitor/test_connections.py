@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from egregore_dist.monitor import connections
+from egregore_dist.monitor.connections import Listener
 from tests.support.waiting import let_pass, until
 from tests.unit.monitor.served import Serving, serving
 
@@ -197,6 +199,21 @@ def test_one_address_leaves_places_for_others() -> None:
         for _ in range(20):
             made.connect(HEAD)
         until(lambda: made.held() == 8, what="eight")
+
+
+def test_an_end_that_begins_anew_counts_once() -> None:
+    """A connection that was reset, and made again from the same port before anybody heard of it."""
+    with Listener(socket.AF_INET, most=8) as listener, socket.socket() as other:
+        listener._accept = lambda: (os.dup(other.fileno()), ("127.0.0.1", 5000))  # type: ignore[attr-defined]
+        first, address = listener.accept()
+        second, _ = listener.accept()
+        assert listener.find(address) is second
+
+        first.close()
+        assert listener.find(address) is second
+        second.close()
+        assert not listener._held
+        assert not listener._by_host
 
 
 def test_a_handshake_has_no_longer(quick: None, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -15,6 +16,15 @@ from egregore_dist.worker import pool
 class _Request:
     def __init__(self, id: str) -> None:
         self.id = id
+
+
+class _Job:
+    def __init__(self, request: str, pid: int) -> None:
+        self.correlation_id = request
+        self._pid = pid
+
+    def worker_pids(self) -> list[int]:
+        return [self._pid]
 
 
 class _Changing:
@@ -54,3 +64,19 @@ def test_the_processes_that_run_lanes_are_told() -> None:
 
     assert pool.Children(SimpleNamespace(_pool=SimpleNamespace(_pool=processes))).living() == (2, 5)
     assert pool.Children(SimpleNamespace()).living() == (os.getpid(),)
+
+
+def test_nothing_is_known_of_a_pool_whose_loop_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has a lane until its end is read; while the main loop waits for the broker, nobody reads."""
+    now = time.monotonic()
+    job = _Job("a", 5)
+    prefork = SimpleNamespace(_pool=SimpleNamespace(_cache={1: job}))
+    monkeypatch.setattr(state, "requests", {"a": SimpleNamespace(type="egregore.lane")})
+
+    assert pool.busy(prefork) == {5}
+    pool.turned(prefork)
+    assert pool.busy(prefork) == {5}
+    monkeypatch.setattr(time, "monotonic", lambda: now + 10)
+    assert pool.busy(prefork) == set()
+    pool.turned(prefork)
+    assert pool.busy(prefork) == {5}

@@ -1,0 +1,94 @@
+"""When a process that has a lane, and is at no block, is ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from egregore_dist import errors
+from egregore_dist.worker import warden
+
+PID = 4711
+
+
+class World:
+    """A warden, its clock, and a process that has not even made a board."""
+
+    def __init__(self, folder: Path, killed: list[int]) -> None:
+        self.now = 0.0
+        self.busy = {PID}
+        self.is_away = False
+        self.killed = killed
+        ledger: Any = SimpleNamespace(now=self._ask)
+        app: Any = None
+        self.warden = warden.Warden(ledger, app, grace=2.0, folder=folder, busy=lambda: self.busy, report_ttl=10.0)
+        self.warden.started(SimpleNamespace(pid=PID))
+
+    def _ask(self) -> int:
+        if self.is_away:
+            raise errors.BrokerUnavailable("it is away")
+        return 0
+
+    def pass_by(self, seconds: float, step: float = 1.0) -> None:
+        """Let so much time pass, with a round each step."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += step
+            self.warden.round()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """All of it."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _signal: killed.append(pid))
+    made = World(tmp_path, killed)
+    monkeypatch.setattr(warden, "monotonic", lambda: made.now)
+    return made
+
+
+def test_a_process_that_is_held_up_is_ended(world: World) -> None:
+    """After half a minute, though it has not come to make a board."""
+    world.pass_by(29)
+    assert not world.killed
+    world.pass_by(3)
+    assert world.killed == [PID]
+
+
+def _sleep(world: World) -> None:
+    # The worker's main process was stopped.
+    world.pass_by(40, step=40)
+
+
+def _end_lanes(world: World) -> None:
+    world.busy = set()
+    world.pass_by(1)
+    world.busy = {PID}
+
+
+@pytest.mark.parametrize("meanwhile", [_sleep, _end_lanes])
+def test_silence_is_counted_while_it_is_seen(world: World, meanwhile: Callable[[World], None]) -> None:
+    """What was not looked at was no silence, nor was what lay between two lanes."""
+    world.pass_by(25)
+    meanwhile(world)
+    world.pass_by(25)
+    assert not world.killed
+    world.pass_by(10)
+    assert world.killed == [PID]
+
+
+def test_a_process_may_wait_for_the_ledger(world: World) -> None:
+    """While the ledger is away nothing is ended; once it is back, what still rests is."""
+    world.is_away = True
+    world.pass_by(29)
+    with pytest.raises(errors.BrokerUnavailable):
+        world.pass_by(10)
+    assert not world.killed
+    world.is_away = False
+    world.pass_by(3)
+    assert world.killed == [PID]
