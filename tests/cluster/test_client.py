@@ -197,13 +197,13 @@ def test_another_process_finds_a_run_by_its_id(cluster: LocalCluster) -> None:
 def test_an_id_is_used_once(local: LocalCluster, tmp_path: Path) -> None:
     """The same id again is the same run: it is not run again, whatever it is given."""
     path = tmp_path / "calls"
-    first = noted.submit(str(path), id="order-42")
-    second = noted.submit(str(path), id="order-42")
+    first = noted.submit(str(path), id="used-once")
+    second = noted.submit(str(path), id="used-once")
     first.result(timeout=10)
-    third = double.submit(5, id="order-42")
+    third = double.submit(5, id="used-once")
 
-    assert (first.id, second.result(), third.result()) == ("order-42",) * 3
-    assert path.read_text().splitlines() == ["order-42"]
+    assert (first.id, second.result(), third.result()) == ("used-once",) * 3
+    assert path.read_text().splitlines() == ["used-once"]
 
 
 def waited_for_its_message(run: Run) -> float:

@@ -269,12 +269,12 @@ def test_a_deadline_needs_no_client(local: LocalCluster, tmp_path: Path) -> None
         import sys
         from egregore_dist import parallel
         from tests.cluster.test_ends import fine, lingers
-        parallel(fine, lingers, timeout=1.0, name="left").submit(sys.argv[1], id="client-gone")
+        parallel(fine, lingers, timeout=3.0, name="left").submit(sys.argv[1], id="client-gone")
     """
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], env=local.worker_environment(), check=True
     )
-    until(lambda: lines(tmp_path / "finally") == ["lingers"], seconds=5, what="the finally block")
+    until(lambda: lines(tmp_path / "finally") == ["lingers"], seconds=15, what="the finally block")
 
     # The lane says so only after that.
     until(lambda: Run("client-gone").status == "failed", seconds=2, what="the end of the run")

@@ -70,7 +70,10 @@ def test_what_runs_ends_and_nothing_starts(cluster: LocalCluster, tmp_path: Path
     assert (begun(tmp_path), run.status) == (2, "paused")
     with pytest.raises(TimeoutError):
         run.result(timeout=0.01)
+    # What waits has a gate again: the run cannot end between the two.
+    (tmp_path / "gate").unlink()
     assert [run.resume(), run.resume()] == ["running"] * 2
+    (tmp_path / "gate").touch()
     assert run.result(timeout=30) == {"after": {f"b{number}": f"b{number}" for number in range(6)}}
     assert begun(tmp_path) == 6
 
