@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from egregore_dist.ledger.ledger import Ledger
+
+_ADMITTED, _STALE = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +19,7 @@ class Bounds:
         group: the processes that have one memory limit with the worker; "" for all of the machine.
         memory: of that group.
         machine: of the machine.
-        cores: of the machine.
+        cores: of that group.
     """
 
     group: str
@@ -26,23 +28,36 @@ class Bounds:
     cores: float
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one lane has of its machine: bytes, cores, and of which group."""
+
+    memory: int
+    cores: float
+    group: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """Whether there is room for a lane, and what others have.
 
     Attributes:
         has_room: whether there is.
-        memory: bytes that lanes have on the machine, all workers together.
-        cores: cores that they have.
+        is_stale: whether there is nothing for the lane to do: its block has ended, or others do what is left.
+        memory: bytes that other lanes have on the machine, all workers together.
+        cores: cores that they have, of the group.
         lanes: how many they are.
         others_first: whether somebody waits there for longer.
+        grant: what the lane needs, and has if there is room.
     """
 
     has_room: bool
+    is_stale: bool = False
     memory: int
     cores: float
     lanes: int
     others_first: bool
+    grant: Grant
 
 
 class Rooms:
@@ -51,18 +66,16 @@ class Rooms:
     Args:
         host: the machine.
         worker: the worker's name.
+        ttl: seconds for which what its lanes have counts, unless `sync` says so again.
 
     Every method raises `errors.BrokerUnavailable` where the ledger cannot be reached.
     """
 
-    def __init__(self, ledger: Ledger, host: str, worker: str) -> None:
+    def __init__(self, ledger: Ledger, host: str, worker: str, *, ttl: float) -> None:
         self._ledger = ledger
         self._key = ledger.keys.machine(host)
         self._worker = worker
-
-    def begin(self) -> None:
-        """This worker has begun, and has no lanes: give back what one of its name had."""
-        self._ask("begin")
+        self._ttl = round(ttl * 1000)
 
     def admit(
         self,
@@ -82,21 +95,35 @@ class Rooms:
             cores: that one branch needs.
             of: run, block and track that it serves, where it may run several branches at a time.
         """
-        block = "" if of is None else self._ledger.keys.block(of[0], "b", of[1])
-        track = 0 if of is None else of[2]
+        block, waiting, track = "", "", 0
+        if of is not None:
+            keys, track = self._ledger.keys, of[2]
+            block, waiting = keys.block(of[0], "b", of[1]), f"{keys.block(of[0], 'q', of[1])}:{track}"
         sizes = [memory, round(cores * 1000), bounds.group, bounds.memory, bounds.machine, int(bounds.cores * 1000)]
-        has_room, taken, busy, lanes, others = self._ask("admit", queue, lane, *sizes, block, track)
+        said, taken, busy, lanes, others, has, of_cores = self._ask(
+            "admit", queue, lane, *sizes, self._ttl, block, waiting, track
+        )
         return Answer(
-            has_room=bool(has_room),
+            has_room=said == _ADMITTED,
+            is_stale=said == _STALE,
             memory=int(taken),
             cores=busy / 1000,
             lanes=int(lanes),
             others_first=bool(others),
+            grant=Grant(int(has), of_cores / 1000, bounds.group),
         )
 
-    def free(self, lanes: Iterable[str]) -> None:
-        """These lanes have ended: give back what they have."""
-        self._ask("free", *lanes)
+    def sync(self, has: Mapping[str, Grant]) -> bool:
+        """Say what all lanes of this worker have, by their ids: what others of it had is given back.
+
+        Returns whether lanes wait for room on the machine.
+        """
+        told = [
+            value
+            for lane, grant in has.items()
+            for value in (lane, grant.memory, round(grant.cores * 1000), grant.group)
+        ]
+        return bool(self._ask("sync", self._ttl, *told)[0])
 
     def leave(self, queue: str) -> None:
         """No lane of a queue waits for this worker any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/sys/fs/cgroup")
@@ -15,7 +15,7 @@ _NO_LIMIT = 2**60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """The tightest limit of a process's groups, and what is left of it, in bytes.
+    """The smallest limit of a process's groups, and what is left of all of them, in bytes.
 
     Attributes:
         limit: what all processes of the group may take together.
@@ -36,13 +36,19 @@ def cores() -> float | None:
 
 
 def memory() -> Memory | None:
-    """The memory limit of this process's groups that leaves the least; None for no limit."""
+    """What the memory limits of this process's groups leave, and the smallest with its group; None for no limit.
+
+    Of nested groups that is always the same one, whatever their neighbours use.
+    """
     found = [_memory(folder, "memory.max", "memory.current", "inactive_file") for folder in _groups("")]
     found += [
         _memory(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         for folder in _groups("memory")
     ]
-    return min((each for each in found if each is not None), key=lambda each: each.available, default=None)
+    limits = [each for each in found if each is not None]
+    if not limits:
+        return None
+    return replace(min(limits, key=lambda each: each.limit), available=min(each.available for each in limits))
 
 
 def oom_kills() -> int | None:

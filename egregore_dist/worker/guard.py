@@ -165,9 +165,11 @@ class Guard(bootsteps.StartStopStep):
                 self._put_aside(message, f"{task}: {reason}")
                 return
             if self._is_copy(message):
-                message.ack_log_error(log, self._consumer.connection_errors)
+                self._drop(message)
                 return
-            self._consumer.controller.egregore_admission.serve(message, lambda: self._serve(handler, message))
+            self._consumer.controller.egregore_admission.serve(
+                message, lambda: self._serve(handler, message), lambda: self._drop(message)
+            )
 
         return on_message
 
@@ -212,6 +214,9 @@ class Guard(bootsteps.StartStopStep):
             "body": message.body,
         }
         self._asides.add(str(info.get("routing_key") or ""), shape, reason)
+        self._drop(message)
+
+    def _drop(self, message: Any) -> None:
         if not message.acknowledged:
             message.ack_log_error(log, self._consumer.connection_errors)
 

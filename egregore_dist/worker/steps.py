@@ -106,7 +106,6 @@ class Fairness(Periodic):
         return self._pause
 
     def begin(self, parent: Any) -> None:
-        self._intake: Intake = parent.egregore_intake
         self._lookout = Lookout(Queues(parent.app), lambda: tuple(parent.app.amqp.queues.consume_from))
 
     def tick(self, parent: Any) -> None:
@@ -116,7 +115,7 @@ class Fairness(Periodic):
             at_work=len(at_work),
             received=len(received),
             slots=pool.slots(parent.pool),
-            is_short=bool(self._intake.closed()),
+            is_short=parent.egregore_admission.is_short(),
         )
 
     def stop(self, _parent: Any) -> None:

@@ -2,88 +2,128 @@
 -- of, never goes beyond what the machine may give. It belongs to no run.
 --
 -- KEYS[1]  <prefix>:machine:<host>  hash
---            "lane <worker> <lane>" -> "<bytes> <thousandths of a core> <group>", of a lane that was admitted
---            "wait <queue>" -> "<since> <seen>", server ms, of lanes that were not, while a worker there goes on asking
+--            "lane <worker> <lane>" -> "<until> <bytes> <thousandths of a core> <group>", of a lane that was admitted; it counts
+--                                      until then, ms of the machine's clock, unless its worker says again that it has it
+--            "wait <queue>\n<worker>" -> "<since> <seen> <lacks> <group>", of lanes that were not, while that worker goes on
+--                                      asking, server ms; lacks "group": there is room on the machine, and none in its group
+--            "clock" -> "<heard> <away>": when anybody asked last, server ms, and for how many ms nobody could
 -- ARGV  what, worker, then
---       "begin": the worker has no lanes yet.  "free", lanes: these have ended.  "leave", queue: none of it waits any more
---       "admit", queue, lane or "" to see whether there is room, bytes for one branch, thousandths of a core,
---                group of the worker's processes, bytes that the group may give, and the machine, thousandths of a core that
---                it has, key of the lane's block or "", track
--- Returns { 1 if there is room else 0, bytes that lanes have there, thousandths of a core, lanes, 1 if others were first }
+--       "sync", ms that it is good for, flat fours (lane, bytes, thousandths, group): all that the worker's lanes have
+--       "leave", queue: none of it waits for this worker any more
+--       "admit", queue, lane or "" to see whether there is room, bytes for one branch, thousandths of a core, group of the
+--                worker's processes, bytes that the group may give, and the machine, thousandths of a core that the group may,
+--                ms that it is good for, key of the lane's block or "", key of what waits on its track, track
+-- Returns { said, bytes that other lanes have there, thousandths of a core in the group, lanes, 1 if others were first, bytes and
+-- thousandths that this one has }; said: 1 if there is room, 0 if not, 2 if the lane has nothing to do there any more. Of
+-- "sync": { 1 if any wait there, and 0s }
 --
--- Who was refused first has its turn first, whatever it needs: so small needs do not keep a large one waiting for ever.
--- What a worker has counts while its report lives: one that is gone gives back all that its lanes had.
+-- Who was refused first has its turn first, whatever it needs: so small needs do not keep a large one waiting for ever. One
+-- that its own group has no room for keeps nobody of other groups waiting.
+-- What a worker has counts as long as it says so. While nobody could ask, the machine's clock stands still: after an outage all
+-- that ran before it counts until its worker has had the time to say so again.
 
 local MACHINE, what, worker = KEYS[1], ARGV[1], ARGV[2]
 local PREFIX = string.sub(AGENDA, 1, -8)
--- Milliseconds: a turn is kept for who asked so lately, and what nobody uses is forgotten.
-local ASKED_LATELY, KEPT = 2000, 86400000
+-- Milliseconds: a turn is kept for who asked so lately; a silence so long was an outage; what nobody uses is forgotten.
+local ASKED_LATELY, SILENCE, KEPT = 2000, 3000, 86400000
 local MINE = 'lane ' .. worker .. ' '
 
-if what == 'free' then
-  for i = 3, #ARGV do redis.call('HDEL', MACHINE, MINE .. ARGV[i]) end
-  return { 1, 0, 0, 0, 0 }
-end
+local function wait_of(queue, of) return 'wait ' .. queue .. '\n' .. of end
+
 if what == 'leave' then
-  redis.call('HDEL', MACHINE, 'wait ' .. ARGV[3])
-  return { 1, 0, 0, 0, 0 }
+  redis.call('HDEL', MACHINE, wait_of(ARGV[3], worker))
+  return { 1, 0, 0, 0, 0, 0, 0 }
 end
+
 local known = redis.call('HGETALL', MACHINE)
-if what == 'begin' then
-  for i = 1, #known, 2 do
-    if string.match(known[i], '^lane (.*) %S+$') == worker then redis.call('HDEL', MACHINE, known[i]) end
+local heard, away = NOW, 0
+for i = 1, #known, 2 do
+  if known[i] == 'clock' then
+    heard, away = string.match(known[i + 1], '^(%d+) (%d+)$')
+    heard, away = tonumber(heard), tonumber(away)
   end
-  return { 1, 0, 0, 0, 0 }
+end
+if NOW - heard > SILENCE then away = away + NOW - heard end
+local at = NOW - away
+redis.call('HSET', MACHINE, 'clock', string.format('%.0f %.0f', NOW, away))
+redis.call('PEXPIRE', MACHINE, KEPT)
+
+local function take(lane, good_for, bytes, cpus, group)
+  redis.call('HSET', MACHINE, MINE .. lane, string.format('%.0f %.0f %.0f %s', at + good_for, bytes, cpus, group))
+end
+
+if what == 'sync' then
+  local has = {}
+  for i = 4, #ARGV, 4 do
+    has[MINE .. ARGV[i]] = true
+    take(ARGV[i], tonumber(ARGV[3]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3])
+  end
+  local waits = 0
+  for i = 1, #known, 2 do
+    local kind, name = string.match(known[i], '^(%a+) ?(.*)$')
+    if kind == 'wait' then
+      local seen = string.match(known[i + 1], '^%d+ (%d+)')
+      if tonumber(seen) + ASKED_LATELY >= NOW then waits = 1 end
+    elseif kind == 'lane' and not has[known[i]] and string.match(name, '^(.*) %S+$') == worker then
+      redis.call('HDEL', MACHINE, known[i])
+    end
+  end
+  return { waits, 0, 0, 0, 0, 0, 0 }
 end
 
 local queue, lane, bytes, cpus, group = unpack(ARGV, 3, 7)
-local of_group, of_machine, cores = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local width = ARGV[11] ~= '' and tonumber(redis.call('HGET', ARGV[11], 'width:' .. ARGV[12])) or 1
+local of_group, of_machine, cores, good_for = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local block, track_queue, track = unpack(ARGV, 12, 14)
 bytes, cpus = tonumber(bytes), tonumber(cpus)
--- A lane of many was planned for the machine as it was then: where it is too much now, it has all of it.
-if width > 1 then bytes = math.min(bytes * width, of_group, of_machine) end
-
-local alive = {}
-local function is_alive(name)
-  if alive[name] == nil then alive[name] = redis.call('EXISTS', PREFIX .. ':worker:' .. name) == 1 end
-  return alive[name]
+if block ~= '' then
+  local state, width, fresh, stop = unpack(redis.call('HMGET', block, 'state', 'width:' .. track, 'next:' .. track,
+    'stop:' .. track))
+  local untouched = tonumber(stop or 0) - tonumber(fresh or 0)
+  if state ~= 'open' or (untouched <= 0 and redis.call('LLEN', track_queue) == 0) then
+    return { 2, 0, 0, 0, 0, 0, 0 }
+  end
+  -- A lane of many was planned for the machine as it was then: where it is too much now, it has all of it.
+  width = tonumber(width or 1)
+  if width > 1 then bytes, cpus = math.min(bytes * width, of_group, of_machine), math.min(cpus * width, cores) end
 end
 
 local in_group, all, busy, lanes, waits, first = 0, 0, 0, 0, nil, math.huge
 for i = 1, #known, 2 do
-  local kind, name = string.match(known[i], '^(%a+) (.*)$')
+  local kind, name = string.match(known[i], '^(%a+) ?(.*)$')
   if kind == 'lane' then
-    -- A worker's name may have several words.
-    local its_lane
-    name, its_lane = string.match(name, '^(.*) (%S+)$')
-    local its_bytes, its_cpus, its_group = string.match(known[i + 1], '^(%d+) (%d+) (.*)$')
-    if not is_alive(name) then
+    local good_until, its_bytes, its_cpus, its_group = string.match(known[i + 1], '^(%d+) (%d+) (%d+) (.*)$')
+    if tonumber(good_until) <= at then
       redis.call('HDEL', MACHINE, known[i])
-    elseif name ~= worker or its_lane ~= lane then
-      lanes = lanes + 1
-      all, busy = all + tonumber(its_bytes), busy + tonumber(its_cpus)
-      if its_group == group then in_group = in_group + tonumber(its_bytes) end
+    elseif known[i] ~= MINE .. lane then
+      lanes, all = lanes + 1, all + tonumber(its_bytes)
+      if its_group == group then
+        in_group, busy = in_group + tonumber(its_bytes), busy + tonumber(its_cpus)
+      end
     end
-  else
-    local since, seen = string.match(known[i + 1], '^(%d+) (%d+)$')
+  elseif kind == 'wait' then
+    local since, seen, lacks, its_group = string.match(known[i + 1], '^(%d+) (%d+) (%a+) (.*)$')
+    since = tonumber(since)
     if tonumber(seen) + ASKED_LATELY < NOW then
       redis.call('HDEL', MACHINE, known[i])
-    elseif name == queue then
-      waits = tonumber(since)
-    else
-      first = math.min(first, tonumber(since))
+    elseif string.match(name, '^(.*)\n') == queue then
+      waits = math.min(since, waits or since)
+    elseif lacks == 'machine' or its_group == group then
+      first = math.min(first, since)
     end
   end
 end
 
 local others_first = first < (waits or NOW)
-local fits = in_group + bytes <= of_group and all + bytes <= of_machine and busy + cpus <= cores
-local has_room = fits and not others_first and is_alive(worker)
+local in_machine = all + bytes <= of_machine
+local fits = in_machine and in_group + bytes <= of_group and busy + cpus <= cores
+local has_room = fits and not others_first and redis.call('EXISTS', PREFIX .. ':worker:' .. worker) == 1
 if has_room and lane ~= '' then
-  redis.call('HSET', MACHINE, MINE .. lane, string.format('%.0f %.0f %s', bytes, cpus, group))
-  redis.call('HDEL', MACHINE, 'wait ' .. queue)
+  take(lane, good_for, bytes, cpus, group)
+  for i = 1, #known, 2 do
+    if string.match(known[i], '^wait (.*)\n') == queue then redis.call('HDEL', MACHINE, known[i]) end
+  end
 else
-  redis.call('HSET', MACHINE, 'wait ' .. queue, string.format('%.0f %.0f', waits or NOW, NOW))
+  local lacks = (in_machine and not fits) and 'group' or 'machine'
+  redis.call('HSET', MACHINE, wait_of(queue, worker), string.format('%.0f %.0f %s %s', waits or NOW, NOW, lacks, group))
 end
-redis.call('PEXPIRE', MACHINE, KEPT)
-return { has_room and 1 or 0, all, busy, lanes, others_first and 1 or 0 }
+return { has_room and 1 or 0, all, busy, lanes, others_first and 1 or 0, bytes, cpus }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import hypothesis
 from hypothesis import strategies as st
 
 from egregore_dist.ledger import Ledger
-from egregore_dist.ledger.rooms import Answer, Bounds, Rooms
+from egregore_dist.ledger.rooms import Answer, Bounds, Grant, Rooms
 from tests.cluster.ledger.play import Play, track
 from tests.support.waiting import until
 
@@ -17,10 +18,23 @@ GIB = 2**30
 BOUNDS = Bounds(group="", memory=7 * GIB, machine=7 * GIB, cores=4.0)
 
 
-def worker(ledger: Ledger, name: str) -> Rooms:
+def worker(ledger: Ledger, name: str, ttl: float = 60.0) -> Rooms:
     """A live worker of the machine."""
     ledger.report(name, b"alive", 60.0)
-    return Rooms(ledger, HOST, name)
+    return Rooms(ledger, HOST, name, ttl=ttl)
+
+
+def gib(count: float) -> Grant:
+    """So much memory."""
+    return Grant(int(count * GIB), 0.0, "")
+
+
+def let_be_silent(ledger: Ledger, seconds: float) -> None:
+    """All that was said was said so much earlier, and since then nobody has asked."""
+    key, by = ledger.keys.machine(HOST), round(seconds * 1000)
+    for name, value in cast(dict[bytes, bytes], ledger.redis.hgetall(key)).items():
+        first, _, rest = value.decode().partition(" ")
+        ledger.redis.hset(key, name, f"{int(first) - by} {rest}")
 
 
 def ask(
@@ -34,13 +48,15 @@ def test_memory_is_given_once(ledger: Ledger) -> None:
     one, other = worker(ledger, "one@here"), worker(ledger, "other@here")
 
     assert ask(one, "a", 4 * GIB).has_room
-    assert ask(one, "a", 4 * GIB).has_room
+    assert ask(one, "a", 4 * GIB).grant == gib(4)
     refused = ask(other, "b", 4 * GIB)
-    assert refused == Answer(has_room=False, memory=4 * GIB, cores=0.0, lanes=1, others_first=False)
+    assert refused == Answer(
+        has_room=False, memory=4 * GIB, cores=0.0, lanes=1, others_first=False, grant=Grant(4 * GIB, 0.0, "")
+    )
     assert ask(other, "c", 3 * GIB).has_room
-    other.free(["a"])
+    other.sync({"c": gib(3)})
     assert not ask(other, "b", 4 * GIB).has_room
-    one.free(["a", "unknown"])
+    one.sync({})
     assert ask(other, "b", 4 * GIB).has_room
 
 
@@ -49,9 +65,9 @@ def test_names_of_workers_may_have_several_words(ledger: Ledger) -> None:
     one, other = worker(ledger, "one of us"), worker(ledger, "one")
 
     assert ask(one, "a", 7 * GIB).has_room
-    other.begin()
+    other.sync({})
     assert not ask(other, "b", GIB).has_room
-    one.begin()
+    one.sync({})
     assert ask(other, "b", GIB).has_room
 
 
@@ -75,28 +91,63 @@ def test_groups_have_limits_of_their_own(ledger: Ledger) -> None:
     assert not ask(rooms, "4", 1, bounds=group[""]).has_room
 
 
+def test_a_full_group_keeps_nobody_of_others_waiting(ledger: Ledger) -> None:
+    """Who waits for its own group alone has no turn on the machine; who waits for the machine has."""
+    group = {name: Bounds(group=name, memory=4 * GIB, machine=9 * GIB, cores=2.0) for name in ("/a", "/b")}
+    rooms, other = worker(ledger, "one@here"), worker(ledger, "other@here")
+    assert ask(rooms, "1", 4 * GIB, cores=2.0, bounds=group["/a"]).has_room
+    assert not ask(rooms, "2", GIB, queue="q@memory:2", bounds=group["/a"]).has_room
+
+    # Cores are those of a group, too.
+    assert ask(other, "3", GIB, cores=2.0, bounds=group["/b"]).has_room
+    large = Bounds(group="/c", memory=9 * GIB, machine=9 * GIB, cores=2.0)
+    assert not ask(rooms, "5", 9 * GIB, queue="q@memory:9", bounds=large).has_room
+    until(lambda: ask(other, "4", GIB, bounds=group["/b"]).others_first, what="a later millisecond")
+
+
 def test_a_worker_that_is_gone_has_nothing(ledger: Ledger) -> None:
-    """When its report ends, what its lanes had is for others; one that is not alive is given nothing."""
-    gone, left = worker(ledger, "gone@here"), worker(ledger, "left@here")
+    """What its lanes had is for others when it has not said for so long that they have it; it is given nothing then."""
+    gone, left = worker(ledger, "gone@here", ttl=1.0), worker(ledger, "left@here")
     assert ask(gone, "a", 7 * GIB).has_room
     assert not ask(left, "b", GIB).has_room
-
     ledger.retire("gone@here")
 
-    assert ask(left, "b", 7 * GIB).has_room
-    left.free(["b"])
+    until(lambda: ask(left, "b", 7 * GIB).has_room, what="the end of what it had")
+    left.sync({})
     assert not ask(gone, "a", GIB).has_room
 
 
-def test_a_worker_that_begins_has_nothing(ledger: Ledger) -> None:
-    """One that was started anew under its name gives back what it had before, and not what others have."""
-    rooms, other = worker(ledger, "w@here"), worker(ledger, "w@here2")
-    assert ask(rooms, "a", 3 * GIB).has_room
-    assert ask(other, "a", 3 * GIB).has_room
+def test_an_outage_takes_nothing_away(ledger: Ledger) -> None:
+    """While nobody could ask, nobody could say what it has: it counts until its worker has had the time for it."""
+    one, other = worker(ledger, "one@here", ttl=2.0), worker(ledger, "other@here")
+    assert ask(one, "a", 7 * GIB).has_room
+    let_be_silent(ledger, 3600)
 
-    rooms.begin()
+    assert not ask(other, "b", GIB).has_room
+    until(lambda: ask(other, "b", GIB).has_room, what="its end, since it says nothing")
 
-    assert ask(rooms, "b", GIB).memory == 3 * GIB
+
+def test_what_was_taken_away_is_said_again(ledger: Ledger) -> None:
+    """A worker that was taken for dead, and lives, has what its lanes have; nothing is left of the other ones."""
+    one, other = worker(ledger, "one@here"), worker(ledger, "other@here")
+    assert ask(one, "a", 3 * GIB).has_room
+    # The answer was lost: the worker does not know of it.
+    assert ask(one, "b", 2 * GIB).has_room
+    ledger.redis.hdel(ledger.keys.machine(HOST), "lane one@here a")
+
+    assert not one.sync({"a": gib(3)})
+    assert ask(other, "c", GIB).memory == 3 * GIB
+
+
+def test_a_worker_hears_who_waits(ledger: Ledger) -> None:
+    """Lanes of one worker may have what those of another wait for."""
+    one, other = worker(ledger, "one@here"), worker(ledger, "other@here")
+    assert ask(one, "a", 7 * GIB).has_room
+    assert not one.sync({"a": gib(7)})
+    assert not ask(other, "b", GIB, queue="q@memory:1").has_room
+    assert one.sync({"a": gib(7)})
+    other.leave("q@memory:1")
+    assert not one.sync({"a": gib(7)})
 
 
 def test_who_waits_for_longer_is_first(ledger: Ledger) -> None:
@@ -105,7 +156,7 @@ def test_who_waits_for_longer_is_first(ledger: Ledger) -> None:
     assert ask(rooms, "a", 4 * GIB, queue="q@memory:4").has_room
     assert not ask(rooms, "large", 6 * GIB, queue="q@memory:6").has_room
     until(lambda: ask(rooms, "small", GIB, queue="q@memory:4").others_first, what="a later millisecond")
-    rooms.free(["a"])
+    rooms.sync({})
 
     # To see whether there is room takes none.
     assert ask(rooms, "", 6 * GIB, queue="q@memory:6").has_room
@@ -131,9 +182,32 @@ def test_a_lane_of_many_needs_as_much_as_many(ledger: Ledger) -> None:
 
     assert rooms.admit("q@memory:1", "a", memory=2 * GIB, cores=0.0, bounds=BOUNDS, of=of).has_room
     assert ask(rooms, "b", 2 * GIB).memory == 6 * GIB
-    rooms.free(["a"])
+    rooms.sync({})
     assert rooms.admit("q@memory:1", "a", memory=6 * GIB, cores=0.0, bounds=BOUNDS, of=of).has_room
     assert ask(rooms, "b", 1).memory == 7 * GIB
+    rooms.sync({})
+    rooms.leave("q@memory:1")
+    wide = rooms.admit("q@cpus:1", "a", memory=0, cores=1.0, bounds=BOUNDS, of=of)
+    assert (wide.has_room, wide.grant) == (True, Grant(0, 3.0, ""))
+
+
+def test_a_lane_that_has_nothing_to_do_needs_nothing(ledger: Ledger) -> None:
+    """Its block has ended, or is served by others to its end: it has no turn, whatever it would need."""
+    play = Play.submit(ledger)
+    block = play.block(2, tracks=[track(2)])
+    rooms, of = worker(ledger, "w@here"), (play.run, block, 0)
+
+    def asked() -> Answer:
+        return rooms.admit("q@memory:9", "", memory=9 * GIB, cores=0.0, bounds=BOUNDS, of=of)
+
+    assert (asked().has_room, asked().is_stale) == (False, False)
+    rooms.leave("q@memory:9")
+    for lane in (play.lane(), play.lane()):
+        assert play.serve(block, lane)
+    assert asked().is_stale
+    ledger.cancel(play.run)
+    assert asked().is_stale
+    assert ask(rooms, "small", 7 * GIB).has_room
 
 
 @dataclass(frozen=True)
@@ -150,7 +224,7 @@ class Step:
 steps = st.lists(
     st.builds(
         Step,
-        what=st.sampled_from(["come", "come", "come", "end", "die", "start"]),
+        what=st.sampled_from(["come", "come", "come", "end", "die", "start", "say"]),
         worker=st.sampled_from(["a@h", "b@h", "c@h"]),
         lane=st.sampled_from("1234"),
         memory=st.integers(1, 8) | st.sampled_from([7, 8]),
@@ -172,20 +246,26 @@ def test_never_more_than_there_is(ledger: Ledger, steps: list[Step]) -> None:
         for key in [key for key in admitted if key[0] == of]:
             del admitted[key]
 
+    def sync(of: str) -> None:
+        has = {lane: Grant(it.memory, it.cores, "") for (name, lane), it in admitted.items() if name == of}
+        workers[of].sync(has)
+
     for step in steps:
         rooms, key = workers[step.worker], (step.worker, step.lane)
         if step.what == "end":
-            rooms.free([step.lane])
             admitted.pop(key, None)
+            sync(step.worker)
         elif step.what == "die":
+            # What it had counts until it has not said so for long enough.
             ledger.retire(step.worker)
             alive.discard(step.worker)
-            end(step.worker)
         elif step.what == "start":
             workers[step.worker] = worker(ledger, step.worker)
-            workers[step.worker].begin()
             alive.add(step.worker)
             end(step.worker)
+            sync(step.worker)
+        elif step.what == "say":
+            sync(step.worker)
         else:
             queue = f"q@memory:{step.memory}"
             others = [it for at, it in admitted.items() if at != key]

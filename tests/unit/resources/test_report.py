@@ -131,7 +131,7 @@ def test_files_that_can_be_dropped_are_free(group: Path, files: dict[str, object
 
 
 def test_the_tightest_group_around_counts(group: Path) -> None:
-    """A service's own group and those around it: the one that leaves the least decides, for cores too."""
+    """A service's own group and those around it: the least that is left; the smallest limit at any load."""
     write(
         group,
         {
@@ -146,7 +146,10 @@ def test_the_tightest_group_around_counts(group: Path) -> None:
     )
     machine = report.measure()
 
-    assert (machine.cores, machine.memory_available, machine.memory_limit) == (1.0, GIB, 8 * GIB)
+    assert (machine.cores, machine.memory_available, machine.memory_limit) == (1.0, GIB, 4 * GIB)
+    write(group, {"system.slice/memory.current": 4 * GIB}, "0::/system.slice/it.service\n")
+    later = report.measure()
+    assert (later.memory_available, later.memory_limit, later.group) == (3 * GIB, 4 * GIB, machine.group)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
-from egregore_dist.ledger.rooms import Answer
+from egregore_dist.ledger.rooms import Answer, Grant
 from egregore_dist.resources.report import Report
+from egregore_dist.settings import Settings
 from egregore_dist.worker import admission, pool
 from egregore_dist.worker.admission import Admission
 from egregore_dist.worker.intake import Intake
@@ -27,9 +29,11 @@ class Rooms:
 
     def __init__(self) -> None:
         self.has_room = True
+        self.is_stale = False
         self.away = False
+        self.waits = False
         self.asked: list[tuple[str, str]] = []
-        self.freed: list[str] = []
+        self.told: list[set[str]] = []
         self.left: list[str] = []
 
     def admit(self, queue: str, lane: str, **how: Any) -> Answer:
@@ -37,10 +41,21 @@ class Rooms:
             raise errors.BrokerUnavailable("away")
         self.asked.append((queue, lane))
         self.how = how
-        return Answer(has_room=self.has_room, memory=5 * GIB, cores=0.0, lanes=3, others_first=False)
+        return Answer(
+            has_room=self.has_room and not self.is_stale,
+            is_stale=self.is_stale,
+            memory=5 * GIB,
+            cores=0.0,
+            lanes=3,
+            others_first=False,
+            grant=Grant(how["memory"], how["cores"], ""),
+        )
 
-    def free(self, lanes: set[str]) -> None:
-        self.freed += lanes
+    def sync(self, has: dict[str, Grant]) -> bool:
+        if self.away:
+            raise errors.BrokerUnavailable("away")
+        self.told.append(set(has))
+        return self.waits
 
     def leave(self, queue: str) -> None:
         self.left.append(queue)
@@ -77,11 +92,14 @@ class World:
         self.waiting: int | None = 1
         self.lanes: tuple[str, ...] = ()
         self.handled: list[str] = []
+        self.dropped: list[str] = []
+        self.step.settings = Settings()
         self.step._rooms = self.rooms  # type: ignore[assignment]
         self.step._queues = SimpleNamespace(waiting=lambda _: self.waiting, close=lambda: None)  # type: ignore[assignment]
 
     def serve(self, message: Message) -> Message:
-        self.step.serve(message, lambda: self.handled.append(message.headers["id"]))
+        id = message.headers["id"]
+        self.step.serve(message, lambda: self.handled.append(id), lambda: self.dropped.append(id))
         return message
 
     def tick(self) -> None:
@@ -168,15 +186,88 @@ def test_a_machine_that_became_too_small_waits_for_nothing(world: World) -> None
     assert "too small" in world.intake.closed()[f"home@memory:{7 * GIB}"]
 
 
-def test_without_the_ledger_nothing_is_admitted(world: World) -> None:
-    """Nobody knows what runs: the lane goes back, and is asked for again later."""
+def test_without_the_ledger_nothing_is_admitted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows what runs: the lane goes back, and is asked for again later. Others meanwhile go back unasked."""
     world.rooms.away = True
     assert world.serve(Message()).requeued == 1
     world.rooms.away = False
+    assert world.serve(Message(f"home@memory:{GIB}")).requeued == 1
+    assert world.rooms.asked == []
     world.tick()
     assert not world.intake.closed()
+    later = time.monotonic() + 6
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    world.serve(Message())
+    assert world.handled == ["lane"]
     world.worker.egregore_heartbeat.said = None
     assert world.serve(Message()).requeued == 1
+
+
+def test_a_lane_that_has_nothing_to_do_is_dropped(world: World) -> None:
+    """Its run was cancelled, or others do the rest; where it was refused before, its queue is opened for it."""
+    world.rooms.has_room = False
+    message = world.serve(Message())
+    assert message.requeued == 1
+    world.rooms.is_stale = True
+    world.tick()
+    assert world.rooms.how["of"] == ("run", "0.0-1", 0)
+    assert not world.intake.closed()
+    world.serve(message)
+    assert (world.handled, world.dropped, message.requeued) == ([], ["lane"], 1)
+
+    # What comes after it on the queue is asked for by itself.
+    world.tick()
+    assert world.rooms.how["of"] is None
+
+
+def test_a_turn_is_kept_until_its_lane_has_come(world: World) -> None:
+    """The queue is open, and all slots are taken by what needs little: what else would fit goes on waiting."""
+    world.rooms.has_room = False
+    message = world.serve(Message())
+    world.rooms.has_room = True
+    for _ in range(3):
+        world.tick()
+    assert not world.intake.closed()
+    assert world.rooms.asked == [(HEAVY, "lane"), *[(HEAVY, "")] * 3]
+    assert world.step.interval() < 1
+
+    world.lanes = ("lane",)
+    world.serve(message)
+    world.tick()
+    assert world.rooms.asked[4:] == [(HEAVY, "lane")]
+
+
+def test_what_its_lanes_have_is_said_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each report: it may have been taken from them while this worker, or the ledger, was away."""
+    world.rooms.away = True
+    with pytest.raises(errors.BrokerUnavailable):
+        world.tick()
+    world.rooms.away = False
+    # What an earlier worker of the name had is given back as soon as that can be said.
+    world.tick()
+    assert world.rooms.told == [set()]
+
+    world.lanes = ("lane",)
+    world.serve(Message())
+    later = time.monotonic() + 10
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    world.tick()
+    world.tick()
+    assert world.rooms.told == [set(), {"lane"}]
+
+
+def test_lanes_hear_who_waits_for_what_they_have(world: World) -> None:
+    """On whichever worker of the machine; those of a worker whose lanes have nothing would leave in vain."""
+    world.rooms.has_room = False
+    world.serve(Message())
+    assert not world.step.is_short()
+    world.intake.open(HEAVY)
+    world.rooms.has_room, world.lanes = True, ("lane",)
+    world.serve(Message())
+    assert not world.step.is_short()
+    world.rooms.waits = True
+    world.tick()
+    assert world.step.is_short()
 
 
 def test_what_has_ended_is_given_back(world: World) -> None:
@@ -186,12 +277,14 @@ def test_what_has_ended_is_given_back(world: World) -> None:
     world.serve(message)
     world.serve(other)
     world.tick()
-    assert world.rooms.freed == []
+    assert world.rooms.told[-1] == {"lane", "other"}
     assert world.step.interval() < 1
 
     world.lanes = ("other",)
     message.ack_log_error()
     assert world.step._hurried.is_set()
     world.tick()
+    told = len(world.rooms.told)
     world.tick()
-    assert world.rooms.freed == ["lane"]
+    assert world.rooms.told[-1] == {"other"}
+    assert len(world.rooms.told) == told
