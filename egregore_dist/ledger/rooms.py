@@ -85,7 +85,7 @@ class Rooms:
         memory: int,
         cores: float,
         bounds: Bounds,
-        of: tuple[str, str, int] | None = None,
+        of: tuple[str, str | None, int] | None = None,
     ) -> Answer:
         """Have a lane take its room, where there is some; else lanes of its queue wait from now on.
 
@@ -93,16 +93,15 @@ class Rooms:
             lane: its id; "" to see whether there is room, and keep the turn of those that wait.
             memory: bytes that one branch needs.
             cores: that one branch needs.
-            of: run, block and track that it serves, where it may run several branches at a time.
+            of: run, block and track that it serves; without a block it carries the run on.
         """
-        block, waiting, track = "", "", 0
-        if of is not None:
-            keys, track = self._ledger.keys, of[2]
-            block, waiting = keys.block(of[0], "b", of[1]), f"{keys.block(of[0], 'q', of[1])}:{track}"
+        keys = self._ledger.keys
+        run, block, track = (None, None, 0) if of is None else of
+        about = ["", "", "", 0] if run is None else [keys.run(run), "", "", 0]
+        if run is not None and block is not None:
+            about[1:] = [keys.block(run, "b", block), f"{keys.block(run, 'q', block)}:{track}", track]
         sizes = [memory, round(cores * 1000), bounds.group, bounds.memory, bounds.machine, int(bounds.cores * 1000)]
-        said, taken, busy, lanes, others, has, of_cores = self._ask(
-            "admit", queue, lane, *sizes, self._ttl, block, waiting, track
-        )
+        said, taken, busy, lanes, others, has, of_cores = self._ask("admit", queue, lane, *sizes, self._ttl, *about)
         return Answer(
             has_room=said == _ADMITTED,
             is_stale=said == _STALE,

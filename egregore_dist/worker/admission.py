@@ -33,7 +33,8 @@ _LOOK_EVERY = 0.2
 _LEFT_ALONE = 5.0
 
 
-Of = tuple[str, str, int]
+# Run, block and track.
+Of = tuple[str, str | None, int]
 
 
 class Admission(Periodic):
@@ -122,7 +123,8 @@ class Admission(Periodic):
             self._close(queue, "the ledger cannot be reached")
             return None
         arguments = message.payload[0]
-        of = (arguments[0], arguments[1], arguments[2]) if message.headers["task"] == apps.LANE else None
+        is_lane = message.headers["task"] == apps.LANE
+        of = (arguments[0], arguments[1], arguments[2]) if is_lane else (arguments[0], None, 0)
         try:
             with self._lock:
                 answer = self._ask(queue, lane, said, of)

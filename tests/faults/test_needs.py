@@ -13,8 +13,8 @@ from egregore_dist.client import session
 from egregore_dist.client.why import Reason
 from egregore_dist.resources.report import Report
 from tests.support.nodes import ProcessContainer
-from tests.support.trial import Trial
-from tests.support.waiting import until
+from tests.support.trial import TTL, Trial
+from tests.support.waiting import let_pass, until
 from tests.support.work import anap, long_first, moment, nap
 
 big = node("big", memory="2GB")(nap.fn)
@@ -195,3 +195,43 @@ def test_a_killed_worker_gives_its_room_back(trial_of: Callable[..., Trial]) -> 
         trial.result(run, timeout=30)
     assert together(trial, "stuck", "big") <= 2
     until(lambda: not lanes_of(trial), what="all room given back")
+
+
+def test_an_outage_gives_no_room_away(trial_of: Callable[..., Trial]) -> None:
+    """While the server stood still every report has expired: what runs keeps its room all the same."""
+    trial = trial_of(workers=0)
+    server = trial.cluster.server
+    assert server is not None
+    one_machine(trial, concurrency=1)
+    first = trial.submit(big, TTL + 6)
+    trial.wait_for(1, node="big")
+    second = trial.submit(most, 0.1)
+    until(lambda: "room" in {reason.kind for reason in second.why()}, what="the reason")
+
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        let_pass(TTL + 1)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+    for run in (first, second):
+        trial.result(run, timeout=30)
+    assert together(trial, "big", "most") == 1
+    assert {it.attempt for it in trial.executions()} == {1}
+
+
+def test_a_run_that_is_cancelled_has_no_turn(trial_of: Callable[..., Trial]) -> None:
+    """A lane that was the first to wait for room, and has nothing to do any more, keeps nobody waiting."""
+    trial = trial_of(workers=0)
+    one_machine(trial)
+    held = trial.submit(stuck, 60.0)
+    trial.wait_for(1, node="stuck")
+    first = trial.submit(most, 0.1)
+    until(lambda: "room" in {reason.kind for reason in first.why()}, what="the reason")
+    later = trial.submit(third, 0.1)
+    until(lambda: "room" in {reason.kind for reason in later.why()}, what="the reason of what comes after it")
+
+    first.cancel()
+
+    assert trial.result(later, timeout=20) is not None
+    held.cancel()

@@ -12,7 +12,8 @@
 --       "leave", queue: none of it waits for this worker any more
 --       "admit", queue, lane or "" to see whether there is room, bytes for one branch, thousandths of a core, group of the
 --                worker's processes, bytes that the group may give, and the machine, thousandths of a core that the group may,
---                ms that it is good for, key of the lane's block or "", key of what waits on its track, track
+--                ms that it is good for, key of the lane's run or "", key of its block or "", key of what waits on its
+--                track, track
 -- Returns { said, bytes that other lanes have there, thousandths of a core in the group, lanes, 1 if others were first, bytes and
 -- thousandths that this one has }; said: 1 if there is room, 0 if not, 2 if the lane has nothing to do there any more. Of
 -- "sync": { 1 if any wait there, and 0s }
@@ -73,8 +74,12 @@ end
 
 local queue, lane, bytes, cpus, group = unpack(ARGV, 3, 7)
 local of_group, of_machine, cores, good_for = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local block, track_queue, track = unpack(ARGV, 12, 14)
+local run, block, track_queue, track = unpack(ARGV, 12, 15)
 bytes, cpus = tonumber(bytes), tonumber(cpus)
+if run ~= '' then
+  local ended, ending = unpack(redis.call('HMGET', run, 'ended', 'ending'))
+  if ended or ending or redis.call('EXISTS', run) == 0 then return { 2, 0, 0, 0, 0, 0, 0 } end
+end
 if block ~= '' then
   local state, width, fresh, stop = unpack(redis.call('HMGET', block, 'state', 'width:' .. track, 'next:' .. track,
     'stop:' .. track))

@@ -195,7 +195,8 @@ def test_a_lane_that_has_nothing_to_do_needs_nothing(ledger: Ledger) -> None:
     """Its block has ended, or is served by others to its end: it has no turn, whatever it would need."""
     play = Play.submit(ledger)
     block = play.block(2, tracks=[track(2)])
-    rooms, of = worker(ledger, "w@here"), (play.run, block, 0)
+    rooms = worker(ledger, "w@here")
+    of: tuple[str, str | None, int] = (play.run, block, 0)
 
     def asked() -> Answer:
         return rooms.admit("q@memory:9", "", memory=9 * GIB, cores=0.0, bounds=BOUNDS, of=of)
@@ -205,7 +206,12 @@ def test_a_lane_that_has_nothing_to_do_needs_nothing(ledger: Ledger) -> None:
     for lane in (play.lane(), play.lane()):
         assert play.serve(block, lane)
     assert asked().is_stale
+    of = (play.run, None, 0)
+    assert not asked().is_stale
+    rooms.leave("q@memory:9")
     ledger.cancel(play.run)
+    assert asked().is_stale
+    of = ("unknown", None, 0)
     assert asked().is_stale
     assert ask(rooms, "small", 7 * GIB).has_room
 

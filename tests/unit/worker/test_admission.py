@@ -130,7 +130,7 @@ def test_what_a_lane_needs_is_asked_for(world: World) -> None:
     assert (world.rooms.how["memory"], world.rooms.how["bounds"].memory) == (2 * GIB, int(0.70 * 8 * GIB))
 
     world.serve(Message(task=apps.COLLECT, id="other"))
-    assert world.rooms.how["of"] is None
+    assert world.rooms.how["of"] == ("run", None, 0)
     assert world.handled == ["lane", "other"]
 
 
