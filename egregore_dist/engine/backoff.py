@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 
 from egregore_dist import errors
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 _WORTH = 1.0
 # Branches that one call tells of.
 _AT_ONCE = 200
+# Of those that nobody could be told of yet, the latest.
+_KEPT = 10_000
 
 
 class Backoffs:
@@ -29,7 +32,7 @@ class Backoffs:
     def __init__(self, ledger: Ledger, later: Later) -> None:
         self._ledger = ledger
         self._later = later
-        self._news: list[tuple[str, float, Waiting]] = []
+        self._news: deque[tuple[str, float, Waiting]] = deque(maxlen=_KEPT)
         self._lock = threading.Lock()
 
     def tell(self, run: str, waiting: Waiting) -> None:
@@ -42,11 +45,13 @@ class Backoffs:
 
     def _tell(self) -> None:
         with self._lock:
-            news, self._news = self._news, []
+            news = list(self._news)
+            self._news.clear()
         by_run: dict[str, list[Waiting]] = {}
         now = time.monotonic()
         for run, until, waiting in news:
-            by_run.setdefault(run, []).append(replace(waiting, seconds=max(0.0, until - now)))
+            if until > now:
+                by_run.setdefault(run, []).append(replace(waiting, seconds=until - now))
         try:
             for run, found in by_run.items():
                 for start in range(0, len(found), _AT_ONCE):

@@ -28,9 +28,9 @@ def install() -> None:
 
 def _find() -> None:
     global _found, _modules
-    if len(sys.modules) == _modules:
+    count = len(sys.modules)
+    if count == _modules:
         return
-    _modules = len(sys.modules)
     found: dict[int, Any] = {}
     for module in tuple(sys.modules.values()):
         # By their types: some names of Celery's are stand-ins, which would be made by a closer look.
@@ -39,7 +39,7 @@ def _find() -> None:
                 for attribute in tuple(vars(value).values()):
                     if issubclass(type(attribute), functools.cached_property) and hasattr(attribute, "lock"):
                         found[id(attribute)] = attribute
-    _found = tuple(found.values())
+    _found, _modules = tuple(found.values()), count
 
 
 def _open() -> None:
