@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,7 +41,7 @@ class Watch:
 
     async def wait(self, run: str, seconds: float) -> bool:
         """As `Ledger.wait`."""
-        with reachable():
+        with _cancellable(), reachable():
             return bool(await self._redis.execute_command(*replies.wait_command(self._keys, run, seconds)))  # type: ignore[no-untyped-call]
 
     async def events(
@@ -46,6 +49,22 @@ class Watch:
     ) -> list[tuple[str, dict[str, bytes]]]:
         """As `Ledger.events`."""
         streams: dict[Any, Any] = {self._keys.part(run, part): after}
-        with reachable():
+        with _cancellable(), reachable():
             found = await self._redis.xread(streams, count=replies.EVENTS_READ, block=replies.block_for(seconds))
         return replies.stream(found)
+
+
+@contextmanager
+def _cancellable() -> Iterator[None]:
+    """Raise a cancellation that a call has swallowed.
+
+    Until Python 3.12 `asyncio.wait_for`, with which redis-py sends, returns what is done where its task is cancelled at
+    that moment: who waits for a run would wait on.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError

@@ -22,6 +22,8 @@ from typing import Any
 import kombu.transport.redis
 import psutil
 import pytest
+import redis
+import redis.asyncio
 from kombu.utils.objects import cached_property
 
 from egregore_dist import Context, LocalCluster, Run, RunFailed, Sequence, errors, node, parallel
@@ -346,6 +348,39 @@ def test_events_need_not_be_followed(local: LocalCluster, tmp_path: Path) -> Non
 
     assert known[:2] == ["run.submitted", "run.started"]
     assert "run.ended" not in known
+
+
+class Swallowing(redis.asyncio.Connection):
+    """Its task is cancelled while it sends, and goes on: as with redis-py on Python 3.11, at the wrong moment."""
+
+    fails = False
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        await super().send_packed_command(*args, **options)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        if self.fails:
+            raise redis.exceptions.ConnectionError("a fault of the test's")
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["ok", "failed"])
+def test_a_wait_that_is_cancelled_ends(local: LocalCluster, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Whenever that is: also where the call that it is at does not heed it."""
+    monkeypatch.setattr(Swallowing, "fails", fails)
+    monkeypatch.setattr("egregore_dist.ledger.watch.outlasting", lambda _: Swallowing)
+
+    run = elsewhere.submit(1)
+
+    async def ended() -> bool:
+        waits = asyncio.ensure_future(Run(run.id)._wait())
+        await asyncio.wait([waits], timeout=30)
+        return waits.cancelled()
+
+    assert asyncio.run(ended())
+    run.cancel()
 
 
 # Queues that nobody serves
