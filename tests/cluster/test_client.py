@@ -366,6 +366,7 @@ class Swallowing(redis.asyncio.Connection):
             raise redis.exceptions.ConnectionError("a fault of the test's")
 
 
+@pytest.mark.store_faults(unless="connections of its own are what fails")
 @pytest.mark.parametrize("fails", [False, True], ids=["ok", "failed"])
 def test_a_wait_that_is_cancelled_ends(local: LocalCluster, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     """Whenever that is: also where the call that it is at does not heed it."""
