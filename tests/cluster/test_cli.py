@@ -404,7 +404,7 @@ def test_a_signal_ends_an_embedded_cluster(number: int, code: int, says: str, tm
     with subprocess.Popen(
         arguments, cwd=ROOT, env={**env, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE, text=True
     ) as waiting:
-        until(Path(f"{gate}.reached").exists, what="the branch")
+        until(Path(f"{gate}.reached").exists, seconds=60, what="the branch")
         waiting.send_signal(number)
         _, err = waiting.communicate(timeout=60)
 
