@@ -129,14 +129,17 @@ def new_block(
     )
 
 
-def compile_block(app: Celery, run: str, block: NewBlock, *, parent_queue: str, here: bool) -> Signature | None:
+def compile_block(
+    app: Celery, run: str, block: NewBlock, *, parent_queue: str, here: bool, left: float | None = None
+) -> Signature | None:
     """``chord(group(lane x L), collect)`` for a block, or None where no message is needed.
 
     Args:
         parent_queue: where the branch goes on after the block.
         here: whether the process that opened the block serves it as one of its lanes.
+        left: seconds until the first deadline of the blocks around it. Its lanes expire then, or at its own.
     """
-    expires = block.timeout or None
+    expires = min((each for each in (block.timeout or None, left) if each is not None), default=None)
     lanes = []
     for track, kind in enumerate(block.tracks):
         count = kind.lanes - (1 if here and track == 0 else 0)

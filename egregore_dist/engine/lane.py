@@ -369,7 +369,7 @@ class Lane:
         if not (shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue and fits):
             if self._ledger.open(run, parent, lease, place.track, token, block) is None:
                 return None
-            self._publish_block(block, place.queue, False)
+            self._publish_block(block, place, False)
             return Opened(block.id)
         parked, entered = self._ledger.begin(run, parent, lease, place.track, token, block)
         if not parked:
@@ -377,12 +377,12 @@ class Lane:
             return Opened(block.id, entered) if entered is not None and entered.served.leases else None
         # This lane begins at once; tiny blocks have ended before others could be there.
         # In the context of this task, so that those who trace messages see where they come from.
-        ask = partial(contextvars.copy_context().run, self._publish_block, block, place.queue, True)
+        ask = partial(contextvars.copy_context().run, self._publish_block, block, place, True)
         self._runtime.later.put(self._key(block.id), HELP_AFTER, ask)
         return Opened(block.id, entered)
 
-    def _publish_block(self, block: NewBlock, parent_queue: str, here: bool) -> None:
-        publish.block(self._runtime.app, self._run, block, parent_queue=parent_queue, here=here)
+    def _publish_block(self, block: NewBlock, place: Place, here: bool) -> None:
+        publish.block(self._runtime.app, self._run, block, parent_queue=place.queue, here=here, left=place.left())
 
     def _key(self, block: str) -> str:
         return f"{self._token} {block}"

@@ -29,9 +29,9 @@ def advance(app: Celery, run: str, queue: str, *, name: str) -> None:
     _publish(compiler.advance(app, run, queue, name=name), run)
 
 
-def block(app: Celery, run: str, opened: NewBlock, *, parent_queue: str, here: bool) -> None:
-    """Publish a block's chord."""
-    signature = compiler.compile_block(app, run, opened, parent_queue=parent_queue, here=here)
+def block(app: Celery, run: str, opened: NewBlock, *, parent_queue: str, here: bool, left: float | None = None) -> None:
+    """Publish a block's chord; see `compile.compile_block`."""
+    signature = compiler.compile_block(app, run, opened, parent_queue=parent_queue, here=here, left=left)
     if signature is not None:
         _publish(signature, run)
 

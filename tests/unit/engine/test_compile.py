@@ -294,6 +294,21 @@ def test_a_block_is_a_chord_of_lanes_and_a_collect(app: Celery, settings: Settin
     assert (chord.body.task, chord.body.args, chord.body.options["queue"]) == (apps.COLLECT, ("run", "0.0-"), "parents")
 
 
+@pytest.mark.parametrize(
+    ("timeout", "left", "expires"),
+    [(None, None, None), (9.0, None, 9.0), (None, 4.0, 4.0), (9.0, 4.0, 4.0), (2.0, 4.0, 2.0)],
+)
+def test_lanes_expire_at_the_first_deadline(
+    app: Celery, settings: Settings, timeout: float | None, left: float | None, expires: float | None
+) -> None:
+    """That of their block, or of a block around it."""
+    block = opened(parallel(plain, heavy, timeout=timeout), settings)
+    chord = compiler.compile_block(app, "run", block, parent_queue=HOME, here=False, left=left)
+
+    assert chord is not None
+    assert {task.options.get("expires") for task in chord.tasks} == {expires}
+
+
 def test_a_lane_in_place_needs_no_message(app: Celery, settings: Settings) -> None:
     """Where the process that opened the block is its only lane, nothing is published."""
     block = opened(parallel(plain), settings)
