@@ -71,7 +71,7 @@ def broker(settings: Settings) -> Check:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_TIMEOUT)
             return Check("broker", "ok", f"{connection.as_uri()} answers")
     except errors.ConfigurationError as error:
-        return Check("broker", "problem", str(error), "see above")
+        return Check("broker", "problem", str(error), "correct EGREGORE_BROKER_URL")
     except Exception as error:  # each transport has errors of its own
         said = str(error) or type(error).__name__
         cure = "see that the server is up, and that EGREGORE_BROKER_URL names it with the right password"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -356,6 +357,14 @@ class Run:
 
     async def _wait(self) -> Any:
         self._refuse_inside()
+        try:
+            return await self._wait_for_end()
+        except asyncio.CancelledError:
+            if _is_interrupted():
+                self._leave()
+            raise
+
+    async def _wait_for_end(self) -> Any:
         if self._epoch is None:
             await asyncio.to_thread(_patient, self._record)
         teller = _Teller(self)
@@ -448,6 +457,12 @@ class Run:
     @staticmethod
     def _next_wait(deadline: float | None, interval: float) -> float:
         return interval if deadline is None else min(interval, max(0.001, deadline - time.monotonic()))
+
+
+def _is_interrupted() -> bool:
+    """Whether this event loop ends by Ctrl-C: `asyncio.run` cancels its task then, and tells nobody why."""
+    handler = signal.getsignal(signal.SIGINT)
+    return bool(getattr(getattr(getattr(handler, "func", None), "__self__", None), "_interrupt_count", 0))
 
 
 def _line_wait(ended: bool, follow: bool) -> float:

@@ -1,4 +1,4 @@
-"""The one Python face of the ledger: each method is one transition, or one read."""
+"""The one Python face of the ledger: of runs, each method is one transition, or one read."""
 
 from __future__ import annotations
 

@@ -175,21 +175,25 @@ def node(
         return Node(name)
     if name is not None:
         names.checked(name, "node")
-    where = "node" if name is None else f"node {name!r}"
-    options = Options(
-        retries=checks.whole_number(retries, f"{where}: retries", least=0),
-        retry_on=None if retry_on is None else _class_names(retry_on, f"{where}: retry_on"),
-        retry_delay=checks.seconds(retry_delay, f"{where}: retry_delay"),
-        timeout=None if timeout is None else checks.seconds(timeout, f"{where}: timeout"),
-        memory=None if memory is None else _bytes(memory, f"{where}: memory"),
-        cpus=None if cpus is None else checks.positive_number(cpus, f"{where}: cpus"),
-        gpus=None if gpus is None else checks.whole_number(gpus, f"{where}: gpus", least=1),
-        labels=() if labels is None else node_labels.of_node(labels, f"{where}: labels"),
-        queue=names.optional(queue, f"queue ({where})"),
-        io=checks.optional_bool(io, f"{where}: io"),
-    )
+
+    def checked(where: str) -> Options:
+        return Options(
+            retries=checks.whole_number(retries, f"{where}: retries", least=0),
+            retry_on=None if retry_on is None else _class_names(retry_on, f"{where}: retry_on"),
+            retry_delay=checks.seconds(retry_delay, f"{where}: retry_delay"),
+            timeout=None if timeout is None else checks.seconds(timeout, f"{where}: timeout"),
+            memory=None if memory is None else _bytes(memory, f"{where}: memory"),
+            cpus=None if cpus is None else checks.positive_number(cpus, f"{where}: cpus"),
+            gpus=None if gpus is None else checks.whole_number(gpus, f"{where}: gpus", least=1),
+            labels=() if labels is None else node_labels.of_node(labels, f"{where}: labels"),
+            queue=names.optional(queue, f"queue ({where})"),
+            io=checks.optional_bool(io, f"{where}: io"),
+        )
+
+    of_name = None if name is None else checked(f"node {name!r}")
 
     def decorate(function: Callable[P, R], /) -> Node[P, R]:
+        options = of_name or checked(f"node {getattr(function, '__name__', '')!r}")
         made = Node(function, name, options)
         if limit is None:
             return made

@@ -431,35 +431,39 @@ def test_a_cluster_of_ones_own_refuses_a_queue_that_nobody_serves(
 # Ctrl-C
 
 
-def test_ctrl_c_leaves_the_run_going(local: LocalCluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", ["run.result()", "asyncio.run(awaited())"], ids=["result", "await"])
+def test_ctrl_c_leaves_the_run_going(local: LocalCluster, tmp_path: Path, wait: str) -> None:
     """Ctrl-C ends the waiting only; the message names the run and the command that finds it."""
-    program = """
-        import sys
+    id = tmp_path.name
+    program = f"""
+        import asyncio, sys
         from tests.cluster.test_client import both, gated
+        async def awaited():
+            return await run
         both(1)
-        run = gated.submit(sys.argv[1], id="interrupted")
+        run = gated.submit(sys.argv[1], id="{id}")
         print("submitted", flush=True)
-        run.result()
+        {wait}
     """
     waiting = python(program, local, str(tmp_path / "gate"))
     assert waiting.stdout is not None
     assert waiting.stdout.readline() == "submitted\n"
-    until(lambda: _status("interrupted") == "running", what="the run")
+    until(lambda: _status(id) == "running", what="the run")
     until(_is_waited_for, what="the wait for it")
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=10)
     assert waiting.returncode != 0
-    assert "egregore-dist runs show interrupted" in err
-    assert Run("interrupted").status == "running"
+    assert f"egregore-dist runs show {id}" in err
+    assert Run(id).status == "running"
     (tmp_path / "gate").touch()
 
-    assert Run("interrupted").result(timeout=10) == "through"
+    assert Run(id).result(timeout=10) == "through"
 
 
 def test_ctrl_c_in_a_call_says_the_same(
     local: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """``flow(data)`` and ``await run`` say how to find the run too."""
+    """``flow(data)`` says how to find the run too."""
     caplog.set_level(logging.WARNING, logger=log.name)
 
     def interrupted(*_: Any) -> bool:

@@ -271,14 +271,19 @@ def test_bad_option(option: str, value: Any) -> None:
 
 def test_a_number_that_cannot_be_shown() -> None:
     """The error of an option that has no text names its type."""
-    with pytest.raises(errors.WorkflowError, match=r"node: retries must be .* at most .*, not <int>"):
-        node(retries=10**5000)
+    with pytest.raises(errors.WorkflowError, match=r"node 'big': retries must be .* at most .*, not <int>"):
+        node("big", retries=10**5000)
 
 
 def test_bad_option_without_a_name() -> None:
-    """An option of an unnamed decorator is refused too."""
-    with pytest.raises(errors.WorkflowError, match="node: retries must be a whole number of at least 0, not -1"):
-        node(retries=-1)
+    """An option of an unnamed decorator is refused too, with the function's name."""
+    with pytest.raises(
+        errors.WorkflowError, match="node 'fetch': retries must be a whole number of at least 0, not -1"
+    ):
+
+        @node(retries=-1)
+        def fetch(url: str) -> str:
+            return url
 
 
 @pytest.mark.parametrize("seconds", [sys.maxsize, 1e300, 10**400], ids=["maxsize", "float", "int"])
