@@ -2,7 +2,8 @@
 
 It reads the event streams, what the ledger holds at the end, and what the test itself wrote down: executions (by the
 nodes, see `tests.support.work`), what readers were told, how workers ended, how long control runs took. Times are
-milliseconds of the server's clock.
+milliseconds of the server's clock. Where no node wrote down its executions, the events tell of leases: who held a
+branch from when to when, and as which attempt.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, inf
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from egregore_dist import errors
 from egregore_dist.engine.outcome import Reader
@@ -42,6 +43,7 @@ class Happened:
     failed: tuple[int, ...] = ()
     lane: str = ""
     state: str = ""
+    attempts: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,11 @@ class Execution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One block at the end: ``values`` and ``failures`` by position, ``names`` of its branches by position."""
+    """One block at the end: ``values`` and ``failures`` by position, ``names`` of its branches by position.
+
+    ``widths``: how many branches at once a lane of each track executes. ``tracks``: of its branches, where there are
+    several.
+    """
 
     id: str
     name: str
@@ -78,11 +84,22 @@ class Block:
     failures: frozenset[int] = frozenset()
     parent: str | None = None
     branch: int | None = None
+    widths: tuple[int, ...] = (1,)
+    tracks: Mapping[int, int] = field(default_factory=dict)
+
+    def width(self, branch: int) -> int:
+        """How many branches the lane of a branch executes at once."""
+        track = self.tracks.get(branch, 0)
+        return self.widths[track] if track < len(self.widths) else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHistory:
-    """One run at the end. ``state`` is None where the ledger does not know it, ``keeps`` its keys that never expire."""
+    """One run at the end.
+
+    ``state`` is None where the ledger does not know it, ``keeps`` its keys that never expire, ``entries`` what is on
+    the agenda of it, both where it has ended; ``retries`` the most that one of its nodes may have.
+    """
 
     id: str
     state: str | None
@@ -90,6 +107,8 @@ class RunHistory:
     events: Sequence[Happened] = ()
     blocks: Mapping[str, Block] = field(default_factory=dict)
     keeps: Sequence[str] = ()
+    entries: Sequence[str] = ()
+    retries: int = 0
 
     def of_block(self, block: str) -> list[Happened]:
         """The events of one block."""
@@ -115,6 +134,7 @@ class Left:
         may_hold: how many of them killed workers can have taken.
         agenda: entries of the agenda.
         messages: what the unacknowledged ones are.
+        keys: those that never expire, and belong to no run that is known and to nothing that is kept on purpose.
     """
 
     queued: int = 0
@@ -122,6 +142,7 @@ class Left:
     may_hold: int = 0
     agenda: int = 0
     messages: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,8 +302,6 @@ def leases(history: History) -> Iterator[str]:
         for id, executions in history.executions_of(run.id).items():
             events, block = run.of_block(id), run.blocks.get(id)
             where = f"run {run.id}, block {id}"
-            for what in _bounded(events, history.attempts):
-                yield f"{where}: {what}"
             for execution in executions:
                 if execution.attempt > history.attempts:
                     yield f"{where}, branch {execution.branch!r}: attempt {execution.attempt} of {history.attempts}"
@@ -293,15 +312,23 @@ def leases(history: History) -> Iterator[str]:
                         f"{second.start:.0f} while attempt {first.attempt} was live since {first.start:.0f}"
                     )
         for id in run.blocks:
-            yield from (f"run {run.id}, block {id}: {what}" for what in _fenced(run.of_block(id), _parents(run, id)))
+            events = run.of_block(id)
+            for found in (
+                _bounded(events, history.attempts),
+                _numbered(events, history.attempts + run.retries),
+                _leased_once(events),
+                _fenced(events, _parents(run, id)),
+            ):
+                yield from (f"run {run.id}, block {id}: {what}" for what in found)
 
 
 def concurrency(history: History) -> Iterator[str]:
-    """I5: never more live executions of a block than its limit."""
+    """I5: never more live executions of a block than its limit, nor more branches that lanes hold to execute them."""
     for run in history.runs.values():
         executions = history.executions_of(run.id)
         for id, block in run.blocks.items():
             if block.limit:
+                yield from (f"run {run.id}, block {id}: {what}" for what in _over_the_limit(run, block))
                 events = run.of_block(id)
                 steps = []
                 for execution in executions.get(id, []):
@@ -319,13 +346,7 @@ def concurrency(history: History) -> Iterator[str]:
 def quiet_after_the_end(history: History) -> Iterator[str]:
     """I6: nothing starts in a block that has ended, and no process outlives its cluster."""
     for run in history.runs.values():
-        for id in run.blocks:
-            open_ = True
-            for event in run.of_block(id):
-                if event.type in ("block.opened", "block.ended"):
-                    open_ = event.type == "block.opened"
-                elif event.type == "branches.started" and not open_:
-                    yield f"run {run.id}, block {id}: branches {event.branches} were leased after its end"
+        yield from (f"run {run.id}, {what}" for what in _begun_after_an_end(run.events))
         if history.is_lost(run):
             continue
         for id, executions in history.executions_of(run.id).items():
@@ -357,6 +378,11 @@ def deadlines(history: History) -> Iterator[str]:
 
 def conservation(history: History) -> Iterator[str]:
     """I8: every accepted run is counted once, and nothing is left on the server when nothing runs."""
+    for run in history.runs.values():
+        if run.keeps:
+            yield f"run {run.id}: keys that never expire: {', '.join(sorted(run.keeps))}"
+        if run.entries:
+            yield f"run {run.id}: it has ended, and is on the agenda: {', '.join(sorted(run.entries))}"
     states = [run.state for id, run in history.runs.items() if id in history.accepted]
     ended = sum(state in ENDED for state in states) + len(history.lost & history.accepted)
     if ended != len(history.accepted):
@@ -371,9 +397,8 @@ def conservation(history: History) -> Iterator[str]:
         yield f"{left.unacked} messages are not acknowledged, and killed workers can hold {left.may_hold}: {held}"
     if left.agenda:
         yield f"{left.agenda} entries are still on the agenda"
-    for run in history.runs.values():
-        if run.keeps:
-            yield f"run {run.id}: keys that never expire: {', '.join(sorted(run.keeps))}"
+    if left.keys:
+        yield f"keys that never expire and belong to nothing: {', '.join(sorted(left.keys)[:20])}"
 
 
 def survivors(history: History) -> Iterator[str]:
@@ -483,6 +508,128 @@ def _live_until(execution: Execution, events: Iterable[Happened], block: Block |
     return min(ends)
 
 
+def _numbered(events: Iterable[Happened], attempts: int) -> Iterator[str]:
+    # Calls that a node has retried count with the leases that were lost.
+    given_back: set[int] = set()
+    for event in events:
+        if event.type == "block.opened":
+            given_back.clear()
+        elif event.type in GIVEN_BACK:
+            given_back.update(event.branches)
+        for branch, attempt in event.attempts.items():
+            if attempt > attempts:
+                yield f"branch {branch}: {event.type} of attempt {attempt} of {attempts}"
+            if event.type == "branches.started" and branch not in given_back:
+                yield f"branch {branch} was leased as attempt {attempt}, and nobody had given it back"
+
+
+def _leased_once(events: Iterable[Happened]) -> Iterator[str]:
+    settled: set[int] = set()
+    for event in events:
+        if event.type == "block.opened":
+            # A retry leases anew what has failed; what has a value is leased no more.
+            settled = {branch for branch in settled if branch >= 0}
+        elif event.type == "branches.ended":
+            settled.update(event.branches)
+            settled.update(-1 - branch for branch in event.failed)
+        elif event.type == "branches.started":
+            for branch in event.branches:
+                if branch in settled or -1 - branch in settled:
+                    yield f"branch {branch} was leased to {event.lane} after it had been settled"
+
+
+def _over_the_limit(run: RunHistory, block: Block) -> Iterator[str]:
+    """Where more of a block's branches ran than its limit allows: at least so many, by the events.
+
+    A lane runs at most as many of the branches that it holds as its width; a branch that stands at a block below runs
+    too, until that ends. That a branch is given back before it began is no event: so it counts as held where its lane
+    has told of it next, and else for the moment only in which it was leased.
+    """
+    children = {child.id: child.branch for child in run.blocks.values() if child.parent == block.id}
+    changes: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
+    held: dict[int, tuple[int, str]] = {}
+    parked: dict[int, int] = {}
+
+    def over(branch: int, until: int | None) -> None:
+        began, lane = held.pop(branch)
+        changes[began].append((+1, lane, branch))
+        changes[began + 1 if until is None else until].append((-1, lane, branch))
+
+    for at, event in enumerate(run.events):
+        branch = children.get(event.block) if event.block is not None else None
+        if event.type == "run.retried" or (event.type == "block.ended" and event.block == block.id):
+            for branch in list(held):
+                over(branch, None)
+            for branch, began in parked.items():
+                changes[began].append((+1, f"block of branch {branch}", branch))
+                changes[at].append((-1, f"block of branch {branch}", branch))
+            parked.clear()
+        elif branch is not None and event.type == "block.opened":
+            if branch in held:
+                over(branch, at)
+            parked.setdefault(branch, at)
+        elif branch is not None and event.type == "block.ended" and branch in parked:
+            changes[parked.pop(branch)].append((+1, f"block of branch {branch}", branch))
+            changes[at].append((-1, f"block of branch {branch}", branch))
+        elif event.block == block.id and event.type == "branches.started":
+            for branch in event.branches:
+                if branch in held:
+                    over(branch, None)
+                held[branch] = (at, event.lane)
+        elif event.block == block.id and event.type in (*GIVEN_BACK, "branches.ended"):
+            for branch in (*event.branches, *event.failed):
+                if branch in held:
+                    over(branch, at if held[branch][1] == event.lane else None)
+    for branch in list(held):
+        over(branch, None)
+
+    lanes: dict[str, set[int]] = defaultdict(set)
+    running = 0
+    for at in sorted(changes):
+        # What is given up and what is taken at one place of the stream do not overlap.
+        for change, lane, branch in sorted(changes[at]):
+            before = _slots(lanes[lane], block)
+            lanes[lane] ^= {branch}
+            assert (branch in lanes[lane]) == (change > 0)
+            running += _slots(lanes[lane], block) - before
+        if running > block.limit:
+            yield (
+                f"by its events {running} ran at once at {run.events[at].at}, its limit is {block.limit}: "
+                f"{ {lane: sorted(branches) for lane, branches in lanes.items() if branches} }"
+            )
+            return
+
+
+def _slots(held: set[int], block: Block) -> int:
+    return min(len(held), min(map(block.width, held), default=0))
+
+
+def _begun_after_an_end(events: Iterable[Happened]) -> Iterator[str]:
+    # A block ends with each that it is in. A retry opens those below before those above.
+    ended: set[str] = set()
+    for event in events:
+        if event.type == "run.retried":
+            ended.clear()
+        elif event.type == "block.ended":
+            ended.add(event.block or "")
+        elif event.type == "run.ended":
+            ended.add("0")
+        elif event.type in ("block.opened", "branches.started") and event.block is not None:
+            if event.type == "block.opened":
+                ended.discard(event.block)
+            for above in _and_above(event.block):
+                if above in ended:
+                    what = f"branches {event.branches} were leased" if event.branches else "it was opened"
+                    end = "its end" if above == event.block else f"the end of block {above}"
+                    yield f"block {event.block}: {what} after {end}"
+                    break
+
+
+def _and_above(block: str) -> Iterator[str]:
+    parts = block.split(".")
+    return (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+
+
 def _parents(run: RunHistory, block: str) -> set[int]:
     return {child.branch for child in run.blocks.values() if child.parent == block and child.branch is not None}
 
@@ -590,8 +737,75 @@ def lasting(ledger: Ledger) -> dict[str, list[str]]:
     return found
 
 
-def read_run(ledger: Ledger, run: str, keeps: Sequence[str] = ()) -> RunHistory:
-    """What the ledger holds of a run; ``keeps``: its keys that never expire."""
+#: What stays on a server for ever on purpose, after the prefix: it does not grow with the runs. All else that is not a
+#: run's has a time to live, as the reports of workers, and what Celery keeps of a chord. The keys of a run that has
+#: ended have one too: so the count of keys comes back to what it was once their time is over.
+FIXED = (
+    *("agenda", "runs", "epoch", "aside", "profiles", "profiles:used", "counts", "counts:cluster", "queues", "workers"),
+    *("limits", "limits:set", "limits:due"),
+)
+#: One for each workflow, limit or machine, of which so many are kept.
+BOUNDED = ("counts:of:", "limit:k:", "machine:")
+#: The broker's. Lists are queues, which are counted.
+BROKERS = ("_kombu.binding", "unacked")
+
+
+def strays(ledger: Ledger, runs: Iterable[str]) -> list[str]:
+    """The keys that never expire, and belong neither to one of these runs nor to what is kept on purpose."""
+    prefix, known = f"{ledger.keys.prefix}:", set(runs)
+
+    def is_known(name: str) -> bool:
+        rest = name.removeprefix(prefix)
+        if rest != name:
+            return rest in FIXED or rest.startswith(BOUNDED) or rest.partition("{")[2].partition("}")[0] in known
+        return name.startswith(BROKERS)
+
+    queues = set(ledger.redis.scan_iter(match="*", count=1000, _type="list"))
+    names = [raw for raw in ledger.redis.scan_iter(match="*", count=1000) if raw not in queues or b"{" in raw]
+    names = [raw for raw in names if not is_known(raw.decode())]
+    pipe = ledger.redis.pipeline(transaction=False)
+    for raw in names:
+        pipe.pttl(raw)
+    return [raw.decode() for raw, left in zip(names, pipe.execute(), strict=True) if left == -1]
+
+
+def scheduled(ledger: Ledger) -> dict[str, list[str]]:
+    """The entries of the agenda, by run."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for raw in cast(list[bytes], ledger.redis.zrange(ledger.keys.agenda, 0, -1)):
+        run, _, what = raw.decode().partition(" ")
+        found[run].append(what)
+    return found
+
+
+def read_left(ledger: Ledger, *, may_hold: int = 0) -> Left:
+    """What the server holds now; ``may_hold``: see `Left`. The broker is the ledger's server."""
+    server = ledger.redis
+    bound = {key.decode().removeprefix("_kombu.binding.") for key in server.scan_iter(match="_kombu.binding.*")}
+    queues = [key for key in server.scan_iter(match="*", count=1000, _type="list") if b"{" not in key]
+    return Left(
+        queued=sum(int(cast(int, server.llen(key))) for key in queues if key.decode() in bound),
+        unacked=int(cast(int, server.hlen("unacked"))),
+        messages=tuple(_brief(raw) for raw in cast(list[bytes], server.hvals("unacked"))),
+        may_hold=may_hold,
+        agenda=int(cast(int, server.zcard(ledger.keys.agenda))),
+    )
+
+
+def _brief(raw: bytes) -> str:
+    headers = json.loads(raw)[0]["headers"]
+    return f"{headers.get('shadow')} {headers.get('argsrepr')} of {headers.get('origin')}"
+
+
+def read_runs(ledger: Ledger, wanted: Iterable[str] = ()) -> dict[str, RunHistory]:
+    """All runs that the ledger knows, and those that are wanted, known or not."""
+    ids = {record.id for record in ledger.runs(limit=1_000_000)} | set(wanted)
+    keys, entries = lasting(ledger), scheduled(ledger)
+    return {id: read_run(ledger, id, keys.get(id, ()), entries.get(id, ())) for id in ids}
+
+
+def read_run(ledger: Ledger, run: str, keeps: Sequence[str] = (), entries: Sequence[str] = ()) -> RunHistory:
+    """What the ledger holds of a run; ``keeps``: its keys that never expire, ``entries``: of the agenda."""
     try:
         record, raw = ledger.outcome(run)
         root = spec.decode(ledger.work(run).spec).root
@@ -606,7 +820,14 @@ def read_run(ledger: Ledger, run: str, keeps: Sequence[str] = ()) -> RunHistory:
         events=_events(ledger, run),
         blocks=blocks,
         keeps=keeps if record.state in ENDED else (),
+        entries=entries if record.state in ENDED else (),
+        retries=_retries(root),
     )
+
+
+def _retries(step: spec.StepSpec) -> int:
+    own = step.retries if isinstance(step, spec.NodeSpec) else 0
+    return max([own, *map(_retries, spec.children(step))])
 
 
 def _block(ledger: Ledger, reader: Reader, run: str, record: BlockRecord) -> Block:
@@ -627,7 +848,15 @@ def _block(ledger: Ledger, reader: Reader, run: str, record: BlockRecord) -> Blo
         failures=frozenset(ledger.failures(run, record.id)),
         parent=record.parent,
         branch=record.branch,
+        widths=record.widths,
+        tracks=_tracks(ledger, run, record.id) if len(record.widths) > 1 else {},
     )
+
+
+def _tracks(ledger: Ledger, run: str, block: str) -> dict[int, int]:
+    marks = ledger.redis.hgetall(ledger.keys.block(run, "m", block))
+    found = (mark.decode().partition(":")[2] for mark in marks if mark.startswith(b"track:"))
+    return {int(branch): int(marks[f"track:{branch}".encode()]) for branch in found}
 
 
 def _events(ledger: Ledger, run: str) -> list[Happened]:
@@ -635,8 +864,10 @@ def _events(ledger: Ledger, run: str) -> list[Happened]:
     for cursor, raw in ledger.redis.xrange(ledger.keys.part(run, "events")):
         fields = {name.decode(): value for name, value in raw.items()}
         branches = [*_positions(fields, "branches"), *_positions(fields, "ok")]
+        attempts = dict(zip(*[iter(_positions(fields, "attempts"))] * 2, strict=True))
         if "branch" in fields:
             branches.append(int(fields["branch"]))
+            attempts = {branches[-1]: int(fields.get("attempt", 1))}
         found.append(
             Happened(
                 at=int(cursor.decode().partition("-")[0]),
@@ -646,6 +877,7 @@ def _events(ledger: Ledger, run: str) -> list[Happened]:
                 failed=tuple(_positions(fields, "error")),
                 lane=fields.get("lane", b"").decode(),
                 state=fields.get("state", b"").decode(),
+                attempts=attempts,
             )
         )
     return found

@@ -79,6 +79,11 @@ class ProcessContainer:
         return "running" if self._process is not None and self._process.poll() is None else "exited"
 
     @property
+    def is_at_work(self) -> bool:
+        """Whether it runs, and nobody has asked it to end."""
+        return self.status == "running" and not self._asked
+
+    @property
     def died(self) -> str | None:
         """How it ended, where nobody has asked it to."""
         if self.status == "running" or self._asked:

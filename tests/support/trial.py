@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -11,12 +10,12 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pytest
-import redis
 
 from egregore_dist import LocalCluster, Run, RunFailed, errors
 from egregore_dist.ledger import ENDED, Ledger
@@ -31,6 +30,8 @@ T = TypeVar("T")
 # A worker is dead after three seconds, so that a busy machine does not make it so; with a sweep, about four.
 QUICK = {"report_interval": "0.5", "report_ttl": "3", "sweep_interval": "0.25"}
 TTL = float(QUICK["report_ttl"])
+# A worker at rest stops within seconds. What it leaves behind ends with it, or never.
+STOPS_WITHIN = 10.0
 
 
 def notice_soon(patch: pytest.MonkeyPatch, **settings: str) -> None:
@@ -117,9 +118,11 @@ class Trial:
             if not self.failed:
                 self._come_to_rest()
             found = self.history()
+            if not self.failed:
+                found.remaining += self._outliving()
         finally:
             self._stop()
-        found.remaining = self._remaining()
+        found.remaining += self._remaining()
         broken = history.check(found)
         if self.failed or broken:
             for node in self.nodes:
@@ -249,12 +252,10 @@ class Trial:
         """All that is known now."""
         notes = self.notes
         if self._looks_at_runs:
-            ids = {record.id for record in self.ledger.runs(limit=1_000_000)}
-            keys = history.lasting(self.ledger)
-            notes.runs = {id: history.read_run(self.ledger, id, keys.get(id, ())) for id in ids | notes.accepted}
+            notes.runs = history.read_runs(self.ledger, notes.accepted)
             notes.executions = self.executions()
         notes.died = [died for node in self.nodes if (died := node.died) is not None]
-        notes.left = self._left()
+        notes.left = replace(self._left(), keys=tuple(history.strays(self.ledger, notes.runs)))
         return notes
 
     def control(self, control: Control) -> None:
@@ -262,19 +263,7 @@ class Trial:
         self.notes.control = control
 
     def _left(self) -> Left:
-        server: redis.Redis = self.ledger.redis
-        queues = [key for key in server.scan_iter(match="*", count=1000, _type="list") if b"{" not in key]
-        return Left(
-            queued=sum(int(server.llen(key)) for key in queues if key.decode() in self._queues()),
-            unacked=int(server.hlen("unacked")),
-            messages=tuple(_brief(raw) for raw in server.hvals("unacked")),
-            may_hold=self._kills * self.concurrency * 2,
-            agenda=int(server.zcard(self.ledger.keys.agenda)),
-        )
-
-    def _queues(self) -> set[str]:
-        server: redis.Redis = self.ledger.redis
-        return {key.decode().removeprefix("_kombu.binding.") for key in server.scan_iter(match="_kombu.binding.*")}
+        return history.read_left(self.ledger, may_hold=self._kills * self.concurrency * 2)
 
     def _come_to_rest(self) -> None:
         # What does not end is for the checker to say.
@@ -301,6 +290,22 @@ class Trial:
         living = {int(it.name) for it in Path("/proc").iterdir() if it.name.isdigit()}
         return all(it.end is not None or it.pid not in living for it in self.executions())
 
+    def _outliving(self) -> list[str]:
+        # Nodes that live are asked to stop, before anything is killed: who ends in good order leaves no process behind.
+        asked = [node for node in self.nodes if isinstance(node, ProcessContainer) and node.is_at_work]
+        for node in asked:
+            node.kill("SIGTERM")
+        limit = time.monotonic() + STOPS_WITHIN
+        left: dict[int, str] = {}
+        while asked and time.monotonic() < limit:
+            # One that does not stop is killed, with its pool: there is nothing to see.
+            groups = {node.pid for node in asked if node.status == "exited"}
+            left = {pid: command for pid, command in marked(self._mark).items() if _session(pid) in groups}
+            if len(groups) == len(asked) and not left:
+                return []
+            let_pass(0.05)
+        return [f"{pid} {command}, after its worker stopped in good order" for pid, command in left.items()]
+
     def _stop(self) -> None:
         for node in self.nodes:
             node.teardown()
@@ -317,13 +322,15 @@ class Trial:
         return [f"{pid} {command}" for pid, command in found.items()]
 
 
-def _brief(raw: bytes) -> str:
-    headers = json.loads(raw)[0]["headers"]
-    return f"{headers.get('shadow')} {headers.get('argsrepr')} of {headers.get('origin')}"
-
-
 def _group(pid: int) -> int:
     try:
         return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
     except ProcessLookupError:
         return 0

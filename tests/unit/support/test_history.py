@@ -94,7 +94,18 @@ def ran(found: History, position: int, **changes: object) -> None:
     found.executions[position] = replace(found.executions[position], **changes)  # type: ignore[arg-type]
 
 
-FORGED: dict[str, tuple[str, Callable[[History], None], str]] = {
+def numbered(found: History, *, at: int, attempt: int) -> None:
+    """Branch 1 has this attempt in the events of a time."""
+    events = [replace(it, attempts={1: attempt}) if it.at == at else it for it in found.runs["r"].events]
+    run_is(found, events=events)
+
+
+def unwritten(found: History) -> None:
+    """No node has written down what it did."""
+    found.executions.clear()
+
+
+FORGED: dict[str, tuple[str, Callable[[History], object], str]] = {
     "never ended": ("I1", lambda it: run_is(it, state="running"), "still running"),
     "unknown": ("I1", lambda it: it.accepted.add("other"), "run other: accepted, and the ledger does not know it"),
     "ended twice": ("I1", lambda it: event(it, 6100, "run.ended", state="succeeded"), "ended 2 times"),
@@ -119,7 +130,7 @@ FORGED: dict[str, tuple[str, Callable[[History], None], str]] = {
     "a fourth attempt": ("I4", lambda it: ran(it, 2, attempt=4), "attempt 4 of 3"),
     "lost too often": (
         "I4",
-        lambda it: [event(it, 5000, "branch.lost", block="0.0-", branches=(1,)) for _ in range(3)] and None,
+        lambda it: [event(it, 5000, "branch.lost", block="0.0-", branches=(1,)) for _ in range(3)],
         "was lost 4 times",
     ),
     "a stale lane settles": (
@@ -146,6 +157,66 @@ FORGED: dict[str, tuple[str, Callable[[History], None], str]] = {
     "on the agenda": ("I8", lambda it: setattr(it, "left", Left(agenda=1)), "1 entries are still on the agenda"),
     "for ever": ("I8", lambda it: run_is(it, keeps=["egd:{r}:l:0"]), "never expire: egd:{r}:l:0"),
     "a worker died": ("I9", lambda it: it.died.append("w1 ended with 1"), "worker w1 ended with 1"),
+    "an attempt too many": (
+        "I4",
+        lambda it: numbered(it, at=5100, attempt=4),
+        "branch 1: branches.started of attempt 4 of 3",
+    ),
+    "a call too many": ("I4", lambda it: numbered(it, at=6000, attempt=5), "branches.ended of attempt 5 of 3"),
+    "an attempt out of turn": (
+        "I4",
+        lambda it: numbered(it, at=2000, attempt=2),
+        "branch 1 was leased as attempt 2, and nobody had given it back",
+    ),
+    "lost too often, with nothing written down": (
+        "I4",
+        lambda it: (
+            unwritten(it),
+            [event(it, 5000, "branch.lost", block="0.0-", branches=(1,)) for _ in range(3)],
+        ),
+        "was lost 4 times",
+    ),
+    "leased when it was settled": (
+        "I4",
+        lambda it: event(it, 2500, "branches.started", block="0.0-", branches=(0,), lane=LANES[1]),
+        "branch 0 was leased to w2@x/20/b.0 after it had been settled",
+    ),
+    "over the limit, with nothing written down": (
+        "I5",
+        lambda it: (
+            unwritten(it),
+            event(it, 1500, "branches.started", block="0.0-", branches=(1,), lane=LANES[1]),
+        ),
+        "2 ran at once at 1500, its limit is 1",
+    ),
+    "leased after the end of the block around it": (
+        "I6",
+        lambda it: (
+            without(it, "block.ended"),
+            event(it, 6050, "block.ended", block="0", state="error"),
+            event(it, 6060, "branches.started", block="0.0-", branches=(1,), lane=LANES[0]),
+        ),
+        "block 0.0-: branches (1,) were leased after the end of block 0",
+    ),
+    "leased after the end of the run": (
+        "I6",
+        lambda it: (
+            without(it, "block.ended"),
+            event(it, 7000, "branches.started", block="0.0-", branches=(1,), lane=LANES[0]),
+        ),
+        "after the end of block 0",
+    ),
+    "opened after the end": (
+        "I6",
+        lambda it: event(it, 7000, "block.opened", block="0.0-1"),
+        "block 0.0-1: it was opened after the end of block 0",
+    ),
+    "on the agenda though it has ended": (
+        "I8",
+        lambda it: run_is(it, entries=["hint 0"]),
+        "it has ended, and is on the agenda: hint 0",
+    ),
+    "keys of nothing": ("I8", lambda it: setattr(it, "left", Left(keys=("egd:{gone}:b:0",))), "egd:{gone}:b:0"),
     "slow elsewhere": (
         "I10",
         lambda it: setattr(it, "control", Control(quiet=[1.5], during=[3.2])),
@@ -173,6 +244,59 @@ def test_a_breach_is_found(name: str) -> None:
 def test_every_invariant_has_a_forgery() -> None:
     """No invariant is checked by nothing."""
     assert {invariant for invariant, _, _ in FORGED.values()} == set(history.CHECKS)
+
+
+def leased(events: list[Happened], *, limit: int, **fields: object) -> list[str]:
+    """What the checker says of the limit of a block, where nodes wrote nothing down, and its branches have blocks."""
+    block = Block(id="0.0-", name="block", state="ok", n=9, limit=limit, parent="0", branch=0, **fields)  # type: ignore[arg-type]
+    below = [Block(id=f"0.0-.{n}-", name="below", state="ok", n=1, parent="0.0-", branch=n) for n in range(9)]
+    blocks = {it.id: it for it in (block, *below)}
+    run = RunHistory(id="r", state="succeeded", events=events, blocks=blocks)
+    return list(history.concurrency(History(runs={"r": run})))
+
+
+def started(lane: int, *branches: int, block: str = "0.0-") -> Happened:
+    return Happened(at=1, type="branches.started", block=block, branches=branches, lane=LANES[lane])
+
+
+def ended(lane: int, *branches: int, block: str = "0.0-") -> Happened:
+    return Happened(at=2, type="branches.ended", block=block, branches=branches, lane=LANES[lane])
+
+
+def test_a_lane_counts_with_what_it_executes_at_once() -> None:
+    """Branches that a lane holds one after the other count as one, those that it has begun together as many."""
+    held = [started(0, 0, 1, 2), started(1, 3), ended(1, 3), ended(0, 0, 1, 2)]
+
+    assert leased(held, limit=2, widths=(1,)) == []
+    assert leased(held, limit=1, widths=(1,)) != []
+    assert leased(held, limit=3, widths=(3,)) != []
+    assert leased(held, limit=4, widths=(3,)) == []
+    assert leased(held, limit=3, widths=(3, 1), tracks=dict.fromkeys(range(3), 1)) == []
+
+
+def test_a_branch_counts_while_its_block_is_open() -> None:
+    """A branch that stands at a block below takes a slot until that has ended."""
+    opened, closed = (Happened(at=1, type=f"block.{how}", block="0.0-.0-") for how in ("opened", "ended"))
+    begun = [started(0, 0), opened, started(0, 0, block="0.0-.0-")]
+
+    assert leased([*begun, started(1, 1), ended(1, 1), closed], limit=1) != []
+    assert leased([*begun, closed, started(1, 1), ended(1, 1)], limit=1) == []
+
+
+def test_a_branch_that_is_given_back_in_silence_does_not_count() -> None:
+    """That a branch is given back before it began is no event: it is not held against those that were leased since."""
+    assert leased([started(0, 0), started(0, 1), started(1, 0), ended(0, 1), ended(1, 0)], limit=2, widths=(2,)) == []
+    assert leased([started(0, 0), started(1, 1), started(1, 0), ended(1, 1, 0)], limit=1) == []
+    assert leased([started(0, 0), started(1, 1), ended(0, 0), ended(1, 1)], limit=1) != []
+
+
+def test_calls_that_a_node_retries_are_attempts_too() -> None:
+    """A node with retries may have as many attempts more."""
+    found = sound()
+    numbered(found, at=6000, attempt=5)
+    run_is(found, retries=2)
+
+    assert history.check(found) == []
 
 
 def test_what_was_seen_of_a_lost_run_counts_no_more() -> None:
