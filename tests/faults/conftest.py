@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from egregore_dist import LocalCluster, errors
-from egregore_dist.engine import app as apps
-from egregore_dist.ledger import ENDED, Ledger
-from tests.support import history
+from tests.support import watching
 from tests.support.figures import MEASURED, SEED
 from tests.support.trial import Trial
 
@@ -63,35 +60,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def every_cluster_is_checked() -> Iterator[None]:
-    """Check what has ended on a cluster before that stops; a `Trial` is checked with all it knows."""
-    stop = LocalCluster.stop
-
-    def check_and_stop(cluster: LocalCluster) -> None:
-        try:
-            broken = _broken(cluster) if any(worker.alive for worker in cluster.workers) else []
-        finally:
-            stop(cluster)
-        assert not broken, history.told(broken)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalCluster, "stop", check_and_stop)
+    """Check every cluster before it stops, see `watching`; a `Trial` is checked with all that it knows."""
+    with watching.every_cluster():
         yield
-
-
-def _broken(cluster: LocalCluster) -> list[history.Broken]:
-    ledger = Ledger(apps.ledger_url(cluster.settings), prefix=cluster.settings.prefix)
-    try:
-        ended = {record.id for record in ledger.runs(limit=1_000_000) if record.state in ENDED}
-        keys = history.lasting(ledger)
-        runs = {id: history.read_run(ledger, id, keys.get(id, ())) for id in ended}
-    except errors.BrokerUnavailable:
-        # The test took the server away for good.
-        return []
-    finally:
-        ledger.close()
-    return history.check(history.History(runs=runs, accepted=ended))
 
 
 @pytest.fixture
