@@ -25,8 +25,8 @@ from tests.support import history, skew
 from tests.support.clusters import submitting
 from tests.support.skew import Clock
 from tests.support.trial import Trial
-from tests.support.waiting import let_pass
-from tests.support.work import anap, join, long_first, nap, quick
+from tests.support.waiting import let_pass, until
+from tests.support.work import anap, far_only, join, long_first, nap, quick
 
 TWO_MINUTES, HOUR = 120, 3600
 # A deadline is kept within a second; a busy machine is slower than the product.
@@ -92,6 +92,20 @@ def test_a_skewed_worker_s_death_is_noticed(trial_of: Callable[..., Trial], libr
     trial.kill(victim)
 
     assert trial.result(run)
+
+
+def test_what_a_repair_publishes_never_expires(trial_of: Callable[..., Trial], library: Path) -> None:
+    """Messages are lost; the only worker of their queue is an hour ahead, and takes those that replace them."""
+    trial = trial_of(workers=1)
+    server = trial.ledger.redis
+    # Its first node has the worker with the right time publish the rest, and that worker leads.
+    run = trial.submit(Sequence(quick, parallel(far_only, far_only.alias("again"), timeout=300.0), join), None)
+    until(lambda: server.llen("far"), what="the messages of the block")
+    server.delete("far")
+    until(lambda: server.llen("far"), seconds=60, what="those of a repair")
+    trial.add(env=skewed(trial, library, HOUR), queues=["far"])
+
+    assert set(trial.result(run, timeout=60)) == {"far_only", "again"}
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=str)
