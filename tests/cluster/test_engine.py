@@ -38,11 +38,14 @@ from egregore_dist.client.processes import Process
 from egregore_dist.client.session import Session
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import tasks
+from egregore_dist.ledger import Commit
+from egregore_dist.wire import codec, failure
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
 from egregore_dist.workflow.parallel import Map, Parallel
 from egregore_dist.workflow.sequence import Sequence as SequenceStep
 from egregore_dist.workflow.step import Step
+from tests.cluster.ledger.play import Play, numbers, track
 from tests.support.clusters import submitting
 from tests.support.waiting import until
 
@@ -564,6 +567,35 @@ def test_headers_expire_with_their_block(queue: Queue) -> None:
         expiries = [headers["expires"] for headers, _ in queue.messages(apps.LANE)]
         assert [expires is None for expires in expiries] == [timeout is None] * 2
         queue.server.flushall()
+
+
+def test_every_failure_that_is_known_is_told(queue: Queue) -> None:
+    """Of branches that fail before their block has ended, each is in the error's ``errors``, whichever was first."""
+    flow = parallel(number.alias("a"), number.alias("b"), number.alias("c"), name="block")
+    run = flow.submit(1)
+    play = Play(session.current().ledger, run.id)
+    lane = play.lane()
+    play.serve("0", lane)
+    block = play.nest("0", 0, lane, 3, path=(), tracks=[track(3, width=3, lanes=1)])
+    assert numbers(play.serve(block, lane)) == [0, 1, 2]
+    failures = {
+        position: failure.encode(failure.Failure(type="ValueError", message=f"of {name}", node=name))
+        for position, name in ((2, "c"), (0, "a"))
+    }
+    # One lane has executed them together.
+    value = codec.encode(7, where="the value")
+    commits = [Commit(1, "ok", value), *(Commit(branch, "error", raw) for branch, raw in failures.items())]
+    play.serve(block, lane, commits, held=0)
+
+    with pytest.raises(ParallelExecutionError) as caught:
+        run.result(timeout=30)
+    error = caught.value
+    assert (error.block, error.branch, error.node, error.results) == ("block", "c", "c", {"b": 7})
+    assert {name: (it.branch, it.type, it.message) for name, it in error.errors.items()} == {
+        "a": ("a", "ValueError", "of a"),
+        "c": ("c", "ValueError", "of c"),
+    }
+    assert str(error.__cause__) == "of c"
 
 
 def test_the_input_is_stored_once(local: LocalCluster) -> None:
