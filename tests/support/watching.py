@@ -112,7 +112,8 @@ def known(cluster: LocalCluster) -> History:
         served = any(_runs(worker) for worker in cluster.workers)
         if served:
             _come_to_rest(cluster, ledger, may_hold)
-        found.runs = history.read_runs(ledger)
+        # One may have expired meanwhile.
+        found.runs = {id: run for id, run in history.read_runs(ledger).items() if run.state is not None}
         # Where nobody serves, what was going on stays as it is, and so do messages.
         found.accepted = {id for id, run in found.runs.items() if served or run.state in ENDED}
         found.left = _left(cluster, ledger, may_hold) if served else Left()
