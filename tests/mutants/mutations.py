@@ -336,4 +336,18 @@ MUTATIONS = (
         new="count('branches:error', again_soon)",
         tests=(f"{LEDGER}/test_counts.py",),
     ),
+    Mutation(
+        name="a message of a repair that expires: by a clock that is wrong, none is served",
+        file="egregore_dist/engine/publish.py",
+        old="_publish(compiler.lane(app, of, message.block, message.track, message.queue, name=message.name), of)",
+        new="_publish(compiler.lane(app, of, message.block, message.track, message.queue, expires=30.0), of)",
+        tests=("tests/faults/test_clocks.py::test_what_a_repair_publishes_never_expires",),
+    ),
+    Mutation(
+        name="an error that tells of one failure where two are known",
+        file="egregore_dist/engine/outcome.py",
+        old="                for branch, raw in failures.items()\n            },\n            results=results,",
+        new="                for branch, raw in [*failures.items()][:1]\n            },\n            results=results,",
+        tests=("tests/cluster/test_engine.py::test_every_failure_that_is_known_is_told",),
+    ),
 )
