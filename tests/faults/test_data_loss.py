@@ -75,7 +75,7 @@ def test_an_empty_server(trial_of: Callable[..., Trial], figure: Callable[[str],
     """Every way to wait for or ask about a run that is lost says so in time, its nodes stop, and new runs work."""
     trial = trial_of(workers=2, concurrency=2)
     before = trial.submit(quick, 1)
-    trial.result(before)
+    assert trial.result(before).startswith("quick#")
     run = trial.submit(Sequence(parallel(nap, anap, nap.alias("b"), max_concurrent=2), join), 60.0)
     trial.wait_for(2)
     paused = trial.submit(parallel(nap), 60.0)
@@ -107,16 +107,19 @@ def test_an_empty_server(trial_of: Callable[..., Trial], figure: Callable[[str],
     started = time.monotonic()
     new = [
         trial.submit(flow, 0.1)
-        for flow in (quick, parallel(nap, anap), Sequence(parallel(nap, parallel(quick, nap)), join))
+        for flow in (quick, parallel(nap, anap), Sequence(parallel(nap, parallel(quick, nap, name="inner")), join))
     ]
-    assert [trial.result(one) is not None for one in new] == [True] * 3
+    single, block, joined = (trial.result(one) for one in new)
+    assert single.startswith("quick#")
+    assert block.keys() == {"nap", "anap"}
+    assert {name: type(value) for name, value in joined.items()} == {"nap": str, "inner": dict}
     assert len(trial.run(nap.map(), [0.3] * 4)) == 4
     figure(f"new runs ended {time.monotonic() - started:.2f} s after their submission")
 
 
 def test_workers_serve_again_without_any_client(trial: Trial) -> None:
     """What is submitted as the very first thing to an empty server is served, and soon by every worker."""
-    trial.run(quick, 1)
+    assert trial.run(quick, 1).startswith("quick#")
     lose(trial, "flush")
     trial.notes.lost |= trial.notes.accepted
 

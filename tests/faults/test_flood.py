@@ -75,12 +75,13 @@ def test_a_flood_does_not_reach_what_is_elsewhere(
     with Controls(0.5) as during:
         runs = [trial.submit(quick, number) for number in range(100_000 if long else 2_000)]
         submitted = time.monotonic() - began
-        for run in runs:
-            trial.result(run, timeout=1800)
+        values = [trial.result(run, timeout=1800) for run in runs]
     took = time.monotonic() - began
     for run in (*quiet.runs, *during.runs):
         trial.accepted(run.id)
-        trial.result(run)
+        assert trial.result(run).startswith("far_only#")
+    # Each is of an execution of its own.
+    assert len({value for value in values if value.startswith("quick#")}) == len(runs)
     trial.control(
         Control(
             quiet=quiet.latencies,

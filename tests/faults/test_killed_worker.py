@@ -91,8 +91,10 @@ def test_every_worker_is_killed_under_load(trial: Trial) -> None:
     for node in trial.nodes:
         node.restart()
 
-    for run in runs:
-        assert trial.result(run)
+    found = [trial.result(run) for run in runs]
+    assert set(found[0]) == {"quick", "anap", "nap"}
+    assert [len(values) for values in found[1:3]] == [500, 200]
+    assert {name: type(value) for name, value in found[3].items()} == {"inner": dict, "spin": str}
     assert [run.status for run in runs] == ["succeeded"] * 4
 
 

@@ -55,8 +55,8 @@ def test_what_a_small_worker_has_no_room_for_goes_elsewhere(trial_of: Callable[.
 
     for _ in range(3):
         assert trial.run(flow, 0.05).keys() == {*(branch.name for branch in branches), "mixed"}
-    trial.run(big, 0.01)
-    trial.run(Sequence(parallel(nap), node("last", cpus=4)(lambda _: 1)), 0.01)
+    assert trial.run(big, 0.01).startswith("big#")
+    assert trial.run(Sequence(parallel(nap), node("last", cpus=4)(lambda _: 1)), 0.01) == 1
 
     assert served_by(trial, "big") == served_by(trial, "wide") == {large.pid}
     assert served_by(trial, "nap") == {small.pid, large.pid}
@@ -79,8 +79,8 @@ def test_lanes_say_how_wide_they_are(trial_of: Callable[..., Trial]) -> None:
     until(lambda: {1, 500} <= (widths() or set()), what="both lanes in a report")
     [said] = found
     assert said.widths.keys() <= {*said.lanes}
-    for run in (wide_run, narrow_run):
-        trial.result(run)
+    assert len(trial.result(wide_run)) == 10
+    assert trial.result(narrow_run).startswith("nap#")
     until(lambda: widths() == set(), what="a report without lanes")
 
 
@@ -121,10 +121,10 @@ def test_runs_together_have_no_more_than_there_is(trial_of: Callable[..., Trial]
     [reason] = found
     assert "1 waits for 2.5 GB of memory each, which no machine has free: n" in reason.text
     # Neither memory nor cores are asked of it.
-    assert trial.result(trial.submit(nap, 0.0)) is not None
+    assert trial.run(nap, 0.0).startswith("nap#")
 
-    for run in [*runs, waiting]:
-        assert trial.result(run) is not None
+    assert [len(trial.result(run)) for run in runs] == [6] * 3
+    assert trial.result(waiting).startswith("most#")
 
     assert together(trial, "third") == 3
     assert together(trial, "most", "third") == 3
@@ -140,7 +140,7 @@ def test_cores_are_shared_too(trial_of: Callable[..., Trial]) -> None:
     trial = trial_of(workers=0)
     one_machine(trial)
     for run in [trial.submit(wide.map(), [0.3] * 2) for _ in range(2)]:
-        trial.result(run)
+        assert len(trial.result(run)) == 2
 
     assert together(trial, "wide") == 1
     assert len(trial.executions("wide")) == 4
@@ -154,10 +154,9 @@ def test_large_needs_do_not_starve(trial_of: Callable[..., Trial]) -> None:
     trial.wait_for(3, node="third")
     large = trial.submit(most, 0.2)
 
-    trial.result(large)
+    assert trial.result(large).startswith("most#")
     assert any(run.status == "running" for run in small)
-    for run in small:
-        trial.result(run)
+    assert [len(trial.result(run)) for run in small] == [30] * 2
     assert together(trial, "most", "third") == 3
 
 
@@ -172,8 +171,8 @@ def test_a_killed_process_gives_its_room_back(trial_of: Callable[..., Trial]) ->
 
     os.kill(trial.executions("stuck")[0].pid, signal.SIGKILL)
 
-    for run in (second, first):
-        trial.result(run, timeout=20)
+    assert trial.result(second, timeout=20).startswith("big#")
+    assert trial.result(first, timeout=20).startswith("stuck#")
     assert together(trial, "stuck", "big") == 1
     until(lambda: not lanes_of(trial), what="all room given back")
 
@@ -191,8 +190,8 @@ def test_a_killed_worker_gives_its_room_back(trial_of: Callable[..., Trial]) -> 
 
     trial.kill(busy)
 
-    for run in (second, first):
-        trial.result(run, timeout=30)
+    assert trial.result(second, timeout=30).startswith("big#")
+    assert trial.result(first, timeout=30).startswith("stuck#")
     assert together(trial, "stuck", "big") <= 2
     until(lambda: not lanes_of(trial), what="all room given back")
 

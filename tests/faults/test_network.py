@@ -31,14 +31,24 @@ def far(trial: Trial, proxy: Proxy) -> ProcessContainer:
     return trial.add(env=env, queues=[trial.cluster.settings.queue, "far"])
 
 
-def load(trial: Trial) -> list[object]:
+class Load:
     """Some of everything, more than two workers end at once."""
-    return [
-        trial.submit(Sequence(quick.map(), join), list(range(300))),
-        trial.submit(Sequence(parallel(nap, anap, parallel(nap, quick, name="inner")), join), 0.2),
-        trial.submit(nap.map(max_concurrent=2), [0.05] * 30),
-        trial.submit(anap.map(), [0.1] * 100),
-    ]
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self._runs = [
+            trial.submit(Sequence(quick.map(), join), list(range(300))),
+            trial.submit(Sequence(parallel(nap, anap, parallel(nap, quick, name="inner")), join), 0.2),
+            trial.submit(nap.map(max_concurrent=2), [0.05] * 30),
+            trial.submit(anap.map(), [0.1] * 100),
+        ]
+
+    def ends_well(self) -> None:
+        """Wait for all of it."""
+        numbers, block, limited, many = (self._trial.result(run) for run in self._runs)
+        assert set(block) == {"nap", "anap", "inner"}
+        assert set(block["inner"]) == {"nap", "quick"}
+        assert [len(values) for values in (numbers, limited, many)] == [300, 30, 100]
 
 
 WEATHERS = {
@@ -52,8 +62,7 @@ WEATHERS = {
 def test_bad_weather_only_delays(trial: Trial, proxy: Proxy, far: ProcessContainer, name: str) -> None:
     """Over a slow or lossy wire everything takes longer, and everything is right."""
     proxy.weather = WEATHERS[name]
-    for run in load(trial):
-        trial.result(run)  # type: ignore[arg-type]
+    Load(trial).ends_well()
     assert far.status == "running"
 
 
@@ -62,12 +71,11 @@ def test_connections_that_break_are_made_anew(
     trial: Trial, proxy: Proxy, far: ProcessContainer, fault: str, figure: Callable[[str], None]
 ) -> None:
     """Connections are broken again and again under load; afterwards the worker soon serves as before."""
-    runs = load(trial)
+    load = Load(trial)
     for _ in range(5):
         let_pass(trial.rng.uniform(0.05, 0.4))
         getattr(proxy, fault)()
-    for run in runs:
-        trial.result(run)  # type: ignore[arg-type]
+    load.ends_well()
 
     took = trial.serves(far_only, within=HEALED)
     figure(f"{took:.1f} s until the worker serves")
@@ -78,12 +86,11 @@ def test_a_refusing_server_is_waited_for(
     trial: Trial, proxy: Proxy, far: ProcessContainer, figure: Callable[[str], None]
 ) -> None:
     """A worker whose every connection is refused for a while goes on when it is let in."""
-    runs = load(trial)
+    load = Load(trial)
     proxy.refuse()
     proxy.cut()
     let_pass(5)
-    for run in runs:
-        trial.result(run)  # type: ignore[arg-type]
+    load.ends_well()
     proxy.refuse(False)
 
     took = trial.serves(far_only, within=HEALED)
@@ -95,11 +102,10 @@ def test_a_frozen_wire_is_given_up(
     trial: Trial, proxy: Proxy, far: ProcessContainer, figure: Callable[[str], None]
 ) -> None:
     """Nothing comes through and nobody says so: the others take over, and after it the worker serves again."""
-    runs = load(trial)
+    load = Load(trial)
     let_pass(trial.rng.uniform(0, 0.3))
     proxy.freeze()
-    for run in runs:
-        trial.result(run)  # type: ignore[arg-type]
+    load.ends_well()
     proxy.thaw()
 
     took = trial.serves(far_only, within=HEALED)
@@ -112,7 +118,7 @@ def test_a_lease_whose_answer_is_late_is_not_begun(trial: Trial, proxy: Proxy, f
     run = trial.submit(Sequence(nap.map(), join), [0.05] * 60)
     trial.wait_for(node="nap", pid=far.pid)
     proxy.freeze(requests=False)
-    trial.result(run)
+    assert len(trial.result(run)) == 60
     # The run has ended: whatever begins after this breaks I6.
     let_pass(1.5)
     proxy.thaw()

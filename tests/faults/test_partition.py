@@ -123,8 +123,10 @@ def test_a_partition_heals(
     trial.wait_for(node="nap", pid=far.pid)
     began = monotonic()
     host.cut(way)
-    for run in runs:
-        trial.result(run)
+    block, limited, many = (trial.result(run) for run in runs)
+    assert set(block) == {"nap", "anap", "inner"}
+    assert set(block["inner"]) == {"nap", "quick"}
+    assert (len(limited), len(many)) == (60, 60)
     let_pass(max(0.0, seconds - (monotonic() - began)))
     host.heal()
     took = trial.serves(far_only, within=HEALED)

@@ -91,7 +91,7 @@ def test_results(trial: Trial, step: Any) -> None:
             assert (type(value), value.node, value.kind) == (BranchError, step.name, "error")
             assert value.type == "egregore_dist.errors.PayloadTooLarge"
             assert f"the value returned by node '{step.name}' takes" in value.message
-    error = trial.run(parallel(step, name="block"), 64)
+    error = trial.failure(trial.submit(parallel(step, name="block"), 64))
     assert isinstance(error, ParallelExecutionError)
     assert isinstance(error.__cause__, errors.PayloadTooLarge)
     assert trial.serves(quick, within=10)
@@ -107,7 +107,7 @@ def test_texts_of_exceptions(trial: Trial, step: Any) -> None:
     for error in found:
         assert len(error.message) == failure.MESSAGE_LIMIT
         assert len(error.traceback.encode()) <= failure.TRACEBACK_LIMIT
-    error = trial.run(parallel(step), 64)
+    error = trial.failure(trial.submit(parallel(step), 64))
     assert isinstance(error, ParallelExecutionError)
     assert isinstance(error.__cause__, ValueError)
     assert len(str(error)) < 2 * failure.MESSAGE_LIMIT

@@ -104,7 +104,7 @@ def test_races(trial_of: Callable[..., Trial], seed: str, figure: Callable[[str]
 
     happened: Counter[str] = Counter()
     for run, readers in races:
-        final = trial.result(run)
+        final = trial.outcome(run)
         events = history.read_run(trial.ledger, run.id).events
         ends = [event.state for event in events if event.type == "run.ended"]
         assert "succeeded" not in ends[:-1], ends

@@ -28,13 +28,13 @@ def planned(trial: Trial, run: str) -> list[int]:
 
 def serves(trial: Trial, at_most: int) -> None:
     """Blocks of every kind end, served by one lane at least and by no more than there can be."""
-    for flow, data in (
-        (Sequence(nap.map(), join), [0.02] * 30),
-        (anap.map(), [0.05] * 50),
-        (parallel(quick, nap, parallel(nap, quick, name="inner")), 0.02),
+    for flow, data, size in (
+        (Sequence(nap.map(), join), [0.02] * 30, 30),
+        (anap.map(), [0.05] * 50, 50),
+        (parallel(quick, nap, parallel(nap, quick, name="inner")), 0.02, 3),
     ):
         run = trial.submit(flow, data)
-        trial.result(run)
+        assert len(trial.result(run)) == size
         assert run.status == "succeeded"
         assert all(1 <= lanes <= at_most for lanes in planned(trial, run.id)), planned(trial, run.id)
 

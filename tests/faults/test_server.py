@@ -67,14 +67,15 @@ def assert_idle(nodes: list[ProcessContainer], seconds: float) -> float:
     return max(shares.values())
 
 
-def mixed(rng: random.Random) -> tuple[Any, Any]:
-    """A small workflow and its input."""
+def mixed(rng: random.Random) -> tuple[Any, Any, int]:
+    """A small workflow, its input, and how many values it gives."""
+    naps, numbers = rng.randint(1, 6), rng.randint(1, 40)
     return rng.choice(
         [
-            (parallel(quick, anap), 0.05),
-            (Sequence(nap.map(max_concurrent=2), join), [0.05] * rng.randint(1, 6)),
-            (Sequence(quick.map(), join), list(range(rng.randint(1, 40)))),
-            (Sequence(parallel(quick, nap), join), 0.1),
+            (parallel(quick, anap), 0.05, 2),
+            (Sequence(nap.map(max_concurrent=2), join), [0.05] * naps, naps),
+            (Sequence(quick.map(), join), list(range(numbers)), numbers),
+            (Sequence(parallel(quick, nap), join), 0.1, 2),
         ]
     )
 
@@ -89,18 +90,19 @@ def test_a_server_that_is_killed_again_and_again(
     assert server is not None
     pids = [it.pid for it in trial.nodes]
     kills, runs = (60, 1000) if long else (4, 60)
-    made: list[Run] = []
+    made: list[tuple[Run, int]] = []
     for number in range(kills):
         until_kill = time.monotonic() + trial.rng.uniform(0.3, 8.0 if long else 1.5)
         while time.monotonic() < until_kill or len(made) < runs * (number + 1) // kills:
-            made.append(submit(trial, *mixed(trial.rng)))
+            flow, data, size = mixed(trial.rng)
+            made.append((submit(trial, flow, data), size))
             let_pass(trial.rng.uniform(0, 0.06))
         server.kill()
         let_pass(trial.rng.uniform(0, 2.0))
         server.restart()
 
-    for run in made:
-        assert not isinstance(trial.result(run), Exception)
+    for run, size in made:
+        assert len(trial.result(run)) == size
     assert [it.pid for it in trial.nodes if it.status == "running"] == pids
     figure(f"{len(made)} runs, {kills} kills")
 

@@ -59,8 +59,8 @@ def test_a_process_that_is_held_up_outside_of_blocks_gives_its_slot_back(
     until(held.exists, what="a process that is held up")
 
     # The only slot is needed for it.
-    assert trial.run(parallel(quick), 2) is not None
-    assert trial.result(first) is not None
+    assert trial.run(parallel(quick), 2).keys() == {"quick"}
+    assert trial.result(first).startswith("quick#")
     until(lambda: not Path(f"/proc/{held.read_text()}").exists(), what="the end of the process")
     until(lambda: not trial.ledger.redis.hlen("unacked"), what="the end of every message")
     assert trial.nodes[0].status == "running"

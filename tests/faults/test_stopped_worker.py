@@ -81,8 +81,9 @@ def test_every_worker_is_stopped(trial: Trial) -> None:
     for node in trial.nodes:
         node.unpause()
 
-    for run in runs:
-        trial.result(run)
+    assert len(trial.result(runs[0])) == 8
+    found = trial.result(runs[1])
+    assert {name: type(value) for name, value in found.items()} == {"nap": str, "inner": dict}
     assert [run.status for run in runs] == ["succeeded"] * 2
 
 

@@ -157,16 +157,22 @@ def test_the_spine_holds(
     for _ in range(2):
         trial.add(hooks=[f"store_faults={rate}"])
     with store.faulty(session.current().ledger, rate):
-        wanted = []
+        wanted, numbers, blocks = [], [], []
         for _ in range(rounds):
             for flow, data, expected in SPINE.values():
                 wanted.append((trial.submit(flow, data), expected))
-            wanted.append((trial.submit(Sequence(quick.map(max_concurrent=3), join), list(range(20))), None))
-            wanted.append((trial.submit(parallel(nap, anap, long_first, max_concurrent=2), 0.05), None))
+            numbers.append(trial.submit(Sequence(quick.map(max_concurrent=3), join), list(range(20))))
+            blocks.append(trial.submit(parallel(nap, anap, long_first, max_concurrent=2), 0.05))
         failing = trial.submit(parallel(broken, double, on_error="collect"), 7)
         for run, expected in wanted:
-            found = trial.result(run, timeout=120)
-            assert expected is None or found == expected
+            assert trial.result(run, timeout=120) == expected
+        for run in numbers:
+            # Each value names its node and its branch.
+            assert [stamp.split("#")[:2] for stamp in trial.result(run)] == [["quick", str(it)] for it in range(20)]
+        for run in blocks:
+            assert {name: stamp.split("#")[0] for name, stamp in trial.result(run).items()} == {
+                name: name for name in ("nap", "anap", "long_first")
+            }
         found = trial.result(failing)
         assert isinstance(found["broken"], BranchError)
         assert (found["broken"].type, found["double"]) == ("ValueError", 14)

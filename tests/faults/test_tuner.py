@@ -55,8 +55,7 @@ def test_workers_of_one_machine_share_it(trial_of: Callable[..., Trial]) -> None
     runs = [trial.submit(nap.map(), [0.05] * 20) for _ in range(3)]
     trial.kill(second)
     trial.ledger.retire(second.name)
-    for run in runs:
-        trial.result(run)
+    assert [len(trial.result(run)) for run in runs] == [20] * 3
 
     until(lambda: said_of(first).slots == max(1, cores) == said_of(first).prefetch, what="all cores again")
 
@@ -73,7 +72,7 @@ def test_under_memory_pressure_nothing_is_taken(trial_of: Callable[..., Trial], 
     leave(left, 100)
     until(lambda: "memory pressure" in said_of(node).holds, what="the worker to hold back")
     waiting = trial.submit(nap, 0.0)
-    trial.result(running)
+    assert trial.result(running).startswith("nap#")
     until(lambda: waits_for(waiting, "held"), what="the reason")
     leave(left, 600)
     let_pass(1.5)
@@ -81,7 +80,7 @@ def test_under_memory_pressure_nothing_is_taken(trial_of: Callable[..., Trial], 
     assert len(trial.executions("nap")) == 1
 
     leave(left, 4000)
-    trial.result(waiting)
+    assert trial.result(waiting).startswith("nap#")
     until(lambda: not said_of(node).holds, what="the worker to take lanes")
     assert len(said_of(node).children) == said_of(node).slots == 2
 
@@ -106,7 +105,7 @@ def test_what_was_set_outlives_a_lost_connection(trial: Trial) -> None:
     let_pass(0.5)
     assert not trial.executions("nap")
     workers.resume(far.name)
-    trial.result(waiting)
+    assert len(trial.result(waiting)) == 3
 
     until(
         lambda: [(said.slots, said.prefetch, said.concurrency_by) for said in (said_of(far),)] == [(3, 3, "hand")],
@@ -127,7 +126,7 @@ def stops_warm(trial: Trial, node: ProcessContainer) -> None:
     session.current().workers.resume(trial.nodes[0].name)
 
     assert "stopping" in session.current().workers.stop(node.name).holds
-    assert trial.result(run) is not None
+    assert len(trial.result(run)) == 3
     assert node.wait(20)
     assert node.returncode == 0
     assert len(trial.executions("nap")) == before + 3

@@ -205,7 +205,24 @@ class Trial:
         self.notes.accepted.add(run)
 
     def result(self, run: Run, timeout: float = 60.0) -> Any:
-        """The run's value, or its `RunFailed` as a value; what was told is held against the ledger."""
+        """The value of a run that must end well; what was told is held against the ledger.
+
+        Raises:
+            RunFailed: it did not.
+        """
+        found = self.outcome(run, timeout)
+        if isinstance(found, RunFailed):
+            raise found
+        return found
+
+    def failure(self, run: Run, timeout: float = 60.0) -> RunFailed:
+        """How a run has failed that must fail."""
+        found = self.outcome(run, timeout)
+        assert isinstance(found, RunFailed), f"run {run.id} ended well, with {found!r}"
+        return found
+
+    def outcome(self, run: Run, timeout: float = 60.0) -> Any:
+        """The run's value, or its `RunFailed` as a value, where either may come."""
         try:
             value = run.result(timeout=timeout, progress=False)
         except errors.RunLost as error:
@@ -219,7 +236,7 @@ class Trial:
         return value
 
     def run(self, flow: Any, data: Any, timeout: float = 60.0) -> Any:
-        """Submit, and `result`."""
+        """Submit, and `result`: raises what the run failed with."""
         return self.result(self.submit(flow, data), timeout)
 
     def serves(self, step: Any, within: float) -> float:
