@@ -177,19 +177,12 @@ def exits_well() -> None:
     os._exit(0)
 
 
-def ignores_sigterm_and_dies() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 POISON = {
     kills_itself: "was killed by SIGKILL",
     aborts: "was killed by SIGABRT",
     segfaults: "was killed by SIGSEGV",
     exits: "ended with exit code 3",
     exits_well: "ended with exit code 0",
-    ignores_sigterm_and_dies: "was killed by SIGKILL",
 }
 
 

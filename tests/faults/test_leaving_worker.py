@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from egregore_dist import Sequence, parallel
+from tests.support import work
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import TTL, Trial
 from tests.support.waiting import until
-from tests.support.work import join, long_first, nap
+from tests.support.work import heedless_first, join, long_first, nap
 
 # A branch is given back within two seconds; a busy machine is slower than the product.
 GIVEN_BACK = 2.0
@@ -58,6 +60,71 @@ def test_a_long_branch_is_handed_back(trial: Trial, figure: Callable[[str], None
     assert trial.result(run).keys() == {"long_first"}
     assert took < GIVEN_BACK + SLACK
     assert leaving.wait(10)
+
+
+@pytest.mark.parametrize("signals", [["SIGQUIT"], ["SIGTERM", "SIGQUIT"]], ids="-".join)
+def test_a_branch_that_ignores_sigterm_is_handed_back(
+    trial: Trial, signals: list[str], figure: Callable[[str], None]
+) -> None:
+    """A worker that must stop at once ends processes too that ignore SIGTERM: what they ran runs again elsewhere."""
+    run = trial.submit(parallel(heedless_first), 60.0)
+    leaving = holder(trial, "heedless_first")
+    for name in signals:
+        leaving.kill(name)
+    asked = work.now()
+    trial.wait_for(2, node="heedless_first")
+    first, second = trial.executions("heedless_first")
+
+    figure(f"{(second.start - asked) / 1000:.2f} s from the signal until it runs elsewhere")
+    assert trial.result(run).keys() == {"heedless_first"}
+    assert leaving.wait(20)
+    until(lambda: not Path(f"/proc/{first.pid}").exists(), what="the end of its process")
+    assert first.end is None
+
+
+# Seconds that Celery's soft shutdown leaves to what runs.
+SOFT = 4.0
+
+
+@pytest.mark.parametrize(
+    ("signals", "env"),
+    [
+        (["SIGQUIT"], {}),
+        (["SIGTERM", "SIGQUIT"], {}),
+        (["SIGTERM"], {"REMAP_SIGTERM": "SIGQUIT"}),
+    ],
+    ids=["SIGQUIT", "SIGTERM-SIGQUIT", "remapped"],
+)
+def test_a_soft_shutdown_loses_nothing(
+    trial_of: Callable[..., Trial], signals: list[str], env: dict[str, str], figure: Callable[[str], None]
+) -> None:
+    """With Celery's soft shutdown what ends in its time counts, what does not is handed back, and another goes on."""
+    trial = trial_of(workers=0)
+    leaving = trial.add(hooks=[f"soft_shutdown={SOFT}"], env=env, concurrency=3)
+    long = trial.submit(parallel(long_first), 60.0)
+    trial.wait_for(node="long_first")
+    trial.add()
+    many = trial.submit(Sequence(nap.map(), join), [0.1] * 200)
+    trial.wait_for(6, node="nap", pid=leaving.pid)
+    asked = work.now()
+    for name in signals:
+        leaving.kill(name)
+    assert leaving.wait(SOFT + 20)
+    gone = (work.now() - asked) / 1000
+    assert many.status == "running"
+
+    assert trial.result(long).keys() == {"long_first"}
+    first, second = trial.executions("long_first")
+    assert first.end is not None
+    given_back = (second.start - first.end) / 1000
+    figure(f"gone {gone:.2f} s after the signal; {given_back:.2f} s from its end until the long branch runs elsewhere")
+    assert (first.end - asked) / 1000 > 0.9 * SOFT
+    assert given_back < GIVEN_BACK + SLACK
+    assert len(trial.result(many)) == 200
+    ended = Counter(it.branch for it in trial.executions("nap") if it.value is not None)
+    assert set(ended.values()) == {1}
+    # In the time that it had, the worker went on with what it held.
+    assert [it for it in trial.executions("nap") if it.value is not None and asked + 500 < it.start < first.end]
 
 
 def test_a_long_branch_outlives_docker_stop(trial: Trial) -> None:

@@ -7,6 +7,7 @@ import ctypes
 import itertools
 import os
 import re
+import signal
 import threading
 import time
 from collections import deque
@@ -125,6 +126,11 @@ def swallows() -> None:
             pass
 
 
+def ignores_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    swallows()
+
+
 def holds_the_gil() -> None:
     deque(itertools.repeat(None), maxlen=0)
 
@@ -190,6 +196,7 @@ async def waits_for_a_thread_of_its_loop() -> None:
 SOFT = [spins, sleeps, waits_for_threads, matches, asleep, blocks_its_loop, spins_on_its_loop, spins_on_a_thread]
 HARD = [
     swallows,
+    ignores_sigterm,
     holds_the_gil,
     aswallows,
     holds_the_gil_on_its_loop,

@@ -16,12 +16,15 @@ from typing import Any
 
 import kombu
 import psutil
+from celery import Celery
 from redis.connection import AbstractConnection
 
 from egregore_dist import cli
+from egregore_dist.engine import app as apps
 from egregore_dist.engine import boards
 from egregore_dist.engine.board import Board
 from egregore_dist.resources import cgroup, report
+from egregore_dist.settings import Settings
 from egregore_dist.worker import warden
 from egregore_dist.worker.guard import Guard
 from tests.support import store
@@ -111,6 +114,18 @@ def end_channel(argument: str) -> None:
     Guard._serve = serve  # type: ignore[method-assign]
 
 
+def soft_shutdown(argument: str) -> None:
+    """The worker's Celery app waits so many seconds, at a cold shutdown, for what runs."""
+    make = apps.make_app
+
+    def soft(settings: Settings) -> Celery:
+        app = make(settings)
+        app.conf.worker_soft_shutdown_timeout = float(argument)
+        return app
+
+    apps.make_app = soft
+
+
 def lies(argument: str) -> None:
     """What psutil says of the machine's memory is wrong: it ``raises``, or is ``zero`` or ``negative``."""
 
@@ -150,6 +165,7 @@ HOOKS: dict[str, Callable[[str], None]] = {
     "die_at_publish": die_at_publish,
     "held_up": held_up,
     "end_channel": end_channel,
+    "soft_shutdown": soft_shutdown,
     "lies": lies,
     "memory": memory,
     "machine": machine,

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from egregore_dist import Context, node
@@ -113,6 +114,19 @@ def long_first(seconds: float, context: Context) -> str:
     with recorded(context) as stamp:
         if context.attempt == 1:
             time.sleep(seconds)
+        return stamp
+
+
+@node
+def heedless_first(seconds: float, context: Context) -> str:
+    """Ignores SIGTERM, and every exception that should stop it, in its first attempt only."""
+    with recorded(context) as stamp:
+        if context.attempt == 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                with suppress(BaseException):
+                    time.sleep(seconds)
         return stamp
 
 
