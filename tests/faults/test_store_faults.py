@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +19,8 @@ from egregore_dist.client import session
 from tests.support import store
 from tests.support.trial import Trial
 from tests.support.work import anap, join, long_first, nap, quick
+
+ROOT = Path(__file__).parents[2]
 
 
 @node
@@ -109,6 +114,37 @@ def test_faults_are_what_they_say(
             write()
 
     assert client.mget("fault", "nothing") == [kept, None]
+
+
+CHOOSE = """
+import os, sys
+from tests.support import store
+store.arm(0.5, who=sys.argv[1])
+for _ in range(2):
+    if not os.fork():
+        store._Faults.choose(["GET"])
+        print(*[store._Faults.choose(["GET"]) for _ in range(20)], flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_a_process_has_the_faults_that_it_had_before(tmp_path: Path) -> None:
+    """They come of the seed and of which process it is, and not of its pid."""
+
+    def chosen(who: str, seed: str) -> list[str]:
+        return subprocess.run(
+            [sys.executable, "-c", CHOOSE, who],
+            env={**os.environ, store.FILE: str(tmp_path / "faults"), store.SEED: seed},
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.splitlines()
+
+    first, second = chosen("n1", "7")
+    assert [first, second] == chosen("n1", "7")
+    assert len({first, second, *chosen("n2", "7"), *chosen("n1", "8")}) == 6
 
 
 def test_a_full_store_does_what_reads(failing_store: Callable[[str], AbstractContextManager[redis.Redis]]) -> None:

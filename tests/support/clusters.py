@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import tempfile
 import uuid
@@ -27,6 +26,7 @@ from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
 from egregore_dist.worker import consuming
 from tests.support import store
+from tests.support.figures import SEED
 
 #: The embedded server, with a ledger whose calls fail, in the workers and in this process.
 FAULTY = "faulty"
@@ -179,8 +179,8 @@ class Clusters:
         faults = Path(self._folder.name) / "faults"
         faults.touch()
         self._patch.setenv(store.FILE, str(faults))
-        self._patch.setenv(store.SEED, seed := str(secrets.randbelow(10**6)))
-        print(f"the store's faults come from {seed}")
+        self._patch.setenv(store.SEED, SEED)
+        print(f"EGREGORE_TEST_SEED={SEED}")
         with inside(f"store_faults={RATE or _USUAL_RATE}"):
             cluster.start()
 

@@ -33,7 +33,7 @@ from tests.support import store
 def store_faults(argument: str) -> None:
     """Every ledger of the process fails: ``rate`` or ``rate,kind,kind``."""
     rate, *kinds = argument.split(",")
-    store.arm(float(rate), kinds or store.KINDS)
+    store.arm(float(rate), kinds or store.KINDS, who=sys.argv[sys.argv.index("--name") + 1].partition("@")[0])
 
 
 def die_at_send(argument: str) -> None:

@@ -20,7 +20,7 @@ TIMEOUT, EXECUTE_AND_TIMEOUT, EXHAUSTED = "timeout", "execute_and_timeout", "exh
 KINDS = (TIMEOUT, EXECUTE_AND_TIMEOUT, EXHAUSTED)
 #: Where each fault is noted, as ``kind command``; ``pipeline`` where several commands went together.
 FILE = "EGDTEST_FAULTS"
-#: What a process's randomness comes from, beside its pid.
+#: What a process's randomness comes from, beside which of them it is.
 SEED = "EGDTEST_SEED"
 
 # What a server whose memory is full refuses, of what a ledger asks for: commands that may need more of it.
@@ -33,13 +33,16 @@ class _Faults:
     rate: ClassVar[float] = 0.0
     kinds: ClassVar[tuple[str, ...]] = KINDS
     _rngs: ClassVar[dict[int, random.Random]] = {}
+    # Which process this is, the same each time that a test runs: its worker's name, and how many were forked before it.
+    _who: ClassVar[str] = ""
+    _forks: ClassVar[int] = 0
 
     @classmethod
     def choose(cls, commands: Sequence[str]) -> str | None:
         """What happens to commands that are sent together."""
         rng = cls._rngs.get(os.getpid())
         if rng is None:
-            rng = cls._rngs[os.getpid()] = random.Random(f"{os.environ.get(SEED)}/{os.getpid()}")
+            rng = cls._rngs[os.getpid()] = random.Random(f"{os.environ.get(SEED)}/{cls._who}")
         kinds = [kind for kind in cls.kinds if kind != EXHAUSTED or not _WRITES.isdisjoint(commands)]
         if not kinds or rng.random() >= cls.rate:
             return None
@@ -47,6 +50,22 @@ class _Faults:
         with Path(os.environ[FILE]).open("a") as file:
             file.write(f"{kind} {commands[0] if len(commands) == 1 else 'pipeline'}\n")
         return kind
+
+    @classmethod
+    def forks(cls) -> None:
+        """Another process is about to begin as a copy of this one."""
+        cls._forks += 1
+
+    @classmethod
+    def is_forked(cls) -> None:
+        """This process is such a copy."""
+        cls._who, cls._forks = f"{cls._who}/{cls._forks}", 0
+
+    @classmethod
+    def is_called(cls, who: str) -> None:
+        """Which process this one is."""
+        cls._who = who
+        os.register_at_fork(before=cls.forks, after_in_child=cls.is_forked)
 
 
 class FaultyConnection(redis.connection.Connection):
@@ -143,9 +162,14 @@ class FaultyAsyncConnection(redis.asyncio.Connection):
         return command in ("BLMOVE", "XREAD")
 
 
-def arm(rate: float, kinds: Sequence[str] = KINDS) -> None:
-    """Every ledger that this process makes from now on fails."""
+def arm(rate: float, kinds: Sequence[str] = KINDS, *, who: str) -> None:
+    """Every ledger that this process makes from now on fails.
+
+    Args:
+        who: which process it is, the same each time that a test runs.
+    """
     _Faults.rate, _Faults.kinds = rate, tuple(kinds)
+    _Faults.is_called(who)
     made = Ledger.__init__
 
     def make(self: Ledger, *args: Any, **kwargs: Any) -> None:
