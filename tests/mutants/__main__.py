@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -16,8 +18,8 @@ from tests.mutants.mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[2]
 
-# Pytest's exit code where tests ran and some failed; any other is a mistake in the list.
-FAILED = 1
+# Pytest's exit codes where tests ran, and none or some failed; any other is a mistake in the list.
+PASSED, FAILED = 0, 1
 
 
 def copy_to(folder: Path) -> None:
@@ -62,17 +64,37 @@ def test(folder: Path, arguments: tuple[str, ...]) -> tuple[int, str]:
     return done.returncode, failed[0] if failed else done.stdout[-2000:]
 
 
+@contextmanager
+def copied() -> Iterator[Path]:
+    """A copy of the checkout, for a while."""
+    with tempfile.TemporaryDirectory(prefix="egregore-mutant-") as temporary:
+        copy_to(Path(temporary))
+        yield Path(temporary)
+
+
+def refuse_failing(mutations: Sequence[Mutation]) -> None:
+    """Raise `click.ClickException` where tests fail without any mutation: they would notice whatever is changed."""
+    failing = 0
+    with copied() as folder:
+        for tests in dict.fromkeys(mutation.tests for mutation in mutations):
+            started = time.monotonic()
+            code, said = test(folder, tests)
+            verdict = "passes" if code == PASSED else f"FAILS (pytest ended with {code}): {said}"
+            click.echo(f"without any, {' '.join(tests)}\n    {verdict} ({time.monotonic() - started:.0f} s)")
+            failing += code != PASSED
+    if failing:
+        raise click.ClickException(f"{failing} of the tests fail without a mutation")
+
+
 @click.command()
 @click.option("-k", "wanted", default="", help="Only those with this in their name.")
 def main(wanted: str) -> None:
-    """Make each mutation in a copy of the checkout, and run the tests that have to notice."""
+    """Make each mutation in a copy of the checkout, and run the tests that have to notice, which pass without it."""
+    mutations = [mutation for mutation in MUTATIONS if wanted in mutation.name]
+    refuse_failing(mutations)
     survivors = 0
-    for mutation in MUTATIONS:
-        if wanted not in mutation.name:
-            continue
-        with tempfile.TemporaryDirectory(prefix="egregore-mutant-") as temporary:
-            folder = Path(temporary)
-            copy_to(folder)
+    for mutation in mutations:
+        with copied() as folder:
             mutate(folder, mutation)
             started = time.monotonic()
             code, said = test(folder, mutation.tests)

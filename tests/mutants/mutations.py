@@ -36,11 +36,27 @@ MUTATIONS = (
         tests=(f"{LEDGER}/test_serve.py", f"{LEDGER}/test_repair.py"),
     ),
     Mutation(
-        name="commit before the result: a branch counts, and its value is not there",
+        name="a branch that counts, and its value is not there",
         file=f"{LUA}/serve.lua",
         old="redis.call('HSET', R, branch, payload)",
         new="",
         tests=(f"{LEDGER}/test_serve.py",),
+    ),
+    Mutation(
+        # The script is one change to others: what is seen of its order is what the end of a block does to its values.
+        name="commit before the result: the value is written when the block that it completes has ended",
+        file=f"{LUA}/serve.lua",
+        old="redis.call('HSET', R, branch, payload)",
+        new="local told = answer\n"
+        "      answer = function(...) redis.call('HSET', R, branch, payload) return told(...) end",
+        tests=(f"{LEDGER}/test_after_the_end.py",),
+    ),
+    Mutation(
+        name="ack before settle: a message is acknowledged when its lane begins",
+        file="egregore_dist/engine/tasks.py",
+        old='"acks_late": True',
+        new='"acks_late": False',
+        tests=("tests/faults/test_server.py", "-k", "holds_messages"),
     ),
     Mutation(
         name="rescue by age: a lease is taken back though its worker lives",
