@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -30,7 +31,9 @@ from tests.support.work import anap, far_only, join, long_first, nap, quick
 
 TWO_MINUTES, HOUR = 120, 3600
 # A deadline is kept within a second; a busy machine is slower than the product.
-KEPT = 1.0 + 2.0
+KEPT = 1.0
+SLACK = 2.0
+TIMED = 3
 
 CLIENT = """
 from egregore_dist import Sequence, connect, parallel
@@ -67,12 +70,15 @@ def test_workers_may_have_wrong_clocks(
         trial.submit(Sequence(nap.map(timeout=30.0), join), [0.05] * 20),
         trial.submit(anap.map(timeout=30.0, max_concurrent=5), [0.05] * 50),
     ]
-    timed = trial.submit(parallel(nap, anap, quick, timeout=2.0, name="timed"), 60.0)
-    assert isinstance(trial.failure(timed), ParallelTimeoutError)
-    block = next(it for it in history.read_run(trial.ledger, timed.id).blocks.values() if it.deadline is not None)
-    late = ((block.ended or inf) - (block.deadline or 0)) / 1000
-    figure(f"the deadline was kept {late:.2f} s late")
-    assert late < KEPT
+    timed = [trial.submit(parallel(nap, anap, quick, timeout=2.0, name="timed"), 60.0) for _ in range(TIMED)]
+    for run in timed:
+        assert isinstance(trial.failure(run), ParallelTimeoutError)
+    blocks = [it for run in timed for it in history.read_run(trial.ledger, run.id).blocks.values()]
+    late = [((it.ended or inf) - it.deadline) / 1000 for it in blocks if it.deadline is not None]
+    assert len(late) == TIMED
+    figure(f"deadlines were kept {median(late):.2f} s late (median), {max(late):.2f} s at most")
+    assert median(late) < KEPT
+    assert max(late) < KEPT + SLACK
     found = [trial.result(run) for run in runs]
     assert set(found[0]) == {"quick", "nap", "anap"}
     assert [len(values) for values in found[1:]] == [20, 50]

@@ -75,7 +75,9 @@ def test_a_branch_that_ignores_sigterm_is_handed_back(
     trial.wait_for(2, node="heedless_first")
     first, second = trial.executions("heedless_first")
 
-    figure(f"{(second.start - asked) / 1000:.2f} s from the signal until it runs elsewhere")
+    took = (second.start - asked) / 1000
+    figure(f"{took:.2f} s from the signal until it runs elsewhere")
+    assert took < GIVEN_BACK + SLACK
     assert trial.result(run).keys() == {"heedless_first"}
     assert leaving.wait(20)
     until(lambda: not Path(f"/proc/{first.pid}").exists(), what="the end of its process")
