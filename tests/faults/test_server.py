@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from egregore_dist import BrokerFull, BrokerUnavailable, LocalCluster, Run, Sequence, node, parallel
+from egregore_dist.client import server as embedded
 from egregore_dist.engine import app as apps
 from egregore_dist.ledger import Ledger
 from tests.support.nodes import ProcessContainer
@@ -81,15 +82,23 @@ def mixed(rng: random.Random) -> tuple[Any, Any, int]:
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("fsync", ["everysec", "always"])
 def test_a_server_that_is_killed_again_and_again(
-    trial_of: Callable[..., Trial], long: bool, figure: Callable[[str], None]
+    trial_of: Callable[..., Trial],
+    monkeypatch: pytest.MonkeyPatch,
+    fsync: str,
+    long: bool,
+    figure: Callable[[str], None],
 ) -> None:
     """Under load the server is killed and comes back with its data: no run is lost, no worker ends."""
+    monkeypatch.setattr(embedded, "CONFIG", embedded.CONFIG.replace("appendfsync everysec", f"appendfsync {fsync}"))
     trial = trial_of(workers=2, concurrency=2, settings={"report_ttl": "5"})
     server = trial.cluster.server
     assert server is not None
     pids = [it.pid for it in trial.nodes]
     kills, runs = (60, 1000) if long else (4, 60)
+    if fsync == "always":
+        kills, runs = kills // 2, runs // 2
     made: list[tuple[Run, int]] = []
     for number in range(kills):
         until_kill = time.monotonic() + trial.rng.uniform(0.3, 8.0 if long else 1.5)
@@ -101,6 +110,7 @@ def test_a_server_that_is_killed_again_and_again(
         let_pass(trial.rng.uniform(0, 2.0))
         server.restart()
 
+    assert trial.ledger.redis.config_get("appendfsync") == {"appendfsync": fsync}
     for run, size in made:
         assert len(trial.result(run)) == size
     assert [it.pid for it in trial.nodes if it.status == "running"] == pids
