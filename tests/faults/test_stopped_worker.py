@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
-from egregore_dist import Sequence, parallel
+from egregore_dist import Run, Sequence, parallel
+from tests.support import history
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import TTL, Trial
 from tests.support.waiting import let_pass, until
-from tests.support.work import join, long_first, nap, quick
+from tests.support.work import far_only, join, long_first, nap, quick
+
+TRIES = 3
 
 
 def holders(trial: Trial, node: str, count: int) -> list[ProcessContainer]:
@@ -65,6 +70,39 @@ def test_a_late_result_is_dropped(trial: Trial) -> None:
 
     assert found["long_first"].split("#")[2] == "2"
     assert trial.result(run) == found
+
+
+def test_a_late_result_is_told(trial: Trial) -> None:
+    """While their block goes on, results that come too late are an event of the run; what they hold is dropped."""
+    runs = []
+    for _ in range(TRIES):
+        run = trial.submit(parallel(long_first, far_only), 1.0)
+        runs.append(run)
+        (node,) = holders(trial, "long_first", 1)
+        node.pause()
+        mine = partial(ran, trial, run)
+        until(lambda mine=mine: any(it.attempt == 2 and it.end is not None for it in mine()), what="the other attempt")
+        node.unpause()
+        until(lambda mine=mine: all(it.end is not None for it in mine()), what="the end of the late attempt")
+        # It was told to stop before it had ended, or it had a result by then.
+        with suppress(AssertionError):
+            until(lambda run=run: late(trial, run), seconds=2, what="the event")
+            break
+
+    assert late(trial, run) == 1
+    trial.add(queues=["far"])
+    for run in runs:
+        assert trial.result(run)["long_first"].split("#")[2] == "2"
+
+
+def ran(trial: Trial, run: Run) -> list[history.Execution]:
+    """The executions of a run's long branch."""
+    return [it for it in trial.executions("long_first") if it.run == run.id]
+
+
+def late(trial: Trial, run: Run) -> int:
+    """How many times a run was told that results came too late."""
+    return [it.type for it in history.read_run(trial.ledger, run.id).events].count("branches.late")
 
 
 def test_every_worker_is_stopped(trial: Trial) -> None:
