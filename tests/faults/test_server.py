@@ -290,7 +290,7 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
 
         def refuses() -> bool:
             try:
-                ledger.redis.set("some", b"x" * 1000)
+                ledger.redis.set("some", b"x" * 1000, ex=60)
             except redis.exceptions.ResponseError as error:
                 return "MISCONF" in str(error)
             return False

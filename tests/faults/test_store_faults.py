@@ -108,8 +108,8 @@ def test_faults_are_what_they_say(
 ) -> None:
     """What times out was done or was not; what is refused was not; the next call is answered as ever."""
     with failing_store(kind) as client:
-        pipe = client.pipeline(transaction=together == "transaction").get("nothing").set("fault", 5)
-        write = pipe.execute if together != "single" else lambda: client.set("fault", 5)
+        pipe = client.pipeline(transaction=together == "transaction").get("nothing").set("fault", 5, ex=60)
+        write = pipe.execute if together != "single" else lambda: client.set("fault", 5, ex=60)
         with pytest.raises(raises):
             write()
 
