@@ -744,8 +744,8 @@ FIXED = (
     *("agenda", "runs", "epoch", "aside", "profiles", "profiles:used", "counts", "counts:cluster", "queues", "workers"),
     *("limits", "limits:set", "limits:due"),
 )
-#: One for each workflow, limit or machine, of which so many are kept.
-BOUNDED = ("counts:of:", "limit:k:", "machine:")
+#: One for each workflow, of which so many are kept.
+BOUNDED = "counts:of:"
 #: The broker's. Lists are queues, which are counted.
 BROKERS = ("_kombu.binding", "unacked")
 

@@ -2,7 +2,7 @@
 
 A `Trial` knows more, and checks itself. Here no node writes down its executions, so attempts and limits are held
 against the events, which tell who held a branch from when to when. Workers, readers and what is left on the server are
-looked at as there.
+looked at as there. A key that a test writes itself needs a time to live.
 
 Every run has to end, within moments after the last test on its cluster: a test that leaves one, paused or at a gate,
 cancels it. A worker that a test ends in another way than by `LocalWorker` is one to `expect_end` of.
@@ -70,6 +70,8 @@ def every_cluster() -> Iterator[None]:
         try:
             if is_watched:
                 found = broken(cluster)
+            for worker in cluster.workers if found else ():
+                print(f"--- {worker!r}\n{worker.log_tail(40)}")
         finally:
             stop(cluster)
         if not any(it.workers for it in _started):
