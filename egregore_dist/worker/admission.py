@@ -188,8 +188,6 @@ class Admission(Periodic):
                 self._intake.open(queue)
             else:
                 self._close(queue, _why(queue, said, answer))
-            if answer.is_stale:
-                self._refused[queue] = None
 
     def _ask(self, queue: str, lane: str, said: Report, of: Of | None) -> Answer:
         assert self._rooms is not None
