@@ -137,7 +137,12 @@ def test_the_invariants_hold_over_many_kills(trial_of: Callable[..., Trial]) -> 
             if pool:
                 trial.rng.choice(pool).kill()
     for i, run in enumerate(runs):
-        assert len(trial.result(run, timeout=90)) == (6 if i % 2 == 0 else 3)
+        ended = trial.outcome(run, timeout=90)
+        # By chance one branch may be hit three times.
+        if isinstance(ended, RunFailed):
+            assert "it was lost 3 times: its process was killed by SIGKILL" in str(ended)
+        else:
+            assert len(ended) == (6 if i % 2 == 0 else 3)
 
 
 def test_a_process_of_many_threads_is_killed(trial_of: Callable[..., Trial]) -> None:

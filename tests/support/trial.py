@@ -62,6 +62,7 @@ class Trial:
         rng: chooses the faults.
         notes: what only the test can know: `History` fields for the checker.
         failed: whether the test has failed already, so that nothing is waited for.
+        stops_in_order: whether its nodes are stopped in good order first, and what outlives that is found.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Trial:
         self.notes = History()
         self.failed = False
         # It takes seconds, and is the same in every test: one in eight does so, others with every seed.
-        self._stops_in_order = (
+        self.stops_in_order = (
             bool(os.environ.get("EGREGORE_TEST_LONG")) or random.Random(f"{seed} stop").random() < 1 / 8
         )
         self.folder = Path(tempfile.mkdtemp(prefix="egdtest-"))
@@ -122,7 +123,7 @@ class Trial:
             if not self.failed:
                 self._come_to_rest()
             found = self.history()
-            if self._stops_in_order and not self.failed:
+            if self.stops_in_order and not self.failed:
                 found.remaining += self._outliving()
         finally:
             self._stop()
