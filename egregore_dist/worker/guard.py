@@ -185,7 +185,8 @@ class Guard(bootsteps.StartStopStep):
     @staticmethod
     def _is_copy(message: Any) -> bool:
         """Whether the broker delivers again what this worker executes: it would take a slot, and find nothing to do."""
-        if not message.delivery_info.get("redelivered"):
+        info = message.delivery_info
+        if not (isinstance(info, Mapping) and info.get("redelivered")):
             return False
         return any(request.id == message.headers["id"] for request in tuple(state.active_requests))
 

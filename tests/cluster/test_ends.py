@@ -171,19 +171,22 @@ async def alingers(folder: str) -> None:
         write(f"{folder}/finally", "alingers")
 
 
+def timed_out(flow: Callable[[str], Any], tmp_path: Path) -> tuple[Path, ParallelTimeoutError, float]:
+    """Run it in a folder of its own: that, the error that it ends with, and after how many seconds."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    started = time.monotonic()
+    with pytest.raises(ParallelTimeoutError) as caught:
+        flow(str(folder))
+    return folder, caught.value, time.monotonic() - started
+
+
 @in_time
 def test_a_block_ends_at_its_deadline(cluster: LocalCluster, tmp_path: Path) -> None:
     """At its timeout a block ends, names what had ended, what ran and what waited, and the workers are free again."""
     slow = parallel(lingers, lingers.alias("second"), fine.alias("never"), max_concurrent=2, timeout=1.5, name="timed")
 
     def times_out() -> float:
-        folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        started = time.monotonic()
-        with pytest.raises(ParallelTimeoutError) as caught:
-            slow(str(folder))
-        took = time.monotonic() - started
-
-        error = caught.value
+        folder, error, took = timed_out(slow, tmp_path)
         assert (error.block, error.timeout, error.results) == ("timed", 1.5, {})
         assert (error.running, error.pending) == (["lingers", "second"], ["never"])
         assert took >= 1.5
@@ -236,13 +239,9 @@ def test_an_outer_deadline_ends_what_is_nested(local: LocalCluster, tmp_path: Pa
     slow = parallel(fine, Sequence(parallel(lingers, fine), fine).alias("deep"), timeout=0.8, name="outer")
 
     def times_out() -> float:
-        folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        started = time.monotonic()
-        with pytest.raises(ParallelTimeoutError) as caught:
-            slow(str(folder))
-        took = time.monotonic() - started
+        folder, error, took = timed_out(slow, tmp_path)
 
-        assert (caught.value.block, caught.value.running) == ("outer", ["deep"])
+        assert (error.block, error.running) == ("outer", ["deep"])
         until(lambda: lines(folder / "finally") == ["lingers"], seconds=3, what="the finally block")
         return took
 

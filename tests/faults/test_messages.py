@@ -630,3 +630,4 @@ def test_what_a_worker_executes_is_not_begun_again(monkeypatch: pytest.MonkeyPat
     assert not is_copy("at work", redelivered=False)
     assert not is_copy("at work")
     assert not is_copy("another", redelivered=True)
+    assert not Guard._is_copy(SimpleNamespace(delivery_info="redelivered", headers={"id": "at work"}))

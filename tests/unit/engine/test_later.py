@@ -10,6 +10,19 @@ import pytest
 from egregore_dist.engine.later import Later
 
 
+def hold(later: Later) -> threading.Event:
+    """Keep its thread from what is put from now on, until the event is set."""
+    began, goes_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        goes_on.wait(20)
+
+    later.put("hold", 0.0, wait)
+    assert began.wait(20)
+    return goes_on
+
+
 def test_it_is_done_after_its_time() -> None:
     """It is done on another thread, the earliest first."""
     later, done, seen = Later(), threading.Event(), list[tuple[str, bool]]()
@@ -29,14 +42,7 @@ def test_it_is_done_after_its_time() -> None:
 def test_what_is_dropped_is_not_done() -> None:
     """It is not done, and what waits beside it is."""
     later, done, seen = Later(), threading.Event(), list[str]()
-    began, goes_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        began.set()
-        goes_on.wait(20)
-
-    later.put("hold", 0.0, hold)
-    assert began.wait(20)
+    goes_on = hold(later)
     later.put("dropped", 0.0, lambda: seen.append("dropped"))
     later.put("kept", 0.01, done.set)
     later.drop("dropped")
@@ -49,14 +55,7 @@ def test_what_is_dropped_is_not_done() -> None:
 def test_what_is_put_off_is_done_once() -> None:
     """Under one key the last that was put is done, when that is due."""
     later, done, seen = Later(), threading.Event(), list[str]()
-    began, goes_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        began.set()
-        goes_on.wait(20)
-
-    later.put("hold", 0.0, hold)
-    assert began.wait(20)
+    goes_on = hold(later)
     later.put("a", 0.0, lambda: seen.append("first"))
     later.put("a", 0.0, lambda: seen.append("last"))
     later.put("b", 0.01, done.set)
