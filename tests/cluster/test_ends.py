@@ -206,7 +206,7 @@ def test_a_block_ends_at_its_deadline(cluster: LocalCluster, tmp_path: Path) -> 
 def test_async_branches_end_at_the_deadline(local: LocalCluster, tmp_path: Path) -> None:
     """Async branches are cancelled at the block's deadline, and their ``finally`` runs."""
     with pytest.raises(ParallelTimeoutError) as caught:
-        alingers.map(timeout=0.5).run([str(tmp_path)] * 5)
+        alingers.map(timeout=1.5).run([str(tmp_path)] * 5)
 
     assert caught.value.running == [0, 1, 2, 3, 4]
     until(lambda: lines(tmp_path / "finally") == ["alingers"] * 5, seconds=3, what="every finally block")
@@ -216,7 +216,7 @@ def test_async_branches_end_at_the_deadline(local: LocalCluster, tmp_path: Path)
 def test_what_ended_before_the_deadline_is_kept(local: LocalCluster, tmp_path: Path) -> None:
     """The error of a deadline holds the results so far."""
     with pytest.raises(ParallelTimeoutError) as caught:
-        parallel(fine, lingers, timeout=0.8)(str(tmp_path))
+        parallel(fine, lingers, timeout=1.5)(str(tmp_path))
 
     assert (caught.value.results, caught.value.running, caught.value.pending) == ({"fine": "fine"}, ["lingers"], [])
 
@@ -225,7 +225,7 @@ def test_what_ended_before_the_deadline_is_kept(local: LocalCluster, tmp_path: P
 def test_a_deadline_inside_ends_the_outer_block(local: LocalCluster, tmp_path: Path) -> None:
     """A nested block's deadline fails the branch that holds it, with the nested error as the cause."""
     with pytest.raises(ParallelExecutionError) as caught:
-        parallel(fine, parallel(fine, lingers, timeout=0.5, name="inner"), name="outer")(str(tmp_path))
+        parallel(fine, parallel(fine, lingers, timeout=1.5, name="inner"), name="outer")(str(tmp_path))
 
     cause = caught.value.__cause__
     assert (caught.value.block, caught.value.branch) == ("outer", "inner")
