@@ -111,6 +111,7 @@ class Lane:
         self._loop = Loop()
         self._committer: ThreadPoolExecutor | None = None
         self._turn = Turn()
+        self._batch: Batch | None = None
 
     def serve(self, block: str, track: int) -> None:
         """Serve a block until it is dry, and then whatever block its end or its branches lead to."""
@@ -208,6 +209,7 @@ class Lane:
         want = self._known_lease(place)
         # What is shared asks for no more than is held, so its answer has nothing that the lane needs.
         batch = Batch(lambda commits, releases: self._commit(place, want=1, held=1, commits=commits, releases=releases))
+        self._batch = batch
         while leases:
             started = time.monotonic()
             opened: Opened | None = None
@@ -371,15 +373,34 @@ class Lane:
                 return None
             self._publish_block(block, place, False)
             return Opened(block.id)
-        parked, entered = self._ledger.begin(run, parent, lease, place.track, token, block)
+        want = self._first_of(block, shape)
+        parked, entered = self._ledger.begin(run, parent, lease, place.track, token, block, want=want)
         if not parked:
             # Whoever has the branch now has opened the block: what this lane was leased of it, it serves.
             return Opened(block.id, entered) if entered is not None and entered.served.leases else None
         # This lane begins at once; tiny blocks have ended before others could be there.
         # In the context of this task, so that those who trace messages see where they come from.
-        ask = partial(contextvars.copy_context().run, self._publish_block, block, place, True)
+        ask = partial(contextvars.copy_context().run, self._call_others, block, place)
         self._runtime.later.put(self._key(block.id), HELP_AFTER, ask)
         return Opened(block.id, entered)
+
+    def _first_of(self, block: NewBlock, shape: compiler.Shape) -> int:
+        # Until it calls others this lane is alone with the block: what is known to be quick it takes in one round trip.
+        assert self._load is not None
+        track = block.tracks[0]
+        is_batched = shape.batched and not track.limit and self._runtime.interrupter.usable
+        if len(block.tracks) > 1 or track.width > 1 or not is_batched:
+            return 0
+        known = self._runtime.learning.of(self._load.functions)(shape.parts[0].chains)
+        return min(block.n, router.first_lease(known))
+
+    def _call_others(self, block: NewBlock, place: Place) -> None:
+        # They are to find what this lane was leased and has not begun.
+        try:
+            if (batch := self._batch) is not None:
+                batch.share()
+        finally:
+            self._publish_block(block, place, True)
 
     def _publish_block(self, block: NewBlock, place: Place, here: bool) -> None:
         publish.block(self._runtime.app, self._run, block, parent_queue=place.queue, here=here, left=place.left())

@@ -173,15 +173,18 @@ class Ledger:
         return int(deadline) if state == b"open" else None
 
     def begin(
-        self, run: str, parent: str, lease: Lease, track: int, token: str, block: NewBlock
+        self, run: str, parent: str, lease: Lease, track: int, token: str, block: NewBlock, *, want: int = 0
     ) -> tuple[bool, Entered | None]:
         """`open` a block and `enter` its first track in one round trip.
+
+        Args:
+            want: branches to be leased at most, as in `serve`.
 
         Returns:
             Whether the lane has parked the branch, or lost it before; and what it learned and was leased of the block.
         """
         opening = replies.open_args(parent, lease, track, token, block)
-        serving = replies.serve_args(block.id, 0, token, 0, 0, (), ())
+        serving = replies.serve_args(block.id, 0, token, want, 0, (), ())
         reads = [("TIME",), ("HGETALL", self.keys.block(run, "b", block.id))]
         started = time.monotonic()
         (now, fields), ((state, _), served) = self._calls.together(

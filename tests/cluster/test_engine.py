@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import random
@@ -35,10 +36,12 @@ from egregore_dist import (
 )
 from egregore_dist.client import session
 from egregore_dist.client.processes import Process
+from egregore_dist.client.run import Run
 from egregore_dist.client.session import Session
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import tasks
 from egregore_dist.ledger import Commit
+from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import codec, failure
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
@@ -385,6 +388,59 @@ def test_many_async_branches_share_a_lane(slot: LocalCluster) -> None:
     spans = waits.map().run([0.5] * 100)
 
     assert most_at_once(spans) == 100
+
+
+def leases(run: Run) -> list[tuple[int, ...]]:
+    """The branches of a run's only block, as they were leased together."""
+    return [event.branches for event in run.events() if event.type == "branches.started" and event.block != ROOT]
+
+
+@node
+def tells_its_process(data: int) -> int:
+    return os.getpid()
+
+
+def test_branches_that_are_known_to_be_quick_are_leased_at_once(slot: LocalCluster) -> None:
+    """Once it is known how long they take, a block that ends before others could be there costs one lease."""
+
+    def begins() -> tuple[int, ...]:
+        run = tells_its_process.map().submit([1, 2, 3])
+        assert len(set(run.result(timeout=60))) == 1
+        return leases(run)[0]
+
+    assert begins() == (0,)
+    until(lambda: begins() == (0, 1, 2))
+
+
+@node
+def meets(gate: str, mine: int) -> int:
+    if gate:
+        (Path(gate) / str(mine)).touch()
+        while len(list(Path(gate).iterdir())) < 2:
+            time.sleep(0.005)
+    return os.getpid()
+
+
+def test_branches_that_take_long_for_once_are_shared(local: LocalCluster, tmp_path: Path) -> None:
+    """Where one that was leased with others is not quick, they are given back: two that wait for each other meet."""
+
+    gates = itertools.count()
+
+    def meet(gate: str) -> tuple[int, tuple[int, ...]]:
+        run = meets.map().submit([{"gate": gate, "mine": mine} for mine in (0, 1)])
+        return len(set(run.result(timeout=60))), leases(run)[0]
+
+    def meet_once_known() -> tuple[int, ...]:
+        for _ in range(20):
+            meet("")
+        gate = tmp_path / str(next(gates))
+        gate.mkdir()
+        processes, leased = meet(str(gate))
+        assert processes == 2
+        return leased
+
+    # Each process learns by itself that others are quick.
+    until(lambda: meet_once_known() == (0, 1))
 
 
 @node

@@ -36,6 +36,13 @@ MUTATIONS = (
         tests=(f"{LEDGER}/test_serve.py", f"{LEDGER}/test_repair.py"),
     ),
     Mutation(
+        name="others are called while their branches are still leased to who called them",
+        file="egregore_dist/engine/lane.py",
+        old="                batch.share()\n        finally:",
+        new="                pass\n        finally:",
+        tests=("tests/unit/engine/test_lane.py",),
+    ),
+    Mutation(
         name="a branch that counts, and its value is not there",
         file=f"{LUA}/serve.lua",
         old="redis.call('HSET', R, branch, payload)",

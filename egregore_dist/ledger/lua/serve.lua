@@ -43,8 +43,8 @@ local function attempt_of(of, branch, width)
   return attempt_from(lost, calls), after or '', calls, company
 end
 
-local state, n, limit, on_error, parent, its_branch, its_track, ends_by, ends_with = unpack(redis.call('HMGET', B, 'state', 'n',
-  'limit', 'on_error', 'parent', 'branch', 'track', 'ends_by', 'ends_with'))
+local state, n, limit, on_error, parent, its_branch, its_track, ends_by, ends_with, opener = unpack(redis.call('HMGET', B,
+  'state', 'n', 'limit', 'on_error', 'parent', 'branch', 'track', 'ends_by', 'ends_with', 'opener'))
 local queue, width, lanes, of_track, fresh, stop, named = unpack(redis.call('HMGET', B, 'queue:' .. track,
   'width:' .. track, 'lanes:' .. track, 'count:' .. track, 'next:' .. track, 'stop:' .. track, 'limit:' .. track))
 width = tonumber(width)
@@ -250,7 +250,8 @@ if bucket then room = limits().room_for(named, block, track, held == 0 and commi
 if todo > 0 and free > 0 then
   -- A lane of many takes its equal part at once; one of width 1 takes ever less, so that all end at about the same time.
   local share, most = math.ceil(tonumber(of_track) / lanes), math.min(want, width, free)
-  if width == 1 then share, most = math.ceil(todo / (2 * lanes)), want end
+  -- The one that has opened the block is alone with it at first, and gives back what it has not begun once it calls others.
+  if width == 1 then share, most = fresh == 0 and opener == token and want or math.ceil(todo / (2 * lanes)), want end
   local take = math.min(math.max(1, math.min(most, share)) - held, todo)
   if alone then take = 0 end
   -- One after the other would hold places that others could use.

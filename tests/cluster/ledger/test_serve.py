@@ -124,6 +124,27 @@ def test_a_batch_is_a_fair_share_of_what_is_left(play: Play) -> None:
     assert (sizes[0], sizes[-1]) == (16, 1)
 
 
+def test_who_opened_a_block_may_take_all_of_it_at_first(play: Play) -> None:
+    """That lane is alone with the block when it comes; later it takes a share, and so do others at any time."""
+    opener = play.lane()
+    play.serve(ROOT, opener)
+    block = play.nest(ROOT, 0, opener, 8, tracks=[track(8, lanes=2)])
+
+    assert numbers(play.serve(block, opener, want=6)) == [0, 1, 2, 3, 4, 5]
+    play.serve(block, opener, releases=[1, 2, 3, 4, 5], held=1, want=1)
+    assert len(play.serve(block, play.lane(), want=6).leases) == 2
+    assert len(play.serve(block, opener, ok(0), want=6).leases) == 2
+
+
+def test_a_lane_of_many_takes_its_part_of_a_block_that_it_opened(play: Play) -> None:
+    """It begins all that it takes at once, so it leaves the others their part."""
+    opener = play.lane()
+    play.serve(ROOT, opener)
+    block = play.nest(ROOT, 0, opener, 10, tracks=[track(10, width=100, lanes=2)])
+
+    assert len(play.serve(block, opener).leases) == 5
+
+
 def test_a_batch_takes_one_slot(play: Play) -> None:
     """A lane of width 1 executes its batch one by one, so it counts once against the limit."""
     block = play.block(64, limit=2, tracks=[track(64, lanes=2)])

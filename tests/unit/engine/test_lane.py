@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +21,7 @@ from egregore_dist.engine.lane import Lane
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.raiser import Raiser
 from egregore_dist.engine.runtime import Callee, Runtime
+from egregore_dist.errors import BrokerUnavailable
 from egregore_dist.ledger import LEAVE, UNTIMED, Commit, Lease, Served
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
@@ -183,3 +185,23 @@ def test_nothing_is_begun_beside_a_node_over_its_timeout(lane: Lane, wanted: lis
     lane._commit_wide(place, 1, [])
 
     assert wanted == [0, LEAVE, 0]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_others_are_called_to_what_this_lane_has_given_back(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """What it has not begun is there before they come; they are called where the ledger does not answer, too."""
+    done: list[str] = []
+
+    def share() -> None:
+        done.append("gave back")
+        if not answers:
+            raise BrokerUnavailable("the ledger is away")
+
+    monkeypatch.setattr(lane, "_batch", SimpleNamespace(share=share))
+    monkeypatch.setattr(lane, "_publish_block", lambda *_: done.append("called"))
+    with nullcontext() if answers else pytest.raises(BrokerUnavailable):
+        lane._call_others(cast(Any, None), cast(Place, FakePlace(_spin)))
+
+    assert done == ["gave back", "called"]
