@@ -111,7 +111,9 @@ class Lane:
         self._loop = Loop()
         self._committer: ThreadPoolExecutor | None = None
         self._turn = Turn()
-        self._batch: Batch | None = None
+        # The block that this lane is at with what it goes through there; and those that it has called others to before.
+        self._at: tuple[str, Batch] | None = None
+        self._called: set[str] = set()
 
     def serve(self, block: str, track: int) -> None:
         """Serve a block until it is dry, and then whatever block its end or its branches lead to."""
@@ -209,13 +211,17 @@ class Lane:
         want = self._known_lease(place)
         # What is shared asks for no more than is held, so its answer has nothing that the lane needs.
         batch = Batch(lambda commits, releases: self._commit(place, want=1, held=1, commits=commits, releases=releases))
-        self._batch = batch
         while leases:
             started = time.monotonic()
             opened: Opened | None = None
             end: Commit | Opened | None = None
             batch.take(leases)
-            while (lease := batch.next()) is not None:
+            self._at = place.record.id, batch
+            lease = batch.next()
+            if place.record.id in self._called:
+                self._called.discard(place.record.id)
+                batch.share()
+            while lease is not None:
                 execute = self._show if self._is_watched() else self._execute
                 end = execute(place, lease, batch)
                 if isinstance(end, Commit):
@@ -225,6 +231,7 @@ class Lane:
                 fails = isinstance(end, Commit) and end.kind == "error" and place.record.on_error == "cancel"
                 if end is None or fails or time.monotonic() - started > LONG or leaving.told():
                     break
+                lease = batch.next()
             self._runtime.board.rest()
             if end is None and place.left() == 0:
                 early = self._early(place)
@@ -395,10 +402,12 @@ class Lane:
         return min(block.n, router.first_lease(known))
 
     def _call_others(self, block: NewBlock, place: Place) -> None:
-        # They are to find what this lane was leased and has not begun.
+        # They are to find what this lane was leased and has not begun. It looks when it comes, if it has not come yet.
+        self._called.add(block.id)
         try:
-            if (batch := self._batch) is not None:
-                batch.share()
+            if (at := self._at) is not None and at[0] == block.id:
+                self._called.discard(block.id)
+                at[1].share()
         finally:
             self._publish_block(block, place, True)
 

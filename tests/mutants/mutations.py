@@ -38,8 +38,8 @@ MUTATIONS = (
     Mutation(
         name="others are called while their branches are still leased to who called them",
         file="egregore_dist/engine/lane.py",
-        old="                batch.share()\n        finally:",
-        new="                pass\n        finally:",
+        old="                at[1].share()\n",
+        new="                pass\n",
         tests=("tests/unit/engine/test_lane.py",),
     ),
     Mutation(

@@ -199,9 +199,36 @@ def test_others_are_called_to_what_this_lane_has_given_back(
         if not answers:
             raise BrokerUnavailable("the ledger is away")
 
-    monkeypatch.setattr(lane, "_batch", SimpleNamespace(share=share))
+    monkeypatch.setattr(lane, "_at", ("block", SimpleNamespace(share=share)))
     monkeypatch.setattr(lane, "_publish_block", lambda *_: done.append("called"))
     with nullcontext() if answers else pytest.raises(BrokerUnavailable):
-        lane._call_others(cast(Any, None), cast(Place, FakePlace(_spin)))
+        lane._call_others(cast(Any, SimpleNamespace(id="block")), cast(Place, FakePlace(_spin)))
 
     assert done == ["gave back", "called"]
+
+
+def test_a_lane_that_comes_after_those_it_called_leaves_them_the_rest(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it came late to the block that it has opened, it gives back all but one before it begins."""
+    done: list[object] = []
+
+    def commit(*_: object, releases: list[int], **__: object) -> Served:
+        done.append(releases)
+        return Served("ok", (), None, 0, ())
+
+    def execute(_place: Place, lease: Lease, _batch: Batch) -> Commit:
+        done.append(lease.branch)
+        return Commit(lease.branch, "ok", b"")
+
+    place = FakePlace(_spin)
+    place.record = SimpleNamespace(id="b", name="b", n=3, on_error="cancel")
+    place.shape, place.limited = SimpleNamespace(batched=False), False
+    monkeypatch.setattr(lane, "_known_lease", lambda _: 1)
+    monkeypatch.setattr(lane, "_commit", commit)
+    monkeypatch.setattr(lane, "_execute", execute)
+    monkeypatch.setattr(lane, "_publish_block", lambda *_: done.append("called"))
+    lane._call_others(cast(Any, SimpleNamespace(id="b")), cast(Place, place))
+    lane._serve_narrow(cast(Place, place), [Lease(0), Lease(1), Lease(2)])
+
+    assert done == ["called", [1, 2], 0, []]
