@@ -18,8 +18,9 @@ from egregore_dist.resources.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
-# What was recorded is kept after so many seconds, and what was read is read again after so many.
-_KEEP_AFTER, _FRESH = 1.0, 2.0
+# What was recorded is kept after so many seconds, and what was read is read again after so many. What a process first
+# records, and what was not known, sooner: a new workflow is not planned blindly for long.
+_KEEP_AFTER, _FRESH, _SOON = 1.0, 2.0, 0.1
 _ANSWERS_KEPT = 256
 
 _Question = tuple[tuple[tuple[str, ...], int], ...]
@@ -39,9 +40,13 @@ class Learning:
         self._later = later
         self._answers: dict[_Question, tuple[float, Learned | None]] = {}
         self._lock = threading.Lock()
+        self._has_kept = False
 
     def of(self, functions: tuple[str, ...]) -> Knows:
-        """Answers what is known of the branches of a workflow with these functions, at most two seconds old."""
+        """Answers what is known of the branches of a workflow with these functions, at most two seconds old.
+
+        That nothing is known is at most a tenth of a second old.
+        """
 
         def knows(chains: Mapping[Chain, int]) -> Learned | None:
             return self._answer(_named(functions, chains))
@@ -50,7 +55,7 @@ class Learning:
 
     def _answer(self, question: _Question) -> Learned | None:
         known = self._answers.get(question)
-        if known is not None and time.monotonic() - known[0] < _FRESH:
+        if known is not None and time.monotonic() - known[0] < (_SOON if known[1] is None else _FRESH):
             return known[1]
         found = _look_up(self._profiles, question)
         with self._lock:
@@ -60,9 +65,10 @@ class Learning:
         return found
 
     def _keep_later(self) -> None:
-        self._later.put("what was learned", _KEEP_AFTER, self._keep)
+        self._later.put("what was learned", _KEEP_AFTER if self._has_kept else _SOON, self._keep)
 
     def _keep(self) -> None:
+        self._has_kept = True
         try:
             self._profiles.learn(self.recorder.take())
         except errors.BrokerUnavailable as error:
