@@ -147,7 +147,7 @@ def _imported(module: str) -> Any:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise Quit(codes.USAGE, f"there is no module {module!r} here or on PYTHONPATH") from None
         raise Quit(codes.USAGE, f"module {module!r} cannot be imported: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = str(error).partition("\n")[0]
         raise Quit(codes.USAGE, f"module {module!r} cannot be imported: {type(error).__name__}: {said}") from error
 

@@ -117,6 +117,10 @@ def reachable() -> Iterator[None]:
         yield
     except TurnedAway as error:
         raise errors.BrokerUnavailable(f"the ledger does not answer: {error}") from error
+    except redis.exceptions.AuthenticationError as error:
+        raise errors.BrokerUnavailable(
+            f"the ledger's server refuses this login: {error}; see that its URL has the right user and password"
+        ) from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise errors.BrokerUnavailable(
             f"the ledger cannot be reached: {error}; is the server up, and the URL right?"
@@ -126,6 +130,11 @@ def reachable() -> Iterator[None]:
         if reason is None:
             raise
         raise errors.BrokerFull(f"the server takes nothing more: {reason}") from error
+
+
+def is_refused_login(error: errors.BrokerUnavailable) -> bool:
+    """Whether the server is there, and knows no such user or password."""
+    return isinstance(error.__cause__, redis.exceptions.AuthenticationError)
 
 
 def refusal(error: BaseException) -> str | None:

@@ -407,7 +407,7 @@ def _cure(value: Any, cause: Exception) -> str:
         return "Return list(value)."
     if _field_names(type(value)):
         return f"{type(cause).__name__}: {cause}."
-    return "Return plain data instead: a dict, a dataclass, a msgspec.Struct or a pydantic model."
+    return "Use plain data instead: a dict, a dataclass, a msgspec.Struct or a pydantic model."
 
 
 def is_mapping(raw: bytes) -> bool:

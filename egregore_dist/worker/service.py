@@ -16,7 +16,7 @@ from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import tasks
 from egregore_dist.engine.runtime import signer
-from egregore_dist.ledger import Ledger
+from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings, load
 from egregore_dist.wire.code import Loader
 from egregore_dist.worker import admission, commands, guard, intake, naming, slots, steps, tuner
@@ -121,7 +121,9 @@ def _claim(settings: Settings, name: str) -> None:
     ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=0)
     try:
         naming.claim(ledger, name, naming.Life.begin(), ttl=settings.report_ttl)
-    except errors.BrokerUnavailable:
-        pass
+    except errors.BrokerUnavailable as error:
+        # A server that is away may come; a login that it refuses stays wrong.
+        if connection.is_refused_login(error):
+            raise errors.ConfigurationError(str(error)) from None
     finally:
         ledger.close()

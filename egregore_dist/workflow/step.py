@@ -69,7 +69,7 @@ class Step(ABC):
         Raises:
             WorkflowError: ``name`` is not a valid name.
         """
-        return self._changed(name=names.checked(name, "step"))
+        return self._changed(name=names.checked(name, f"step (an alias of {label(self)})"))
 
     def map(
         self,

@@ -129,6 +129,20 @@ def test_wrong_use_of_run(local: LocalCluster, arguments: tuple[str, ...], says:
     assert says in one_line(done)
 
 
+@pytest.mark.parametrize("code", ["0", "'gone'"])
+def test_a_module_that_exits_is_wrong_use(
+    local: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """A module that ends the program when it is imported has no workflow to run, whatever it exits with."""
+    name = f"exits_{uuid.uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(f"import sys\nsys.exit({code})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    done = ask("run", f"{name}:flow", env=environment(local))
+
+    assert (done.exit_code, done.stdout) == (codes.USAGE, "")
+    assert f"module '{name}' cannot be imported: SystemExit" in one_line(done)
+
+
 def test_no_wait_and_timeout_leave_the_run_going(local: LocalCluster, tmp_path: Path) -> None:
     """``--no-wait`` prints the id and ends; ``--timeout`` ends with 5, and the run goes on."""
     gate, name = tmp_path / "gate", uuid.uuid4().hex
@@ -435,6 +449,19 @@ def test_a_worker_shows_no_password() -> None:
 
     assert done.returncode == codes.USAGE
     assert "canary-9f3" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("login", ["", ":canary-9f3@"])
+def test_a_login_that_the_server_refuses(local: LocalCluster, login: str) -> None:
+    """A wrong password, or none, is one clear line, and a worker does not wait for it to become right."""
+    url = re.sub("//[^@]*@", f"//{login}", local.url)
+    env = environment(local) | {"EGREGORE_BROKER_URL": url}
+    listing, worker = ask("runs", "list", env=env), call("worker", env=env)
+
+    assert (listing.exit_code, worker.returncode) == (codes.UNREACHABLE, codes.USAGE)
+    for done in (listing, worker):
+        assert "the ledger's server refuses this login" in one_line(done)
+        assert "canary-9f3" not in done.stdout + done.stderr
 
 
 def test_a_worker_finds_modules_where_it_is_started(tmp_path: Path, local: LocalCluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from egregore_dist import errors
 from egregore_dist.workflow import Sequence, Step, decision, describe, node, parallel
-from egregore_dist.workflow.step import MAX_NESTING
+from egregore_dist.workflow.step import MAX_NESTING, label
 
 
 @node
@@ -107,8 +108,8 @@ def test_alias_is_a_renamed_copy(step: Step) -> None:
 
 @pytest.mark.parametrize("step", EVERY_KIND)
 def test_alias_checks_the_name(step: Step) -> None:
-    """.alias takes valid names only."""
-    with pytest.raises(errors.WorkflowError, match="cannot name a step"):
+    """.alias takes valid names only, and says of which step."""
+    with pytest.raises(errors.WorkflowError, match=re.escape(f"cannot name a step (an alias of {label(step)})")):
         step.alias("not valid")
 
 
