@@ -9,9 +9,13 @@ from egregore_dist.ledger import Commit, Lease
 
 
 class Batch:
-    """The leases of one round, and what became of them; a lane that is long over one of them gives back the others."""
+    """The leases of one round, and what became of them; a lane that is long over one of them gives back the others.
 
-    def __init__(self, serve: Callable[[list[Commit], list[int]], object]) -> None:
+    Args:
+        serve: takes commits, and branches that are given back, and whether other lanes are called for these.
+    """
+
+    def __init__(self, serve: Callable[[list[Commit], list[int], bool], object]) -> None:
         self._serve = serve
         self._lock = threading.RLock()
         self._waiting: list[Lease] = []
@@ -38,15 +42,19 @@ class Batch:
             waiting, self._waiting = self._waiting, []
             return commits, [lease.branch for lease in waiting]
 
-    def share(self) -> None:
-        """Commit what has ended and give back what was not begun, while one is executed."""
+    def share(self, *, calls: bool = True) -> None:
+        """Commit what has ended and give back what was not begun, while one is executed.
+
+        Args:
+            calls: have another lane called for what is given back; not where others are called anyway.
+        """
         # Under the lock, so that the lane does not speak to the ledger before it knows of this.
         with self._lock:
             commits, releases = self.rest()
             if not commits and not releases:
                 return
             try:
-                self._serve(commits, releases)
+                self._serve(commits, releases, calls)
             except Exception:
                 # What has ended is not lost with the question; what was given back may have arrived, and is not begun.
                 self._commits = commits + self._commits

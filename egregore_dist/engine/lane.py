@@ -210,7 +210,11 @@ class Lane:
     def _serve_narrow(self, place: Place, leases: list[Lease]) -> Next | None:
         want = self._known_lease(place)
         # What is shared asks for no more than is held, so its answer has nothing that the lane needs.
-        batch = Batch(lambda commits, releases: self._commit(place, want=1, held=1, commits=commits, releases=releases))
+        batch = Batch(
+            lambda commits, releases, calls: self._commit(
+                place, want=1, held=1, commits=commits, releases=releases, calls=calls
+            )
+        )
         while leases:
             started = time.monotonic()
             opened: Opened | None = None
@@ -220,7 +224,7 @@ class Lane:
             lease = batch.next()
             if place.record.id in self._called:
                 self._called.discard(place.record.id)
-                batch.share()
+                batch.share(calls=False)
             while lease is not None:
                 execute = self._show if self._is_watched() else self._execute
                 end = execute(place, lease, batch)
@@ -242,7 +246,7 @@ class Lane:
                 # The only branch is parked, so there is nothing left to serve here.
                 return Next(opened.block, 0, entered=opened.entered) if opened.entered is not None else None
             # Only where a long node is attended to may others be leased with it.
-            if place.shape.batched and not place.limited and self._runtime.interrupter.usable:
+            if not place.limited and self._batches(place.shape, place.track):
                 lasted = time.monotonic() - started
                 want = min(2 * want, MOST_LEASED) if lasted < SHORT else max(1, want // 2) if lasted > LONG else want
             served = self._commit(
@@ -258,10 +262,15 @@ class Lane:
         assert self._load is not None
         # A track that was made since is of branches whose processes have died.
         is_planned = place.track < len(place.shape.parts) and not place.limited
-        if place.record.n <= _FEW or not (is_planned and place.shape.batched and self._runtime.interrupter.usable):
+        if place.record.n <= _FEW or not (is_planned and self._batches(place.shape, place.track)):
             return 1
         known = self._runtime.learning.of(self._load.functions)(place.shape.parts[place.track].chains)
         return max(1, router.first_lease(known) // 2)
+
+    def _batches(self, shape: compiler.Shape, track: int) -> bool:
+        # A branch whose node has a limit of very many keys is leased without a place, and waits for one by itself.
+        is_limited = track < len(shape.parts) and shape.parts[track].kind.limit is not None
+        return shape.batched and not is_limited and self._runtime.interrupter.usable
 
     def _execute(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
         board, interrupter = self._runtime.board, self._runtime.interrupter
@@ -386,17 +395,16 @@ class Lane:
             # Whoever has the branch now has opened the block: what this lane was leased of it, it serves.
             return Opened(block.id, entered) if entered is not None and entered.served.leases else None
         # This lane begins at once; tiny blocks have ended before others could be there.
-        # In the context of this task, so that those who trace messages see where they come from.
-        ask = partial(contextvars.copy_context().run, self._call_others, block, place)
-        self._runtime.later.put(self._key(block.id), HELP_AFTER, ask)
+        if sum(track.lanes for track in block.tracks) > 1:
+            # In the context of this task, so that those who trace messages see where they come from.
+            ask = partial(contextvars.copy_context().run, self._call_others, block, place)
+            self._runtime.later.put(self._key(block.id), HELP_AFTER, ask)
         return Opened(block.id, entered)
 
     def _first_of(self, block: NewBlock, shape: compiler.Shape) -> int:
         # Until it calls others this lane is alone with the block: what is known to be quick it takes in one round trip.
         assert self._load is not None
-        track = block.tracks[0]
-        is_batched = shape.batched and not track.limit and self._runtime.interrupter.usable
-        if len(block.tracks) > 1 or track.width > 1 or not is_batched:
+        if len(block.tracks) > 1 or block.tracks[0].width > 1 or not self._batches(shape, 0):
             return 0
         known = self._runtime.learning.of(self._load.functions)(shape.parts[0].chains)
         return min(block.n, router.first_lease(known))
@@ -407,7 +415,7 @@ class Lane:
         try:
             if (at := self._at) is not None and at[0] == block.id:
                 self._called.discard(block.id)
-                at[1].share()
+                at[1].share(calls=False)
         finally:
             self._publish_block(block, place, True)
 
@@ -564,7 +572,14 @@ class Lane:
         return min(place.left() or 0.0, _EARLY)
 
     def _commit(
-        self, place: Place, *, want: int, held: int, commits: list[Commit], releases: list[int] | tuple[int, ...]
+        self,
+        place: Place,
+        *,
+        want: int,
+        held: int,
+        commits: list[Commit],
+        releases: list[int] | tuple[int, ...],
+        calls: bool = True,
     ) -> Served:
         self._tell(place, [commit.branch for commit in commits])
         served = self._ledger.serve(
@@ -577,7 +592,7 @@ class Lane:
             commits=commits,
             releases=releases,
         )
-        self._publish(served)
+        self._publish(served, but_for=None if calls else place.record.id)
         if served.late:
             log.warning(
                 "run %s, block %s: %d results came too late and are dropped",
@@ -593,11 +608,12 @@ class Lane:
         if self._runtime.logbook.waits:
             self._runtime.logbook.write([(self._run, place.record.id, branch) for branch in branches])
 
-    def _publish(self, served: Served) -> None:
+    def _publish(self, served: Served, *, but_for: str | None = None) -> None:
         if served.alarms:
             self._runtime.places.set(served.alarms)
-        if served.messages:
-            publish.messages(self._runtime.app, self._run, served.messages)
+        messages = [each for each in served.messages if each.kind != "lane" or each.run or each.block != but_for]
+        if messages:
+            publish.messages(self._runtime.app, self._run, messages)
 
     def _refuse(self, record: BlockRecord, track: int, leases: list[Lease], error: Exception) -> None:
         # All that this lane could lease fails in the same way.

@@ -12,14 +12,14 @@ from egregore_dist.engine.compile import Chain, Knows
 from egregore_dist.engine.later import Later
 from egregore_dist.ledger import Ledger
 from egregore_dist.ledger.profiles import Profiles
-from egregore_dist.resources import profile
+from egregore_dist.resources import profile, router
 from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
 # What was recorded is kept after so many seconds, and what was read is read again after so many. What a process first
-# records, and what was not known, sooner: a new workflow is not planned blindly for long.
+# records, and what was not known, sooner (ever later while it is not): a new workflow is not planned blindly for long.
 _KEEP_AFTER, _FRESH, _SOON = 1.0, 2.0, 0.1
 _ANSWERS_KEPT = 256
 
@@ -38,14 +38,15 @@ class Learning:
         self.recorder = Recorder(self._keep_later, alone=alone)
         self._profiles = Profiles(ledger)
         self._later = later
-        self._answers: dict[_Question, tuple[float, Learned | None]] = {}
+        # With when each was found, and for how long it is believed.
+        self._answers: dict[_Question, tuple[float, float, Learned | None]] = {}
         self._lock = threading.Lock()
         self._has_kept = False
 
     def of(self, functions: tuple[str, ...]) -> Knows:
         """Answers what is known of the branches of a workflow with these functions, at most two seconds old.
 
-        That nothing is known is at most a tenth of a second old.
+        That too little is known is a tenth of a second old at first.
         """
 
         def knows(chains: Mapping[Chain, int]) -> Learned | None:
@@ -55,13 +56,16 @@ class Learning:
 
     def _answer(self, question: _Question) -> Learned | None:
         known = self._answers.get(question)
-        if known is not None and time.monotonic() - known[0] < (_SOON if known[1] is None else _FRESH):
-            return known[1]
+        if known is not None and time.monotonic() - known[0] < known[1]:
+            return known[2]
         found = _look_up(self._profiles, question)
+        lasts = _FRESH
+        if found is None or not router.is_believed(found):
+            lasts = _SOON if known is None else min(2 * known[1], _FRESH)
         with self._lock:
             if len(self._answers) >= _ANSWERS_KEPT:
                 self._answers.clear()
-            self._answers[question] = (time.monotonic(), found)
+            self._answers[question] = (time.monotonic(), lasts, found)
         return found
 
     def _keep_later(self) -> None:

@@ -95,7 +95,7 @@ class Demand:
             self.io is None
             and known is not None
             and known.cpu is not None
-            and known.executions >= _BELIEVED
+            and is_believed(known)
             and known.wall >= _WORTH_WAITING
             and known.cpu < _BLOCKING * known.wall
         )
@@ -388,9 +388,14 @@ def plan(
     return Plan(tracks=tuple(tracks), max_concurrent=max_concurrent, workers=workers, slots=slots)
 
 
+def is_believed(known: Learned) -> bool:
+    """Whether it is of so many executions that a branch is treated by it."""
+    return known.executions >= _BELIEVED
+
+
 def first_lease(known: Learned | None) -> int:
     """How many branches a lane takes at first where they may be leased many at a time: one where nothing is known."""
-    if known is None or known.executions < _BELIEVED:
+    if known is None or not is_believed(known):
         return 1
     return max(1, int(_LEASE / (known.wall + _OWN)))
 

@@ -38,7 +38,7 @@ MUTATIONS = (
     Mutation(
         name="others are called while their branches are still leased to who called them",
         file="egregore_dist/engine/lane.py",
-        old="                at[1].share()\n",
+        old="                at[1].share(calls=False)\n",
         new="                pass\n",
         tests=("tests/unit/engine/test_lane.py",),
     ),

@@ -240,6 +240,8 @@ if want < 0 then
   return answer('open', 0, 0, {}, {}, late)
 end
 
+-- Whether the lane that has opened the block comes to it, and nobody was there before.
+local is_first = fresh == '0' and opener == token
 limit, lanes, fresh, stop = tonumber(limit), tonumber(lanes), tonumber(fresh or 0), tonumber(stop or 0)
 local todo, parked = waiting(block, track), 0
 local free = math.huge
@@ -250,8 +252,8 @@ if bucket then room = limits().room_for(named, block, track, held == 0 and commi
 if todo > 0 and free > 0 then
   -- A lane of many takes its equal part at once; one of width 1 takes ever less, so that all end at about the same time.
   local share, most = math.ceil(tonumber(of_track) / lanes), math.min(want, width, free)
-  -- The one that has opened the block is alone with it at first, and gives back what it has not begun once it calls others.
-  if width == 1 then share, most = fresh == 0 and opener == token and want or math.ceil(todo / (2 * lanes)), want end
+  -- The first one is alone with the block until it calls others, and then gives back what it has not begun.
+  if width == 1 then share, most = is_first and want or math.ceil(todo / (2 * lanes)), want end
   local take = math.min(math.max(1, math.min(most, share)) - held, todo)
   if alone then take = 0 end
   -- One after the other would hold places that others could use.

@@ -136,6 +136,16 @@ def test_who_opened_a_block_may_take_all_of_it_at_first(play: Play) -> None:
     assert len(play.serve(block, opener, ok(0), want=6).leases) == 2
 
 
+def test_who_opened_a_block_of_several_tracks_takes_a_share(play: Play) -> None:
+    """Its branches are listed one by one, and it is not alone with them for long."""
+    opener = play.lane()
+    play.serve(ROOT, opener)
+    tracks = [track(8, lanes=2, of=range(8)), track(1, of=[8])]
+    block = play.nest(ROOT, 0, opener, 9, tracks=tracks)
+
+    assert len(play.serve(block, opener, want=6).leases) == 2
+
+
 def test_a_lane_of_many_takes_its_part_of_a_block_that_it_opened(play: Play) -> None:
     """It begins all that it takes at once, so it leaves the others their part."""
     opener = play.lane()

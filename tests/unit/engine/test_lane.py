@@ -13,16 +13,18 @@ from typing import Any, cast
 import pytest
 
 from egregore_dist import Context
+from egregore_dist.engine import publish
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.board import Board
 from egregore_dist.engine.execute import Job
 from egregore_dist.engine.interpret import Done, Value
+from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.lane import Lane
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.raiser import Raiser
 from egregore_dist.engine.runtime import Callee, Runtime
 from egregore_dist.errors import BrokerUnavailable
-from egregore_dist.ledger import LEAVE, UNTIMED, Commit, Lease, Served
+from egregore_dist.ledger import LEAVE, UNTIMED, Commit, Lease, Message, Served
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.binding import Parameters
@@ -194,7 +196,8 @@ def test_others_are_called_to_what_this_lane_has_given_back(
     """What it has not begun is there before they come; they are called where the ledger does not answer, too."""
     done: list[str] = []
 
-    def share() -> None:
+    def share(*, calls: bool) -> None:
+        assert not calls
         done.append("gave back")
         if not answers:
             raise BrokerUnavailable("the ledger is away")
@@ -223,7 +226,7 @@ def test_a_lane_that_comes_after_those_it_called_leaves_them_the_rest(
 
     place = FakePlace(_spin)
     place.record = SimpleNamespace(id="b", name="b", n=3, on_error="cancel")
-    place.shape, place.limited = SimpleNamespace(batched=False), False
+    place.shape, place.limited = SimpleNamespace(batched=False, parts=()), False
     monkeypatch.setattr(lane, "_known_lease", lambda _: 1)
     monkeypatch.setattr(lane, "_commit", commit)
     monkeypatch.setattr(lane, "_execute", execute)
@@ -232,3 +235,30 @@ def test_a_lane_that_comes_after_those_it_called_leaves_them_the_rest(
     lane._serve_narrow(cast(Place, place), [Lease(0), Lease(1), Lease(2)])
 
     assert done == ["called", [1, 2], 0, []]
+
+
+@pytest.mark.parametrize(
+    ("calls", "asked"), [(True, ["lane b", "collect b", "lane c"]), (False, ["collect b", "lane c"])]
+)
+def test_nobody_is_called_twice_to_what_was_given_back(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, calls: bool, asked: list[str]
+) -> None:
+    """Where others are called to the block anyway, the ledger's call of one more for it is left out."""
+    wanted = [Message("lane", "b", 0, "q"), Message("collect", "b", 0, "q"), Message("lane", "c", 0, "q")]
+    lane._ledger = cast(Any, SimpleNamespace(serve=lambda *_, **__: Served("open", (), None, 0, tuple(wanted))))
+    published: list[str] = []
+    monkeypatch.setattr(
+        publish, "messages", lambda _app, _run, found: published.extend(f"{each.kind} {each.block}" for each in found)
+    )
+    lane._commit(cast(Place, FakePlace(_spin)), want=1, held=1, commits=[], releases=[1], calls=calls)
+
+    assert published == asked
+
+
+@pytest.mark.parametrize(("limit", "track", "batches"), [(None, 0, True), ("limit", 0, False), ("limit", 1, True)])
+def test_branches_with_a_limit_are_leased_one_by_one(lane: Lane, limit: str | None, track: int, batches: bool) -> None:
+    """Also where it has so many keys that they are leased without a place: each waits as a block of its own."""
+    lane._runtime.interrupter = Interrupter()
+    shape = SimpleNamespace(batched=True, parts=(SimpleNamespace(kind=SimpleNamespace(limit=limit)),))
+
+    assert lane._batches(cast(Any, shape), track) is batches

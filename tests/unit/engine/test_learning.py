@@ -101,6 +101,21 @@ def test_what_is_not_known_is_asked_again_soon(learning: Learning, clock: FakeCl
     assert asked == [(False, 1), (False, 1), (True, 2), (True, 2), (True, 3)]
 
 
+def test_what_is_never_known_is_asked_ever_less(learning: Learning, clock: FakeClock, profiles: FakeProfiles) -> None:
+    """After a tenth of a second, after two, and so on, up to two seconds; what is not believed yet is not known."""
+    profiles.known["f"] = Profile(count=1.0)
+    knows = learning.of(("f",))
+    times = []
+    for _ in range(900):
+        before = profiles.reads
+        knows({(0,): 1})
+        if profiles.reads > before:
+            times.append(round(clock.now - 100.0, 2))
+        clock.now += 0.01
+
+    assert times == pytest.approx([0.0, 0.1, 0.3, 0.7, 1.5, 3.1, 5.1, 7.1], abs=0.05)
+
+
 def test_a_process_tells_soon_what_it_learns_first(
     learning: Learning, later: FakeLater, profiles: FakeProfiles
 ) -> None:
