@@ -49,7 +49,7 @@ def list_(wants_json: bool) -> None:
             str(known.waiting),
             "hand" if known.is_set else "code",
         )
-    show.console().print(table)
+    show.print_table(table)
 
 
 @limits.command("show")

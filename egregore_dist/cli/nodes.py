@@ -62,7 +62,7 @@ def nodes(wants_json: bool) -> None:
             f"{show.duration(max(0.0, seconds - profile.at / 1000))} ago",
             show.text(_some(sorted(names.get(function, ())))),
         )
-    show.console().print(table)
+    show.print_table(table)
 
 
 def as_json(function: str, profile: Profile, names: Mapping[str, Iterable[str]], now: int) -> dict[str, Any]:

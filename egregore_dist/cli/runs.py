@@ -56,7 +56,7 @@ def list_(limit: int, state: str | None, wants_json: bool) -> None:
             show.local(record.created),
             show.duration(picture.seconds(record)),
         )
-    show.console().print(table)
+    show.print_table(table)
 
 
 @runs.command("show")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Columns where the output is no terminal.
 WIDTH = 160
+_WIDEST = 10_000
 
 _STYLES = {
     "succeeded": "green",
@@ -122,6 +123,20 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
         fixed = number == 0 or column in right
         made.add_column(column, justify="right" if column in right else "left", no_wrap=fixed, overflow="fold")
     return made
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where the terminal is too narrow for its names and numbers, lines are longer than that."""
+    from rich.cells import cell_len
+    from rich.measure import Measurement
+
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(each)) for each in (column.header, *column.cells))
+    out = console()
+    needed = Measurement.get(out, out.options.update(max_width=_WIDEST), table).minimum
+    out.width = max(out.width, needed)
+    out.print(table)
 
 
 def text(value: object, style: str = "") -> Text:

@@ -57,13 +57,13 @@ def workers(ctx: click.Context, wants_json: bool) -> None:
     if not found:
         click.echo("no worker is alive: start one with `egregore-dist worker -m MODULE`", err=True)
         return
-    console = show.console()
+    width = show.console().width
     rows = [_row(worker, at_work.get(worker.report.worker, ())) for worker in found]
-    columns = [column for column in rows[0] if column in _NARROW or console.width >= _WIDE]
+    columns = [column for column in rows[0] if column in _NARROW or width >= _WIDE]
     table = show.table(*columns, right=_RIGHT)
     for row in rows:
         table.add_row(*(row[column] for column in columns))
-    console.print(table)
+    show.print_table(table)
 
 
 def _row(worker: probe.Worker, lanes: Sequence[AtBlock]) -> dict[str, Text]:

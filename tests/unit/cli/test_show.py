@@ -65,3 +65,19 @@ def test_moments_are_iso() -> None:
 def test_names_are_shown_not_obeyed() -> None:
     """A name with markup or an escape sequence is shown as it is."""
     assert show.text("[red]\x1b[2J").plain == "[red]\\x1b[2J"
+
+
+def test_a_narrow_terminal_cuts_no_name_and_no_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where they do not fit, lines are longer than the terminal is wide; what is left is folded."""
+    monkeypatch.setenv("COLUMNS", "40")
+    table = show.table("FUNCTION", "EXECUTIONS", "CPU p95", "NODES", right=("EXECUTIONS", "CPU p95"))
+    table.add_row(show.text("a.module:a_function_of_some_length"), "12", "13.5 ms", show.text("one, two, three"))
+    show.print_table(table)
+    lines = capsys.readouterr().out.splitlines()
+
+    assert "FUNCTION" in lines[0]
+    assert "EXECUTIONS" in lines[0]
+    assert "a.module:a_function_of_some_length" in lines[2]
+    assert "13.5 ms" in lines[2]
