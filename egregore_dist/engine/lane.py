@@ -259,13 +259,15 @@ class Lane:
 
     def _known_lease(self, place: Place) -> int:
         # Where it was learned how long branches take, leases need not grow to their size. Half: the first is doubled.
-        assert self._load is not None
         # A track that was made since is of branches whose processes have died.
         is_planned = place.track < len(place.shape.parts) and not place.limited
         if place.record.n <= _FEW or not (is_planned and self._batches(place.shape, place.track)):
             return 1
-        known = self._runtime.learning.of(self._load.functions)(place.shape.parts[place.track].chains)
-        return max(1, router.first_lease(known) // 2)
+        return max(1, self._first_lease(place.shape, place.track) // 2)
+
+    def _first_lease(self, shape: compiler.Shape, track: int) -> int:
+        assert self._load is not None
+        return router.first_lease(self._runtime.learning.of(self._load.functions)(shape.parts[track].chains))
 
     def _batches(self, shape: compiler.Shape, track: int) -> bool:
         # A branch whose node has a limit of very many keys is leased without a place, and waits for one by itself.
@@ -403,11 +405,9 @@ class Lane:
 
     def _first_of(self, block: NewBlock, shape: compiler.Shape) -> int:
         # Until it calls others this lane is alone with the block: what is known to be quick it takes in one round trip.
-        assert self._load is not None
         if len(block.tracks) > 1 or block.tracks[0].width > 1 or not self._batches(shape, 0):
             return 0
-        known = self._runtime.learning.of(self._load.functions)(shape.parts[0].chains)
-        return min(block.n, router.first_lease(known))
+        return min(block.n, self._first_lease(shape, 0))
 
     def _call_others(self, block: NewBlock, place: Place) -> None:
         # They are to find what this lane was leased and has not begun. It looks when it comes, if it has not come yet.
