@@ -39,10 +39,13 @@ class ClusterLauncher:
     def run(self, step: Step, data: Any, progress: bool | None) -> Any:
         """Submit, wait, return the value or raise."""
         _refuse_inside(step)
-        return self.submit(step, data, None).result(progress=progress)
+        return self._accepted(step, data, None, waits=True).result(progress=progress)
 
     def submit(self, step: Step, data: Any, id: str | None) -> Run:
         """Submit, and return at once. The same id again returns the run that has it, and warns where that differs."""
+        return self._accepted(step, data, id, waits=False)
+
+    def _accepted(self, step: Step, data: Any, id: str | None, *, waits: bool) -> Run:
         if id is not None and not _is_id(id):
             raise errors.WorkflowError(
                 f"run id {id!r}: letters, digits, '_', '.' and '-' only, 1 to 128 of them, and not '.' or '..'"
@@ -85,16 +88,21 @@ class ClusterLauncher:
             within = contextvars.copy_context()
         if not accepted.new:
             _warn_of_differences(to, run, described, raw)
+        made = Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch)
         if accepted.waits:
-            # The run is accepted; that its message is on its way need not be waited for.
-            advance = partial(publish.advance, to.app, run, queue, name=described.spec.name)
-            to.later.put(run, 0.0, partial(within.run, advance))
-        return Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch)
+            advance = partial(within.run, publish.advance, to.app, run, queue, name=described.spec.name)
+            if waits:
+                # A thread of its own would first have to wait until this one lets go of the interpreter.
+                made._publish(advance)
+            else:
+                # The run is accepted; that its message is on its way need not be waited for.
+                to.later.put(run, 0.0, advance)
+        return made
 
     async def arun(self, step: Step, data: Any) -> Any:
         """Submit, wait without holding the event loop, return the value or raise."""
         _refuse_inside(step)
-        return await (await asyncio.to_thread(self.submit, step, data, None))
+        return await (await asyncio.to_thread(self._accepted, step, data, None, waits=True))
 
     def plan(self, step: Step, items: int) -> BlockPlan:
         """How a block would be served now."""

@@ -8,7 +8,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -437,6 +437,14 @@ class Run:
                 "The server has lost its last writes, unless somebody has deleted the run; submit it again",
                 run_id=self.id,
             ) from None
+
+    def _publish(self, message: Callable[[], None]) -> None:
+        # Whoever waits for the run is told how to find it, from here on.
+        try:
+            message()
+        except KeyboardInterrupt:
+            self._leave()
+            raise
 
     def _leave(self) -> None:
         self._session.leave(self.id)

@@ -23,12 +23,13 @@ _LOOK_EVERY = 0.02
 
 
 class Inputs:
-    """The stored inputs of a run's blocks; the last ones are kept."""
+    """The stored inputs of a run's blocks, of which the last are kept; and what a block came to that ended here."""
 
     def __init__(self, ledger: Ledger, run: str) -> None:
         self._ledger = ledger
         self._run = run
         self._known: dict[str, bytes] = {}
+        self._ended: tuple[BlockRecord, dict[int, bytes]] | None = None
 
     def get(self, block: str) -> bytes:
         """The encoded input kept under a block."""
@@ -43,6 +44,15 @@ class Inputs:
         self._known[block] = raw
         if len(self._known) > _INPUTS_KEPT:
             del self._known[next(iter(self._known))]
+
+    def keep(self, record: BlockRecord, values: dict[int, bytes]) -> None:
+        """Keep the encoded values of a block, all of which were committed here; those of one before are let go."""
+        self._ended = record, values
+
+    def take(self, block: str) -> tuple[BlockRecord, dict[int, bytes]] | None:
+        """What was kept of a block, once."""
+        ended, self._ended = self._ended, None
+        return ended if ended is not None and ended[0].id == block else None
 
 
 class Reader:
@@ -79,7 +89,8 @@ class Reader:
 
     def complete(self, block: str) -> tuple[BlockRecord, list[tuple[Any, bytes]]]:
         """A complete block: its record, and its branches' encoded values by name; of a failed one, a `BranchError`."""
-        record, values, failures = self._ledger.collected(self._run, block)
+        kept = self._inputs.take(block)
+        record, values, failures = (*kept, {}) if kept is not None else self._ledger.collected(self._run, block)
         names = self.names(record)
         for branch, raw in failures.items():
             error = self._branch_error(raw, names[branch], self._step(record, branch))

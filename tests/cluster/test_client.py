@@ -29,6 +29,7 @@ from kombu.utils.objects import cached_property
 from egregore_dist import Context, LocalCluster, Run, RunFailed, Sequence, errors, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.run import log
+from egregore_dist.engine import publish
 from egregore_dist.ledger import Accepted, Ledger
 from egregore_dist.workflow import Step
 from tests.support.waiting import until
@@ -792,3 +793,37 @@ def test_a_script_just_works_and_leaves_nothing(tmp_path: Path, ending: str, cod
     assert (line, program.returncode) == ("49\n", code), err
     until(lambda: not ours(folder), seconds=15, what="the end of every process")
     until(lambda: not list(folder.iterdir()), seconds=5, what="an empty folder")
+
+
+def test_who_waits_publishes_on_its_own_thread(local: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is waited for is published at once; one that is only submitted, beside the program."""
+    threads: list[str] = []
+    advance = publish.advance
+
+    def noted(*args: Any, **options: Any) -> None:
+        threads.append(threading.current_thread().name)
+        advance(*args, **options)
+
+    monkeypatch.setattr(publish, "advance", noted)
+    me = threading.current_thread().name
+
+    assert double.run(1) == 2
+    assert double.submit(1).result(timeout=60) == 2
+    assert threads == [me, "egregore-later"]
+
+
+def test_ctrl_c_while_a_run_is_published_tells_how_to_find_it(
+    local: LocalCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run is accepted by then, and goes on: a janitor publishes it."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        double.run(1)
+    told = re.search(r"stopped waiting; run (\w+) goes on", caplog.text)
+
+    assert told is not None
+    assert Run(told[1]).result(timeout=60) == 2

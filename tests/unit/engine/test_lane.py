@@ -262,3 +262,24 @@ def test_branches_with_a_limit_are_leased_one_by_one(lane: Lane, limit: str | No
     shape = SimpleNamespace(batched=True, parts=(SimpleNamespace(kind=SimpleNamespace(limit=limit)),))
 
     assert lane._batches(cast(Any, shape), track) is batches
+
+
+@pytest.mark.parametrize(("late", "is_kept"), [(0, True), (1, False)])
+def test_values_of_a_block_that_ended_here_are_at_hand(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, late: int, is_kept: bool
+) -> None:
+    """Who goes on after a small block does not ask for what the same lane has committed; where it did not, it asks."""
+    answers = iter([Served("open", (Lease(2),), None, late, ()), Served("ok", (), None, 0, ())])
+    place = FakePlace(_spin)
+    place.record = SimpleNamespace(id="b", name="b", n=3, on_error="cancel")
+    place.shape, place.limited = SimpleNamespace(batched=False, parts=()), False
+    monkeypatch.setattr(lane, "_known_lease", lambda _: 1)
+    monkeypatch.setattr(lane, "_commit", lambda *_, **__: next(answers))
+    monkeypatch.setattr(
+        lane, "_execute", lambda _place, lease, _batch: Commit(lease.branch, "ok", b"%d" % lease.branch)
+    )
+    lane._serve_narrow(cast(Place, place), [Lease(0), Lease(1)])
+    kept = lane._inputs.take("b")
+
+    assert kept == ((place.record, {0: b"0", 1: b"1", 2: b"2"}) if is_kept else None)
+    assert lane._inputs.take("b") is None
