@@ -59,7 +59,13 @@ def test_what_a_small_worker_has_no_room_for_goes_elsewhere(trial_of: Callable[.
     assert trial.run(Sequence(parallel(nap), node("last", cpus=4)(lambda _: 1)), 0.01) == 1
 
     assert served_by(trial, "big") == served_by(trial, "wide") == {large.pid}
-    assert served_by(trial, "nap") == {small.pid, large.pid}
+
+    def either_serves_the_small() -> bool:
+        # Who is called first may take them all: they are quick, and run beside one another.
+        trial.run(nap, 0.01)
+        return served_by(trial, "nap") == {small.pid, large.pid}
+
+    until(either_serves_the_small, what="what any worker has room for to be served by either")
 
 
 def test_lanes_say_how_wide_they_are(trial_of: Callable[..., Trial]) -> None:
