@@ -827,3 +827,17 @@ def test_ctrl_c_while_a_run_is_published_tells_how_to_find_it(
 
     assert told is not None
     assert Run(told[1]).result(timeout=60) == 2
+
+
+def test_a_message_that_fails_to_be_published_is_not_the_callers_error(
+    local: LocalCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run is accepted: whoever waits for it gets its value once a janitor has published it."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("no such exchange")
+
+    monkeypatch.setattr(publish, "advance", refused)
+
+    assert double.run(1) == 2
+    assert "its message was not published; a worker's janitor asks again" in caplog.text
