@@ -11,6 +11,9 @@ from heapq import heappop, heappush
 
 log = logging.getLogger(__name__)
 
+# Seconds for which the thread stays with nothing to do: a program may make many of these, one after another.
+_STAYS = 10.0
+
 
 class Later:
     """What waits to be done in one process; at most one thing under one key."""
@@ -53,18 +56,19 @@ class Later:
             self._changed.wait_for(lambda: not self._busy)
 
     def _run(self) -> None:
-        while True:
-            action = self._next()
+        while (action := self._next()) is not None:
             _do(action)
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
 
-    def _next(self) -> Callable[[], None]:
+    def _next(self) -> Callable[[], None] | None:
         with self._changed:
             while True:
                 if not self._due:
-                    self._changed.wait()
+                    if not self._changed.wait(_STAYS) and not self._due:
+                        self._thread = None
+                        return None
                     continue
                 due, number, key = self._due[0]
                 left = due - time.monotonic()

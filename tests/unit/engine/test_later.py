@@ -7,7 +7,9 @@ import threading
 
 import pytest
 
+from egregore_dist.engine import later as module
 from egregore_dist.engine.later import Later
+from tests.support.waiting import until
 
 
 def hold(later: Later) -> threading.Event:
@@ -114,3 +116,16 @@ def test_a_failure_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) ->
 
     assert done.wait(20)
     assert "failed" in caplog.text
+
+
+def test_an_idle_thread_ends_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing to do for long there is no thread; what is put then is done all the same."""
+    monkeypatch.setattr(module, "_STAYS", 0.02)
+    later, seen = Later(), list[threading.Thread]()
+
+    for number in range(3):
+        later.put("a", 0.0, lambda: seen.append(threading.current_thread()))
+        until(lambda number=number: len(seen) == number + 1, what="it is done")
+        until(lambda: not seen[-1].is_alive(), what="the end of the thread")
+
+    assert len({*seen}) == 3
