@@ -50,6 +50,7 @@ MOST_LEASED = 1024
 
 # Blocks of so many branches end before it would matter what was learned of them; and their values are kept at hand.
 _FEW = 16
+_KEPT = 2**20
 
 # A message that comes twice may be served twice at a time in one process: tokens differ all the same.
 _numbers = itertools.count()
@@ -253,8 +254,11 @@ class Lane:
             served = self._commit(
                 place, want=LEAVE if self._leaves() else want, held=0, commits=commits, releases=releases
             )
-            if place.record.n <= _FEW and not served.late:
+            if place.record.n <= _FEW:
                 values.update((commit.branch, commit.payload) for commit in commits if commit.kind == "ok")
+                if served.late or served.resync or sum(map(len, values.values())) > _KEPT:
+                    # Some of them may not be what the ledger has, or they are too many bytes to hold.
+                    values.clear()
             if served.state != "open":
                 if len(values) == place.record.n:
                     # Whoever goes on after the block here need not ask for what this lane has just said.

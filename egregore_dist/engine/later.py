@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 # Seconds for which the thread stays with nothing to do: a program may make many of these, one after another.
 _STAYS = 10.0
+# Seconds that who flushes waits at most, where a server does not answer.
+_FLUSHES = 10.0
 
 
 class Later:
@@ -34,8 +36,7 @@ class Later:
             self._waiting[key] = (number, action)
             heappush(self._due, (time.monotonic() + delay, number, key))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="egregore-later", daemon=True)
-                self._thread.start()
+                self._start()
             # All: who flushes may wait here too.
             self._changed.notify_all()
 
@@ -44,16 +45,30 @@ class Later:
         with self._changed:
             self._waiting.pop(key, None)
 
-    def flush(self) -> None:
-        """Do now, on this thread, what still waits."""
+    def flush(self, seconds: float = _FLUSHES) -> None:
+        """Do now, on this thread, what still waits, but for what has not begun after so many ``seconds``."""
+        until = time.monotonic() + seconds
         with self._changed:
             waiting, self._waiting = self._waiting, {}
             self._due.clear()
-        for _, action in waiting.values():
+        while waiting and time.monotonic() < until:
+            _, action = waiting.pop(next(iter(waiting)))
             _do(action)
+        if waiting:
+            log.warning("%d things that were put off are not done: the others took too long", len(waiting))
         # What the other thread has begun is waited for too.
         with self._changed:
-            self._changed.wait_for(lambda: not self._busy)
+            self._changed.wait_for(lambda: not self._busy, max(0.0, until - time.monotonic()))
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="egregore-later", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The process has too many, or ends: it waits until more is put, or for who flushes.
+            log.warning("no thread can be started (%s): what was put off waits", error)
+        else:
+            self._thread = thread
 
     def _run(self) -> None:
         while (action := self._next()) is not None:

@@ -264,12 +264,19 @@ def test_branches_with_a_limit_are_leased_one_by_one(lane: Lane, limit: str | No
     assert lane._batches(cast(Any, shape), track) is batches
 
 
-@pytest.mark.parametrize(("late", "is_kept"), [(0, True), (1, False)])
+@pytest.mark.parametrize(
+    ("late", "resync", "most", "is_kept"),
+    [(0, False, 3, True), (1, False, 3, False), (0, True, 3, False), (0, False, 1, False)],
+)
 def test_values_of_a_block_that_ended_here_are_at_hand(
-    lane: Lane, monkeypatch: pytest.MonkeyPatch, late: int, is_kept: bool
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, late: int, resync: bool, most: int, is_kept: bool
 ) -> None:
-    """Who goes on after a small block does not ask for what the same lane has committed; where it did not, it asks."""
-    answers = iter([Served("open", (Lease(2),), None, late, ()), Served("ok", (), None, 0, ())])
+    """Who goes on after a small block does not ask for what the same lane has committed; where it did not, it asks.
+
+    Nor are they kept where the ledger has forgotten some, or where they are many bytes.
+    """
+    monkeypatch.setattr("egregore_dist.engine.lane._KEPT", most)
+    answers = iter([Served("open", (Lease(2),), None, late, (), resync), Served("ok", (), None, 0, ())])
     place = FakePlace(_spin)
     place.record = SimpleNamespace(id="b", name="b", n=3, on_error="cancel")
     place.shape, place.limited = SimpleNamespace(batched=False, parts=()), False

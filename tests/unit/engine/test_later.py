@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 
 import pytest
 
@@ -129,3 +130,34 @@ def test_an_idle_thread_ends_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> 
         until(lambda: not seen[-1].is_alive(), what="the end of the thread")
 
     assert len({*seen}) == 3
+
+
+def test_what_waits_is_done_once_a_thread_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that has too many threads, or ends, is told so; nothing is raised, and nothing is lost."""
+    later, done = Later(), threading.Event()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        later.put("a", 0.0, done.set)
+    assert "no thread can be started (can't start new thread)" in caplog.text
+    later.put("b", 0.0, lambda: None)
+
+    assert done.wait(20)
+
+
+def test_who_flushes_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    """Where each thing takes long, those that have not begun in time are not done, and that is said."""
+    later, seen = Later(), list[int]()
+    goes_on = hold(later)
+    for number in range(3):
+        later.put(str(number), 0.0, lambda number=number: (seen.append(number), time.sleep(0.05)))  # type: ignore[misc]
+    later.flush(0.04)
+    goes_on.set()
+
+    assert seen == [0]
+    assert "2 things that were put off are not done" in caplog.text
