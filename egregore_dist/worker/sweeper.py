@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
 import msgspec
 from celery import Celery
@@ -52,7 +53,8 @@ class Sweeper:
         self._leads = False
         self._said: list[report.Report] = []
         self._cleared = -_CLEAR_EVERY
-        self._places = Places(ledger, app, Later())
+        self._later = Later()
+        self._places = Places(ledger, app, self._later)
         # How long reports live: its own worker's, and those of others that it has read, which may be set otherwise.
         self._ttls = {settings.report_ttl}
         self._heard = time.monotonic()
@@ -71,11 +73,9 @@ class Sweeper:
             log.info("janitor %s: %s", self._name, "leads" if self._leads else "leads no more")
         if due is None:
             return
-        # First every deadline, and then what is published for them: a broker that is away takes its time to say so.
         deadlines = [entry for entry in due if entry[1] == "deadline"]
-        wanted = [(entry[0], self._sweep(entry)) for entry in deadlines]
-        for run, messages in wanted:
-            publish.messages(self._app, run, messages)
+        for entry in deadlines:
+            self._publish(" ".join(entry), entry[0], self._sweep(entry))
         self._look_after([entry for entry in due if entry[1] in ("hint", "tidy")])
         self._look_after_limits([bucket for _, kind, bucket in due if kind == "limit"])
         if time.monotonic() - self._cleared >= _CLEAR_EVERY:
@@ -112,11 +112,17 @@ class Sweeper:
                 if self._heard >= self._trusts_at:
                     workers = self._workers()
                     instead = self._instead()
-            publish.messages(self._app, entry[0], self._sweep(entry, workers, backed_up, instead))
+            self._publish(" ".join(entry), entry[0], self._sweep(entry, workers, backed_up, instead))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
                 break
         self._queues.close()
+
+    def _publish(self, of: str, run: str, wanted: list[Message]) -> None:
+        # On a thread of its own: a broker that does not answer must not hold up deadlines. For what it does not take,
+        # each round asks again, in the place of the round before.
+        if wanted:
+            self._later.put(f"{run} {of}", 0.0, partial(publish.messages, self._app, run, wanted))
 
     def _sweep(
         self,

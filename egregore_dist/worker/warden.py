@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -9,6 +11,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,7 +22,8 @@ from celery.worker import state
 from egregore_dist import errors
 from egregore_dist.engine import publish
 from egregore_dist.engine.board import NEVER, NOBODY, Call, Note, Reader
-from egregore_dist.ledger import Ledger, Loss, Overrun
+from egregore_dist.engine.later import Later
+from egregore_dist.ledger import Ledger, Loss, Message, Overrun
 from egregore_dist.resources import cgroup, recorder, router
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
@@ -130,6 +134,8 @@ class Warden:
         self._silent: dict[int, float] = {}
         self._looked = monotonic()
         self._out_of_memory = _OutOfMemory()
+        self._later = Later()
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
 
     def started(self, process: Any) -> None:
@@ -203,7 +209,8 @@ class Warden:
             reasons.append(gone)
             if gone not in child.condemned and not note.loop:
                 # Its own thread may not get to say so, where C code holds the GIL; some looks for signals.
-                os.kill(child.pid, signal.SIGALRM)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGALRM)
         child.condemned = {reason: child.condemned.get(reason, now) for reason in reasons}
         for reason, since in child.condemned.items():
             asked = note.asked if reason[0] == "gone" and note.asked != NEVER else since
@@ -263,7 +270,7 @@ class Warden:
             if note.stop_at + _LATE <= monotonic() and (note.branch != NOBODY or note.loop)
         }
         for run, block in late - self._ended:
-            publish.messages(self._app, run, self._ledger.sweep(run, "deadline", block, workers=None))
+            self._publish(run, self._ledger.sweep(run, "deadline", block, workers=None))
             self._ended.add((run, block))
         self._ended &= late
 
@@ -304,13 +311,19 @@ class Warden:
                 if dead.out_of_memory:
                     self._make_room(dead)
                 wanted = self._ledger.lost(where.run, where.block, where.token, dead.loss)
-                publish.messages(self._app, where.run, wanted)
+                self._publish(where.run, wanted)
             except errors.BrokerUnavailable:
                 raise
             except Exception:
                 # The janitor finds it too; the others must not wait for this one.
                 log.exception("warden: process %d", dead.pid, extra={"action": "give_back_failed"})
             self._dead.pop(0)
+
+    def _publish(self, run: str, wanted: list[Message]) -> None:
+        # On a thread of its own: a broker that does not answer must not keep the worker from reporting, nor from
+        # ending processes. What it does not take, a janitor asks for again.
+        if wanted:
+            self._later.put(f"{run} {next(self._numbers)}", 0.0, partial(publish.messages, self._app, run, wanted))
 
     def _make_room(self, dead: _Dead) -> None:
         try:

@@ -3,10 +3,12 @@
 -- KEYS[1]  <prefix>:janitor   string  the janitor that leads, until its lease ends
 -- ARGV  janitor, lease ms, entries at most
 -- Returns { 1 if it leads else 0, entries of the agenda that are due, the oldest first, buckets of limits that are, see
--- _limits.lua }
+-- _limits.lua }. Beyond the most, deadlines: they do not wait behind the hints of a cluster that was away.
 --
 -- One call a round, whoever leads; a follower's changes nothing. Two that both believe to lead do no harm: what they do
 -- are transitions. A lease is prolonged by PEXPIRE, which a server does also while its memory is full.
+
+local BEHIND = 50
 
 local me, lease, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local leader = redis.call('GET', KEYS[1])
@@ -16,4 +18,10 @@ if leader then
 else
   redis.call('SET', KEYS[1], me, 'PX', lease)
 end
-return { 1, redis.call('ZRANGEBYSCORE', AGENDA, '-inf', NOW, 'LIMIT', 0, most), limits().due(most) }
+local due = redis.call('ZRANGEBYSCORE', AGENDA, '-inf', NOW, 'LIMIT', 0, most)
+if #due == most then
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', AGENDA, '-inf', NOW, 'LIMIT', most, BEHIND * most)) do
+    if string.find(entry, ' deadline ', 1, true) then due[#due + 1] = entry end
+  end
+end
+return { 1, due, limits().due(most) }

@@ -7,7 +7,7 @@
 -- Returns messages to publish, flat.
 --
 -- tidy: go on with what a call before could not do all of; its caller has not. A retry that was given up leaves the keys as
--- they were. deadline: end the block. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
+-- they were. deadline: end the block, or the one around it whose deadline is the first of both. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
 -- worker said, after they had begun, that it does not have it, or them (a branch that lost its last attempt fails as "lost"), and
 -- ask for others in their place. Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
 -- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for after some rounds.
@@ -26,8 +26,16 @@ if state ~= 'open' and kind ~= 'tidy' then
   return publish
 end
 
-local due = redis.call('ZSCORE', AGENDA, RUN .. ' ' .. kind .. ' ' .. block)
-if not due or tonumber(due) > NOW then return publish end
+local function is_due(of)
+  local at = redis.call('ZSCORE', AGENDA, RUN .. ' ' .. kind .. ' ' .. of)
+  return at and tonumber(at) <= NOW
+end
+
+if not is_due(block) then
+  local around = kind == 'deadline' and redis.call('HGET', B, 'ends_with')
+  if not around or around == block or not is_due(around) then return publish end
+  block, deadline = around, redis.call('HGET', key('b', around), 'deadline')
+end
 
 if kind == 'tidy' or ends_with_another(block) then
   if tidying() == 'keep' then redis.call('HSET', K, 'tidy', 'expire 0') end

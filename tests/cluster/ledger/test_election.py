@@ -54,6 +54,15 @@ def test_at_most_so_many_are_told(ledger: Ledger) -> None:
     assert ledger.due("me", 60.0, limit=2) == [("run0", "hint", "0"), ("run1", "hint", "0")]
 
 
+def test_a_deadline_does_not_wait_behind_hints(ledger: Ledger) -> None:
+    """Of a cluster that was away more is due than is told at once: the deadlines among that are told all the same."""
+    for number in range(50):
+        ledger.redis.zadd(ledger.keys.agenda, {f"run{number} hint 0": number})
+    ledger.redis.zadd(ledger.keys.agenda, {"late deadline 0": 60})
+
+    assert ledger.due("me", 60.0, limit=2) == [("late", "deadline", "0"), ("run0", "hint", "0"), ("run1", "hint", "0")]
+
+
 def test_what_is_not_due_is_not_told(play: Play) -> None:
     """The server's clock decides."""
     assert play.ledger.due("me", 60.0) == []

@@ -319,6 +319,19 @@ def test_the_last_lane_of_an_ended_block(play: Play, how: str) -> None:
     assert stopped >= record.ended
 
 
+def test_who_is_stuck_inside_may_end_what_is_around_it(play: Play) -> None:
+    """A nested block ends with the first deadline around it: who sees that one pass knows of the inner block alone."""
+    outer, lane = play.block(1, timeout=60.0), play.lane()
+    play.serve(outer, lane)
+    inner = play.nest(outer, 0, lane, 2)
+    play.sweep("deadline", inner, due=False)
+    assert play.record(outer).state == "open"
+
+    play.make_due("deadline", outer)
+    play.sweep("deadline", inner, due=False)
+    assert play.record(outer).state == "timeout"
+
+
 def test_a_lane_of_many_says_when_it_has_ended_them(play: Play) -> None:
     """One that still holds branches as it hears of the end has not stopped; it says so once it has."""
     block = play.block(4, timeout=60.0, tracks=[track(4, width=4, lanes=1)])

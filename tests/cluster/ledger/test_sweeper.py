@@ -11,6 +11,7 @@ import pytest
 
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import publish
+from egregore_dist.engine.later import Later
 from egregore_dist.engine.queues import Queues
 from egregore_dist.ledger import Loss, Message, Shortage
 from egregore_dist.ledger.keys import ROOT
@@ -46,6 +47,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
     found: list[tuple[str, Message]] = []
     monkeypatch.setattr(publish, "messages", lambda _app, run, wanted: found.extend((run, it) for it in wanted))
     monkeypatch.setattr(Queues, "waiting", lambda _queues, _names: 0)
+    monkeypatch.setattr(Later, "put", lambda _later, _key, _delay, action: action())
     return found
 
 

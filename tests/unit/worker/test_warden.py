@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +15,11 @@ from typing import Any
 import pytest
 
 from egregore_dist import errors
+from egregore_dist.engine import publish
+from egregore_dist.engine.board import Board
+from egregore_dist.ledger import Message
 from egregore_dist.worker import warden
+from tests.support.waiting import until
 
 PID = 4711
 
@@ -24,9 +32,9 @@ class World:
         self.busy = {PID}
         self.is_away = False
         self.killed = killed
-        ledger: Any = SimpleNamespace(now=self._ask)
+        self.ledger: Any = SimpleNamespace(now=self._ask)
         app: Any = None
-        self.warden = warden.Warden(ledger, app, grace=2.0, folder=folder, busy=lambda: self.busy, report_ttl=10.0)
+        self.warden = warden.Warden(self.ledger, app, grace=2.0, folder=folder, busy=lambda: self.busy, report_ttl=10.0)
         self.warden.started(SimpleNamespace(pid=PID))
 
     def _ask(self) -> int:
@@ -92,3 +100,59 @@ def test_a_process_may_wait_for_the_ledger(world: World) -> None:
     world.is_away = False
     world.pass_by(3)
     assert world.killed == [PID]
+
+
+def board_of(pid: int, folder: Path) -> Board:
+    """The board of a process that is at a branch of a block."""
+    board = Board(folder / str(pid))
+    board.come("r", "b", 0, "w/1.1")
+    board.serve(None, loop=False)
+    board.begin(0, 1)
+    return board
+
+
+def test_a_broker_that_does_not_answer_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dead process held is asked for beside: the worker goes on to report, and to look after the others."""
+    answers, asked = threading.Event(), threading.Event()
+
+    def stuck(*_: object) -> None:
+        asked.set()
+        answers.wait(20)
+
+    monkeypatch.setattr(publish, "messages", stuck)
+    ledger: Any = SimpleNamespace(now=lambda: 0, lost=lambda *_: [Message("lane", "b", 0, "q")])
+    app: Any = None
+    made = warden.Warden(ledger, app, grace=2.0, folder=tmp_path, busy=tuple, report_ttl=10.0)
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    board_of(process.pid, tmp_path)
+    until(lambda: os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), what="its end")
+
+    began = time.monotonic()
+    made.round()
+    made.bury()
+
+    assert made.widths() == {}
+    assert asked.wait(10)
+    assert time.monotonic() - began < 10
+    answers.set()
+    process.wait()
+
+
+def test_a_process_that_has_died_meanwhile_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends between two rounds, while it is to be told to stop, keeps nobody from giving back what it held."""
+    given: list[str] = []
+    ledger: Any = SimpleNamespace(
+        now=lambda: 0, held=lambda asked: [False for _ in asked], lost=lambda run, *_: given.append(run) or []
+    )
+    app: Any = None
+    clock = SimpleNamespace(now=time.monotonic())
+    monkeypatch.setattr(warden, "monotonic", lambda: clock.now)
+    made = warden.Warden(ledger, app, grace=20.0, folder=tmp_path, busy=tuple, report_ttl=10.0)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    board_of(process.pid, tmp_path)
+    clock.now += 2
+    made.round()
+    process.communicate(b"\n")
+    made.round()
+
+    assert given == ["r"]
