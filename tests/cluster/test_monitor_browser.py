@@ -282,3 +282,24 @@ def test_times_are_the_viewers(local: LocalCluster, shown: Monitor, window: Brow
         "return [...document.querySelectorAll('time')].every((time) => !time.textContent.includes('UTC')"
         " && time.textContent === new Date(time.dateTime).toLocaleString(undefined, style))"
     )
+
+
+def test_many_tabs_share_the_browsers_connections(
+    local: LocalCluster, shown: Monitor, driver: str, tmp_path: Path
+) -> None:
+    """A browser has six connections to a server: in the eighth tab all is live and can be clicked, and in the first."""
+    run = gated.submit(str(tmp_path / "gate"))
+    window = Browser(driver)
+    try:
+        window.go(f"{shown.address}/runs/{run.id}")
+        first = window.tab(f"{shown.address}/runs/{run.id}")
+        for _ in range(6):
+            window.tab(f"{shown.address}/runs/{run.id}")
+        window.until_text("#lamp", "live")
+        window.switch(first)
+        window.until_text("#lamp", "live")
+        run.cancel()
+        window.until_text("h1", "cancelled")
+    finally:
+        window.close()
+        (tmp_path / "gate").touch()

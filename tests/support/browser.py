@@ -57,6 +57,17 @@ class Browser:
         """Go to an address, and wait until it is loaded."""
         self._call("POST", self._path("/url"), {"url": address})
 
+    def tab(self, address: str) -> str:
+        """Open an address in a new tab, and go there; returns the tab that was left."""
+        left = str(self._call("GET", self._path("/window")))
+        self.switch(self._call("POST", self._path("/window/new"), {"type": "tab"})["handle"])
+        self.go(address)
+        return left
+
+    def switch(self, tab: str) -> None:
+        """Go to another tab."""
+        self._call("POST", self._path("/window"), {"handle": tab})
+
     def run(self, script: str, *arguments: object) -> Any:
         """What a script returns."""
         return self._call("POST", self._path("/execute/sync"), {"script": script, "args": list(arguments)})

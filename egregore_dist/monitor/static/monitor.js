@@ -130,6 +130,8 @@
     let lost = false;
     let source;
     const listen = () => {
+      source?.close();
+      if (document.hidden) return;
       source = new EventSource(stream);
       source.addEventListener("open", () => {
         shine(true);
@@ -151,7 +153,9 @@
       const goesOn = document.querySelector(".state-running, .state-open, .state-pending, .bar-running");
       if (goesOn && !document.hidden && !lost) refresh();
     }, 5000);
-    addEventListener("pagehide", () => source.close());
+    // A browser has six connections to a server: a page that nobody sees leaves its own to the others.
+    document.addEventListener("visibilitychange", () => { lost = true; listen(); });
+    addEventListener("pagehide", () => source?.close());
     addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   }
 
