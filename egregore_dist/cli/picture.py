@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from egregore_dist import errors
 from egregore_dist.cli import hooks, redact, show
 from egregore_dist.ledger.keys import ROOT
@@ -45,14 +47,25 @@ class Picture:
 
 
 def take(ledger: Ledger, run: Run) -> Picture:
-    """Read a run. Raises `errors.RunNotFound`."""
+    """Read a run.
+
+    Raises:
+        errors.RunNotFound: there is none.
+        errors.EncodingError: another release has submitted it.
+    """
     from egregore_dist.engine.outcome import Reader
     from egregore_dist.workflow import spec
 
     record = ledger.run(run.id)
     blocks = ledger.blocks(run.id)
     _, now = ledger.look(run.id, ROOT)
-    reader = Reader(ledger, run.id, spec.decode(ledger.work(run.id).spec).root)
+    try:
+        workflow = spec.decode(ledger.work(run.id).spec)
+    except msgspec.MsgspecError:
+        raise errors.EncodingError(
+            f"run {run.id}: its workflow cannot be read here: another release of egregore-dist has submitted it"
+        ) from None
+    reader = Reader(ledger, run.id, workflow.root)
     by_id = {block.id: block for block in blocks}
     known: dict[str, list[Any]] = {}
 

@@ -22,6 +22,7 @@ class Why:
 
     Attributes:
         block: the block where it did.
+        name: of that block, where none of its branches failed.
         branch: that block's branch.
         state: how the block ended, where no branch of it failed: "timeout" or "cancelled".
         failure: what the branch said, where one did.
@@ -31,6 +32,7 @@ class Why:
     branch: int | None
     state: str
     failure: Failure | None
+    name: str = ""
 
 
 class _Link(msgspec.Struct):
@@ -59,6 +61,6 @@ def of_branch(ledger: Ledger, run: str, block: str, branch: int) -> Why | None:
         if record is None:
             return None
         if record.state in ("timeout", "cancelled") or record.failed is None:
-            return Why(block=inner, branch=None, state=record.state, failure=None)
+            return Why(block=inner, branch=None, state=record.state, failure=None, name=record.name)
         block, branch = inner, record.failed
     return None

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+import msgspec
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -63,6 +64,7 @@ _TITLES = {
     404: "Not found",
     413: "Too large",
     414: "Too long",
+    422: "Not readable",
     429: "Too many tries",
     500: "Something went wrong",
     503: "Not reachable",
@@ -130,6 +132,9 @@ class Pages:
                 return make(asked)
             except (errors.RunNotFound, errors.WorkerNotFound, _NoLimit) as error:
                 return self.refuse(404, str(error), asked.session, asked.path)
+            except msgspec.MsgspecError:
+                text = "This run's workflow cannot be read here: another release of egregore-dist has submitted it."
+                return self.refuse(422, text, asked.session, asked.path)
             except errors.BrokerUnavailable as error:
                 log.warning("monitor: %s", error, extra={"action": "ledger_unreachable"})
                 return self.refuse(503, "The ledger cannot be reached. Is its server up?", asked.session, asked.path)

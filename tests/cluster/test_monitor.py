@@ -863,3 +863,28 @@ def test_a_hook_hides_data(local: LocalCluster, tmp_path: Path, hook: str) -> No
     for page, what in zip(pages, ("input", "result", "log", "log", "error"), strict=False):
         assert (f"&lt;{what}&gt;" if hook == "mask" else "redacted") in page
     assert ("<result>" if hook == "mask" else "redacted") in said[0].output
+
+
+def test_a_run_of_another_release_is_told_to_be_one(shown: Monitor, local: LocalCluster) -> None:
+    """What is stored of its workflow cannot be read here: its pages and `runs show` say so, and nothing breaks."""
+    run = numbers.submit(3)
+    run.result()
+    ledger = session.current().ledger
+    ledger.redis.hset(ledger.keys.run(run.id), "spec", b"\xc1")
+    told = "another release of egregore-dist has submitted it"
+
+    shown.page(f"/runs/{run.id}")
+    [block] = [block.id for block in ledger.blocks(run.id) if block.parent is not None]
+    for page in ("", "/branches/0", "/branches/0/input"):
+        assert told in shown.page(f"/runs/{run.id}/blocks/{block}{page}", 422)
+    answer = CliRunner(env={"EGREGORE_BROKER_URL": local.url}).invoke(main, ["runs", "show", run.id])
+    assert told in answer.output
+    assert answer.exit_code == codes.USAGE
+
+
+def test_a_timeout_names_the_block(shown: Monitor, tmp_path: Path) -> None:
+    """By its own name, and not by its place in the run."""
+    run = parallel(gated_at, timeout=0.2, name="patience").submit(str(tmp_path / "gate"))
+    ended(run, "failed")
+
+    assert re.search(r"Block <strong>patience</strong>\s+did not end within its timeout", shown.page(f"/runs/{run.id}"))
