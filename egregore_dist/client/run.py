@@ -439,14 +439,12 @@ class Run:
             ) from None
 
     def _publish(self, message: Callable[[], None]) -> None:
-        # Whoever waits for the run is told how to find it, from here on: it is accepted, whatever becomes of this.
+        # Whoever waits for the run is told how to find it, from here on.
         try:
             message()
         except KeyboardInterrupt:
             self._leave()
             raise
-        except Exception:
-            log.exception("run %s: its message was not published; a worker's janitor asks again", self.id)
 
     def _leave(self) -> None:
         self._session.leave(self.id)

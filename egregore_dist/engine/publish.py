@@ -56,3 +56,10 @@ def _publish(signature: Signature, run: str) -> None:
             type(error).__name__,
             extra={"action": "publish_failed", "run_id": run},
         )
+    except Exception:
+        # Kombu raises an AttributeError where its connection is lost as it is made. No branch shall end by that.
+        log.exception(
+            "run %s: a message could not be published; a worker's janitor asks again",
+            run,
+            extra={"action": "publish_failed", "run_id": run},
+        )

@@ -24,6 +24,7 @@ import psutil
 import pytest
 import redis
 import redis.asyncio
+from kombu.messaging import Producer
 from kombu.utils.objects import cached_property
 
 from egregore_dist import Context, LocalCluster, Run, RunFailed, Sequence, errors, node, parallel
@@ -835,9 +836,9 @@ def test_a_message_that_fails_to_be_published_is_not_the_callers_error(
     """The run is accepted: whoever waits for it gets its value once a janitor has published it."""
 
     def refused(*_: object, **__: object) -> None:
-        raise RuntimeError("no such exchange")
+        raise AttributeError("'NoneType' object has no attribute 'client'")
 
-    monkeypatch.setattr(publish, "advance", refused)
+    monkeypatch.setattr(Producer, "publish", refused)
 
     assert double.run(1) == 2
-    assert "its message was not published; a worker's janitor asks again" in caplog.text
+    assert "a message could not be published; a worker's janitor asks again" in caplog.text

@@ -64,3 +64,23 @@ def test_a_process_that_is_held_up_outside_of_blocks_gives_its_slot_back(
     until(lambda: not Path(f"/proc/{held.read_text()}").exists(), what="the end of the process")
     until(lambda: not trial.ledger.redis.hlen("unacked"), what="the end of every message")
     assert trial.nodes[0].status == "running"
+
+
+def test_a_slot_whose_end_was_not_heard_of_comes_back(trial_of: Callable[..., Trial], tmp_path: Path) -> None:
+    """Celery may lose the news of a task's end, as where its connection is lost a moment after it was made anew.
+
+    For the worker the process has a lane then, and it has nothing to do: it is ended and replaced, and the message of
+    the lane, which is not acknowledged till then, comes again and finds nothing to do.
+    """
+    trial = trial_of(workers=0)
+    lost = tmp_path / "lost"
+    trial.add(hooks=[f"lose_end={lost}"])
+    assert trial.run(quick, 1).startswith("quick#")
+    lost.touch()
+    assert trial.run(quick, 2).startswith("quick#")
+    until(lambda: not lost.exists(), what="the loss")
+
+    # The only slot is needed for it.
+    assert trial.run(parallel(quick), 3).keys() == {"quick"}
+    until(lambda: not trial.ledger.redis.hlen("unacked"), what="the end of every message")
+    assert len(trial.executions("quick")) == 3

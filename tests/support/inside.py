@@ -16,7 +16,9 @@ from typing import Any
 
 import kombu
 import psutil
+from billiard.pool import READY
 from celery import Celery
+from celery.concurrency.asynpool import ResultHandler
 from redis.connection import AbstractConnection
 
 from egregore_dist import cli
@@ -98,6 +100,26 @@ def held_up(argument: str) -> None:
     setattr(where, name, hold)
 
 
+def lose_end(argument: str) -> None:
+    """The worker's main process does not hear of the end of the first task after a file of this name is there.
+
+    That the process has nothing to do is noticed after a second.
+    """
+    warden._SILENT = 1.0
+    receive = ResultHandler._recv_message
+
+    def lossy(self: Any, add_reader: Any, fd: int, callback: Callable[[Any], None], **options: Any) -> Any:
+        def hear(message: Any) -> None:
+            if message[0] == READY and Path(argument).exists():
+                Path(argument).unlink()
+            else:
+                callback(message)
+
+        return receive(self, add_reader, fd, hear, **options)
+
+    ResultHandler._recv_message = lossy
+
+
 def end_channel(argument: str) -> None:
     """RabbitMQ ends the worker's channel once, at the next message after a file of this name is there.
 
@@ -164,6 +186,7 @@ HOOKS: dict[str, Callable[[str], None]] = {
     "die_at_send": die_at_send,
     "die_at_publish": die_at_publish,
     "held_up": held_up,
+    "lose_end": lose_end,
     "end_channel": end_channel,
     "soft_shutdown": soft_shutdown,
     "lies": lies,

@@ -32,6 +32,8 @@ QUICK = {"report_interval": "0.5", "report_ttl": "3", "sweep_interval": "0.25"}
 TTL = float(QUICK["report_ttl"])
 # A worker at rest stops within seconds. What it leaves behind ends with it, or never.
 STOPS_WITHIN = 10.0
+# A worker that has not heard of the end of a lane gives its slot and its message back within half a minute.
+_UNHEARD = 45.0
 
 
 def notice_soon(patch: pytest.MonkeyPatch, **settings: str) -> None:
@@ -297,11 +299,11 @@ class Trial:
 
         try:
             until(ended, seconds=self._settle, what="the end of every run")
-            until(self._is_empty, seconds=10, what="the end of every message")
+            until(self._is_empty, seconds=_UNHEARD, what="the end of every message")
             # A chord's last lane may be about to publish the callback, which then finds nothing to do. Until it has, it
             # holds its own message; only where some that were killed hold theirs for ever, that is not seen.
             let_pass(0.5 if self._kills else 0.1)
-            until(self._is_empty, seconds=10, what="the end of every message")
+            until(self._is_empty, seconds=_UNHEARD, what="the end of every message")
             until(self._is_quiet, seconds=10, what="the end of every execution")
         except AssertionError as error:
             print(error)
