@@ -75,7 +75,7 @@ class Sweeper:
             return
         deadlines = [entry for entry in due if entry[1] == "deadline"]
         for entry in deadlines:
-            self._publish(" ".join(entry), entry[0], self._sweep(entry))
+            self._publish(entry, self._sweep(entry))
         self._look_after([entry for entry in due if entry[1] in ("hint", "tidy")])
         self._look_after_limits([bucket for _, kind, bucket in due if kind == "limit"])
         if time.monotonic() - self._cleared >= _CLEAR_EVERY:
@@ -112,17 +112,17 @@ class Sweeper:
                 if self._heard >= self._trusts_at:
                     workers = self._workers()
                     instead = self._instead()
-            self._publish(" ".join(entry), entry[0], self._sweep(entry, workers, backed_up, instead))
+            self._publish(entry, self._sweep(entry, workers, backed_up, instead))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
                 break
         self._queues.close()
 
-    def _publish(self, of: str, run: str, wanted: list[Message]) -> None:
+    def _publish(self, entry: Entry, wanted: list[Message]) -> None:
         # On a thread of its own: a broker that does not answer must not hold up deadlines. For what it does not take,
         # each round asks again, in the place of the round before.
         if wanted:
-            self._later.put(f"{run} {of}", 0.0, partial(publish.messages, self._app, run, wanted))
+            self._later.put(" ".join(entry), 0.0, partial(publish.messages, self._app, entry[0], wanted))
 
     def _sweep(
         self,

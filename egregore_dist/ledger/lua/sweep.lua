@@ -7,7 +7,8 @@
 -- Returns messages to publish, flat.
 --
 -- tidy: go on with what a call before could not do all of; its caller has not. A retry that was given up leaves the keys as
--- they were. deadline: end the block, or the one around it whose deadline is the first of both. hint: give back the leases of lanes that are gone: their worker is, or their process, or their
+-- they were. deadline: end the block, or the one around it whose deadline is the first of both.
+-- hint: give back the leases of lanes that are gone: their worker is, or their process, or their
 -- worker said, after they had begun, that it does not have it, or them (a branch that lost its last attempt fails as "lost"), and
 -- ask for others in their place. Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
 -- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for after some rounds.

@@ -32,9 +32,9 @@ class World:
         self.busy = {PID}
         self.is_away = False
         self.killed = killed
-        self.ledger: Any = SimpleNamespace(now=self._ask)
+        ledger: Any = SimpleNamespace(now=self._ask)
         app: Any = None
-        self.warden = warden.Warden(self.ledger, app, grace=2.0, folder=folder, busy=lambda: self.busy, report_ttl=10.0)
+        self.warden = warden.Warden(ledger, app, grace=2.0, folder=folder, busy=lambda: self.busy, report_ttl=10.0)
         self.warden.started(SimpleNamespace(pid=PID))
 
     def _ask(self) -> int:
