@@ -4,6 +4,7 @@ from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import (
     ENDED,
     LEAVE,
+    OTHERS,
     SINCE_BLOCK,
     UNTIMED,
     Accepted,
@@ -32,6 +33,7 @@ from egregore_dist.ledger.records import (
 __all__ = [
     "ENDED",
     "LEAVE",
+    "OTHERS",
     "SINCE_BLOCK",
     "UNTIMED",
     "Accepted",

@@ -348,7 +348,8 @@ class Ledger:
         """Do what an entry of the agenda asks for.
 
         Args:
-            workers: the live workers, by name; None where that is not known, and so nobody is taken for dead.
+            workers: the live workers, by name, and `OTHERS` where who says nothing may be alive too; None where nothing
+                is known of any.
             backed_up: queues where messages wait.
             instead: queues that nobody serves any more, each with the one whose workers shall serve its lanes.
         """
@@ -508,11 +509,6 @@ class Ledger:
         if any(holder.startswith(b"@") for holders in found[1::2] for holder in holders):
             return None
         return max(int(stopped or ended or 0) for ended, stopped in found[::2])
-
-    def uptime(self) -> float:
-        """Seconds since the server was started."""
-        with reachable():
-            return float(self.redis.info("server")["uptime_in_seconds"])
 
     def input(self, run: str, block: str) -> bytes:
         """The encoded input kept under a block. Raises `errors.RunNotFound`."""

@@ -287,6 +287,10 @@ def path_of(text: str) -> tuple[int, ...]:
     return tuple(int(position) for position in text.split(",")) if text else ()
 
 
+# In the place of a worker's name: the `Presence` of those who say nothing, where that does not mean that they died.
+OTHERS = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
     """What a live worker said of its lanes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import time
@@ -17,7 +18,7 @@ from egregore_dist.engine import publish
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.queues import Queues
-from egregore_dist.ledger import Ledger, Message, Presence
+from egregore_dist.ledger import OTHERS, Ledger, Message, Presence
 from egregore_dist.resources import needs, report, router
 from egregore_dist.settings import Settings
 
@@ -57,8 +58,9 @@ class Sweeper:
         self._places = Places(ledger, app, self._later)
         # How long reports live: its own worker's, and those of others that it has read, which may be set otherwise.
         self._ttls = {settings.report_ttl}
-        self._heard = time.monotonic()
-        self._trusts_at = self._heard + (settings.report_ttl if self._is_fresh_server() else 0.0)
+        self._heard = -math.inf
+        # From when on who does not report is taken for dead.
+        self._trusts_at = math.inf
 
     def round(self) -> None:
         """Ask who leads and what is due, in one call, and deal with it.
@@ -86,15 +88,20 @@ class Sweeper:
 
     def _hear(self) -> None:
         now = time.monotonic()
-        # Nobody could report to a server that was away, so for a while nobody is taken for dead.
+        # Nobody could report to a server that was away, or took nothing, so for a while nobody is taken for dead; a
+        # janitor that begins does not know whether it was.
         if now - self._heard - self._settings.sweep_interval > min(self._ttls) / 2:
             self._trusts_at = now + max(self._ttls)
         self._heard = now
 
+    @property
+    def _trusts(self) -> bool:
+        return self._heard >= self._trusts_at
+
     def _look_after_limits(self, buckets: Sequence[str]) -> None:
         if not buckets:
             return
-        workers = self._workers() if self._heard >= self._trusts_at else None
+        workers = self._workers()
         until = time.monotonic() + self._lease
         for bucket in buckets:
             self._places.tend(bucket, "janitor", workers=workers)
@@ -109,9 +116,8 @@ class Sweeper:
         for entry in entries:
             if backed_up is None:
                 backed_up = self._backed_up()
-                if self._heard >= self._trusts_at:
-                    workers = self._workers()
-                    instead = self._instead()
+                workers = self._workers()
+                instead = self._instead()
             self._publish(entry, self._sweep(entry, workers, backed_up, instead))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
@@ -142,12 +148,6 @@ class Sweeper:
             log.exception("janitor: run %s, block %s", run, block, extra={"action": "sweep_failed", "run_id": run})
             return []
 
-    def _is_fresh_server(self) -> bool:
-        try:
-            return self._ledger.uptime() < self._settings.report_ttl and not self._ledger.is_idle()
-        except errors.BrokerUnavailable:
-            return True
-
     def _backed_up(self) -> frozenset[str]:
         # Lanes that need much wait in their queue until some machine has room for them.
         used = self._ledger.queues(since=self._ledger.now() - _USED_LATELY)
@@ -156,15 +156,18 @@ class Sweeper:
 
     def _instead(self) -> dict[str, str]:
         """Where lanes go that were seen to need more memory than others have, and the workers that have it are gone."""
+        if not self._trusts:
+            return {}
         sized = [name for name in self._ledger.queues() if needs.of(name).learned]
         served = {name for name in sized for said in self._said if router.serves(said, name)}
         cluster = router.Cluster(self._said)
         return {name: router.roomy(cluster, name, needs.of(name).learned) for name in sized if name not in served}
 
     def _workers(self) -> dict[str, Presence]:
-        found = {}
+        found = {} if self._trusts else {OTHERS: Presence(at=0)}
         self._said = []
-        self._ttls = {self._settings.report_ttl}
+        if self._trusts:
+            self._ttls = {self._settings.report_ttl}
         for name, raw in self._ledger.reports().items():
             try:
                 said = msgspec.msgpack.decode(raw, type=report.Report)

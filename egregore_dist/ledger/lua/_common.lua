@@ -155,7 +155,7 @@ end
 local function how_it_ended(workers, token, since)
   if not workers then return nil end
   local worker, pid, lane = string.match(token, '^(.*)/(%d+)/([^/.]*)')
-  local said = workers[worker]
+  local said = workers[worker] or workers['']
   if not said then return 'its worker ended, or lost the server' end
   if among(said.dead, pid) then return 'its process ended' end
   -- What has begun since then was not asked about.

@@ -2,8 +2,9 @@
 --
 -- ARGV  "deadline" | "hint" | "tidy", block, attempts at most, packed the queues with messages waiting, then packed what the live
 --       workers said: worker -> { at = server ms, dead = { pid, ... }, pids = { pid, ... } that live and lanes = { id, ... }, or nil
---       where it did not say }; nil where nobody could say anything lately: no lane is taken for gone; then packed queue -> queue, or nil: of
---       those whose workers, which have more memory than others, have all gone, the one where lanes are asked for instead
+--       where it did not say }, and '' -> the same of all others, where they may live though they say nothing; or nil: no lane is
+--       taken for gone; then packed queue -> queue, or nil: of those whose workers, which have more memory than others, have all
+--       gone, the one where lanes are asked for instead
 -- Returns messages to publish, flat.
 --
 -- tidy: go on with what a call before could not do all of; its caller has not. A retry that was given up leaves the keys as

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
+from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import publish
 from egregore_dist.engine.later import Later
@@ -52,14 +54,28 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
 
 
 @pytest.fixture
-def janitor(play: Play, clock: Clock, published: list[tuple[str, Message]]) -> Iterator[Callable[..., Sweeper]]:
+def janitor(play: Play, clock: Clock, published: list[tuple[str, Message]]) -> Callable[..., Sweeper]:
     """Makes janitors of the run's ledger."""
     settings = Settings(broker_url="redis://127.0.0.1:1", report_ttl=TTL, sweep_interval=INTERVAL, queue="q")
     app = apps.make_app(settings)
-    # As if it had been up for long.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(play.ledger, "uptime", lambda: 86400.0)
-        yield lambda name=WORKER: Sweeper(play.ledger, app, settings, name)
+
+    def make(name: str = WORKER, begins: bool = False) -> Sweeper:
+        made = Sweeper(play.ledger, app, settings, name)
+        if not begins:
+            # As if it had been up for long.
+            made._heard = made._trusts_at = clock()
+        return made
+
+    return make
+
+
+def raises(error: Exception) -> Callable[..., Any]:
+    """A function that raises this."""
+
+    def call(*_: object) -> Any:
+        raise error
+
+    return call
 
 
 def said(worker: str, ttl: float | None = None) -> bytes:
@@ -216,15 +232,39 @@ def test_rare_rounds_are_no_silence(play: Play, janitor: Callable[..., Sweeper],
     assert play.ledger.running(play.run, block) == []
 
 
-def test_a_server_that_was_just_started_knows_nobody(
-    play: Play, janitor: Callable[..., Sweeper], monkeypatch: pytest.MonkeyPatch
+def test_a_janitor_that_begins_takes_nobody_for_dead(
+    play: Play, janitor: Callable[..., Sweeper], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A janitor that begins with the server takes nobody for dead at first."""
+    """It cannot know whether others could report: until it has seen the server take reports for their lifetime."""
+    sweeper = janitor(begins=True)
     block = held(play, GONE)
-    monkeypatch.setattr(play.ledger, "uptime", lambda: 1.0)
-    janitor().round()
+    with monkeypatch.context() as patch:
+        # As a server that is full, or was made read-only, and has not been asked before.
+        patch.setattr(play.ledger, "due", raises(errors.BrokerFull("the server takes nothing more")))
+        for _ in range(3):
+            clock.now += INTERVAL
+            with pytest.raises(errors.BrokerFull):
+                sweeper.round()
+    for _ in range(int(TTL / INTERVAL)):
+        clock.now += INTERVAL
+        play.make_due("hint", block)
+        sweeper.round()
+        assert play.ledger.running(play.run, block) == [0]
+    clock.now += INTERVAL
+    play.make_due("hint", block)
+    sweeper.round()
 
-    assert play.ledger.running(play.run, block) == [0]
+    assert play.ledger.running(play.run, block) == []
+
+
+def test_what_a_worker_says_itself_is_believed_at_once(play: Play, janitor: Callable[..., Sweeper]) -> None:
+    """One that was restarted says that it has no lanes: what those of its former life held is given back at once."""
+    block = held(play, GONE)
+    report = msgspec.msgpack.decode(said(GONE, TTL), type=Report)
+    play.ledger.report(GONE, msgspec.msgpack.encode(msgspec.structs.replace(report, at=10**15)), 60.0)
+    janitor(begins=True).round()
+
+    assert play.ledger.running(play.run, block) == []
 
 
 def test_one_entry_does_not_keep_the_others_waiting(
