@@ -31,6 +31,11 @@ class _Body:
     fired: bool = False
 
 
+def _send(ident: int) -> None:
+    """Have the thread raise `Interrupt` soon. One that it has not raised yet is the same."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Interrupt))
+
+
 class Raiser:
     """What `Interrupter` is to a process's main thread, for the threads of a pool."""
 
@@ -65,7 +70,7 @@ class Raiser:
             ended()
             with self._lock:
                 body.limit = math.inf
-                self._withdraw(threading.get_ident(), body)
+                self._settle(body)
                 body.fired = False
 
     def prepare(self) -> None:
@@ -82,11 +87,10 @@ class Raiser:
     def leave(self) -> None:
         """As `Interrupter.leave`."""
         # The exception may be raised in here too, and leave a body behind: it has fired then, and does not again.
-        ident = threading.get_ident()
         with self._lock:
-            body = self._bodies.pop(ident, None)
+            body = self._bodies.pop(threading.get_ident(), None)
             if body is not None:
-                self._withdraw(ident, body)
+                self._settle(body)
 
     def hurry(self, ident: int | None) -> None:
         """Stop what the thread is at as soon as can be."""
@@ -101,16 +105,23 @@ class Raiser:
             self._bodies[threading.get_ident()] = body
 
     @staticmethod
-    def _withdraw(ident: int, body: _Body) -> None:
-        # What was sent and has not come yet must not come to what this thread does next.
-        if body.fired:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), None)
+    def _settle(body: _Body) -> None:
+        # What was sent and has not come yet must not come to what this thread does next. It is made to come here:
+        # CPython 3.11, told to forget it, goes on to look for it, and for ever where a debugger traces.
+        if not body.fired:
+            return
+        try:
+            _send(threading.get_ident())
+            while True:
+                monotonic()
+        except Interrupt:
+            pass
 
     def _fire(self, ident: int, body: _Body) -> None:
         with self._lock:
             if self._bodies.get(ident) is body and not body.fired:
                 body.fired = True
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Interrupt))
+                _send(ident)
 
     def _run(self) -> None:
         while True:
