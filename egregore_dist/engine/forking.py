@@ -1,8 +1,10 @@
 """Makes forks safe: what another thread had locked at the moment of a fork is nobody's in the copy.
 
 Threads of a worker's main process connect to servers while its pool starts processes; one of a client does, too, which
-may fork. Until Python 3.12, and in Kombu always, a cached property has one lock for all objects of its class: a process
-that was forked while a thread computed one would wait for it for ever, since it has no such thread.
+may fork. A process that was forked while a thread had locked something would wait for it for ever, since it has no such
+thread. Until Python 3.12, and in Kombu always, a cached property has one lock for all objects of its class. An app of
+Celery's has one while it is finalized, as it is when it first publishes, and each module with a ``shared_task`` takes
+those of all apps when it is imported.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import sys
 import threading
 from typing import Any
 
+from celery import _state, signals
+from celery.utils.dispatch import Signal
+
 _found: tuple[Any, ...] = ()
 _modules = 0
 _installed = False
 
 
 def install() -> None:
-    """Have the processes that this one forks begin with the locks of all cached properties open."""
+    """Have the processes that this one forks begin with all of these locks open, and those of Celery's signals."""
     global _installed
     if not _installed and hasattr(os, "register_at_fork"):
         _installed = True
@@ -45,3 +50,8 @@ def _find() -> None:
 def _open() -> None:
     for attribute in _found:
         attribute.lock = threading.RLock()
+    for app in _state._get_active_apps():  # type: ignore[attr-defined]
+        app._finalize_mutex = threading.RLock()
+    for signal in vars(signals).values():
+        if isinstance(signal, Signal):
+            signal.lock = threading.Lock()  # type: ignore[attr-defined]

@@ -8,8 +8,11 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from celery import Celery, shared_task, signals
 from kombu.utils.objects import cached_property
 
 from egregore_dist.engine import forking
@@ -61,3 +64,49 @@ def test_a_property_that_another_thread_computes_at_a_fork(monkeypatch: pytest.M
     finally:
         _go_on.set()
         thread.join()
+
+
+def forked_while_held(lock: Any, what: Callable[[], object]) -> bool:
+    """Whether a process that was forked while another thread held the lock gets it done."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            go_on.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                what()
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        return ends_well(pid)
+    finally:
+        go_on.set()
+        thread.join()
+
+
+def some(**_: object) -> None:
+    """A task, or a receiver."""
+
+
+def test_an_app_that_another_thread_finalizes_at_a_fork() -> None:
+    """A module with a shared task, which is for all apps, can be imported in the copy."""
+    forking.install()
+    app = Celery("some", set_as_current=False)
+    app.finalize()
+
+    assert forked_while_held(app._finalize_mutex, lambda: shared_task(some))
+
+
+def test_a_signal_that_another_thread_connects_at_a_fork() -> None:
+    """Nodes may connect to Celery's signals in the copy."""
+    forking.install()
+
+    assert forked_while_held(signals.task_prerun.lock, lambda: signals.task_prerun.connect(some))
