@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from egregore_dist import errors
 from egregore_dist.cli import hooks, show
+from egregore_dist.ledger import NEARLY_FULL
 
 if TYPE_CHECKING:
     from egregore_dist.cli.probe import Server, Worker
@@ -26,8 +27,6 @@ OLDEST_REDIS = (6, 2)
 #: Seconds between two clocks from which on a person should know.
 SKEW = 2.0
 
-#: Of its memory, the part from which on a server counts as nearly full.
-NEARLY_FULL = 0.9
 #: Milliseconds for which a message that was set aside is news.
 NEWS = 86_400_000
 

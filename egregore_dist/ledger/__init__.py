@@ -4,6 +4,7 @@ from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import (
     ENDED,
     LEAVE,
+    NEARLY_FULL,
     OTHERS,
     SINCE_BLOCK,
     UNTIMED,
@@ -33,6 +34,7 @@ from egregore_dist.ledger.records import (
 __all__ = [
     "ENDED",
     "LEAVE",
+    "NEARLY_FULL",
     "OTHERS",
     "SINCE_BLOCK",
     "UNTIMED",

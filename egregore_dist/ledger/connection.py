@@ -22,6 +22,8 @@ _PIECE = 2**18
 # How a server says that it takes no write, itself or (up to Redis 6) within the error of a script.
 _REFUSALS = {
     "OOM": "its memory is full (maxmemory): raise the limit, or wait until finished runs have expired",
+    "NEARLYFULL": "what is left of its memory (maxmemory) is kept for the results of the runs that it has: raise the "
+    "limit, or wait until some have ended and expired",
     "READONLY": "it is read-only, as a replica is: use the primary's address, or wait for the failover",
     "MISCONF": "it cannot write to its disk: make room there, and see the server's log",
     "UNBLOCKED": "it has just become a replica: use the primary's address, or wait for the failover",

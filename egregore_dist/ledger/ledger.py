@@ -20,6 +20,7 @@ from egregore_dist.ledger.connection import CONNECTION, outlasting, reachable
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
     ENDED,
+    NEARLY_FULL,
     Accepted,
     Aside,
     BlockRecord,
@@ -109,10 +110,14 @@ class Ledger:
         input: bytes,
         queue: str,
     ) -> Accepted:
-        """Accept a run; where the id is taken already, nothing is changed."""
+        """Accept a run; where the id is taken already, nothing is changed.
+
+        Raises:
+            errors.BrokerFull: `NEARLY_FULL` of the server's memory are in use; the rest is for the runs that it has.
+        """
         pairs = [part for item in code.items() for part in item]
-        args: list[Any] = [self.keys.epoch, secrets.token_hex(8), work.workflow, work.spec, work.functions, work.queue]
-        args += [input, queue, int(self._retention * 1000), work.trace, *pairs]
+        args: list[Any] = [NEARLY_FULL, self.keys.epoch, secrets.token_hex(8), work.workflow, work.spec]
+        args += [work.functions, work.queue, input, queue, int(self._retention * 1000), work.trace, *pairs]
         new, epoch, waits = self._transition("submit", run, args)
         return Accepted(bool(new), epoch.decode(), bool(waits))
 

@@ -11,6 +11,8 @@ RunState = Literal["pending", "running", "paused", "succeeded", "failed", "cance
 StreamOfRun = Literal["events", "log"]
 # A lane that leaves wants no more branches, and another one in its place where some wait.
 LEAVE = -1
+# The part of its memory from which on a server counts as nearly full, and takes no new run.
+NEARLY_FULL = 0.9
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 

@@ -293,6 +293,32 @@ def test_a_full_server_is_drained(trial: Trial, long: bool) -> None:
     assert [it.status for it in trial.nodes] == ["running"] * 3
 
 
+@pytest.mark.timeout(300)
+def test_a_server_takes_no_more_runs_than_it_has_room_for(trial: Trial, figure: Callable[[str], None]) -> None:
+    """Runs that are submitted as fast as can be are refused while there is room for the results of those before."""
+    server: redis.Redis = trial.ledger.redis
+    assert len(trial.result(trial.submit(parallel(quick, anap), 0.01))) == 2
+    for it in trial.nodes:
+        it.kill("SIGSTOP")
+    most = int(server.info("memory")["used_memory"]) + 20 * 2**20
+    server.config_set("maxmemory", str(most))
+    made: list[Run] = []
+
+    def submit_for_ever() -> None:
+        while True:
+            made.append(trial.submit(Sequence(quick.map(), join), [trial.rng.randbytes(50_000)] * 4))
+
+    with pytest.raises(BrokerFull, match="kept for the results"):
+        submit_for_ever()
+    used = int(server.info("memory")["used_memory"])
+    for it in trial.nodes:
+        it.kill("SIGCONT")
+        it._asked = False
+
+    assert [len(trial.result(run, timeout=120)) for run in made] == [4] * len(made)
+    figure(f"{len(made)} runs are taken, which fill {used / most:.0%} of the memory; all end")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A directory with room for four megabytes."""

@@ -4,13 +4,26 @@
 -- The epoch is a random word that stands for the server's data: where they are lost it is lost with them, and the next run
 -- that is accepted makes another. A run that is missing though its epoch is not the present one was lost, not deleted.
 --
--- ARGV  key of the epoch, epoch if there is none, workflow name, spec, functions, queue of nodes that ask for none, input,
+-- Of the server's memory a part is kept for what the runs that it has are yet to write: without it they could not end.
+--
+-- ARGV  the part of its memory from which on the server takes no new run, key of the epoch, epoch if there is none, workflow name, spec, functions, queue of nodes that ask for none, input,
 --       queue of the first step, retention ms, trace context or "", then digest, code, ...
 -- Returns { 1 if the run is new else 0, epoch, 1 if it waits for its first lane else 0 }. One that is not new may wait still:
--- its submitter saw a time-out, and has published nothing.
+-- its submitter saw a time-out, and has published nothing. Raises NEARLYFULL.
 
-local FIRST_CODE = 11
-local epoch_key, new_epoch, workflow, spec, functions, default_queue, input, queue, retention, trace = unpack(ARGV, 1, 10)
+local FIRST_CODE = 12
+local full_at, epoch_key, new_epoch, workflow, spec, functions, default_queue, input, queue, retention, trace = unpack(ARGV, 1, 11)
+
+local function is_nearly_full()
+  -- A server may forbid the question.
+  local said = redis.pcall('INFO', 'memory')
+  if type(said) ~= 'string' then return false end
+  local function bytes(name) return tonumber(string.match(said, '\n' .. name .. ':(%d+)')) or 0 end
+  local most, used = bytes('maxmemory'), bytes('used_memory') - bytes('mem_not_counted_for_evict')
+  return most > 0 and used + #input > most * full_at
+end
+
+if redis.call('EXISTS', K) == 0 and is_nearly_full() then return redis.error_reply('NEARLYFULL no new run is taken') end
 redis.call('SETNX', epoch_key, new_epoch)
 local epoch = redis.call('GET', epoch_key)
 if redis.call('EXISTS', K) == 1 then return { 0, epoch, status() == 'pending' and 1 or 0 } end

@@ -9,7 +9,7 @@ import pytest
 
 from egregore_dist import errors
 from egregore_dist.client.server import Server
-from egregore_dist.ledger import Aside, Ledger, Work
+from egregore_dist.ledger import NEARLY_FULL, Aside, Ledger, Work
 from egregore_dist.ledger.ledger import ASIDE_KEPT
 from tests.support.waiting import until
 
@@ -52,6 +52,25 @@ def test_a_full_server_is_told(server: Server) -> None:
     ledger.close()
 
 
+def test_a_nearly_full_server_takes_no_new_run(server: Server) -> None:
+    """What is left of its memory is for the runs that it has; one of them may be submitted once more."""
+    ledger = Ledger(server.url, retries=1)
+    assert submit(ledger, "first")
+    used = int(ledger.redis.info("memory")["used_memory"])
+    ledger.redis.config_set("maxmemory", int(used / (NEARLY_FULL + 0.05)))
+
+    with pytest.raises(errors.BrokerFull, match="kept for the results of the runs that it has"):
+        submit(ledger, "second")
+    assert not submit(ledger, "first")
+    ledger.report("w", b"report", 1.0)
+    ledger.redis.config_set("maxmemory", 2 * used)
+    assert submit(ledger, "second")
+    with pytest.raises(errors.BrokerFull, match="kept for the results"):
+        ledger.submit("large", Work("w", b"", b""), code={}, input=bytes(used), queue="q")
+    assert {run.id for run in ledger.runs()} == {"first", "second"}
+    ledger.close()
+
+
 def test_a_patient_ledger_waits_for_room(server: Server) -> None:
     """With retries a transition is asked for again until it is taken, once."""
     ledger, patient = Ledger(server.url, retries=1), Ledger(server.url, retries=600)
@@ -59,7 +78,8 @@ def test_a_patient_ledger_waits_for_room(server: Server) -> None:
     answers: list[bool] = []
     thread = threading.Thread(target=lambda: answers.append(submit(patient, "late")))
     thread.start()
-    until(lambda: int(ledger.redis.info("errorstats").get("errorstat_OOM", {}).get("count", 0)) > 2, what="refusals")
+    refused = "errorstat_NEARLYFULL"
+    until(lambda: int(ledger.redis.info("errorstats").get(refused, {}).get("count", 0)) > 2, what="refusals")
     assert not ledger.exists("late")
     ledger.redis.config_set("maxmemory", 0)
     thread.join(timeout=20)
