@@ -295,7 +295,7 @@ def test_a_full_server_is_drained(trial: Trial, long: bool) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_server_takes_no_more_runs_than_it_has_room_for(trial: Trial, figure: Callable[[str], None]) -> None:
-    """Runs that are submitted as fast as can be are refused while there is some room for the results of those before."""
+    """Runs that are submitted as fast as can be are refused while there is some room for their results."""
     server: redis.Redis = trial.ledger.redis
     assert len(trial.result(trial.submit(parallel(quick, anap), 0.01))) == 2
     for it in trial.nodes:
