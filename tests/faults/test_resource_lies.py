@@ -30,6 +30,7 @@ def serves(trial: Trial, at_most: int) -> None:
     """Blocks of every kind end, served by one lane at least and by no more than there can be."""
     for flow, data, size in (
         (Sequence(nap.map(), join), [0.02] * 30, 30),
+        (Sequence(quick.map(), join), [0] * 300, 300),
         (anap.map(), [0.05] * 50, 50),
         (parallel(quick, nap, parallel(nap, quick, name="inner")), 0.02, 3),
     ):
@@ -71,4 +72,4 @@ def test_reports_that_cannot_be_are_not_counted(trial: Trial) -> None:
     }.items():
         trial.ledger.report(name, raw, ttl=600)
 
-    serves(trial, at_most=64)
+    serves(trial, at_most=len(trial.nodes) * trial.concurrency)

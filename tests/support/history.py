@@ -215,6 +215,10 @@ class Broken:
         return f"{self.invariant} {self.what}"
 
 
+# Those that compare what the ledger has with what readers were told, or nodes have written down.
+OF_WHAT_WAS_TOLD = frozenset({"I2", "I3", "I4", "I5", "I6"})
+
+
 def check(history: History) -> list[Broken]:
     """Every breach of I1 to I10 in a history."""
     history.sort_executions()
