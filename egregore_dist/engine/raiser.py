@@ -36,6 +36,14 @@ def _send(ident: int) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Interrupt))
 
 
+def _receive() -> None:
+    """Raise `Interrupt`, sent now or before."""
+    # In a function of its own: what comes at the end of a loop is not always caught around that loop, by CPython.
+    _send(threading.get_ident())
+    while True:
+        monotonic()
+
+
 class Raiser:
     """What `Interrupter` is to a process's main thread, for the threads of a pool."""
 
@@ -110,12 +118,8 @@ class Raiser:
         # CPython 3.11, told to forget it, goes on to look for it, and for ever where a debugger traces.
         if not body.fired:
             return
-        try:
-            _send(threading.get_ident())
-            while True:
-                monotonic()
-        except Interrupt:
-            pass
+        with contextlib.suppress(Interrupt):
+            _receive()
 
     def _fire(self, ident: int, body: _Body) -> None:
         with self._lock:

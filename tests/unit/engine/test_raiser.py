@@ -154,15 +154,17 @@ from egregore_dist.engine.interrupt import Interrupt
 raiser._LOOK_EVERY = 0.0005
 bodies, stopped = raiser.Raiser(), 0
 
+def spin(limit):
+    while time.monotonic() < limit:
+        pass
+
 def run():
     global stopped
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
         try:
             with bodies.guard(0.0005, lambda: False), bodies.limit(0.0004):
-                limit = time.monotonic() + random.uniform(0, 0.001)
-                while time.monotonic() < limit:
-                    pass
+                spin(time.monotonic() + random.uniform(0, 0.001))
         except Interrupt:
             stopped += 1
 
