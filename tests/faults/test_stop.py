@@ -216,8 +216,8 @@ def stubborn(body: Callable[[], Any], **options: Any) -> Any:
 
         @node(body.__name__, **options)
         async def awaits(folder: str) -> None:
-            mark(folder, "began")
             try:
+                mark(folder, "began")
                 await body()
             finally:
                 mark(folder, "finally")
@@ -226,8 +226,8 @@ def stubborn(body: Callable[[], Any], **options: Any) -> Any:
 
     @node(body.__name__, io=True if body in ON_THREADS else None, **options)
     def runs(folder: str) -> None:
-        mark(folder, "began")
         try:
+            mark(folder, "began")
             body()
         finally:
             mark(folder, "finally")
@@ -283,7 +283,7 @@ def test_a_deadline_frees_the_slots(cluster: LocalCluster, tmp_path: Path, body:
     began = marks(tmp_path, "began")
     assert began
     if body in SOFT:
-        until(lambda: len(marks(tmp_path, "finally")) == len(began), what="every finally block")
+        until(lambda: len(marks(tmp_path, "finally")) >= len(began), what="every finally block")
     else:
         until(lambda: not any(is_alive(pid) for pid in began), what="the end of their processes")
 
@@ -299,7 +299,7 @@ def test_cancelling_frees_the_slots(cluster: LocalCluster, tmp_path: Path, body:
 
     assert_slots_are_free(tmp_path)
     if body in SOFT:
-        until(lambda: len(marks(tmp_path, "finally")) == len(marks(tmp_path, "began")), what="every finally block")
+        until(lambda: len(marks(tmp_path, "finally")) >= len(marks(tmp_path, "began")), what="every finally block")
 
 
 @STUBBORN
