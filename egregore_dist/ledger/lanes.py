@@ -40,13 +40,16 @@ class AtBlock:
     since: float | None
 
 
-def at_work(ledger: Ledger, reports: Iterable[Report]) -> dict[str, list[AtBlock]]:
+def at_work(ledger: Ledger, reports: Iterable[Report], *, run: str | None = None) -> dict[str, list[AtBlock]]:
     """What the lanes of workers are at, by worker, in one round trip: without those that have left their blocks since.
+
+    Args:
+        run: the only one that is asked for, or None for all.
 
     Raises:
         errors.BrokerUnavailable: the ledger cannot be reached.
     """
-    said = [(report.worker, work) for report in reports for work in report.work]
+    said = [(report.worker, work) for report in reports for work in report.work if run in (None, work.run)]
     keys = ledger.keys
     pipe = ledger.redis.pipeline(transaction=False)
     for _, work in said:

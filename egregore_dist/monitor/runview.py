@@ -11,14 +11,16 @@ from markupsafe import Markup
 from egregore_dist.client import gantt, naming, waiting
 from egregore_dist.client.svg import Svg
 from egregore_dist.client.why import Reason, gathered
-from egregore_dist.ledger import Ledger, RunRecord, browse
+from egregore_dist.ledger import ENDED, Ledger, RunRecord, browse, lanes
 from egregore_dist.ledger.browse import BlockGlance, Blocks
 from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger.lanes import AtBlock
 from egregore_dist.monitor import failures, tree, words
 from egregore_dist.monitor.failures import Why
 from egregore_dist.monitor.kept import Kept, Shared
 from egregore_dist.monitor.standing import Facts
 from egregore_dist.monitor.timelines import Timelines
+from egregore_dist.resources import report
 from egregore_dist.settings import Settings
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.spec import Path
@@ -93,7 +95,7 @@ class Reader:
         workflow = self._spec_or_none(record)
         now = ledger.now() / 1000
         namer = self.namer(record, workflow, blocks.shown)
-        facts = self._facts(record, workflow, blocks, why)
+        facts = self._facts(record, workflow, blocks, why, now)
         with self.timelines.read(run, record.created) as timeline:
             chart = gantt.draw(timeline, record.workflow, now, namer, words.clean)
             partial, cursor = timeline.partial, timeline.cursor
@@ -156,7 +158,9 @@ class Reader:
         except msgspec.MsgspecError:
             return None
 
-    def _facts(self, record: RunRecord, workflow: spec.WorkflowSpec | None, blocks: Blocks, why: Why | None) -> Facts:
+    def _facts(
+        self, record: RunRecord, workflow: spec.WorkflowSpec | None, blocks: Blocks, why: Why | None, now: float
+    ) -> Facts:
         by_path: dict[Path, list[BlockGlance]] = {}
         for block in blocks.shown:
             by_path.setdefault(block.path, []).append(block)
@@ -166,11 +170,20 @@ class Reader:
             rows = browse.branches(self._ledger, record.id, block, range(min(block.n, tree.BRANCHES_SHOWN)))
             branches.update({(block.id, row.position): row.state for row in rows})
         node = why.failure.node if why is not None and why.failure is not None else None
+        work = () if record.state in ENDED or workflow is None else self._work(record.id, now)
         return Facts(
             run=record.state,
             blocks=by_path,
             counts=blocks.counts,
             open=blocks.open,
             branches=branches,
+            called={(lane.block, lane.branch): lane.node for lane in work if lane.branch is not None},
+            untold={lane.block for lane in work if lane.branch is None},
             culprit=node or "",
         )
+
+    def _work(self, run: str, now: float) -> Sequence[AtBlock]:
+        """What lanes are at in a run, as their workers have reported last."""
+        raws, ttl = self._ledger.reports().values(), self._settings.report_ttl
+        found = lanes.at_work(self._ledger, report.read(raws, now=int(now * 1000), ttl=ttl), run=run)
+        return [lane for of_worker in found.values() for lane in of_worker]

@@ -37,7 +37,7 @@ _WORDS: Mapping[Standing, str] = {
     "timeout": "timed out",
     "cancelled": "stopped",
     "skipped": "not taken",
-    "unknown": "taken or not: a choice without a block in it leaves no trace",
+    "unknown": "begun or not: only a block leaves a trace",
 }
 
 _HEIGHT, _GAP, _BETWEEN, _MARGIN, _HEAD, _FORK = 30.0, 30.0, 10.0, 12.0, 26.0, 16.0

@@ -66,6 +66,7 @@ def asks(model: str, path: str) -> str:
 
 gated = Sequence(parallel(gate, quick, name="gates"), echo, name="gated")
 measured = Sequence(parallel(patient, quick, name="gates"), echo, name="measured")
+staged = parallel(Sequence(echo.alias("before"), gate, echo.alias("after"), name="stages"), quick, name="both")
 failing = Sequence(quick, parallel(breaks, quick, name="pair"), echo, name="failing")
 keyed = Sequence(echo.map(), echo, name="keyed")
 numbers = Sequence(count, same.map(), echo, name="numbers")

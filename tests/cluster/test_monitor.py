@@ -28,7 +28,7 @@ from egregore_dist.ledger.records import Aside
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
 from tests.cluster.log_flows import held
-from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, measured, nested, numbers
+from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, measured, nested, numbers, staged
 from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
 from tests.support.hooks import SECRET
@@ -181,6 +181,19 @@ def test_a_run_from_its_submission_to_its_end(shown: Monitor, tmp_path: Path) ->
     assert "2/2" in page
     assert run.id not in shown.page("/?state=running")
     assert "open" in shown.page(f"/runs/{run.id}/blocks/0/branches/0/result")
+
+
+def test_the_picture_shows_where_a_branch_is(shown: Monitor, tmp_path: Path) -> None:
+    """Of a branch's nodes, the one that its worker is at runs; those before it are done, those after it not begun."""
+    gate = tmp_path / "gate"
+    run = staged.submit(str(gate))
+    until(lambda: "<title>before: done</title>" in shown.page(f"/runs/{run.id}"), what="what the worker has said")
+    page = shown.page(f"/runs/{run.id}")
+    gate.touch()
+    run.result()
+
+    assert "<title>gate: running</title>" in page
+    assert "<title>after: not begun</title>" in page
 
 
 def test_a_page_says_why_its_run_waits(shown: Monitor, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How far each step is, told from blocks."""
+"""How far each step is, told from blocks and from what workers say."""
 
 from __future__ import annotations
 
@@ -34,12 +34,19 @@ def choice(*steps: spec.StepSpec) -> spec.DecisionSpec:
     return spec.DecisionSpec(name="route", node=n("route"), keys=tuple(step.name for step in steps), steps=steps)
 
 
-def block(path: Path, state: str, *, id: str = "", failed: int = 0) -> BlockGlance:
+def block(path: Path, state: str, *, id: str = "", failed: int = 0, running: int = 1) -> BlockGlance:
     known = {"id": id} if id else {}
-    return glances.block(path, state=state, n=2, failed=failed, **known)
+    return glances.block(path, state=state, n=2, failed=failed, running=running, **known)
 
 
-def facts(run: str, *blocks: BlockGlance, branches: Sequence[str] = (), culprit: str = "") -> Facts:
+def facts(
+    run: str,
+    *blocks: BlockGlance,
+    branches: Sequence[str] = (),
+    called: tuple[tuple[str, int], str] | None = None,
+    untold: str = "",
+    culprit: str = "",
+) -> Facts:
     by_path: dict[Path, list[BlockGlance]] = {}
     for found in blocks:
         by_path.setdefault(found.path, []).append(found)
@@ -49,6 +56,8 @@ def facts(run: str, *blocks: BlockGlance, branches: Sequence[str] = (), culprit:
         counts={path: len(found) for path, found in by_path.items()},
         open={path: sum(one.state == "open" for one in found) for path, found in by_path.items()},
         branches={(blocks[0].id, position): state for position, state in enumerate(branches)},
+        called=dict([called] if called else ()),
+        untold={untold},
         culprit=culprit,
     )
 
@@ -60,7 +69,7 @@ CASES: dict[str, tuple[spec.StepSpec, Facts, dict[Path, Standing]]] = {
     "running before the first block": (
         seq(n("a"), n("b"), par(n("c"), n("d")), n("e")),
         facts("running"),
-        {(0,): "running", (1,): "running", (2,): "waiting", (2, 0): "waiting", (3,): "waiting"},
+        {(0,): "running", (1,): "waiting", (2,): "waiting", (2, 0): "waiting", (3,): "waiting"},
     ),
     "in a block": (
         seq(n("a"), par(n("b"), n("c")), n("d")),
@@ -139,6 +148,76 @@ CASES: dict[str, tuple[spec.StepSpec, Facts, dict[Path, Standing]]] = {
         facts("succeeded"),
         {(0,): "ok", (0, 0): "unknown", (0, 1): "unknown", (1,): "ok"},
     ),
+    "a branch at the node that it has called last": (
+        par(seq(n("a"), n("b"), n("c")), n("d")),
+        facts("running", block((), "open"), branches=["running", "waiting"], called=(("0.0-", 0), "b")),
+        {(0, 0): "ok", (0, 1): "running", (0, 2): "waiting", (1,): "waiting"},
+    ),
+    "a branch at a node, in a run that is paused": (
+        par(seq(n("a"), n("b"), n("c")), n("d")),
+        facts("paused", block((), "open"), branches=["running", "waiting"], called=(("0.0-", 0), "b")),
+        {(0, 0): "ok", (0, 1): "paused", (0, 2): "waiting"},
+    ),
+    "a branch of which nothing was said yet": (
+        par(seq(n("a"), n("b"), n("c")), n("d")),
+        facts("running", block((), "open"), branches=["running", "running"]),
+        {(0, 0): "running", (0, 1): "waiting", (0, 2): "waiting", (1,): "running"},
+    ),
+    "branches that one lane executes many at a time": (
+        par(seq(n("a"), n("b"), par(n("c"), n("d")), n("e")), n("f")),
+        facts("running", block((), "open"), branches=["running", "running"], untold="0.0-"),
+        {(0, 0): "running", (0, 1): "unknown", (0, 2): "waiting", (0, 2, 0): "waiting", (0, 3): "waiting"},
+    ),
+    "a node that is in its sequence twice": (
+        seq(n("a"), n("b"), n("c"), n("b"), n("d")),
+        facts("running", called=(("0", 0), "b")),
+        {(0,): "ok", (1,): "running", (2,): "unknown", (3,): "unknown", (4,): "waiting"},
+    ),
+    "behind a block, as was said before it": (
+        seq(n("a"), par(n("b"), n("c")), n("d"), n("e")),
+        facts("running", block((1,), "ok"), called=(("0", 0), "a")),
+        {(0,): "ok", (1,): "ok", (2,): "running", (3,): "waiting"},
+    ),
+    "behind a block in an inner sequence": (
+        seq(seq(par(n("a"), n("b")), n("c")), n("d")),
+        facts("running", block((0, 0), "ok")),
+        {(0,): "running", (0, 0): "ok", (0, 1): "running", (1,): "waiting"},
+    ),
+    "behind an inner sequence with a block": (
+        seq(seq(par(n("a"), n("b")), n("c")), n("d")),
+        facts("running", block((0, 0), "ok"), called=(("0", 0), "d")),
+        {(0,): "ok", (0, 0): "ok", (0, 1): "ok", (1,): "running"},
+    ),
+    "a decision that is asked": (
+        seq(n("a"), choice(n("b"), n("c")), n("d")),
+        facts("running", called=(("0", 0), "route")),
+        {(0,): "ok", (1,): "running", (1, 0): "waiting", (1, 1): "waiting", (2,): "waiting"},
+    ),
+    "a choice that is at a node": (
+        seq(choice(n("a"), seq(n("b"), n("c"))), n("d")),
+        facts("running", called=(("0", 0), "b")),
+        {(0,): "ok", (0, 0): "skipped", (0, 1, 0): "running", (0, 1, 1): "waiting", (1,): "waiting"},
+    ),
+    "a choice of a branch among many": (
+        choice(n("a"), n("b")),
+        facts("running", untold="0"),
+        {(): "running", (0,): "unknown", (1,): "unknown"},
+    ),
+    "a map that no branch has begun of": (
+        seq(each(n("a")), n("b")),
+        facts("running", block((0,), "open", running=0)),
+        {(0,): "running", (0, 0): "waiting", (1,): "waiting"},
+    ),
+    "a map of which no branch has come to its block": (
+        each(seq(n("a"), par(n("b"), n("c")), n("d"))),
+        facts("running", block((), "open")),
+        {(0, 0): "running", (0, 1): "waiting", (0, 2): "waiting"},
+    ),
+    "a map of which no branch is behind its block": (
+        each(seq(n("a"), par(n("b"), n("c")), n("d"))),
+        facts("running", block((), "open"), block((0, 1), "open", id="0.0-.0-0,1")),
+        {(0, 0): "running", (0, 1): "running", (0, 2): "waiting"},
+    ),
     "a node of another queue": (
         seq(n("a"), n("b"), n("c")),
         facts("running", block((1,), "open")),
@@ -150,7 +229,7 @@ CASES: dict[str, tuple[spec.StepSpec, Facts, dict[Path, Standing]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_standing(case: str) -> None:
-    """What is done, what runs and what has not begun can be told from the blocks."""
+    """What is done, what runs and what has not begun is told from the blocks, and within a branch from its worker."""
     root, known, expected = CASES[case]
 
     found = stand(root, known)
