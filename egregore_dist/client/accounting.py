@@ -48,6 +48,7 @@ def of_run(ledger: Ledger, run: str) -> RunReport:
         found = browse.blocks(ledger, run, limit=BLOCKS_READ)
         values = browse.with_value(ledger, run, [ROOT, *(block.id for block in found.shown)])
         read_on(ledger, run, timeline)
+        timeline.learn(record, found.shown)
         # What was read around an end, or a retry, would not be of one state.
         if ledger.run(run).ended == record.ended:
             break
@@ -78,7 +79,7 @@ def nodes_of(ledger: Ledger, run: str, *, limit: int) -> list[NodeReport]:
     paths = {ROOT: (), **{block.id: block.path for block in blocks}}
     around = {hangs_on(block) for block in timeline.blocks}
     attempts = {
-        place: each
+        place: _whole(each)
         for place, each in timeline.attempts.items()
         if place not in around and (not blocks or place[0] != ROOT)
     }
@@ -112,7 +113,7 @@ def account(
     has_blocks = bool(opened)
     counted = _counted(blocks if has_blocks else (whole,), values)
     # The whole run is a branch too, and all the others are in it.
-    attempts = {place: each for place, each in timeline.attempts.items() if not has_blocks or place[0] != ROOT}
+    attempts = {place: _whole(each) for place, each in timeline.attempts.items() if not has_blocks or place[0] != ROOT}
     around = {hangs_on(block) for block in timeline.blocks}
     alone = {place: each for place, each in attempts.items() if place not in around}
     paths = {ROOT: (), **{block.id: block.path for block in blocks}}
@@ -169,6 +170,8 @@ def critical_path(timeline: Timeline, names: Name, now: float) -> list[Link]:
         attempts = () if branch is None else timeline.attempts[id, branch]
         begun = attempts[0].start if attempts else block.ended or now
         over = (attempts[-1].end or now) if attempts else begun
+        if block.partial:
+            begun, over = block.opened, block.ended or now
         spent = attempts[-1].spent if attempts else None
         link = Link(
             block=id,
@@ -192,7 +195,7 @@ def retries(timeline: Timeline, now: float) -> Retries:
     kept = {
         place: attempts[-1]
         for place, attempts in timeline.attempts.items()
-        if place[0] != ROOT and attempts and attempts[-1].how == "ok" and (attempts[-1].end or now) <= last
+        if place[0] != ROOT and _whole(attempts) and attempts[-1].how == "ok" and (attempts[-1].end or now) <= last
     }
     # What is nested in a branch that was kept is a part of it, and a branch that waits for a block takes no time.
     outermost = sum(not any(outer in kept for outer in _around(place[0])) for place in kept)
@@ -243,6 +246,11 @@ def _counted(blocks: Iterable[BlockGlance], values: Mapping[str, int]) -> dict[s
 def _rate(counted: Mapping[str, int]) -> float | None:
     ended = counted["ok"] + counted["failed"] + counted["stopped"]
     return counted["ok"] / ended if ended else None
+
+
+def _whole(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Those of which it is known when they began and ended."""
+    return [attempt for attempt in attempts if attempt.cut is None]
 
 
 def _all(attempts: Attempts) -> list[Attempt]:

@@ -16,7 +16,7 @@ BRANCHES_SHOWN = 12
 ALL_SHOWN = 20
 
 _ROW, _LEFT, _WIDTH, _RIGHT, _TOP = 20.0, 210.0, 760.0, 80.0, 28.0
-_LETTERS = 28
+_LETTERS, _LETTERS_WITHOUT_BARS = 28, 90
 _STEPS = (1, 2, 5)
 
 
@@ -89,8 +89,12 @@ def _rows(
         depth = block.id.count(".")
         kind = {"open": "running", "ok": "ok"}.get(block.state, "error")
         over = block.ended or end
+        found = by_block.get(block.id, [])
         yield _Row(clean(block.name), depth, [(block.opened, over, kind, block.state)], block.id in critical, "block")
-        yield from _branches(block, by_block.get(block.id, []), depth + 1, end, critical, names, clean)
+        yield from _branches(block, found, depth + 1, end, critical, names, clean)
+        if block.partial:
+            known = sum(all(attempt.cut is None for attempt in attempts) for _, attempts in found)
+            yield _Row(f"… the times of {known} of {block.n} branches are known", depth + 1, [], False, "more")
     if len(ordered) > BLOCKS_SHOWN:
         yield _Row(f"… {len(ordered) - BLOCKS_SHOWN} more blocks", 0, [], False, "more")
 
@@ -105,7 +109,7 @@ def _branches(
     clean: Callable[[str], str],
 ) -> Iterator[_Row]:
     def took(entry: tuple[int, list[Attempt]]) -> float:
-        return sum((attempt.end or end) - attempt.start for attempt in entry[1])
+        return sum(_over(attempt, end) - attempt.start for attempt in entry[1])
 
     shown = found
     if len(found) > ALL_SHOWN:
@@ -113,34 +117,48 @@ def _branches(
         shown = sorted(found, key=lambda entry: ((block.id, entry[0]) in critical, took(entry)), reverse=True)
         shown = shown[:BRANCHES_SHOWN]
     for branch, attempts in sorted(shown, key=lambda entry: entry[0]):
-        bars, free = [], block.opened
+        bars, free, number = [], block.opened, 0
         for attempt in attempts:
-            over = attempt.end or end
-            if attempt.start > free:
+            over = _over(attempt, end)
+            # It may not have waited all the time, where not all its attempts are known.
+            is_next = not block.partial or (attempt.number == number + 1 and not block.again)
+            if attempt.start > free and attempt.cut is None and is_next:
                 again = free > block.opened
                 what = "waited to be tried again" if again else "waited for a slot"
                 bars.append((free, attempt.start, "retry" if again else "wait", what))
             kind = attempt.how if attempt.how in ("ok", "running", "lost", "stopped") else "error"
-            bars.append((attempt.start, over, kind, clean(f"{attempt.how} on {attempt.worker}")))
-            free = over
+            if attempt.cut is None:
+                bars.append((attempt.start, over, kind, clean(f"{attempt.how} on {attempt.worker}")))
+            else:
+                bars.append(
+                    (attempt.start, over, "cut", clean(f"on {attempt.worker}; when it began or ended is not known"))
+                )
+            free, number = over, attempt.number
         yield _Row(clean(names(block.id, branch)), depth, bars, (block.id, branch) in critical)
     left = block.n - len(shown)
     if left > 0 and len(found) > len(shown):
         yield _Row(f"… and {left} others", depth, [], False, "more")
 
 
+def _over(attempt: Attempt, end: float) -> float:
+    """Until when an attempt is drawn."""
+    return attempt.end or (end if attempt.cut is None else attempt.cut)
+
+
 def _draw(row: _Row, y: float, begin: float, end: float) -> Svg:
     scale = _WIDTH / (end - begin)
     indent = 8 + 10 * min(row.depth, 5)
+    letters = _LETTERS if row.bars else _LETTERS_WITHOUT_BARS
     parts = [
         svg.tag("title", row.label),
-        svg.tag("text", svg.cut(row.label, _LETTERS - min(row.depth, 5)), x=float(indent), y=y + 14, class_="label"),
+        svg.tag("text", svg.cut(row.label, letters - min(row.depth, 5)), x=float(indent), y=y + 14, class_="label"),
     ]
     inset = 6.0 if row.kind == "block" else 4.0
     for start, over, kind, what in row.bars:
         x = _LEFT + max(0.0, start - begin) * scale
         width = max(1.5, (min(over, end) - max(start, begin)) * scale)
-        title = svg.tag("title", f"{row.label}: {what}, {amounts.duration(over - start)}")
+        took = "" if kind == "cut" else f", {amounts.duration(over - start)}"
+        title = svg.tag("title", f"{row.label}: {what}{took}")
         parts.append(
             svg.tag(
                 "rect", title, x=x, y=y + inset, width=width, height=_ROW - 2 * inset, rx=2, class_=f"bar bar-{kind}"
@@ -149,7 +167,7 @@ def _draw(row: _Row, y: float, begin: float, end: float) -> Svg:
     if row.bars:
         last = row.bars[-1]
         if row.kind != "run":
-            took = amounts.duration(last[1] - last[0])
+            took = "?" if last[2] == "cut" else amounts.duration(last[1] - last[0])
             x = min(_LEFT + (min(last[1], end) - begin) * scale + 5, _LEFT + _WIDTH + 4)
             star = " ★" if row.critical else ""
             parts.append(svg.tag("text", f"{took}{star}", x=x, y=y + 14, class_="took"))

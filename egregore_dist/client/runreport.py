@@ -161,9 +161,9 @@ class Link:
     Attributes:
         block: the block's id.
         name: its name.
-        branch: the name of the branch; None where none has begun.
+        branch: the name of the branch; None where none has begun, or where events are missing that would tell it.
         worker: where that ran last, or None.
-        waited: seconds until the branch began.
+        waited: seconds until the branch began; where it is not told, 0, and ``ran`` is how long the block was open.
         ran: seconds from its beginning to its end, or until now.
         cpu: seconds of CPU time that its last execution took; None where that was not measured.
         memory: by how many bytes its process grew at most in that; None where that was not measured.

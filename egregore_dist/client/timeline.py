@@ -1,16 +1,20 @@
-"""When what ran where: told from the run's stream of events."""
+"""When what ran where: told from the run's stream of events, and, where that is incomplete, from its records."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from egregore_dist.client.events import Event, Spent
-from egregore_dist.ledger import Ledger, browse
+from egregore_dist.ledger import Ledger, RunRecord, browse
+from egregore_dist.ledger.browse import BlockGlance
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.replies import EVENTS_READ
 
 # Attempts that are remembered of one run: the events themselves stay in the ledger.
 _ATTEMPTS_KEPT = 20_000
+# Seconds. By the record a block is opened when its transition begins, and by the event a little later.
+_APART = 1.0
 
 
 @dataclass(slots=True)
@@ -26,6 +30,8 @@ class Attempt:
         number: which attempt of the branch it was, from 1, with the calls of its node that failed in it.
         size: bytes of its encoded value; None without one.
         spent: what it took, where that was measured.
+        cut: when it was last heard of, where events are missing that may be about it: it may have begun or ended at
+            another time than is told, and ``end`` is None where that was not told at all.
     """
 
     start: float
@@ -36,11 +42,15 @@ class Attempt:
     number: int = 1
     size: int | None = None
     spent: Spent | None = None
+    cut: float | None = None
 
 
 @dataclass(slots=True)
 class BlockTimes:
-    """When a block was open. ``ended`` is None while it is."""
+    """When a block was open. ``ended`` is None while it is.
+
+    ``partial``: not all attempts of its branches are known. ``again``: a retry has opened it again.
+    """
 
     id: str
     name: str
@@ -48,6 +58,8 @@ class BlockTimes:
     opened: float
     ended: float | None = None
     state: str = "open"
+    partial: bool = False
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -62,7 +74,7 @@ class Timeline:
         ended: when it ended.
         retried: when it was retried.
         cursor: of the last event that was read.
-        partial: the stream, which is bounded, has lost its beginning, or has more than is remembered.
+        partial: the stream, which is bounded, has lost some of it, or has more than is remembered.
     """
 
     blocks: dict[str, BlockTimes] = field(default_factory=dict)
@@ -115,13 +127,63 @@ class Timeline:
             case _:
                 pass
 
+    def miss(self) -> None:
+        """What came between the last event and the next one is missing."""
+        self.partial = True
+        heard = int(self.cursor.partition("-")[0]) / 1000
+        for known in self.blocks.values():
+            if known.ended is None:
+                known.partial = True
+        for block, branches in self._live.items():
+            for branch in branches:
+                last = self.attempts[block, branch][-1]
+                if last.cut is None:
+                    last.cut = heard
+
+    def learn(self, record: RunRecord, blocks: Iterable[BlockGlance]) -> None:
+        """Complete what events do not say any more from the records of the run and its blocks.
+
+        Args:
+            record: of the run.
+            blocks: of it, as many as were read.
+        """
+        if not self.partial:
+            return
+        self.submitted, self.started, self.ended = record.created, record.started, record.ended
+        for block in blocks:
+            known = self.blocks.get(block.id)
+            opened = block.opened / 1000
+            if known is None or known.opened - opened > _APART:
+                # It was opened before the first event about it.
+                known = self.blocks[block.id] = BlockTimes(block.id, block.name, block.n, opened, partial=True)
+            known.ended, known.state = None if block.ended is None else block.ended / 1000, block.state
+            known.again |= block.reopened is not None
+        for inside in self.blocks.values():
+            place = hangs_on(inside.id)
+            attempts = self.attempts.get(place)
+            if attempts and attempts[0].cut is None and attempts[0].start > inside.opened:
+                # It was begun before it met that block; what was seen is how it went on.
+                attempts[0].cut = attempts[0].start
+                if place[0] in self.blocks:
+                    self.blocks[place[0]].partial = True
+
+    def known(self, block: str | None = None) -> tuple[int, int]:
+        """Of how many branches all times are known, and how many branches there are: of one block, or of all."""
+        of = [each for each in self.blocks.values() if block in (None, each.id)]
+        ids = {each.id for each in of}
+        whole = sum(
+            id in ids and bool(attempts) and all(attempt.cut is None for attempt in attempts)
+            for (id, _), attempts in self.attempts.items()
+        )
+        return whole, sum(each.n for each in of)
+
     def _open(self, block: str, event: Event) -> None:
         known = self.blocks.get(block)
         if known is None:
             name, n = event.detail.get("name", ""), int(event.detail.get("n", 0))
             self.blocks[block] = BlockTimes(block, name, n, event.time)
         else:
-            known.ended, known.state = None, "open"
+            known.ended, known.state, known.again = None, "open", True
         place = hangs_on(block)
         attempts = self.attempts.get(place)
         if attempts and attempts[-1].end is not None:
@@ -135,12 +197,19 @@ class Timeline:
             if (block, branch) in self._parked:
                 # It goes on after the block that it has met.
                 return
-            # It was given back before it began, and that is no event.
-            attempts.pop()
-            self._kept -= 1
+            if attempts[-1].cut is None:
+                # It was given back before it began, and that is no event.
+                attempts.pop()
+                self._kept -= 1
         if self._kept >= _ATTEMPTS_KEPT:
             self.partial = True
-            return
+            if block in self.blocks:
+                self.blocks[block].partial = True
+            if not attempts:
+                return
+            # Its last attempt tells most.
+            self._kept -= len(attempts)
+            attempts = []
         self.attempts[block, branch] = attempts
         made = Attempt(event.time, None, "running", event.worker or "", max(1, len(event.branches)))
         made.number = event.attempts.get(branch, 1)
@@ -166,14 +235,15 @@ class Timeline:
         for branch in self._live.pop(block, set()):
             self._parked.discard((block, branch))
             attempts = self.attempts[block, branch]
-            if attempts and attempts[-1].end is None:
+            if attempts and attempts[-1].end is None and attempts[-1].cut is None:
                 attempts[-1].end, attempts[-1].how = event.time, "cancelled" if state in ("ok", "error") else state
 
     def critical(self, now: float) -> set[str | tuple[str, int]]:
         """What the run's end waited for: blocks by id, and the last branch of each to end, by block and position."""
         last: dict[str, tuple[float, int]] = {}
         for (block, branch), attempts in self.attempts.items():
-            if attempts:
+            # Where some are not known, the last one that is may not be the last one.
+            if attempts and not (block in self.blocks and self.blocks[block].partial):
                 end = attempts[-1].end or now
                 if block not in last or end > last[block][0]:
                     last[block] = (end, branch)
@@ -195,7 +265,10 @@ class Timeline:
 
 def read_on(ledger: Ledger, run: str, timeline: Timeline) -> None:
     """Take in what has happened in a run since the timeline was read last. Raises `errors.BrokerUnavailable`."""
-    while found := browse.events(ledger, run, timeline.cursor):
+    while True:
+        found, is_whole = browse.events(ledger, run, timeline.cursor)
+        if not is_whole:
+            timeline.miss()
         for cursor, fields in found:
             timeline.add(Event.of(cursor, fields))
         if len(found) < EVENTS_READ:

@@ -36,6 +36,7 @@ class BlockGlance:
         input: the block that keeps its input.
         opened: when.
         ended: when, or None.
+        reopened: when a retry did so last, or None.
     """
 
     id: str
@@ -54,10 +55,11 @@ class BlockGlance:
     input: str
     opened: int
     ended: int | None
+    reopened: int | None = None
 
 
 _BLOCK_FIELDS = ["state", "name", "path", "n", "done", "running", "limit", "timeout", "deadline", "parent"]
-_BLOCK_FIELDS += ["branch", "input", "opened", "ended"]
+_BLOCK_FIELDS += ["branch", "input", "opened", "ended", "reopened"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,7 @@ def _block_glance(id: str, fields: Sequence[bytes | None], failed: int) -> Block
         input=said.text("input"),
         opened=said.number("opened") or 0,
         ended=said.number("ended"),
+        reopened=said.number("reopened"),
     )
 
 
@@ -236,11 +239,18 @@ def failed(ledger: Ledger, run: str, block: str) -> list[int]:
     return sorted(map(int, names))
 
 
-def events(ledger: Ledger, run: str, after: str) -> list[tuple[str, dict[str, bytes]]]:
-    """Events of a run after a cursor, as many as are read at a time, without waiting for any."""
-    streams: dict[Any, Any] = {ledger.keys.part(run, "events"): after}
+def events(ledger: Ledger, run: str, after: str) -> tuple[list[tuple[str, dict[str, bytes]]], bool]:
+    """Events of a run after a cursor, as many as are read at a time, without waiting for any.
+
+    The second value is False where events between the cursor and these are missing, or may be: the stream is bounded.
+    """
+    key = ledger.keys.part(run, "events")
     with reachable():
-        return replies.stream(ledger.redis.xread(streams, count=EVENTS_READ))
+        # With the one that was read last: while that is kept, so is all that came after it.
+        found = replies.entries(cast(list[Any], ledger.redis.xrange(key, after, "+", count=EVENTS_READ + 1)))
+    if after == "0" or not found:
+        return found[:EVENTS_READ], True
+    return (found[1:], True) if found[0][0] == after else (found[:EVENTS_READ], False)
 
 
 def input_start(ledger: Ledger, run: str, block: str) -> tuple[int, bytes]:

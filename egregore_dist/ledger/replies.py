@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -170,11 +170,12 @@ def tended(reply: Sequence[Any]) -> Tended:
 def stream(reply: Any) -> list[tuple[str, dict[str, bytes]]]:
     """The entries of one stream, as XREAD answers in either protocol."""
     found = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
-    return [
-        (cursor.decode(), {name.decode(): value for name, value in fields.items()})
-        for entries in found
-        for cursor, fields in _flat(entries)
-    ]
+    return [entry for each in found for entry in entries(_flat(each))]
+
+
+def entries(reply: Iterable[Any]) -> list[tuple[str, dict[str, bytes]]]:
+    """Entries of a stream, as XRANGE answers."""
+    return [(cursor.decode(), {name.decode(): value for name, value in fields.items()}) for cursor, fields in reply]
 
 
 def _flat(entries: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:

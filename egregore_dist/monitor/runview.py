@@ -49,7 +49,7 @@ class RunView:
         branch: by block, the name of the branch that it is nested in; "" where it is in none.
         tree: the picture of the workflow, or None where the spec cannot be read.
         gantt: the picture of the timeline, or None.
-        partial: the timeline lacks its beginning.
+        partial: of how many branches the timeline has the times, and how many there are; None where it lacks none.
         cursor: of the last event in it.
         waits: why it waits: reasons, and how many more there are like each.
         why: why it failed, or None.
@@ -64,7 +64,7 @@ class RunView:
     branch: Mapping[str, str]
     tree: Markup | None
     gantt: Svg | None
-    partial: bool
+    partial: tuple[int, int] | None
     cursor: str
     waits: Sequence[tuple[Reason, int]]
     why: Why | None
@@ -97,8 +97,9 @@ class Reader:
         namer = self.namer(record, workflow, blocks.shown)
         facts = self._facts(record, workflow, blocks, why, now)
         with self.timelines.read(run, record.created) as timeline:
+            timeline.learn(record, blocks.shown)
             chart = gantt.draw(timeline, record.workflow, now, namer, words.clean)
-            partial, cursor = timeline.partial, timeline.cursor
+            partial, cursor = timeline.known() if timeline.partial else None, timeline.cursor
         return RunView(
             record=record,
             now=now,

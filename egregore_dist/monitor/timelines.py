@@ -24,7 +24,7 @@ class Timelines:
 
     @contextmanager
     def read(self, run: str, created: float) -> Iterator[Timeline]:
-        """A run's timeline up to now; it does not change within the body.
+        """A run's timeline up to now; nobody else changes it within the body.
 
         Args:
             run: its id.

@@ -363,6 +363,24 @@ def test_a_large_block_opens_page_by_page(shown: Monitor) -> None:
     shown.page(f"/runs/{run.id}/blocks/{block}/branches/10000", 404)
 
 
+def test_a_timeline_without_its_middle_says_so(shown: Monitor, tmp_path: Path) -> None:
+    """A page that was looked at before the events that came next were dropped tells how much it shows, of how many."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    until(lambda: "1/2" in shown.page(f"/runs/{run.id}"), what="the other branch's end")
+    ledger = session.current().ledger
+    before = shown.page(f"/runs/{run.id}")
+    gate.touch()
+    run.result()
+    ledger.redis.xtrim(ledger.keys.part(run.id, "events"), maxlen=1, approximate=False)
+    after = shown.page(f"/runs/{run.id}")
+
+    assert "Not complete" not in before
+    assert "Not complete: the times of 1 of 2 branches are known." in after
+    assert "gate: on " in after
+    assert "when it began or ended is not known" in after
+
+
 def test_blocks_in_blocks(shown: Monitor) -> None:
     """Blocks that the branches of a map have opened are shown together, with the branch that each belongs to."""
     run = nested.submit([1, 2, 3])

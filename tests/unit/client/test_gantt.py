@@ -36,6 +36,26 @@ def test_the_timeline_is_drawn() -> None:
     assert {"flow", "fetch", "branch0", "branch1"} <= set(texts(picture))
 
 
+def test_an_attempt_that_is_not_wholly_known_is_not_drawn_as_one_that_is() -> None:
+    """Where events are missing its bar says so, ends where it was last heard of, and no time is told."""
+    made = timeline(*STORY[:5])
+    made.miss()
+    made.add(event(107.0, "branches.started", "0.0-1", branches=(2,), worker="w2", attempts={2: 2}))
+    made.add(event(108.0, "branches.ended", "0.0-1", branches=(2,), worker="w2", attempts={2: 2}))
+    made.add(event(110.0, "block.ended", "0.0-1", state="error"))
+
+    picture = gantt.draw(made, "flow", 200.0, lambda block, position: f"branch{position}")
+
+    assert picture is not None
+    titles = [element.text or "" for element in elements(picture) if element.tag == f"{SVG}title"]
+    assert "branch0: on w1; when it began or ended is not known" in titles
+    assert "branch2: ok on w2, 1.0 s" in titles
+    assert not [title for title in titles if title.startswith("branch2: waited")]
+    assert [element.attrib.get("class") for element in elements(picture)].count("bar bar-cut") == 2
+    assert texts(picture).count("?") == 2
+    assert "… the times of 1 of 3 branches are known" in texts(picture)
+
+
 def test_a_timeline_of_nothing() -> None:
     """Before anything has happened there is no picture."""
     assert gantt.draw(Timeline(), "flow", 1.0, lambda block, position: "") is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from egregore_dist.client.events import Spent
+from egregore_dist.ledger import RunRecord
+from tests.support import glances
 from tests.unit.client.stories import STORY, event, timeline
 
 
@@ -56,6 +58,43 @@ def test_what_is_remembered_of_a_run_is_bounded() -> None:
 
     assert len(made.attempts) < 25_000
     assert made.partial
+
+
+def test_the_last_attempt_of_a_branch_is_remembered() -> None:
+    """A branch that was remembered before there were too many is told by its last attempt, not by a former one."""
+    made = timeline(*STORY[:6])
+    for start in range(0, 100_000, 1000):
+        made.add(event(105.0, "branches.started", "0.0-1", branches=tuple(range(start + 9, start + 1009)), worker="w"))
+    made.add(event(106.0, "branches.started", "0.0-1", branches=(1,), worker="w2", attempts={1: 2}))
+    made.add(event(107.0, "branches.ended", "0.0-1", branches=(1,), worker="w2", attempts={1: 2}))
+
+    assert [(a.start, a.end, a.how, a.number) for a in made.attempts["0.0-1", 1]] == [(106.0, 107.0, "ok", 2)]
+    assert made.blocks["0.0-1"].partial
+
+
+def test_no_critical_branch_where_some_are_not_known() -> None:
+    """Of a block whose attempts are not all known, nobody knows which one ended last."""
+    made = timeline(*STORY[:5])
+    made.miss()
+    made.add(event(107.0, "branches.ended", "0.0-1", branches=(0,), worker="w1"))
+
+    assert made.critical(110.0) == {"0.0-1"}
+
+
+def test_what_was_seen_to_go_on_was_begun_before() -> None:
+    """A branch whose beginning is missing, and that goes on after its block, is not taken to begin there."""
+    made = timeline(
+        event(105.0, "block.opened", "0.0-1.0-0", name="inner", n=1),
+        event(106.0, "block.ended", "0.0-1.0-0", state="ok"),
+        event(106.0, "branches.started", "0.0-1", branches=(0,), worker="w2"),
+        event(107.0, "branches.ended", "0.0-1", branches=(0,), worker="w2"),
+    )
+    record = RunRecord(id="r", state="running", workflow="flow", created=100.0, started=101.0, ended=None)
+
+    made.learn(record, [glances.block((1,), n=3, opened=102_000)])
+
+    assert made.attempts["0.0-1", 0][0].cut is not None
+    assert made.known("0.0-1") == (0, 3)
 
 
 def test_the_critical_path() -> None:

@@ -16,7 +16,7 @@ from egregore_dist.client.logs import LogLine
 from egregore_dist.client.timeline import Attempt
 from egregore_dist.client.why import Reason
 from egregore_dist.ledger import RunRecord
-from egregore_dist.ledger.browse import Branch
+from egregore_dist.ledger.browse import Blocks, Branch
 from egregore_dist.ledger.lanes import AtBlock
 from egregore_dist.ledger.limits import OTHERS, Bucket, Known
 from egregore_dist.ledger.records import Aside
@@ -75,7 +75,8 @@ WAITS = [
 
 
 class _View:
-    record, now, why, culprit, partial, cursor = RECORD, 5.0, WHY, EVIL, True, "0"
+    record, now, why, culprit, partial, cursor = RECORD, 5.0, WHY, EVIL, (1, 2), "0"
+    blocks = Blocks(shown=(BLOCK,), counts={}, open={})
     waits = WAITS
     tree, gantt, shown, total, branch = None, None, [BLOCK], 5, {ID: EVIL}
 
