@@ -151,6 +151,8 @@ class Timeline:
             return
         self.submitted, self.started, self.ended = record.created, record.started, record.ended
         for block in blocks:
+            if block.id == ROOT:
+                continue
             known = self.blocks.get(block.id)
             opened = block.opened / 1000
             if known is None or known.opened - opened > _APART:
@@ -166,6 +168,10 @@ class Timeline:
                 attempts[0].cut = attempts[0].start
                 if place[0] in self.blocks:
                     self.blocks[place[0]].partial = True
+
+    def lacks(self, block: str) -> bool:
+        """Whether attempts of a block's branches may be missing."""
+        return self.blocks[block].partial if block in self.blocks else self.partial
 
     def known(self, block: str | None = None) -> tuple[int, int]:
         """Of how many branches all times are known, and how many branches there are: of one block, or of all."""

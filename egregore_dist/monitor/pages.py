@@ -21,7 +21,7 @@ from egregore_dist.client.session import Session as ClusterSession
 from egregore_dist.client.workers import Workers
 from egregore_dist.ledger import ENDED, browse, lanes, runlist
 from egregore_dist.ledger.limits import OTHERS, Known
-from egregore_dist.monitor import failures, lists, logs, values, words
+from egregore_dist.monitor import failures, lists, logs, timelines, values, words
 from egregore_dist.monitor.guard import QUERY_LIMIT, Answer, Asked
 from egregore_dist.monitor.lists import Filters
 from egregore_dist.monitor.metrics import Metrics
@@ -240,8 +240,9 @@ class Pages:
         workflow = self._reader.workflow(record)
         namer = self._reader.namer(record, workflow, [block])
         with self._reader.timelines.read(run, record.created) as timeline:
-            times = {position: list(timeline.attempts.get((block.id, position), ())) for position in positions}
-            cursor = timeline.cursor
+            timeline.learn(record, [block])
+            times = {row.position: timelines.times(timeline, block, row) for row in rows}
+            partial, cursor = timeline.known(block.id) if timeline.lacks(block.id) else None, timeline.cursor
         now = self._ledger.now() / 1000
         return self._show(
             "block.html",
@@ -250,9 +251,8 @@ class Pages:
             record=record,
             block=block,
             now=now,
-            rows=[
-                (row, namer(block.id, row.position), *_times(block.opened / 1000, times[row.position])) for row in rows
-            ],
+            rows=[(row, namer(block.id, row.position), *times[row.position]) for row in rows],
+            partial=partial,
             total=total,
             only_failed=only_failed,
             pages=_Pages(page, BRANCHES_SHOWN, total, {"only": "failed" if only_failed else ""}),
@@ -264,8 +264,9 @@ class Pages:
         (row,) = browse.branches(self._ledger, run, block, [position])
         namer = self._reader.namer(record, self._reader.workflow(record), [block])
         with self._reader.timelines.read(run, record.created) as timeline:
+            timeline.learn(record, [block])
             attempts = list(timeline.attempts.get((block.id, position), ()))
-            cursor = timeline.cursor
+            partial, cursor = timeline.lacks(block.id), timeline.cursor
         return self._show(
             "branch.html",
             asked,
@@ -275,6 +276,7 @@ class Pages:
             row=row,
             name=namer(block.id, position),
             attempts=attempts,
+            partial=partial,
             why=failures.of_branch(self._ledger, run, block.id, position) if row.failure else None,
             lines=self._lines_of(asked, position),
             logs_address=logs.Filters(block=block.id, branch=str(position)).address(run),
@@ -468,11 +470,6 @@ class _Pages:
     def _address(number: int, query: Mapping[str, str]) -> str:
         said = {**query, "page": str(number)}
         return "?" + "&".join(f"{name}={words.segment(value)}" for name, value in said.items() if value)
-
-
-def _times(opened: float, attempts: list[Any]) -> tuple[float | None, Any]:
-    """How long a branch waited before it first ran, and its last attempt."""
-    return (attempts[0].start - opened, attempts[-1]) if attempts else (None, None)
 
 
 def _stream(run: str, cursor: str = "0") -> str:

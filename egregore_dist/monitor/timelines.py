@@ -7,11 +7,29 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from egregore_dist.client.timeline import Timeline, read_on
+from egregore_dist.client.timeline import Attempt, Timeline, read_on
 from egregore_dist.ledger import Ledger
+from egregore_dist.ledger.browse import BlockGlance, Branch
 
 # Runs whose timelines are remembered.
 _RUNS_KEPT = 8
+
+
+def times(timeline: Timeline, block: BlockGlance, row: Branch) -> tuple[float | None, Attempt | None]:
+    """How long a branch waited before it first ran, and its last attempt: None where that is not known."""
+    attempts = timeline.attempts.get((block.id, row.position))
+    if not attempts:
+        return None, None
+    first, last = attempts[0], attempts[-1]
+    waited = first.start - block.opened / 1000
+    if not timeline.lacks(block.id):
+        return waited, last
+    # There may have been another attempt since; and where it has met a block, what was seen may be how it went on.
+    is_last = {"running": last.end is None, "ok": last.how == "ok", "error": last.how == "error"}.get(row.state, True)
+    if row.at or last.cut is not None or not is_last:
+        return None, None
+    is_first = first.number == 1 and first.cut is None and block.reopened is None
+    return waited if is_first else None, last
 
 
 class Timelines:

@@ -28,7 +28,7 @@ from egregore_dist.ledger.records import Aside
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
 from tests.cluster.log_flows import held
-from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, measured, nested, numbers, staged
+from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, measured, nested, numbers, quick, staged
 from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
 from tests.support.hooks import SECRET
@@ -379,6 +379,40 @@ def test_a_timeline_without_its_middle_says_so(shown: Monitor, tmp_path: Path) -
     assert "Not complete: the times of 1 of 2 branches are known." in after
     assert "gate: on " in after
     assert "when it began or ended is not known" in after
+
+
+def test_a_block_without_some_of_its_times_says_so(shown: Monitor) -> None:
+    """Where the run's events are not all kept, the pages of its block and branches say how many times are known."""
+    run = quick.map(optimization_enabled=False).submit(list(range(40)))
+    run.result()
+    ledger = session.current().ledger
+    key = ledger.keys.part(run.id, "events")
+    (block,) = [block.id for block in ledger.blocks(run.id) if block.parent is not None]
+    ledger.redis.xtrim(key, maxlen=ledger.redis.xlen(key) // 2, approximate=False)
+    page = shown.page(f"/runs/{run.id}/blocks/{block}")
+    whole = shown.page(f"/runs/{run.id}")
+
+    (known,) = re.findall(r"Not complete: the times of (\d+) of 40 branches are known", page)
+    assert 0 < int(known) < 40
+    ran = re.findall(
+        r"<td>\S+@\S+</td>\s*<td class=\"right\">[\d.]+ m?s</td>\s*<td class=\"right\">[\d.]+ m?s</td>", page
+    )
+    assert len(ran) == int(known)
+    assert f"the times of {known} of 40 branches are known" in whole
+    pages = [shown.page(f"/runs/{run.id}/blocks/{block}/branches/{branch}") for branch in range(40)]
+    assert sum("Its events are not kept any more." in page for page in pages) == 40 - int(known)
+    assert sum("Not complete" in page for page in pages) == int(known)
+
+
+def test_a_block_with_all_its_times_says_nothing(shown: Monitor) -> None:
+    """Nothing is said to be missing where nothing is."""
+    run = quick.map().submit([1, 2, 3])
+    run.result()
+    (block,) = [block.id for block in session.current().ledger.blocks(run.id) if block.parent is not None]
+
+    assert "Not complete" not in shown.page(f"/runs/{run.id}")
+    assert "Not complete" not in shown.page(f"/runs/{run.id}/blocks/{block}")
+    assert "Not complete" not in shown.page(f"/runs/{run.id}/blocks/{block}/branches/0")
 
 
 def test_blocks_in_blocks(shown: Monitor) -> None:
