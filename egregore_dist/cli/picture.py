@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from egregore_dist.client.run import Run
     from egregore_dist.client.why import Reason
     from egregore_dist.ledger import BlockRecord, Ledger, RunRecord
+    from egregore_dist.workflow import spec
 
 # Blocks that one branch after another opens at the same place: shown one by one up to here, then as one line.
 _SHOWN = 6
@@ -53,7 +54,6 @@ def take(ledger: Ledger, run: Run) -> Picture:
         errors.RunNotFound: there is none.
         errors.EncodingError: another release has submitted it.
     """
-    from egregore_dist.engine.outcome import Reader
     from egregore_dist.workflow import spec
 
     record = ledger.run(run.id)
@@ -65,33 +65,39 @@ def take(ledger: Ledger, run: Run) -> Picture:
         raise errors.EncodingError(
             f"run {run.id}: its workflow cannot be read here: another release of egregore-dist has submitted it"
         ) from None
-    reader = Reader(ledger, run.id, workflow.root)
-    by_id = {block.id: block for block in blocks}
-    known: dict[str, list[Any]] = {}
-
-    def names(block: str) -> list[Any]:
-        if block not in known:
-            known[block] = reader.names(by_id[block])
-        return known[block]
-
     shown = [block for block in blocks if block.parent is not None]
+    running = ledger.all_running(run.id, [block.id for block in shown if block.state == "open"])
+    inside = {block.parent for block in shown}
+    names = _names(ledger, run.id, workflow.root, [block for block in shown if block.id in running.keys() | inside])
     return Picture(
         record=record,
         now=now / 1000,
         blocks=tuple(shown),
-        running={
-            block.id: [names(block.id)[branch] for branch in ledger.running(run.id, block.id)]
-            for block in shown
-            if block.state == "open"
-        },
+        running={id: [names[id][branch] for branch in branches] for id, branches in running.items()},
         branch={
-            block.id: names(block.parent)[block.branch]
+            block.id: names[block.parent][block.branch]
             for block in shown
-            if block.parent not in (None, ROOT) and block.branch is not None
+            if block.parent in names and block.branch is not None
         },
         why=tuple(run.why()),
         error=_error(run) if record.state == "failed" else None,
     )
+
+
+def _names(ledger: Ledger, run: str, root: spec.StepSpec, blocks: Sequence[BlockRecord]) -> dict[str, Sequence[Any]]:
+    """The names of the branches of each of these blocks."""
+    from egregore_dist.engine.outcome import Reader
+    from egregore_dist.ledger import browse
+    from egregore_dist.wire import codec
+    from egregore_dist.workflow import spec
+
+    maps = {block.id for block in blocks if isinstance(spec.step_at(root, block.path), spec.MapSpec)}
+    inputs = sorted({block.input for block in blocks if block.id in maps})
+    keys = {input: codec.split(raw).keys for input, raw in browse.mappings(ledger, run, inputs)}
+    reader = Reader(ledger, run, root)
+    return {
+        block.id: keys.get(block.input, range(block.n)) if block.id in maps else reader.names(block) for block in blocks
+    }
 
 
 def seconds(record: RunRecord) -> float | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 from egregore_dist import errors
@@ -13,6 +14,10 @@ from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import Ledger
 from egregore_dist.ledger.records import Fields, path_of
 from egregore_dist.ledger.replies import EVENTS_READ
+from egregore_dist.wire import codec
+
+# Bytes of inputs that are read in one round trip.
+_READ_AT_ONCE = 8_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,13 +260,30 @@ def events(ledger: Ledger, run: str, after: str) -> tuple[list[tuple[str, dict[s
 
 def input_start(ledger: Ledger, run: str, block: str) -> tuple[int, bytes]:
     """How many bytes the input kept under a block has, and the first of them."""
-    key = ledger.keys.block(run, "i", block)
+    return _input_starts(ledger, run, [block])[0]
+
+
+def mappings(ledger: Ledger, run: str, blocks: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Of the inputs kept under these blocks those that are mappings, some megabytes at a time."""
+    starts = _input_starts(ledger, run, blocks)
+    wanted = [(block, size) for block, (size, start) in zip(blocks, starts, strict=True) if codec.is_mapping(start)]
+    while wanted:
+        sizes = accumulate(size for _, size in wanted)
+        count = max(1, sum(size <= _READ_AT_ONCE for size in sizes))
+        chosen, wanted = [block for block, _ in wanted[:count]], wanted[count:]
+        with reachable():
+            raws = cast(list[bytes | None], ledger.redis.mget([ledger.keys.block(run, "i", block) for block in chosen]))
+        yield from ((block, raw) for block, raw in zip(chosen, raws, strict=True) if raw is not None)
+
+
+def _input_starts(ledger: Ledger, run: str, blocks: Sequence[str]) -> list[tuple[int, bytes]]:
+    pipe = ledger.redis.pipeline(transaction=False)
+    for block in blocks:
+        pipe.strlen(ledger.keys.block(run, "i", block))
+        pipe.getrange(ledger.keys.block(run, "i", block), 0, 15)
     with reachable():
-        pipe = ledger.redis.pipeline(transaction=False)
-        pipe.strlen(key)
-        pipe.getrange(key, 0, 15)
-        size, start = pipe.execute()
-    return int(size), cast(bytes, start)
+        found = pipe.execute()
+    return [(int(size), cast(bytes, start)) for size, start in zip(found[::2], found[1::2], strict=True)]
 
 
 def stored(ledger: Ledger, run: str, kind: str, block: str, branch: int) -> bytes | None:

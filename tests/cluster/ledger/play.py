@@ -76,10 +76,10 @@ class Play:
         self._lanes = itertools.count()
 
     @classmethod
-    def submit(cls, ledger: Ledger, *, queue: str = QUEUE, input: bytes = b"in") -> Play:
+    def submit(cls, ledger: Ledger, *, queue: str = QUEUE, input: bytes = b"in", spec: bytes = b"spec") -> Play:
         """Submit a run of a new id."""
         play = cls(ledger, uuid.uuid4().hex[:12])
-        work = Work("flow", b"spec", b"functions")
+        work = Work("flow", spec, b"functions")
         assert ledger.submit(play.run, work, code={"digest": b"code"}, input=input, queue=queue).new
         return play
 

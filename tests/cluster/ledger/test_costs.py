@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from redis.connection import AbstractConnection
 
+from egregore_dist.cli import picture
+from egregore_dist.client.run import Run
 from egregore_dist.client.server import Server
 from egregore_dist.ledger import Commit, Ledger, waits
 from egregore_dist.ledger.keys import ROOT
+from egregore_dist.wire import codec
+from egregore_dist.workflow import spec
 from tests.cluster.ledger.play import Play, bad, numbers, ok, track
 from tests.support.waiting import until
 
@@ -95,6 +101,44 @@ def test_a_batch_costs_little_more_than_a_branch(alone: Ledger) -> None:
 
     assert rounds["evalsha"] == 1
     assert sum(rounds.values()) <= 3 * 1000 + 80
+
+
+def test_showing_a_run_takes_as_many_round_trips_whatever_is_open(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with very many open blocks is read as one with two: what runs in each, and the names of that, too."""
+    inner = spec.MapSpec(name="inner", body=spec.NodeSpec(name="node", function=0))
+    workflow = spec.WorkflowSpec(name="flow", root=spec.SequenceSpec("flow", (spec.MapSpec(name="outer", body=inner),)))
+    sent = 0
+    send = AbstractConnection.send_packed_command
+
+    def count(self: Any, *args: Any, **options: Any) -> None:
+        nonlocal sent
+        sent += 1
+        send(self, *args, **options)
+
+    def show(items: int) -> tuple[picture.Picture, int]:
+        play = Play.submit(ledger, spec=spec.encode(workflow))
+        outer, token = (
+            play.block(items, input=codec.encode({f"k{at}": at for at in range(items)}, where="")),
+            play.lane(),
+        )
+        for lease in play.serve(outer, token, want=items).leases:
+            given = {"a": 1, "b": 2} if lease.branch else [1, 2]
+            block = play.nest(outer, lease.branch, token, 2, path=(0, 0), input=codec.encode(given, where=""))
+            play.serve(block, play.lane(), want=1)
+        before = sent
+        found = picture.take(ledger, cast(Run, SimpleNamespace(id=play.run, why=list)))
+        return found, sent - before
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", count)
+
+    (_, few), (found, many) = show(2), show(100)
+
+    assert many == few
+    assert found.running["0.0-0.0-0,0"] == [0]
+    assert found.running["0.0-0.7-0,0"] == ["a"]
+    assert found.branch["0.0-0.7-0,0"] == "k7"
 
 
 @pytest.mark.parametrize("batch", [1, 1000])
