@@ -4,6 +4,7 @@
     ├── WorkflowError(ValueError)        a workflow is built wrongly; raised while building it
     ├── BindingError(TypeError)          data does not fit a node's parameters
     ├── EncodingError(TypeError)         a value cannot travel as data
+    │   └── UnreadableWorkflow           a run's workflow cannot be read: another release has submitted it
     ├── PayloadTooLarge(ValueError)      a value is larger than the limit
     ├── CodeError                        code cannot travel, or is refused by a worker
     ├── ConfigurationError(ValueError)   settings that cannot work
@@ -46,6 +47,10 @@ class BindingError(EgregoreError, TypeError):
 
 class EncodingError(EgregoreError, TypeError):
     """Raised when a value cannot travel as data: named by where it came from and by its type."""
+
+
+class UnreadableWorkflow(EncodingError):
+    """Raised when what is stored of a run's workflow cannot be read here: another release has submitted the run."""
 
 
 class PayloadTooLarge(EgregoreError, ValueError):

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from egregore_dist import errors
 from egregore_dist.cli import hooks, redact, show
 from egregore_dist.ledger.keys import ROOT
@@ -52,19 +50,14 @@ def take(ledger: Ledger, run: Run) -> Picture:
 
     Raises:
         errors.RunNotFound: there is none.
-        errors.EncodingError: another release has submitted it.
+        errors.UnreadableWorkflow: another release has submitted it.
     """
-    from egregore_dist.workflow import spec
+    from egregore_dist.client import stored
 
     record = ledger.run(run.id)
     blocks = ledger.blocks(run.id)
     _, now = ledger.look(run.id, ROOT)
-    try:
-        workflow = spec.decode(ledger.work(run.id).spec)
-    except msgspec.MsgspecError:
-        raise errors.EncodingError(
-            f"run {run.id}: its workflow cannot be read here: another release of egregore-dist has submitted it"
-        ) from None
+    workflow = stored.workflow(ledger, run.id)
     shown = [block for block in blocks if block.parent is not None]
     running = ledger.all_running(run.id, [block.id for block in shown if block.state == "open"])
     inside = {block.parent for block in shown}

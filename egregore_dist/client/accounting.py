@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import msgspec
-
-from egregore_dist.client import gantt, naming, svg
+from egregore_dist import errors
+from egregore_dist.client import gantt, naming, stored, svg
 from egregore_dist.client.runreport import (
     BlockReport,
     Durations,
@@ -209,8 +208,8 @@ _KINDS = {"ok": "ok", "error": "failed", "lost": "lost", "running": "running"}
 
 def _root(ledger: Ledger, run: str) -> spec.StepSpec | None:
     try:
-        return spec.decode(ledger.work(run).spec).root
-    except msgspec.MsgspecError:
+        return stored.workflow(ledger, run).root
+    except errors.UnreadableWorkflow:
         return None
 
 

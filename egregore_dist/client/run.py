@@ -16,7 +16,7 @@ from typing import Any
 import tenacity
 
 from egregore_dist import errors
-from egregore_dist.client import session, waiting
+from egregore_dist.client import session, stored, waiting
 from egregore_dist.client.events import Event
 from egregore_dist.client.logs import LogLine, Reading, Wanted
 from egregore_dist.client.runreport import RunReport
@@ -26,7 +26,7 @@ from egregore_dist.engine import inside, publish
 from egregore_dist.engine.outcome import Reader
 from egregore_dist.ledger import ENDED, RunRecord, logs
 from egregore_dist.wire import codec
-from egregore_dist.workflow import describe, names, spec
+from egregore_dist.workflow import describe, names
 
 log = logging.getLogger(__name__)
 
@@ -402,8 +402,7 @@ class Run:
             return _End(error=error) if self._ledger.run(self.id).ended == record.ended else None
 
     def _reader(self) -> Reader:
-        work = self._ledger.work(self.id)
-        return Reader(self._ledger, self.id, spec.decode(work.spec).root, patient=True)
+        return Reader(self._ledger, self.id, stored.workflow(self._ledger, self.id).root, patient=True)
 
     def _record(self) -> RunRecord:
         with self._missed():

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-import msgspec
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -132,9 +131,8 @@ class Pages:
                 return make(asked)
             except (errors.RunNotFound, errors.WorkerNotFound, _NoLimit) as error:
                 return self.refuse(404, str(error), asked.session, asked.path)
-            except msgspec.MsgspecError:
-                text = "This run's workflow cannot be read here: another release of egregore-dist has submitted it."
-                return self.refuse(422, text, asked.session, asked.path)
+            except errors.UnreadableWorkflow as error:
+                return self.refuse(422, str(error), asked.session, asked.path)
             except errors.BrokerUnavailable as error:
                 log.warning("monitor: %s", error, extra={"action": "ledger_unreachable"})
                 return self.refuse(503, "The ledger cannot be reached. Is its server up?", asked.session, asked.path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
 from markupsafe import Markup
 
-from egregore_dist.client import gantt, naming, waiting
+from egregore_dist import errors
+from egregore_dist.client import gantt, naming, stored, waiting
 from egregore_dist.client.svg import Svg
 from egregore_dist.client.why import Reason, gathered
 from egregore_dist.ledger import ENDED, Ledger, RunRecord, browse, lanes
@@ -117,9 +117,9 @@ class Reader:
         )
 
     def workflow(self, record: RunRecord) -> spec.WorkflowSpec:
-        """The spec of a run's workflow. Raises `errors.RunNotFound`, `msgspec.MsgspecError`."""
+        """The spec of a run's workflow. Raises `errors.RunNotFound`, `errors.UnreadableWorkflow`."""
         key = (record.id, record.created)
-        return self._specs.get(key, lambda: spec.decode(self._ledger.work(record.id).spec))
+        return self._specs.get(key, lambda: stored.workflow(self._ledger, record.id))
 
     def namer(
         self, record: RunRecord, workflow: spec.WorkflowSpec | None, known: Sequence[BlockGlance]
@@ -156,7 +156,7 @@ class Reader:
     def _spec_or_none(self, record: RunRecord) -> spec.WorkflowSpec | None:
         try:
             return self.workflow(record)
-        except msgspec.MsgspecError:
+        except errors.UnreadableWorkflow:
             return None
 
     def _facts(

@@ -12,6 +12,7 @@ from egregore_dist import errors
 
 EVERY: list[errors.EgregoreError] = [
     errors.BindingError("x"),
+    errors.UnreadableWorkflow("x"),
     errors.BrokerFull("full"),
     errors.RunFailed("x", run_id="r", node="n", remote_traceback="Traceback"),
     errors.ParallelExecutionError(
