@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -101,6 +102,8 @@ class Run:
         self._epoch = epoch
         self._ended = False
         self._told_page = False
+        # Tasks that wait for it at once each tell on a thread.
+        self._telling = threading.Lock()
         self._seen = time.monotonic()
 
     def __repr__(self) -> str:
@@ -174,13 +177,14 @@ class Run:
 
     def tell_page(self) -> bool:
         """Print the link of its page to standard error, once, where that is wanted; whether it was printed."""
-        if not self._told_page and self._session.tells_pages():
-            link = self.monitor_url
-            self._told_page = link is not None
-            if link is not None:
-                sys.stderr.write(f"{link}\n")
-                sys.stderr.flush()
-        return self._told_page
+        with self._telling:
+            if not self._told_page and self._session.tells_pages():
+                link = self.monitor_url
+                self._told_page = link is not None
+                if link is not None:
+                    sys.stderr.write(f"{link}\n")
+                    sys.stderr.flush()
+            return self._told_page
 
     def cancel(self) -> str:
         """End the run now: nothing more starts, what runs is stopped. Returns its state after that.
@@ -358,6 +362,8 @@ class Run:
     async def _wait(self) -> Any:
         self._refuse_inside()
         try:
+            if not self._told_page and self._session.tells_pages():
+                await asyncio.to_thread(self.tell_page)
             return await self._wait_for_end()
         except asyncio.CancelledError:
             if _is_interrupted():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import select
@@ -245,6 +246,25 @@ def test_asked_for_in_code(capfd: pytest.CaptureFixture[str]) -> None:
         assert link is not None
         assert run.id in followed(link).text
         assert link.startswith(cluster.monitor_url.partition("?")[0] + "runs/")
+
+
+def test_who_awaits_is_told_too(capfd: pytest.CaptureFixture[str]) -> None:
+    """``await run`` and ``arun`` say the link as those who wait without an event loop: once a run, and first."""
+
+    async def wait() -> None:
+        await asyncio.gather(run, run)
+        await run
+        await keyed.arun({"a": 1})
+
+    with LocalCluster(workers=1, monitor=True):
+        run = keyed.submit({"a": 1})
+        asyncio.run(wait())
+        run.result()
+        first, second = capfd.readouterr().err.splitlines()
+
+        assert first == run.monitor_url
+        assert urlsplit(second).path.startswith("/runs/")
+        assert urlsplit(second).path != urlsplit(first).path
 
 
 def test_a_monitor_that_is_killed_comes_back(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -13,6 +16,7 @@ from egregore_dist import errors
 from egregore_dist.client.run import Run
 from egregore_dist.client.session import Session
 from egregore_dist.settings import Settings
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -34,3 +38,36 @@ def test_a_timeout_holds_while_the_server_is_away(session: Session, epoch: str |
 
     assert isinstance(caught.value.__cause__, errors.BrokerUnavailable)
     assert 0.5 <= time.monotonic() - began < 20
+
+
+def test_who_awaits_is_told_the_page_beside_the_event_loop(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A monitor that takes long to say its address does not hold the event loop up, and two who wait are told once."""
+    asked, goes_on, held_up = threading.Event(), threading.Event(), []
+
+    def page_of(run: str) -> str:
+        asked.set()
+        held_up.append(not goes_on.wait(10))
+        return f"http://monitor/runs/{run}"
+
+    async def awaited(run: Run) -> None:
+        await run
+
+    async def wait() -> None:
+        run = Run("r", of=session, epoch="known")
+        waiting = [asyncio.create_task(awaited(run)) for _ in range(2)]
+        assert await asyncio.to_thread(asked.wait, 5)
+        goes_on.set()
+        await asyncio.to_thread(until, lambda: run._told_page, what="the link")
+        for task in waiting:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    monkeypatch.setattr(session, "tells_pages", lambda: True)
+    monkeypatch.setattr(session, "page_of", page_of)
+    asyncio.run(wait())
+
+    assert capsys.readouterr().err == "http://monitor/runs/r\n"
+    assert held_up == [False]
