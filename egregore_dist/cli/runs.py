@@ -136,8 +136,8 @@ def watch(run_id: str, wants_json: bool) -> None:
     Ctrl-C ends the watching, and the run goes on. Ends with 1 where the run failed or was cancelled.
 
     JSON keys: an object a line for each event, with cursor, time (ISO 8601, UTC), type, block, name (of the block),
-    branches, failed (positions), worker; by position: attempts (where not the first), sizes (bytes of values), spent
-    (cpu in seconds, memory in bytes); detail.
+    branches, failed (positions), worker; by position: attempts (where not the first), sizes (bytes of values), took
+    (seconds), spent (cpu in seconds, memory in bytes); detail.
     """
     from egregore_dist.cli import watching
     from egregore_dist.client.run import Run

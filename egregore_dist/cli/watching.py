@@ -74,6 +74,7 @@ def json_line(event: Event, names: dict[str, str]) -> str:
         "worker": event.worker,
         "attempts": event.attempts,
         "sizes": event.sizes,
+        "took": event.took,
         "spent": {branch: {"cpu": spent.cpu, "memory": spent.memory} for branch, spent in event.spent.items()},
         "detail": {name: value for name, value in event.detail.items() if name != "name"},
     }

@@ -103,7 +103,7 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     if all_of.measured:
         yield "CPU time", f"{amounts.duration(all_of.cpu)} in the {all_of.measured} that were measured"
     if all_of.together:
-        yield "Leased together", f"{all_of.together}: how long a tiny one of them took by itself is not known"
+        yield "Leased together", str(all_of.together)
     if report.retries.count:
         kept = amounts.count(report.retries.kept, "branch")
         saved = amounts.duration(report.retries.saved)

@@ -38,6 +38,7 @@ class Event:
         worker: the worker that did it, or None.
         attempts: by position, which attempt it was, where it was not the first.
         sizes: by position, the bytes of the encoded values of those that ended well.
+        took: by position, the seconds that those were executed which ended; none of one that had met a block.
         spent: by position, what those took that ended and were measured.
         detail: the rest, as text: ``name``, ``n``, ``state``, ``count``.
     """
@@ -51,6 +52,7 @@ class Event:
     worker: str | None
     attempts: Mapping[int, int] = field(default_factory=dict)
     sizes: Mapping[int, int] = field(default_factory=dict)
+    took: Mapping[int, float] = field(default_factory=dict)
     spent: Mapping[int, Spent] = field(default_factory=dict)
     detail: Mapping[str, str]
 
@@ -61,6 +63,8 @@ class Event:
         kind, block, lane = (rest.pop(name, b"").decode() for name in ("event", "block", "lane"))
         branches = [*_positions(rest.pop("branches", None)), *_positions(rest.pop("ok", None))]
         sizes = dict(zip(branches, _positions(rest.pop("sizes", None)), strict=False))
+        failed = _positions(rest.pop("error", None))
+        took = zip([*branches, *failed], _positions(rest.pop("took", None)), strict=False)
         attempts = dict(zip(*[iter(_positions(rest.pop("attempts", None)))] * 2, strict=True))
         measured = _positions(rest.pop("spent", None))
         if "branch" in rest:
@@ -73,10 +77,11 @@ class Event:
             type=kind,
             block=block or None,
             branches=tuple(branches),
-            failed=tuple(_positions(rest.pop("error", None))),
+            failed=tuple(failed),
             worker=lane.rsplit("/", 2)[0] or None,
             attempts=attempts,
             sizes=sizes,
+            took={branch: microseconds / 1e6 for branch, microseconds in took if microseconds >= 0},
             spent={
                 branch: Spent(cpu=None if cpu < 0 else cpu / 1e6, memory=None if memory < 0 else memory)
                 for branch, cpu, memory in zip(*[iter(measured)] * 3, strict=True)

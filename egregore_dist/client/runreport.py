@@ -48,7 +48,7 @@ class Durations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executions:
-    """Executions of branches, each from its lease to its end.
+    """Executions of branches, each from its beginning to its end.
 
     Attributes:
         ok: that gave a value.
@@ -57,8 +57,7 @@ class Executions:
         stopped: that were over their node's timeout and were called again, or that ended with their block: at its
             deadline, by a failure beside them, or with the run.
         running: that go on.
-        together: that were leased with others at once: tiny ones, and those of a lane that runs many at a time. How
-            long a tiny one took by itself cannot be told from the others.
+        together: that were leased with others at once: tiny ones, and those of a lane that runs many at a time.
         durations: of those that gave a value or failed.
         measured: how many of all were measured for the next two. Of tiny ones only some are, and none of those that
             take turns on an event loop, or that have met a block.

@@ -16,13 +16,16 @@ _ATTEMPTS_KEPT = 20_000
 # Seconds. By the record a block is opened when its transition begins, and by the event a little later.
 _APART = 1.0
 
+# Instants of events are whole milliseconds, so what is between two of them may be so many seconds longer.
+_ROUNDED = 0.001
+
 
 @dataclass(slots=True)
 class Attempt:
-    """One execution of a branch, or of some tiny ones that were leased together. Times are seconds, as an event's.
+    """One execution of a branch. Times are seconds, as an event's.
 
     Attributes:
-        start: when it was leased.
+        start: when it began; until it has ended, and where it was not told how long it took, when it was leased.
         end: when it ended; None while it runs.
         how: "running", "ok", "error", "lost", "stopped" (for its node's timeout), or how its block ended under it.
         worker: where.
@@ -111,10 +114,9 @@ class Timeline:
                 for branch in event.branches:
                     self._start(event.block, branch, event)
             case "branches.ended" if event.block is not None:
-                for branch in event.branches:
-                    self._end(event.block, branch, event, "ok")
-                for branch in event.failed:
-                    self._end(event.block, branch, event, "error")
+                ends = [*((branch, "ok") for branch in event.branches), *((branch, "error") for branch in event.failed)]
+                ended = [(branch, self._end(event.block, branch, event, how)) for branch, how in ends]
+                _place([(attempt, event.took[branch]) for branch, attempt in ended if attempt and branch in event.took])
             case "branch.again" if event.block is not None:
                 # The node has failed, and is tried again: see `Limit`.
                 for branch in event.branches:
@@ -223,8 +225,9 @@ class Timeline:
         self._kept += 1
         self._live.setdefault(block, set()).add(branch)
 
-    def _end(self, block: str, branch: int, event: Event, how: str) -> None:
-        attempts = self.attempts.get((block, branch))
+    def _end(self, block: str, branch: int, event: Event, how: str) -> Attempt | None:
+        """The attempt that has ended, where it is known."""
+        attempts, last = self.attempts.get((block, branch)), None
         # The last time that it was stopped it has failed with that, and both are said.
         if attempts and (attempts[-1].end is None or (attempts[-1].how, how) == ("stopped", "error")):
             last = attempts[-1]
@@ -233,6 +236,7 @@ class Timeline:
             last.size, last.spent = event.sizes.get(branch), event.spent.get(branch, last.spent)
         self._live.get(block, set()).discard(branch)
         self._parked.discard((block, branch))
+        return last
 
     def _close(self, block: str, event: Event) -> None:
         state = event.detail.get("state", "")
@@ -267,6 +271,22 @@ class Timeline:
                 found.add(place)
                 todo += inside.get(place, ())
         return found
+
+
+def _place(ended: list[tuple[Attempt, float]]) -> None:
+    """Give attempts that were committed together the seconds that each took.
+
+    One after the other in their order, or, where the lease is too short for that, side by side.
+    """
+    if not ended:
+        return
+    end = max(attempt.end or 0.0 for attempt, _ in ended)
+    lease = end - min(attempt.start for attempt, _ in ended)
+    in_turn = sum(seconds for _, seconds in ended) <= lease + _ROUNDED
+    for attempt, seconds in reversed(ended):
+        attempt.start, attempt.end = end - seconds, end
+        if in_turn:
+            end = attempt.start
 
 
 def read_on(ledger: Ledger, run: str, timeline: Timeline) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -18,7 +19,7 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from egregore_dist import Context, LocalCluster, Run, RunNotFound, node, parallel
+from egregore_dist import Context, LocalCluster, Run, RunNotFound, Sequence, node, parallel
 from egregore_dist.cli import codes, main
 from egregore_dist.client import session
 from egregore_dist.client.events import Event
@@ -53,6 +54,13 @@ def work(item: int, context: Context) -> int:
 
 
 heavy = work.map(name="heavy")
+
+
+@node
+def short(milliseconds: int) -> int:
+    """Take some milliseconds."""
+    time.sleep(milliseconds / 1000)
+    return milliseconds
 
 
 def begin(gate: Path) -> Run:
@@ -145,6 +153,28 @@ def test_what_branches_took(local: LocalCluster) -> None:
     assert found.executions.cpu == pytest.approx(first.spent.cpu + second.spent.cpu)
     assert found.critical_path[0].cpu in (first.spent.cpu, second.spent.cpu)
     assert "in the 2 that were measured" in found.markdown()
+
+
+def test_branches_that_were_leased_together_have_their_own_times(local: LocalCluster) -> None:
+    """In the report they took no longer than workers were busy, and in the timeline no process is at two of them."""
+    run = Sequence(short.map(), name="shorts").submit([3] * 150)
+    run.result(timeout=60)
+    found = run.report()
+    timeline = Timeline()
+    read_on(session.current().ledger, run.id, timeline)
+    spans = [attempts[-1] for (block, _), attempts in timeline.attempts.items() if block != "0"]
+
+    assert found.executions.together > 100
+    durations = found.executions.durations
+    assert durations.count == 150
+    assert (durations.min or 0.0) >= 0.003
+    assert durations.total <= sum(worker.busy for worker in found.workers) + 0.001
+    assert [node.executions.durations for node in found.nodes if node.name == "short"] == [durations]
+    assert found.blocks[0].executions.durations == durations
+    # A worker of the cluster has one process.
+    for worker in {span.worker for span in spans}:
+        ordered = sorted((span.start, span.end or 0.0) for span in spans if span.worker == worker)
+        assert all(end <= start + 0.002 for (_, end), (start, _) in itertools.pairwise(ordered))
 
 
 def test_watching_event_by_event(local: LocalCluster) -> None:

@@ -108,6 +108,8 @@ local held, held_width = held_by(block, token)
 local slots = math.min(held, held_width)
 local done, late, again_soon, failed = 0, 0, 0, false
 local good, bad, sizes, attempts, measured = {}, {}, {}, {}, {}
+-- Microseconds of those that ended well, then of those that failed, as in `times`.
+local lasted, lasted_bad = {}, {}
 local times, took, queued, untimed = commits > 0 and cmsgpack.unpack(ARGV[8]) or {}, { ok = tally(), error = tally() }, tally(), { ok = 0, error = 0 }
 
 -- Where in `times` there is more of a commit.
@@ -148,7 +150,8 @@ for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
     redis.call('HDEL', L, branch)
     held = held - 1
     if bucket then limits().release(block, branch) end
-    local more = has_more and more_of[(i - FIRST_COMMIT) / 3 + 1]
+    local number = (i - FIRST_COMMIT) / 3 + 1
+    local more, its_times = has_more and more_of[number], 2 * number - 1
     if kind == 'again' then
       redis.call('HDEL', key('m', block), 'tried:' .. branch)
       redis.call('HSET', key('m', block), 'again:' .. branch, payload)
@@ -158,15 +161,16 @@ for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
     else
       done = done + 1
       if more then note_spent(branch, more) end
-      if block ~= ROOT then note_times(branch, kind, 2 * (i - FIRST_COMMIT) / 3 + 1) end
+      if block ~= ROOT then note_times(branch, kind, its_times) end
     end
     if kind == 'ok' then
       redis.call('HSET', R, branch, payload)
       local last = #good + 1
-      good[last], sizes[last] = tonumber(branch), #payload
+      good[last], sizes[last], lasted[last] = tonumber(branch), #payload, times[its_times]
     elseif kind == 'error' then
       redis.call('HSET', E, branch, payload)
-      bad[#bad + 1] = tonumber(branch)
+      local last = #bad + 1
+      bad[last], lasted_bad[last] = tonumber(branch), times[its_times]
       if on_error ~= 'collect' then
         redis.call('HSETNX', B, 'failed', branch)
         failed = true
@@ -196,6 +200,8 @@ if done > 0 then
   end
   count_tally('queue', queued)
   local said = { 'block', block, 'ok', cmsgpack.pack(good), 'error', cmsgpack.pack(bad), 'lane', token, 'sizes', cmsgpack.pack(sizes) }
+  for _, microseconds in ipairs(lasted_bad) do lasted[#lasted + 1] = microseconds end
+  add_packed(said, 'took', lasted)
   add_packed(said, 'attempts', attempts)
   add_packed(said, 'spent', measured)
   event('branches.ended', unpack(said))

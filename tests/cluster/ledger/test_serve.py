@@ -328,14 +328,14 @@ def test_a_lane_that_leaves_is_leased_nothing_and_replaced(play: Play) -> None:
     assert (last.state, last.messages) == ("ok", ())
 
 
-def test_events_tell_attempts_sizes_and_what_was_measured(play: Play) -> None:
+def test_events_tell_attempts_sizes_times_and_what_was_measured(play: Play) -> None:
     """What ends says how large its value is, and what the lane knows of it."""
     block, lane = play.block(6, tracks=[track(6, width=6, lanes=1)], on_error="collect"), play.lane()
     assert numbers(play.serve(block, lane, want=6)) == [0, 1, 2, 3, 4, 5]
     commits = [
         Commit(0, "ok", b"v"),
         Commit(1, "ok", b"v" * 300, (5, 5), Spent(attempt=3, cpu=70_000, memory=0)),
-        Commit(2, "error", b"\x80", spent=Spent(cpu=9)),
+        Commit(2, "error", b"\x80", (250_000, 5), Spent(cpu=9)),
         Commit(3, "again", b"1 node", spent=Spent(attempt=2)),
         # It is not the lane's.
         Commit(9, "ok", b"v", spent=Spent(attempt=7)),
@@ -350,6 +350,7 @@ def test_events_tell_attempts_sizes_and_what_was_measured(play: Play) -> None:
         1: (0.07, 0),
         2: (0.000009, None),
     }
+    assert ended.took == {1: 0.000005, 2: 0.25}
     (again,) = [event for event in events if event.type == "branch.again"]
     assert (again.branches, again.attempts) == ((3,), {3: 2})
 

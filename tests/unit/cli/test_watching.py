@@ -90,6 +90,7 @@ def test_an_event_as_json(worker: str | None) -> None:
         "failed": [],
         "attempts": {},
         "sizes": {},
+        "took": {},
         "spent": {},
         "worker": worker,
         "detail": {},
@@ -99,9 +100,11 @@ def test_an_event_as_json(worker: str | None) -> None:
 def test_what_an_event_says_of_attempts_and_sizes() -> None:
     """Which branches were not at their first attempt, and how large the values are together; in JSON each."""
     spent = {2: Spent(cpu=0.5, memory=None)}
-    ended = event(1.5, "branches.ended", "0", branches=(2, 3), attempts={2: 4}, sizes={2: 500, 3: 700}, spent=spent)
+    more = {"attempts": {2: 4}, "sizes": {2: 500, 3: 700}, "took": {3: 0.25}, "spent": spent}
+    ended = event(1.5, "branches.ended", "0", branches=(2, 3), **more)
 
     assert watching.line(ended, {}).endswith("branches 2, 3  attempt 4 of 2  results 1.2 kB")
     said = json.loads(watching.json_line(ended, {}))
     assert (said["attempts"], said["sizes"]) == ({"2": 4}, {"2": 500, "3": 700})
+    assert said["took"] == {"3": 0.25}
     assert said["spent"] == {"2": {"cpu": 0.5, "memory": None}}

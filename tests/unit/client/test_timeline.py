@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from egregore_dist.client.events import Spent
 from egregore_dist.ledger import RunRecord
 from tests.support import glances
@@ -156,3 +158,42 @@ def test_an_attempt_knows_its_number_and_what_it_took() -> None:
 
     assert [(a.number, a.size, a.spent) for a in running] == [(1, None, None), (2, None, None)]
     assert [(a.number, a.size, a.spent) for a in found] == [(1, None, None), (4, 99, spent)]
+
+
+def ended(*, since: float, took: dict[int, float], failed: tuple[int, ...] = ()) -> list[tuple[float, float]]:
+    """When branches ran that were leased together then, and committed together at 107."""
+    branches = tuple(branch for branch in took if branch not in failed)
+    found = timeline(
+        *STORY[:4],
+        event(since, "branches.started", "0.0-1", branches=tuple(took), worker="w"),
+        event(107.0, "branches.ended", "0.0-1", branches=branches, failed=failed, took=took),
+    ).attempts
+    return [(found["0.0-1", branch][-1].start, found["0.0-1", branch][-1].end or 0.0) for branch in took]
+
+
+def test_a_lane_executes_what_it_has_leased_one_after_the_other() -> None:
+    """Each branch of a lease has its own time, the last one up to the commit."""
+    assert ended(since=103.0, took={0: 1.0, 1: 2.0, 2: 0.5}, failed=(2,)) == [
+        (103.5, 104.5),
+        (104.5, 106.5),
+        (106.5, 107.0),
+    ]
+    # Instants are whole milliseconds.
+    times = ended(since=106.998, took={0: 0.0015, 1: 0.001})
+    assert [time for each in times for time in each] == pytest.approx([106.9975, 106.999, 106.999, 107.0], abs=1e-6)
+
+
+def test_a_lane_of_many_executes_them_at_the_same_time() -> None:
+    """Where their times are more than the lease, they ran side by side."""
+    assert ended(since=103.0, took={0: 3.0, 1: 3.5}) == [(104.0, 107.0), (103.5, 107.0)]
+
+
+def test_a_branch_alone_ran_for_as_long_as_it_says() -> None:
+    """The way of its commit is not its time; and one whose time is not known has that of its lease."""
+    assert ended(since=103.0, took={1: 3.75}) == [(103.25, 107.0)]
+    found = timeline(*STORY[:4], event(103.0, "branches.started", "0.0-1", branches=(0, 1), worker="w"))
+    found.add(event(107.0, "branches.ended", "0.0-1", branches=(0, 1), took={1: 3.0}))
+    assert [(a[-1].start, a[-1].end) for a in (found.attempts["0.0-1", 0], found.attempts["0.0-1", 1])] == [
+        (103.0, 107.0),
+        (104.0, 107.0),
+    ]
