@@ -53,6 +53,8 @@ def line(event: Event, names: dict[str, str]) -> str:
         said.append(f"attempt {', '.join(told)}")
     if event.sizes:
         said.append(f"results {show.size(sum(event.sizes.values()))}")
+    if event.nodes:
+        said.append(f"at {', '.join(list(dict.fromkeys(event.nodes.values()))[:_POSITIONS])}")
     said += [f"{name} {value}" for name, value in event.detail.items() if name != "name"]
     if event.worker is not None:
         said.append(f"on {event.worker}")
@@ -76,6 +78,7 @@ def json_line(event: Event, names: dict[str, str]) -> str:
         "sizes": event.sizes,
         "took": event.took,
         "spent": {branch: {"cpu": spent.cpu, "memory": spent.memory} for branch, spent in event.spent.items()},
+        "nodes": event.nodes,
         "detail": {name: value for name, value in event.detail.items() if name != "name"},
     }
     return redact.json(msgspec.json.encode(found))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from egregore_dist import errors
-from egregore_dist.client import gantt, naming, stored, svg
+from egregore_dist.client import executed, gantt, naming, stored, svg
 from egregore_dist.client.runreport import (
     BlockReport,
     Durations,
@@ -65,8 +66,8 @@ def of_run(ledger: Ledger, run: str) -> RunReport:
     )
 
 
-def nodes_of(ledger: Ledger, run: str, *, limit: int) -> list[NodeReport]:
-    """The nodes of a run alone, from ``limit`` of its blocks at most: what the whole report says of them, sooner.
+def nodes_of(ledger: Ledger, run: str) -> list[NodeReport]:
+    """The nodes of a run alone: what the whole report says of them, sooner.
 
     Raises:
         errors.RunNotFound: there is no such run.
@@ -74,15 +75,7 @@ def nodes_of(ledger: Ledger, run: str, *, limit: int) -> list[NodeReport]:
     """
     timeline = Timeline()
     read_on(ledger, run, timeline)
-    blocks = browse.blocks(ledger, run, limit=limit).shown
-    paths = {ROOT: (), **{block.id: block.path for block in blocks}}
-    around = {hangs_on(block) for block in timeline.blocks}
-    attempts = {
-        place: _whole(each)
-        for place, each in timeline.attempts.items()
-        if place not in around and (not blocks or place[0] != ROOT)
-    }
-    return _nodes(attempts, paths, _root(ledger, run))
+    return _nodes(timeline, _root(ledger, run))
 
 
 def account(
@@ -115,7 +108,6 @@ def account(
     attempts = {place: _whole(each) for place, each in timeline.attempts.items() if not has_blocks or place[0] != ROOT}
     around = {hangs_on(block) for block in timeline.blocks}
     alone = {place: each for place, each in attempts.items() if place not in around}
-    paths = {ROOT: (), **{block.id: block.path for block in blocks}}
     chart = gantt.draw(timeline, record.workflow, now, names)
     return RunReport(
         id=record.id,
@@ -130,7 +122,7 @@ def account(
         totals=Totals(blocks=opened, **counted),
         success_rate=_rate(counted),
         executions=executions(_all(alone)),
-        nodes=tuple(_nodes(alone, paths, root)),
+        nodes=tuple(_nodes(timeline, root)),
         blocks=tuple(_blocks(blocks, values, attempts)),
         workers=tuple(_workers(alone, now)),
         critical_path=tuple(critical_path(timeline, names, now)),
@@ -256,22 +248,15 @@ def _all(attempts: Attempts) -> list[Attempt]:
     return [attempt for each in attempts.values() for attempt in each]
 
 
-def _nodes(attempts: Attempts, paths: Mapping[str, spec.Path], root: spec.StepSpec | None) -> list[NodeReport]:
-    by_node: dict[str, list[Attempt]] = {}
-    known: dict[tuple[spec.Path, int], str | None] = {}
-    for (block, branch), each in attempts.items():
-        if root is None or block not in paths:
-            continue
-        at = (paths[block], branch)
-        if block == ROOT:
-            name = root.name if isinstance(root, spec.NodeSpec) else None
-        else:
-            if at not in known:
-                known[at] = naming.node_of(root, *at)
-            name = known[at]
-        if name is not None:
-            by_node.setdefault(name, []).extend(each)
-    found = [NodeReport(name=name, executions=executions(each)) for name, each in by_node.items()]
+def _nodes(timeline: Timeline, root: spec.StepSpec | None) -> list[NodeReport]:
+    calls = {} if root is None else executed.by_node(timeline, root)
+    found = []
+    for name, each in calls.items():
+        told = executions(each.whole)
+        ends = {kind: getattr(told, kind) for kind in ("ok", "failed", "lost", "stopped", "running")}
+        for how, count in each.others.items():
+            ends[_KINDS.get(how, "stopped")] += count
+        found.append(NodeReport(name=name, executions=replace(told, **ends), steps=each.others.total()))
     return sorted(found, key=lambda node: (-node.executions.durations.total, node.name))
 
 

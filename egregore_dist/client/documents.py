@@ -20,17 +20,22 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 # Even if something were not escaped, it could neither run nor load anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _PARTIAL = "The ledger does not have all events of this run any more, or has more than are read: some are missing here."
+_STEPS = (
+    "Steps are executions as one of several nodes of a branch: it is not known how long they took. Of what a decision "
+    "chose no event tells, so nodes in its choices may be missing."
+)
 _EXECUTIONS = ("Executions", "Failed", "Lost", "Min", "Mean", "p95", "Max", "CPU", "Memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Table:
-    """One table: the first ``texts`` of its columns hold text, the others amounts."""
+    """One table: the first ``texts`` of its columns hold text, the others amounts. ``hint`` says what they are not."""
 
     title: str
     columns: Sequence[str]
     texts: int
     rows: Sequence[Sequence[str]]
+    hint: str = ""
 
     def shown(self) -> list[Sequence[str]]:
         """As many rows as are shown."""
@@ -48,6 +53,7 @@ def markdown(report: RunReport) -> str:
         lines += ["", f"## {table.title}", "", _row(table.columns)]
         lines.append(_row("---" if number < table.texts else "---:" for number in range(len(table.columns))))
         lines += [_row(map(_escaped, row)) for row in table.shown()]
+        lines += ["", table.hint] if table.hint else []
     if report.partial:
         lines += ["", f"*{_PARTIAL}*"]
     return "\n".join(lines) + "\n"
@@ -66,6 +72,7 @@ def html(report: RunReport) -> str:
         parts.append(svg.tag("p", "★ is what the end waited for.", class_="hint"))
     for table in _tables(report):
         parts += [svg.tag("h2", table.title), svg.tag("div", _html(table), class_="wide", tabindex="0")]
+        parts += [svg.tag("p", table.hint, class_="hint")] if table.hint else []
     style = (resources.files("egregore_dist.client") / "report.css").read_text("utf-8")
     title = svg.tag("title", f"Run {report.id}")
     body = svg.tag("body", svg.tag("main", *parts))
@@ -122,8 +129,9 @@ def _tables(report: RunReport) -> Iterator[_Table]:
             ],
         )
     if report.nodes:
-        rows = [[node.name, *_cells(node.executions)] for node in report.nodes]
-        yield _Table(title="Nodes", columns=("Node", *_EXECUTIONS), texts=1, rows=rows)
+        rows = [[node.name, str(node.steps), *_cells(node.executions)] for node in report.nodes]
+        hint = _STEPS if any(node.steps for node in report.nodes) else ""
+        yield _Table(title="Nodes", columns=("Node", "Steps", *_EXECUTIONS), texts=1, rows=rows, hint=hint)
     if report.workers:
         rows = [[worker.name, amounts.duration(worker.busy), *_cells(worker.executions)] for worker in report.workers]
         yield _Table(title="Workers", columns=("Worker", "Busy", *_EXECUTIONS), texts=1, rows=rows)

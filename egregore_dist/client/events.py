@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from egregore_dist.ledger.replies import unpack_positions
 
 
@@ -40,6 +42,7 @@ class Event:
         sizes: by position, the bytes of the encoded values of those that ended well.
         took: by position, the seconds that those were executed which ended; none of one that had met a block.
         spent: by position, what those took that ended and were measured.
+        nodes: by position, the node that those failed, were lost or were stopped at, where that is known.
         detail: the rest, as text: ``name``, ``n``, ``state``, ``count``.
     """
 
@@ -54,6 +57,7 @@ class Event:
     sizes: Mapping[int, int] = field(default_factory=dict)
     took: Mapping[int, float] = field(default_factory=dict)
     spent: Mapping[int, Spent] = field(default_factory=dict)
+    nodes: Mapping[int, str] = field(default_factory=dict)
     detail: Mapping[str, str]
 
     @classmethod
@@ -67,10 +71,12 @@ class Event:
         took = zip([*branches, *failed], _positions(rest.pop("took", None)), strict=False)
         attempts = dict(zip(*[iter(_positions(rest.pop("attempts", None)))] * 2, strict=True))
         measured = _positions(rest.pop("spent", None))
+        nodes = dict(zip(failed, _names(rest.pop("nodes", None)), strict=False))
         if "branch" in rest:
             branches.append(int(rest.pop("branch")))
             attempt = int(rest.pop("attempt", 1))
             attempts = {branches[-1]: attempt} if attempt > 1 else {}
+            nodes = {branches[-1]: rest.pop("node", b"").decode()}
         return cls(
             cursor=cursor,
             time=int(cursor.partition("-")[0]) / 1000,
@@ -86,9 +92,14 @@ class Event:
                 branch: Spent(cpu=None if cpu < 0 else cpu / 1e6, memory=None if memory < 0 else memory)
                 for branch, cpu, memory in zip(*[iter(measured)] * 3, strict=True)
             },
+            nodes={branch: node for branch, node in nodes.items() if node},
             detail={name: value.decode() for name, value in rest.items()},
         )
 
 
 def _positions(raw: bytes | None) -> list[int]:
     return unpack_positions(raw) if raw else []
+
+
+def _names(raw: bytes | None) -> list[str]:
+    return msgspec.msgpack.decode(raw, type=list[str]) if raw else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from egregore_dist import errors
-from egregore_dist.engine.interpret import branch_path
 from egregore_dist.ledger import Ledger, browse
 from egregore_dist.ledger.browse import BlockGlance
 from egregore_dist.ledger.keys import ROOT
@@ -42,12 +41,3 @@ def of_map(ledger: Ledger, run: str, block: BlockGlance) -> list[str]:
         return [str(key) for key in codec.split(ledger.input(run, block.input)).keys]
     except (errors.EncodingError, errors.RunNotFound):
         return []
-
-
-def node_of(root: spec.StepSpec, path: spec.Path, branch: int) -> str | None:
-    """The node that a branch of the block at ``path`` is, or None where it is more than that."""
-    try:
-        step = spec.step_at(root, branch_path(spec.step_at(root, path), path, branch))
-    except IndexError:
-        return None
-    return step.name if isinstance(step, spec.NodeSpec) else None

@@ -105,10 +105,20 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """A node, as far as the events tell: its executions as a whole branch, not as one step of several in a branch."""
+    """A node, as far as the events tell.
+
+    Of several nodes in one branch they tell those that ended well, and the one that the branch failed, was lost or was
+    stopped at, if somebody saw it; not which of them goes on, nor which step a decision chose, unless that met a block.
+
+    Attributes:
+        name: of the node.
+        executions: that called it. Durations, CPU time and memory are of those that called no other.
+        steps: how many of them called others too, so that it is not known how long they were at this one.
+    """
 
     name: str
     executions: Executions
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

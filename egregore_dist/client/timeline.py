@@ -33,6 +33,10 @@ class Attempt:
         number: which attempt of the branch it was, from 1, with the calls of its node that failed in it.
         size: bytes of its encoded value; None without one.
         spent: what it took, where that was measured.
+        node: the node that it failed, was lost or was stopped at; "" where that is not known.
+        behind: the block that it began behind, where a former attempt had come to; else "".
+        met: the block that it has met last, or "".
+        within: whether it stands, or ended, at a block that had not ended well.
         cut: when it was last heard of, where events are missing that may be about it: it may have begun or ended at
             another time than is told, and ``end`` is None where that was not told at all.
     """
@@ -45,6 +49,10 @@ class Attempt:
     number: int = 1
     size: int | None = None
     spent: Spent | None = None
+    node: str = ""
+    behind: str = ""
+    met: str = ""
+    within: bool = False
     cut: float | None = None
 
 
@@ -91,6 +99,8 @@ class Timeline:
     _kept: int = 0
     _live: dict[str, set[int]] = field(default_factory=dict)
     _parked: set[tuple[str, int]] = field(default_factory=set)
+    # The last block that a branch has met and that has ended well.
+    _passed: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         """Take one event in."""
@@ -194,9 +204,14 @@ class Timeline:
             known.ended, known.state, known.again = None, "open", True
         place = hangs_on(block)
         attempts = self.attempts.get(place)
-        if attempts and attempts[-1].end is not None:
+        is_again = bool(attempts and attempts[-1].end is not None)
+        if is_again:
             # A retry opens the block again, and the branch waits for it without having been leased.
             self._start(*place, event)
+        if attempts and attempts[-1].end is None:
+            last = attempts[-1]
+            last.behind, last.met = (block, "") if is_again else (last.behind, block)
+            last.within = True
         self._parked.add(place)
 
     def _start(self, block: str, branch: int, event: Event) -> None:
@@ -220,7 +235,7 @@ class Timeline:
             attempts = []
         self.attempts[block, branch] = attempts
         made = Attempt(event.time, None, "running", event.worker or "", max(1, len(event.branches)))
-        made.number = event.attempts.get(branch, 1)
+        made.number, made.behind = event.attempts.get(branch, 1), self._passed.get((block, branch), "")
         attempts.append(made)
         self._kept += 1
         self._live.setdefault(block, set()).add(branch)
@@ -234,6 +249,7 @@ class Timeline:
             last.end, last.how = event.time, how
             last.number = event.attempts.get(branch, last.number)
             last.size, last.spent = event.sizes.get(branch), event.spent.get(branch, last.spent)
+            last.node = event.nodes.get(branch, last.node)
         self._live.get(block, set()).discard(branch)
         self._parked.discard((block, branch))
         return last
@@ -242,11 +258,20 @@ class Timeline:
         state = event.detail.get("state", "")
         if block in self.blocks:
             self.blocks[block].ended, self.blocks[block].state = event.time, state
+            if state == "ok":
+                self._pass(block)
         for branch in self._live.pop(block, set()):
             self._parked.discard((block, branch))
             attempts = self.attempts[block, branch]
             if attempts and attempts[-1].end is None and attempts[-1].cut is None:
                 attempts[-1].end, attempts[-1].how = event.time, "cancelled" if state in ("ok", "error") else state
+
+    def _pass(self, block: str) -> None:
+        place = hangs_on(block)
+        self._passed[place] = block
+        attempts = self.attempts.get(place)
+        if attempts:
+            attempts[-1].within = False
 
     def critical(self, now: float) -> set[str | tuple[str, int]]:
         """What the run's end waited for: blocks by id, and the last branch of each to end, by block and position."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -670,7 +670,8 @@ def _failed(
     found = Failure.of(error, node=node, attempt=job.attempts if job is not None else lease.attempt)
     if isinstance(error, NodeTimeout):
         found = msgspec.structs.replace(found, kind="timeout", type=TimeoutError.__name__)
-    return Commit(lease.branch, "error", failure.encode(found), times, spent)
+    told = spent if node is None else replace(spent or Spent(), node=node)
+    return Commit(lease.branch, "error", failure.encode(found), times, told)
 
 
 def _again(lease: Lease, again: Again) -> Commit:

@@ -102,11 +102,13 @@ class Spent:
         attempt: which it was, from 1, with the calls of its node that failed in it.
         cpu: microseconds of CPU time; -1 where they were not measured.
         memory: by how many bytes its process grew at most; -1 where that was not measured.
+        node: the node that it failed at, or "".
     """
 
     attempt: int = 1
     cpu: int = -1
     memory: int = -1
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

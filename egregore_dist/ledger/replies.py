@@ -67,10 +67,10 @@ def serve_args(
     releases: Sequence[int],
 ) -> list[Any]:
     """The arguments of ``serve.lua``."""
-    times = [time for commit in commits for time in commit.times]
+    times: list[int | str] = [time for commit in commits for time in commit.times]
     told = [(number, commit.spent) for number, commit in enumerate(commits, 1) if commit.spent is not None]
     for number, spent in told:
-        times += (number, spent.attempt, spent.cpu, spent.memory)
+        times += (number, spent.attempt, spent.cpu, spent.memory, spent.node)
     args: list[Any] = [block, track, token, want, held, len(commits), len(releases)]
     args += [msgspec.msgpack.encode(times) if commits else b""]
     for commit in commits:

@@ -20,10 +20,9 @@ from egregore_dist.monitor import svg
 from egregore_dist.monitor.kept import Kept, Shared
 from egregore_dist.resources.profile import Profile
 
-#: The newest runs are looked at, so many at most, for so many seconds; and of each so many blocks.
+#: The newest runs are looked at, so many at most, for so many seconds.
 RUNS_LOOKED_AT = 25
 _SECONDS = 0.3
-_BLOCKS_LOOKED_AT = 200
 
 _KEPT = 500
 
@@ -45,7 +44,7 @@ class Point:
         ok: executions that gave a value.
         failed: that failed.
         lost: whose process died, or that were stopped.
-        mean: how long those took that gave a value or failed, or None.
+        mean: how long those took that gave a value or failed and called nothing else, or None.
         slowest: the longest of them, or None.
     """
 
@@ -224,7 +223,7 @@ class Nodes:
         for name, function in called:
             functions.setdefault(name, []).append(function)
         of_function: dict[str, list[NodeReport]] = {}
-        for node in accounting.nodes_of(self._ledger, record.id, limit=_BLOCKS_LOOKED_AT):
+        for node in accounting.nodes_of(self._ledger, record.id):
             # Two nodes of one name cannot be told from each other.
             if len(known := functions.get(node.name, [])) == 1:
                 of_function.setdefault(known[0], []).append(node)

@@ -39,6 +39,12 @@ def breaks(data: object) -> None:
 
 
 @node
+def stumbles(data: object) -> None:
+    """Fail as one of several nodes in a branch."""
+    raise ValueError(data)
+
+
+@node
 def echo(data: object) -> object:
     """Hand on."""
     return data
@@ -68,6 +74,7 @@ gated = Sequence(parallel(gate, quick, name="gates"), echo, name="gated")
 measured = Sequence(parallel(patient, quick, name="gates"), echo, name="measured")
 staged = parallel(Sequence(echo.alias("before"), gate, echo.alias("after"), name="stages"), quick, name="both")
 failing = Sequence(quick, parallel(breaks, quick, name="pair"), echo, name="failing")
+stumbling = parallel(Sequence(echo, stumbles, name="two"), quick, name="stumbling")
 keyed = Sequence(echo.map(), echo, name="keyed")
 numbers = Sequence(count, same.map(), echo, name="numbers")
 asking = Sequence(asks.map(), echo, name="asking")

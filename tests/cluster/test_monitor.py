@@ -28,7 +28,19 @@ from egregore_dist.ledger.records import Aside
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
 from tests.cluster.log_flows import held
-from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, measured, nested, numbers, quick, staged
+from tests.cluster.monitor_flows import (
+    EVIL,
+    asking,
+    failing,
+    gated,
+    keyed,
+    measured,
+    nested,
+    numbers,
+    quick,
+    staged,
+    stumbling,
+)
 from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
 from tests.support.hooks import SECRET
@@ -528,6 +540,18 @@ def test_nodes(shown: Monitor) -> None:
     assert 'aria-sort="descending"' in shown.page("/nodes")
     names = re.findall(r'<th scope="row">([^<]+?)\s*<', shown.page("/nodes?sort=function&turned=1"))
     assert names == sorted(names, reverse=True)
+
+
+def test_a_node_that_fails_as_one_of_several(shown: Monitor) -> None:
+    """Its failures are on the page of nodes, which says what it knows of nodes in one branch."""
+    ended(stumbling.submit(1), "failed")
+
+    until(lambda: "monitor_flows:stumbles" in shown.page("/nodes"), what="the node that failed")
+
+    page = shown.page("/nodes")
+    (row,) = re.findall(r"<tr>\s*<th scope=\"row\">[^<]*monitor_flows:stumbles.*?</tr>", page, re.S)
+    assert '<span class="bad">1</span> of 1' in row
+    assert "since of several in a branch it is not known how long each took" in page
 
 
 def test_limits(shown: Monitor, tmp_path: Path) -> None:

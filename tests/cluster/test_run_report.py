@@ -57,6 +57,24 @@ heavy = work.map(name="heavy")
 
 
 @node
+def handed(data: object) -> object:
+    """Hand on."""
+    return data
+
+
+@node
+def inverse(number: int) -> float:
+    """Divide by it."""
+    return 1 / number
+
+
+@node
+def counted(data: list[object]) -> int:
+    """How many there are."""
+    return len(data)
+
+
+@node
 def short(milliseconds: int) -> int:
     """Take some milliseconds."""
     time.sleep(milliseconds / 1000)
@@ -78,7 +96,7 @@ def test_a_report_from_another_handle(local: LocalCluster, tmp_path: Path) -> No
     found = Run(run.id).report()
 
     assert (found.state, found.totals.branches, found.totals.ok, found.success_rate) == ("succeeded", 3, 3, 1.0)
-    assert [(node.name, node.executions.ok) for node in found.nodes] == [("double", 3)]
+    assert [(node.name, node.executions.ok) for node in found.nodes] == [("double", 3), ("total", 1)]
     assert {worker.name for worker in found.workers} <= {worker.name for worker in local.workers}
     assert sum(worker.executions.count for worker in found.workers) == found.executions.count == 3
     (link,) = found.critical_path
@@ -175,6 +193,24 @@ def test_branches_that_were_leased_together_have_their_own_times(local: LocalClu
     for worker in {span.worker for span in spans}:
         ordered = sorted((span.start, span.end or 0.0) for span in spans if span.worker == worker)
         assert all(end <= start + 0.002 for (_, end), (start, _) in itertools.pairwise(ordered))
+
+
+def test_every_node_that_ran_is_in_the_report(local: LocalCluster) -> None:
+    """Nodes beside a block, and those that are a part of a branch, with the one that it failed at."""
+    shares = Sequence(handed, inverse, name="shares").map(on_error="collect", name="shares")
+    run = Sequence(handed.alias("given"), shares, counted, name="whole").submit([1, 0, 2])
+    assert run.result(timeout=30) == 3
+
+    found = {node.name: node for node in run.report().nodes}
+
+    assert {name: (node.executions.ok, node.executions.failed) for name, node in found.items()} == {
+        "given": (1, 0),
+        "handed": (3, 0),
+        "inverse": (2, 1),
+        "counted": (1, 0),
+    }
+    assert found["inverse"].steps == 3
+    assert found["inverse"].executions.durations.count == 0
 
 
 def test_watching_event_by_event(local: LocalCluster) -> None:

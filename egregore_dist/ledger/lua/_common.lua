@@ -392,7 +392,7 @@ local function lose(block, branch, attempts, why, node, about)
   local M = key('m', block)
   local before, died = unpack(redis.call('HMGET', M, 'why:' .. branch, 'died:' .. branch))
   event('branch.lost', 'block', block, 'branch', branch, 'lane', redis.call('HGET', key('l', block), branch), 'why', why,
-    'attempt', attempt_at(block, branch))
+    'attempt', attempt_at(block, branch), 'node', node)
   count('lost', 1)
   if before then why = string.find(before, why, 1, true) and before or before .. '; ' .. why end
   if node == '' then node = died or '' end

@@ -22,7 +22,8 @@ end
 
 -- Returns how many branches have ended: 0 or 1.
 local function overrun(block, branch, over)
-  event('branch.stopped', 'block', block, 'branch', branch, 'lane', token, 'attempt', attempt_at(block, branch))
+  event('branch.stopped', 'block', block, 'branch', branch, 'lane', token, 'attempt', attempt_at(block, branch),
+    'node', over.node)
   if tonumber(over.calls) < tonumber(over.most) then
     redis.call('HSET', key('m', block), 'tried:' .. branch, over.calls .. ' ' .. over.node)
     redis.call('HDEL', key('m', block), 'again:' .. branch)

@@ -3,9 +3,9 @@
 -- ARGV  block, track, token, branches to hold at most after this (0: one, or the track's width; -1: no more, the lane
 --       leaves, and where it leaves branches waiting another is asked for), branches that the lane believes it holds after
 --       these commits, commits c, releases r, packed two numbers a commit (microseconds that it was executed and that it had
---       waited before, -1 where it went on after a block, -2 where that is not known; and after these four more for each that
+--       waited before, -1 where it went on after a block, -2 where that is not known; and after these five more for each that
 --       there is more to tell of: the commit's number from 1, attempt, microseconds of CPU time or -1, bytes that its process
---       grew by at most or -1), then c triples (branch,
+--       grew by at most or -1, the node that it failed at or ""), then c triples (branch,
 --       "ok"|"error"|"again", payload), then r branches given back unstarted. "again": the node with a limit that it begins
 --       with is to be tried again; payload "<calls> <node>"
 -- Returns { state of the block, first, count, held again, resumed, late, messages to publish, alarms or {}, ms to ask again after }
@@ -110,11 +110,13 @@ local done, late, again_soon, failed = 0, 0, 0, false
 local good, bad, sizes, attempts, measured = {}, {}, {}, {}, {}
 -- Microseconds of those that ended well, then of those that failed, as in `times`.
 local lasted, lasted_bad = {}, {}
+-- Of those that failed, the node that it was at.
+local nodes = {}
 local times, took, queued, untimed = commits > 0 and cmsgpack.unpack(ARGV[8]) or {}, { ok = tally(), error = tally() }, tally(), { ok = 0, error = 0 }
 
 -- Where in `times` there is more of a commit.
 local more_of, has_more = {}, #times > 2 * commits
-for i = 2 * commits + 1, #times, 4 do more_of[times[i]] = i end
+for i = 2 * commits + 1, #times, 5 do more_of[times[i]] = i end
 
 local function note_spent(branch, at)
   local attempt, cpu, memory = times[at + 1], times[at + 2], times[at + 3]
@@ -157,7 +159,8 @@ for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
       redis.call('HSET', key('m', block), 'again:' .. branch, payload)
       redis.call('LPUSH', Q, branch)
       again_soon = again_soon + 1
-      event('branch.again', 'block', block, 'branch', branch, 'lane', token, 'attempt', more and times[more + 1] or 1)
+      event('branch.again', 'block', block, 'branch', branch, 'lane', token, 'attempt', more and times[more + 1] or 1,
+        'node', string.match(payload, ' (.*)'))
     else
       done = done + 1
       if more then note_spent(branch, more) end
@@ -170,7 +173,7 @@ for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
     elseif kind == 'error' then
       redis.call('HSET', E, branch, payload)
       local last = #bad + 1
-      bad[last], lasted_bad[last] = tonumber(branch), times[its_times]
+      bad[last], lasted_bad[last], nodes[last] = tonumber(branch), times[its_times], more and times[more + 4] or ''
       if on_error ~= 'collect' then
         redis.call('HSETNX', B, 'failed', branch)
         failed = true
@@ -202,6 +205,7 @@ if done > 0 then
   local said = { 'block', block, 'ok', cmsgpack.pack(good), 'error', cmsgpack.pack(bad), 'lane', token, 'sizes', cmsgpack.pack(sizes) }
   for _, microseconds in ipairs(lasted_bad) do lasted[#lasted + 1] = microseconds end
   add_packed(said, 'took', lasted)
+  add_packed(said, 'nodes', nodes)
   add_packed(said, 'attempts', attempts)
   add_packed(said, 'spent', measured)
   event('branches.ended', unpack(said))

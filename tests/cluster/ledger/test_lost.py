@@ -171,7 +171,7 @@ def test_a_node_over_its_timeout_is_called_again(play: Play) -> None:
     assert play.serve(block, other).leases == (Lease(0, 3, tried=2, node="crunch"),)
     assert play.events("branch.lost") == []
     (event,) = play.events("branch.stopped")
-    assert event["branch"] == b"0"
+    assert (event["branch"], event["node"]) == (b"0", b"crunch")
 
 
 def test_the_last_call_over_its_timeout_is_the_end(play: Play) -> None:

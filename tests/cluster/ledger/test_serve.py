@@ -335,13 +335,13 @@ def test_events_tell_attempts_sizes_times_and_what_was_measured(play: Play) -> N
     commits = [
         Commit(0, "ok", b"v"),
         Commit(1, "ok", b"v" * 300, (5, 5), Spent(attempt=3, cpu=70_000, memory=0)),
-        Commit(2, "error", b"\x80", (250_000, 5), Spent(cpu=9)),
-        Commit(3, "again", b"1 node", spent=Spent(attempt=2)),
+        Commit(2, "error", b"\x80", (250_000, 5), Spent(cpu=9, node="crunch")),
+        Commit(3, "again", b"1 a node", spent=Spent(attempt=2)),
         # It is not the lane's.
         Commit(9, "ok", b"v", spent=Spent(attempt=7)),
     ]
     play.ledger.serve(play.run, block, 0, lane, want=LEAVE, held=2, commits=commits)
-    play.ledger.lost(play.run, block, lane, Loss(verdict="lost", branch=4, why="killed"))
+    play.ledger.lost(play.run, block, lane, Loss(verdict="lost", branch=4, why="killed", node="burn"))
     events = [Event.of(cursor, fields) for cursor, fields in play.ledger.events(play.run, "0", 0)]
 
     (ended,) = [event for event in events if event.type == "branches.ended"]
@@ -352,7 +352,10 @@ def test_events_tell_attempts_sizes_times_and_what_was_measured(play: Play) -> N
     }
     assert ended.took == {1: 0.000005, 2: 0.25}
     (again,) = [event for event in events if event.type == "branch.again"]
-    assert (again.branches, again.attempts) == ((3,), {3: 2})
+    assert (again.branches, again.attempts, again.nodes) == ((3,), {3: 2}, {3: "a node"})
+    assert ended.nodes == {2: "crunch"}
+    (lost,) = [event for event in events if event.type == "branch.lost"]
+    assert (lost.branches, lost.nodes) == ((4,), {4: "burn"})
 
 
 def test_a_branch_that_is_leased_again_says_its_attempt(play: Play) -> None:

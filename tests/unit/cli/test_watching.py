@@ -55,10 +55,13 @@ def test_a_run_that_nobody_serves_yet() -> None:
 def test_an_event_in_a_line() -> None:
     """An event says when, what, where, of which branches, and who did it."""
     names = {"0.0-1": "pages"}
-    ended = event(1.5, "branches.ended", "0.0-1", branches=tuple(range(12)), failed=(12,), worker="w1")
+    told = {"failed": (12, 13), "nodes": {12: "load", 13: "load"}, "worker": "w1"}
+    ended = event(1.5, "branches.ended", "0.0-1", branches=tuple(range(12)), **told)
 
     said = watching.line(ended, names)
-    assert said.endswith(".500  branches.ended  pages  branches 0, 1, 2, 3, 4, 5, 6, 7 and 4 more  failed 12  on w1")
+    assert said.endswith(
+        ".500  branches.ended  pages  branches 0, 1, 2, 3, 4, 5, 6, 7 and 4 more  failed 12, 13  at load  on w1"
+    )
     assert watching.line(event(2.0, "run.ended", state="failed"), names).endswith("  run.ended  state failed")
 
 
@@ -92,6 +95,7 @@ def test_an_event_as_json(worker: str | None) -> None:
         "sizes": {},
         "took": {},
         "spent": {},
+        "nodes": {},
         "worker": worker,
         "detail": {},
     }

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from egregore_dist.client import accounting
+from egregore_dist.client.events import Event
 from egregore_dist.client.runreport import Durations, Retries, RunReport
 from egregore_dist.client.timeline import Timeline
 from egregore_dist.ledger import RunRecord
@@ -72,15 +73,153 @@ def test_the_executions() -> None:
     assert (found.durations.count, found.durations.min, found.durations.max) == (2, 1.0, 5.0)
 
 
+def counts(found: RunReport) -> dict[str, tuple[int, int, int, int]]:
+    """How the executions of each node ended: ok, failed, lost or stopped, running."""
+    every = {node.name: node.executions for node in found.nodes}
+    return {name: (each.ok, each.failed, each.lost + each.stopped, each.running) for name, each in every.items()}
+
+
+def node(name: str) -> spec.NodeSpec:
+    return spec.NodeSpec(name=name, function=0)
+
+
+def sequence(*steps: spec.StepSpec) -> spec.SequenceSpec:
+    return spec.SequenceSpec(name="steps", steps=steps)
+
+
+def in_one_branch(*steps: spec.StepSpec) -> spec.StepSpec:
+    """A workflow that is a block with one branch, of these steps."""
+    return spec.ParallelSpec(name="block", branches=(sequence(*steps),), keys=("only",))
+
+
+BEGUN = (*STORY[:3], event(102.0, "block.opened", "0.0-", name="block", n=1))
+LEASED = event(103.0, "branches.started", "0.0-", branches=(0,), worker="w")
+
+
 def test_nodes_that_are_a_branch() -> None:
-    """A node that is a whole branch has its executions; one that is a step of more is not told apart."""
+    """A node that is a whole branch has its executions with their times; one beside the block has called others too."""
     found = report(timeline(*STORY), BLOCK).nodes
 
-    assert [(node.name, node.executions.count, node.executions.durations.total) for node in found] == [
-        ("a", 1, 5.0),
-        ("b", 2, 1.0),
+    assert [(node.name, node.executions.count, node.executions.durations.total, node.steps) for node in found] == [
+        ("a", 1, 5.0, 0),
+        ("b", 2, 1.0, 0),
+        ("load", 1, 0.0, 1),
     ]
     assert report(timeline(*STORY), BLOCK, root=None).nodes == ()
+
+
+def test_the_nodes_of_a_branch_that_ended_well() -> None:
+    """Each has been called, and how long it took is not known."""
+    made = timeline(*BEGUN, LEASED, event(107.0, "branches.ended", "0.0-", branches=(0,), took={0: 2.0}))
+
+    found = report(made, root=in_one_branch(node("a"), sequence(node("b"), node("c"))))
+
+    assert counts(found) == dict.fromkeys("abc", (1, 0, 0, 0))
+    assert [(node.steps, node.executions.durations.count) for node in found.nodes] == [(1, 0)] * 3
+    assert "| b | 1 | 1 | 0 |" in found.markdown()
+    assert "Steps are executions as one of several nodes" in found.markdown()
+    assert "Steps are executions as one of several nodes" in found.html()
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (event(105.0, "branches.ended", "0.0-", failed=(0,), nodes={0: "b"}), {"a": (1, 0, 0, 0), "b": (0, 1, 0, 0)}),
+        (event(105.0, "branch.lost", "0.0-", branches=(0,), nodes={0: "a"}), {"a": (0, 0, 1, 0)}),
+        (event(105.0, "branch.lost", "0.0-", branches=(0,)), {}),
+        (event(105.0, "branches.waiting", "0.0-", branches=(0,)), {}),
+        (event(105.0, "block.ended", "0.0-", state="timeout"), {}),
+    ],
+    ids=["failed", "lost", "lost unseen", "running", "timeout"],
+)
+def test_the_nodes_of_a_branch_that_did_not_end_well(
+    end: Event, expected: dict[str, tuple[int, int, int, int]]
+) -> None:
+    """The one that it ended at is told where an event says it, and those before it have ended well."""
+    found = report(timeline(*BEGUN, LEASED, end), root=in_one_branch(node("a"), node("b"), node("c")))
+
+    assert counts(found) == expected
+
+
+def test_the_nodes_around_a_nested_block() -> None:
+    """Those before it have ended when it is opened, and are not called again where the branch goes on behind it."""
+    inner = spec.ParallelSpec(name="inner", branches=(node("x"),), keys=("x",))
+    root = in_one_branch(node("a"), inner, node("b"), node("c"))
+    story = [
+        *BEGUN,
+        LEASED,
+        event(104.0, "block.opened", "0.0-.0-0,1", name="inner", n=1),
+        event(104.0, "branches.started", "0.0-.0-0,1", branches=(0,), worker="w"),
+    ]
+    assert counts(report(timeline(*story), root=root)) == {"a": (1, 0, 0, 0), "x": (0, 0, 0, 1)}
+
+    failed = [
+        event(105.0, "branches.ended", "0.0-.0-0,1", failed=(0,), nodes={0: "x"}),
+        event(105.0, "block.ended", "0.0-.0-0,1", state="error"),
+        event(105.0, "branches.ended", "0.0-", failed=(0,)),
+        event(105.0, "block.ended", "0.0-", state="error"),
+        event(105.0, "block.ended", "0", state="error"),
+        event(105.0, "run.ended", state="failed"),
+    ]
+    assert counts(report(timeline(*story, *failed), root=root)) == {"a": (1, 0, 0, 0), "x": (0, 1, 0, 0)}
+
+    retried = [
+        event(110.0, "run.retried"),
+        event(110.0, "block.opened", "0.0-.0-0,1", name="inner", n=1),
+        event(110.0, "block.opened", "0.0-", name="block", n=1),
+        event(111.0, "branches.started", "0.0-.0-0,1", branches=(0,), worker="w"),
+        event(112.0, "branches.ended", "0.0-.0-0,1", branches=(0,)),
+        event(112.0, "block.ended", "0.0-.0-0,1", state="ok"),
+        event(113.0, "branch.lost", "0.0-", branches=(0,), nodes={0: "c"}),
+        event(114.0, "branches.started", "0.0-", branches=(0,), worker="w"),
+        event(115.0, "branches.ended", "0.0-", branches=(0,)),
+    ]
+    assert counts(report(timeline(*story, *failed, *retried), root=root)) == {
+        "a": (1, 0, 0, 0),
+        "x": (1, 1, 0, 0),
+        "b": (2, 0, 0, 0),
+        "c": (1, 0, 1, 0),
+    }
+
+
+def test_a_node_that_was_met_as_a_block_is_counted_once() -> None:
+    """One that runs elsewhere is the one branch of a block, and no step of the branch that waited for it."""
+    made = timeline(
+        *BEGUN,
+        LEASED,
+        event(104.0, "block.opened", "0.0-.0-0,1", name="b", n=1),
+        event(104.0, "branches.started", "0.0-.0-0,1", branches=(0,), worker="w"),
+        event(106.0, "branches.ended", "0.0-.0-0,1", branches=(0,)),
+        event(106.0, "block.ended", "0.0-.0-0,1", state="ok"),
+        event(107.0, "branches.ended", "0.0-", branches=(0,)),
+    )
+    found = report(made, root=in_one_branch(node("a"), node("b")))
+
+    assert counts(found) == {"a": (1, 0, 0, 0), "b": (1, 0, 0, 0)}
+    assert {node.name: node.steps for node in found.nodes} == {"a": 1, "b": 0}
+
+
+def test_what_a_decision_chose() -> None:
+    """Its function is a node; what it chose is told where that failed or has met a block, and guessed nowhere."""
+    inner = spec.ParallelSpec(name="inner", branches=(node("x"),), keys=("x",))
+    steps = (sequence(node("l1"), inner, node("l2")), sequence(node("r1"), node("r2")))
+    choose = spec.DecisionSpec(name="choose", node=node("ask"), keys=("left", "right"), steps=steps)
+    root = in_one_branch(choose, node("z"))
+    ended = event(109.0, "branches.ended", "0.0-", branches=(0,))
+    failed = event(109.0, "branches.ended", "0.0-", failed=(0,), nodes={0: "r2"})
+    unseen = event(109.0, "branch.lost", "0.0-", branches=(0,))
+    met = [
+        event(104.0, "block.opened", "0.0-.0-0,0,0,1", name="inner", n=1),
+        event(106.0, "block.ended", "0.0-.0-0,0,0,1", state="ok"),
+    ]
+
+    one = (1, 0, 0, 0)
+    assert counts(report(timeline(*BEGUN, LEASED, ended), root=root)) == {"ask": one, "z": one}
+    assert counts(report(timeline(*BEGUN, LEASED, failed), root=root)) == {"ask": one, "r2": (0, 1, 0, 0)}
+    assert counts(report(timeline(*BEGUN, LEASED, unseen), root=root)) == {}
+    assert counts(report(timeline(*BEGUN, LEASED, *met, ended), root=root)) == dict.fromkeys(
+        ("ask", "l1", "l2", "z"), one
+    )
 
 
 def test_blocks_of_one_place_are_one() -> None:
