@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -271,17 +273,22 @@ def test_the_link_of_a_program(driver: str) -> None:
         stranger.close()
 
 
-def test_times_are_the_viewers(local: LocalCluster, shown: Monitor, window: Browser) -> None:
-    """Times are said as the viewer's zone and language say them."""
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/St_Johns"])
+def test_times_are_the_viewers(local: LocalCluster, shown: Monitor, driver: str, zone: str) -> None:
+    """Times are said as the viewer's zone and language say them, wherever the monitor is."""
     run = keyed.submit({"a": 1})
     run.result()
-    window.go(f"{shown.address}/runs/{run.id}")
+    (submitted,) = [event.time for event in run.events() if event.type == "run.submitted"]
+    window = Browser(driver, zone=zone, language="de-DE")
+    try:
+        window.go(f"{shown.address}/runs/{run.id}")
+        said = window.run("return [...document.querySelectorAll('time')].map((at) => [at.dateTime, at.textContent])")
+    finally:
+        window.close()
 
-    assert window.run(
-        "const style = {dateStyle: 'medium', timeStyle: 'medium'};"
-        "return [...document.querySelectorAll('time')].every((time) => !time.textContent.includes('UTC')"
-        " && time.textContent === new Date(time.dateTime).toLocaleString(undefined, style))"
-    )
+    assert said[0][1] == datetime.fromtimestamp(submitted, ZoneInfo(zone)).strftime("%d.%m.%Y, %H:%M:%S")
+    for moment, text in said:
+        assert text == datetime.fromisoformat(moment).astimezone(ZoneInfo(zone)).strftime("%d.%m.%Y, %H:%M:%S")
 
 
 def test_many_tabs_share_the_browsers_connections(

@@ -33,9 +33,19 @@ class Browser:
         driver: the WebDriver's address.
         size: of the window, in pixels.
         dark: whether its user likes it dark.
+        zone: the time zone of its user, by name; None for that of this machine.
+        language: of its user, such as ``de-DE``; None for that of this machine.
     """
 
-    def __init__(self, driver: str, size: tuple[int, int] = (1280, 900), *, dark: bool = False) -> None:
+    def __init__(
+        self,
+        driver: str,
+        size: tuple[int, int] = (1280, 900),
+        *,
+        dark: bool = False,
+        zone: str | None = None,
+        language: str | None = None,
+    ) -> None:
         self._http = httpx.Client(base_url=driver, timeout=60)
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         arguments += [f"--window-size={size[0]},{size[1]}", "--hide-scrollbars"]
@@ -45,8 +55,11 @@ class Browser:
         self._session = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
         # No window is narrower than some 500 pixels, but phones are.
         view = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
-        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": view}
-        self._call("POST", self._path("/goog/cdp/execute"), command)
+        self._emulate("DeviceMetrics", **view)
+        if zone is not None:
+            self._emulate("Timezone", timezoneId=zone)
+        if language is not None:
+            self._emulate("Locale", locale=language)
 
     def close(self) -> None:
         """Close the window."""
@@ -113,6 +126,10 @@ class Browser:
     def screenshot(self, path: Path) -> None:
         """Keep what is seen as a PNG."""
         path.write_bytes(base64.b64decode(self._call("GET", self._path("/screenshot"))))
+
+    def _emulate(self, what: str, **parameters: object) -> None:
+        command = {"cmd": f"Emulation.set{what}Override", "params": parameters}
+        self._call("POST", self._path("/goog/cdp/execute"), command)
 
     def _path(self, of: str) -> str:
         return f"/session/{self._session}{of}"
