@@ -53,6 +53,7 @@ _OURS: dict[str, type[errors.EgregoreError]] = {
         errors.WorkflowError,
         errors.BindingError,
         errors.EncodingError,
+        errors.UnreadableWorkflow,
         errors.PayloadTooLarge,
         errors.CodeError,
         errors.ConfigurationError,
