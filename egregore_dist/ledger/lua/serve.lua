@@ -160,7 +160,7 @@ for i = FIRST_COMMIT, FIRST_COMMIT - 1 + 3 * commits, 3 do
       redis.call('LPUSH', Q, branch)
       again_soon = again_soon + 1
       event('branch.again', 'block', block, 'branch', branch, 'lane', token, 'attempt', more and times[more + 1] or 1,
-        'node', string.match(payload, ' (.*)'))
+        'node', string.match(payload, ' (.*)') or '')
     else
       done = done + 1
       if more then note_spent(branch, more) end
