@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -10,9 +11,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from egregore_dist import LocalCluster
+from egregore_dist import LocalCluster, RunNotFound
 from egregore_dist.client import session
-from egregore_dist.ledger.records import Aside
+from egregore_dist.ledger.records import ENDED, Aside
 from tests.cluster.log_flows import both
 from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, nested
 from tests.cluster.test_monitor import Monitor, ended, monitor
@@ -168,6 +169,79 @@ def test_buttons(local: LocalCluster, shown: Monitor, window: Browser, tmp_path:
     gate.touch()
     window.click("form[action$='/retry'] button")
     window.until_text("h1", "succeeded")
+
+
+def test_chosen_runs(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
+    """Those that are chosen are cancelled and retried, once the viewer has said yes, and no others."""
+    gate = tmp_path / "gate"
+    mine = f"bulk-{uuid.uuid4().hex[:8]}"
+    runs = [gated.submit(str(gate), id=f"{mine}-{number}") for number in range(3)]
+    window.go(f"{shown.address}/?text={mine}")
+    window.until_text("#list", runs[2].id)
+    for run in runs[:2]:
+        window.click(f"input[value='{run.id}']")
+
+    window.click("button[value=cancel]")
+    window.dismiss()
+    assert all(run.status not in ENDED for run in runs)
+    window.click("button[value=cancel]")
+    window.accept()
+
+    until(lambda: window.count("#list .state-cancelled") == 2, what="two that are cancelled")
+    assert runs[2].status not in ENDED
+    assert window.run("return location.search") == f"?text={mine}"
+
+    window.go(f"{shown.address}/?text={mine}&state=cancelled")
+    window.click("#all")
+    assert window.count("input[name=run]:checked") == 2
+    gate.touch()
+    window.click("button[value=retry]")
+    window.accept()
+    until(lambda: [run.status for run in runs] == ["succeeded"] * 3, what="the end of all")
+
+
+def test_a_run_is_deleted(local: LocalCluster, shown: Monitor, window: Browser) -> None:
+    """Nothing of it is left, and the list says so; who says no keeps it."""
+    run = keyed.submit({"a": 1})
+    run.result()
+    window.go(f"{shown.address}/runs/{run.id}")
+
+    window.click("form[action$='/delete'] button")
+    window.dismiss()
+    assert run.status == "succeeded"
+    window.click("form[action$='/delete'] button")
+    window.accept()
+
+    window.until_text("[role=status]", "The run is deleted.")
+    assert run.id not in window.text("#list")
+    with pytest.raises(RunNotFound):
+        _ = run.status
+
+
+def test_a_worker_is_drained_resumed_and_stopped(driver: str, tmp_path: Path) -> None:
+    """Each by its button; the page says what the worker does, and stopping asks first."""
+    with LocalCluster(workers=1) as cluster, monitor(cluster, tmp_path, "--role", "admin") as shown:
+        window = Browser(driver)
+        try:
+            window.go(f"{shown.address}/workers")
+            window.until_text("#workers", cluster.workers[0].name)
+
+            window.click("form[action$='/drain'] button")
+            window.until_text("table.workers strong", "drained")
+            window.click("form[action$='/resume'] button")
+            until(lambda: window.count("form[action$='/drain']") == 1, what="a worker that takes lanes")
+            assert keyed.submit({"a": 1}).result(timeout=30) == {"a": 1}
+
+            window.click("form[action$='/stop'] button")
+            window.dismiss()
+            assert cluster.workers[0].alive
+            window.click("form[action$='/stop'] button")
+            window.accept()
+            until(lambda: not cluster.workers[0].alive, what="the end of the worker")
+            window.until_text("#workers", "No worker is alive")
+            assert window.console() == []
+        finally:
+            window.close()
 
 
 def test_limits_and_nodes(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:

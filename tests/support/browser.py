@@ -115,6 +115,10 @@ class Browser:
         """Answer a question of the page with yes."""
         self._call("POST", self._path("/alert/accept"), {})
 
+    def dismiss(self) -> None:
+        """Answer a question of the page with no."""
+        self._call("POST", self._path("/alert/dismiss"), {})
+
     def until_text(self, selector: str, text: str) -> None:
         """Wait until an element has a text."""
         until(lambda: text in self.text(selector), what=f"{text!r} in {selector}")
