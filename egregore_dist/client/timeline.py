@@ -309,7 +309,7 @@ def _place(ended: list[tuple[Attempt, float]]) -> None:
     lease = end - min(attempt.start for attempt, _ in ended)
     in_turn = sum(seconds for _, seconds in ended) <= lease + _ROUNDED
     for attempt, seconds in reversed(ended):
-        attempt.start, attempt.end = end - seconds, end
+        attempt.start, attempt.end = max(attempt.start - _ROUNDED, end - seconds), end
         if in_turn:
             end = attempt.start
 

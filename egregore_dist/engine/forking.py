@@ -51,6 +51,9 @@ def _open() -> None:
     for attribute in _found:
         attribute.lock = threading.RLock()
     for app in _state._get_active_apps():  # type: ignore[attr-defined]
+        if not app._finalize_mutex.acquire(blocking=False):
+            # It is half done; it may be done again.
+            app.finalized = False
         app._finalize_mutex = threading.RLock()
     for signal in vars(signals).values():
         if isinstance(signal, Signal):

@@ -75,11 +75,14 @@ class Raiser:
         try:
             yield
         finally:
-            ended()
-            with self._lock:
-                body.limit = math.inf
-                self._settle(body)
-                body.fired = False
+            try:
+                ended()
+                with self._lock:
+                    body.limit = math.inf
+                    self._settle(body)
+            finally:
+                # What was sent may have come on the way.
+                body.limit, body.fired = math.inf, False
 
     def prepare(self) -> None:
         """As `Interrupter.prepare`."""
@@ -121,9 +124,10 @@ class Raiser:
         with contextlib.suppress(Interrupt):
             _receive()
 
-    def _fire(self, ident: int, body: _Body) -> None:
+    def _fire(self, ident: int, body: _Body, limit: float) -> None:
         with self._lock:
-            if self._bodies.get(ident) is body and not body.fired:
+            # Not for a limit that is over by now.
+            if self._bodies.get(ident) is body and not body.fired and body.limit == limit:
                 body.fired = True
                 _send(ident)
 
@@ -131,8 +135,9 @@ class Raiser:
         while True:
             sleep(_LOOK_EVERY)
             for ident, body in list(self._bodies.items()):
+                limit = body.limit
                 if not body.fired and self._must_stop(body):
-                    self._fire(ident, body)
+                    self._fire(ident, body, limit)
 
     @staticmethod
     def _must_stop(body: _Body) -> bool:

@@ -308,7 +308,8 @@ class Ledger:
     def due(self, janitor: str, lease: float, limit: int = 1000) -> list[tuple[str, str, str]] | None:
         """What is due, where this janitor leads: entries of the agenda as run, kind, block; deadlines first.
 
-        A bucket of a limit that is due comes as one of no run, of kind "limit", in the place of the block.
+        A bucket of a limit that is due comes as one of no run, of kind "limit", in the place of the block; that the
+        server's memory is full, so that nobody can report, as one of kind "full".
 
         Args:
             janitor: who asks; it leads if nobody does.
@@ -319,11 +320,12 @@ class Ledger:
             None where another one leads.
         """
         keys = (self.keys.janitor, self.keys.agenda, self.keys.runs)
-        leads, entries, buckets = self._calls.one("due", keys, [janitor, max(1, int(lease * 1000)), limit])
+        leads, entries, buckets, full = self._calls.one("due", keys, [janitor, max(1, int(lease * 1000)), limit])
         if not leads:
             return None
         found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
         found += [("", "limit", bucket.decode()) for bucket in buckets]
+        found += [("", "full", "")] if full else []
         return sorted(found, key=lambda entry: entry[1] != "deadline")
 
     def put_off(self, run: str, kind: str, block: str, seconds: float) -> None:

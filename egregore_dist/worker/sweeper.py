@@ -58,9 +58,9 @@ class Sweeper:
         self._places = Places(ledger, app, self._later)
         # How long reports live: its own worker's, and those of others that it has read, which may be set otherwise.
         self._ttls = {settings.report_ttl}
-        self._heard = -math.inf
-        # From when on who does not report is taken for dead.
-        self._trusts_at = math.inf
+        self._heard = self._heard_at = -math.inf
+        # Until when workers may not have been able to report.
+        self._silent_until = math.inf
 
     def round(self) -> None:
         """Ask who leads and what is due, in one call, and deal with it.
@@ -75,6 +75,8 @@ class Sweeper:
             log.info("janitor %s: %s", self._name, "leads" if self._leads else "leads no more")
         if due is None:
             return
+        if any(kind == "full" for _, kind, _ in due):
+            self._silent_until = time.monotonic()
         deadlines = [entry for entry in due if entry[1] == "deadline"]
         for entry in deadlines:
             self._publish(entry, self._sweep(entry))
@@ -84,24 +86,30 @@ class Sweeper:
             self._ledger.forget_expired()
             self._cleared = time.monotonic()
         # What this round took was no silence of the server's.
-        self._heard = time.monotonic()
+        self._heard, self._heard_at = time.monotonic(), time.time()
 
     def _hear(self) -> None:
-        now = time.monotonic()
+        # By the wall clock too: a machine that sleeps does not count that by the other one, and the server does.
+        now, at = time.monotonic(), time.time()
         # Nobody could report to a server that was away, or took nothing, so for a while nobody is taken for dead; a
         # janitor that begins does not know whether it was.
-        if now - self._heard - self._settings.sweep_interval > min(self._ttls) / 2:
-            self._trusts_at = now + max(self._ttls)
-        self._heard = now
+        if max(now - self._heard, at - self._heard_at) - self._settings.sweep_interval > self._patience:
+            self._silent_until = now
+        self._heard, self._heard_at = now, at
+
+    @property
+    def _patience(self) -> float:
+        return min(self._ttls) / 2
 
     @property
     def _trusts(self) -> bool:
-        return self._heard >= self._trusts_at
+        """Whether who does not report is dead."""
+        return self._heard >= self._silent_until + max(self._ttls)
 
     def _look_after_limits(self, buckets: Sequence[str]) -> None:
         if not buckets:
             return
-        workers = self._workers()
+        workers = self._workers(time.monotonic())
         until = time.monotonic() + self._lease
         for bucket in buckets:
             self._places.tend(bucket, "janitor", workers=workers)
@@ -115,9 +123,9 @@ class Sweeper:
         until = time.monotonic() + self._lease
         for entry in entries:
             if backed_up is None:
-                backed_up = self._backed_up()
-                workers = self._workers()
+                workers = self._workers(self._heard)
                 instead = self._instead()
+                backed_up = self._backed_up()
             self._publish(entry, self._sweep(entry, workers, backed_up, instead))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
@@ -163,12 +171,17 @@ class Sweeper:
         cluster = router.Cluster(self._said)
         return {name: router.roomy(cluster, name, needs.of(name).learned) for name in sized if name not in served}
 
-    def _workers(self) -> dict[str, Presence]:
-        found = {} if self._trusts else {OTHERS: Presence(at=0)}
+    def _workers(self, since: float) -> dict[str, Presence]:
+        """What workers say of themselves; ``since``: when the server is known to have answered before."""
+        found = {}
         self._said = []
+        reports = self._ledger.reports()
+        if time.monotonic() - since > self._patience:
+            # It did not answer for long, and reports have expired meanwhile.
+            self._silent_until = time.monotonic()
         if self._trusts:
             self._ttls = {self._settings.report_ttl}
-        for name, raw in self._ledger.reports().items():
+        for name, raw in reports.items():
             try:
                 said = msgspec.msgpack.decode(raw, type=report.Report)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -180,4 +193,6 @@ class Sweeper:
                 self._said.append(said)
                 if said.ttl > 0:
                     self._ttls.add(said.ttl)
+        if not self._trusts:
+            found[OTHERS] = Presence(at=0)
         return found

@@ -3,7 +3,7 @@
 -- KEYS[1]  <prefix>:janitor   string  the janitor that leads, until its lease ends
 -- ARGV  janitor, lease ms, entries at most
 -- Returns { 1 if it leads else 0, entries of the agenda that are due, the oldest first, buckets of limits that are, see
--- _limits.lua }. Beyond the most, deadlines: they do not wait behind the hints of a cluster that was away.
+-- _limits.lua, 1 if the server's memory is full else 0 }. Beyond the most, deadlines: they do not wait behind the hints of a cluster that was away.
 --
 -- One call a round, whoever leads; a follower's changes nothing. Two that both believe to lead do no harm: what they do
 -- are transitions. A lease is prolonged by PEXPIRE, which a server does also while its memory is full.
@@ -12,11 +12,13 @@ local BEHIND = 50
 
 local me, lease, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local leader = redis.call('GET', KEYS[1])
-if leader and leader ~= me then return { 0, {}, {} } end
-if leader then
-  redis.call('PEXPIRE', KEYS[1], lease)
-else
+if leader and leader ~= me then return { 0, {}, {}, 0 } end
+local full = 0
+if not leader then
   redis.call('SET', KEYS[1], me, 'PX', lease)
+elseif redis.pcall('SET', KEYS[1], me, 'PX', lease).err then
+  full = 1
+  redis.call('PEXPIRE', KEYS[1], lease)
 end
 local due = redis.call('ZRANGEBYSCORE', AGENDA, '-inf', NOW, 'LIMIT', 0, most)
 if #due == most then
@@ -24,4 +26,4 @@ if #due == most then
     if string.find(entry, ' deadline ', 1, true) then due[#due + 1] = entry end
   end
 end
-return { 1, due, limits().due(most) }
+return { 1, due, limits().due(most), full }

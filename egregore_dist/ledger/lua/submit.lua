@@ -17,10 +17,12 @@ local full_at, epoch_key, new_epoch, workflow, spec, functions, default_queue, i
 local function is_nearly_full()
   -- A server may forbid the question.
   local said = redis.pcall('INFO', 'memory')
-  if type(said) ~= 'string' then return false end
+  -- One that evicts keeps itself full.
+  if type(said) ~= 'string' or not string.find(said, 'maxmemory_policy:noeviction', 1, true) then return false end
   local function bytes(name) return tonumber(string.match(said, '\n' .. name .. ':(%d+)')) or 0 end
   local most, used = bytes('maxmemory'), bytes('used_memory') - bytes('mem_not_counted_for_evict')
-  return most > 0 and used + #input > most * full_at
+  -- This request is counted already, as what was received and as what was understood of it; one of both will be kept.
+  return most > 0 and used - #input > most * full_at
 end
 
 if redis.call('EXISTS', K) == 0 and is_nearly_full() then return redis.error_reply('NEARLYFULL no new run is taken') end

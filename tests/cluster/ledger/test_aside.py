@@ -71,6 +71,32 @@ def test_a_nearly_full_server_takes_no_new_run(server: Server) -> None:
     ledger.close()
 
 
+def test_what_is_in_the_request_is_counted_once(server: Server) -> None:
+    """An input for which there is room is taken, though the server holds it twice while it is asked."""
+    ledger = Ledger(server.url, retries=1)
+    used = int(ledger.redis.info("memory")["used_memory"])
+    size = 20 * 2**20
+    ledger.redis.config_set("maxmemory", int(used + 2.3 * size))
+
+    assert ledger.submit("large", Work("w", b"", b""), code={}, input=bytes(size), queue="q").new
+    with pytest.raises(errors.BrokerFull):
+        ledger.submit("second", Work("w", b"", b""), code={}, input=bytes(size), queue="q")
+    ledger.close()
+
+
+def test_a_server_that_evicts_is_no_full_one(server: Server) -> None:
+    """It is as full as may be at all times."""
+    ledger = Ledger(server.url, retries=1)
+    for number in range(20):
+        ledger.redis.set(f"some{number}", bytes(2**20))
+    used = int(ledger.redis.info("memory")["used_memory"])
+    ledger.redis.config_set("maxmemory-policy", "allkeys-lru")
+    ledger.redis.config_set("maxmemory", int(used / (NEARLY_FULL + 0.05)))
+
+    assert submit(ledger, "first")
+    ledger.close()
+
+
 def test_a_patient_ledger_waits_for_room(server: Server) -> None:
     """With retries a transition is asked for again until it is taken, once."""
     ledger, patient = Ledger(server.url, retries=1), Ledger(server.url, retries=600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -63,7 +64,7 @@ def janitor(play: Play, clock: Clock, published: list[tuple[str, Message]]) -> C
         made = Sweeper(play.ledger, app, settings, name)
         if not begins:
             # As if it had been up for long.
-            made._heard = made._trusts_at = clock()
+            made._heard, made._heard_at, made._silent_until = clock(), time.time(), -math.inf
         return made
 
     return make
@@ -251,6 +252,76 @@ def test_a_janitor_that_begins_takes_nobody_for_dead(
         sweeper.round()
         assert play.ledger.running(play.run, block) == [0]
     clock.now += INTERVAL
+    play.make_due("hint", block)
+    sweeper.round()
+
+    assert play.ledger.running(play.run, block) == []
+
+
+def test_who_could_not_report_to_a_full_server_is_not_dead(
+    janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader, whom a full server answers, takes nobody for dead until reports have had their time again."""
+    sweeper = janitor()
+    block = held(play, GONE)
+    with monkeypatch.context() as patch:
+        patch.setattr(play.ledger, "due", lambda *_: [("", "full", "")])
+        for _ in range(12):
+            clock.now += INTERVAL
+            sweeper.round()
+    for _ in range(int(TTL / INTERVAL) - 1):
+        clock.now += INTERVAL
+        play.make_due("hint", block)
+        sweeper.round()
+        assert play.ledger.running(play.run, block) == [0]
+    clock.now += 2 * INTERVAL
+    play.make_due("hint", block)
+    sweeper.round()
+
+    assert play.ledger.running(play.run, block) == []
+
+
+def test_reports_that_expired_while_the_server_did_not_answer(
+    janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silence within a round counts as one between two."""
+    sweeper = janitor()
+    block = held(play, GONE)
+    reports = play.ledger.reports
+
+    def late() -> dict[str, bytes]:
+        clock.now += TTL
+        return reports()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(play.ledger, "reports", late)
+        sweeper.round()
+
+    assert play.ledger.running(play.run, block) == [0]
+
+
+def test_a_machine_that_slept(janitor: Callable[..., Sweeper], play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own clock stood, and the server's did not: all reports have expired."""
+    sweeper = janitor()
+    block = held(play, GONE)
+    slept = time.time() + 3600.0
+    monkeypatch.setattr("egregore_dist.worker.sweeper.time.time", lambda: slept)
+    sweeper.round()
+
+    assert play.ledger.running(play.run, block) == [0]
+
+
+def test_who_reports_rarely_has_its_own_time(janitor: Callable[..., Sweeper], clock: Clock, play: Play) -> None:
+    """After a silence the longest lifetime of any report that is seen by then is waited for."""
+    sweeper = janitor(begins=True)
+    block = held(play, GONE)
+    play.ledger.report(WORKER, said(WORKER, 3 * TTL), 600.0)
+    for _ in range(int(3 * TTL / INTERVAL)):
+        clock.now += INTERVAL
+        play.make_due("hint", block)
+        sweeper.round()
+        assert play.ledger.running(play.run, block) == [0]
+    clock.now += 2 * INTERVAL
     play.make_due("hint", block)
     sweeper.round()
 

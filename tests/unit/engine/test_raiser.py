@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -100,6 +101,25 @@ def test_a_limit_is_over_when_its_body_is() -> None:
         return "not stopped"
 
     assert on_thread(body) == "stopped again"
+
+
+def test_what_comes_as_a_limit_ends_is_its_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt on the way out of a limit leaves the body attended to."""
+    monkeypatch.setattr(module, "ATTEND_EVERY", 0.05)
+    raiser = Raiser()
+    lost: list[bool] = []
+
+    def body() -> None:
+        with raiser.guard(None, lambda: bool(lost)):
+            ident = threading.get_ident()
+            it = raiser._bodies[ident]
+            with contextlib.suppress(Interrupt), raiser.limit(30.0, lambda: raiser._fire(ident, it, it.limit)):
+                pass
+            lost.append(True)
+            spin(10.0)
+
+    with pytest.raises(Interrupt):
+        on_thread(body)
 
 
 def test_each_thread_has_its_own() -> None:
