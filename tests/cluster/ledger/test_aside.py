@@ -52,6 +52,17 @@ def test_a_full_server_is_told(server: Server) -> None:
     ledger.close()
 
 
+def test_a_full_server_answers_its_janitor(server: Server) -> None:
+    """It leads on, and hears that nobody can report."""
+    ledger = Ledger(server.url, retries=1)
+    assert ledger.due("me", 60.0) == []
+    ledger.redis.config_set("maxmemory", 1)
+
+    assert ledger.due("me", 60.0) == [("", "full", "")]
+    assert ledger.due("other", 60.0) is None
+    ledger.close()
+
+
 def test_a_nearly_full_server_takes_no_new_run(server: Server) -> None:
     """What is left of its memory is for the runs that it has; one of them may be submitted once more."""
     ledger = Ledger(server.url, retries=1)
