@@ -15,6 +15,12 @@ from egregore_dist import errors
 # A connection that died in silence is noticed, and made again, within ten seconds.
 CONNECTION: dict[str, Any] = {"socket_timeout": 6.0, "socket_connect_timeout": 3.0, "socket_keepalive": True}
 
+
+def options(url: str) -> dict[str, Any]:
+    """`CONNECTION`, as far as it is for a URL: a socket in the file system has no network to die in silence."""
+    return {name: value for name, value in CONNECTION.items() if not (url.startswith("unix") and "keepalive" in name)}
+
+
 # Bytes that are sent at a time: a timeout is one of sending all of them, and a large value may take longer on a slow
 # network, while it gets on.
 _PIECE = 2**18

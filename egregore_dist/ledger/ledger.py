@@ -16,7 +16,7 @@ from redis.retry import Retry
 from egregore_dist import errors
 from egregore_dist.ledger import replies, spans
 from egregore_dist.ledger.calls import Calls
-from egregore_dist.ledger.connection import CONNECTION, outlasting, reachable
+from egregore_dist.ledger.connection import options, outlasting, reachable
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
     ENDED,
@@ -79,7 +79,7 @@ class Ledger:
     def __init__(self, url: str, *, prefix: str = "egd", retention: float = 7 * 86400, retries: int = 3) -> None:
         backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
         try:
-            self.redis = redis.Redis.from_url(url, retry=Retry(backoff, retries=retries), **CONNECTION)
+            self.redis = redis.Redis.from_url(url, retry=Retry(backoff, retries=retries), **options(url))
         except ValueError as error:
             # The URL may hold a password, and redis-py does not repeat it.
             raise errors.ConfigurationError(f"the ledger's URL cannot be used: {error}") from None

@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from egregore_dist.ledger import replies
-from egregore_dist.ledger.connection import CONNECTION, outlasting, reachable
+from egregore_dist.ledger.connection import options, outlasting, reachable
 from egregore_dist.ledger.keys import Keys
 from egregore_dist.ledger.records import StreamOfRun
 
@@ -26,7 +26,7 @@ class Watch:
 
     def __init__(self, url: str, keys: Keys) -> None:
         backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
-        self._redis = redis.asyncio.Redis.from_url(url, retry=Retry(backoff, retries=3), **CONNECTION)
+        self._redis = redis.asyncio.Redis.from_url(url, retry=Retry(backoff, retries=3), **options(url))
         pool = self._redis.connection_pool
         pool.connection_class = outlasting(pool.connection_class)
         self._keys = keys

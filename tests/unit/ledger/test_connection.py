@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +83,20 @@ def test_a_server_that_answers_nobody_is_unavailable(answer: str) -> None:
 def test_other_answers_are_not_taken_for_it(answer: str) -> None:
     """Only the server's own word counts."""
     assert turned_away(error_of(answer)) is None
+
+
+def test_a_socket_of_the_file_system(tmp_path: Path) -> None:
+    """A ledger may be there: where none is, this is said, on an event loop too."""
+    url = f"unix://{tmp_path}/socket"
+
+    async def wait() -> None:
+        async with Watch(url, Keys("egd")) as watch:
+            await watch.wait("r", 0.01)
+
+    with closing(Ledger(url, retries=0)) as ledger, pytest.raises(errors.BrokerUnavailable, match="cannot be reached"):
+        ledger.ping()
+    with pytest.raises(errors.BrokerUnavailable, match="cannot be reached"):
+        asyncio.run(wait())
 
 
 def test_a_busy_server_is_no_full_one() -> None:
