@@ -3,7 +3,8 @@
 -- KEYS[1]  <prefix>:janitor   string  the janitor that leads, until its lease ends
 -- ARGV  janitor, lease ms, entries at most
 -- Returns { 1 if it leads else 0, entries of the agenda that are due, the oldest first, buckets of limits that are, see
--- _limits.lua, 1 if the server's memory is full else 0 }. Beyond the most, deadlines: they do not wait behind the hints of a cluster that was away.
+-- _limits.lua, 1 if the server's memory is full else 0 }. Beyond the most, deadlines: they do not wait behind the hints of
+-- a cluster that was away.
 --
 -- One call a round, whoever leads; a follower's changes nothing. Two that both believe to lead do no harm: what they do
 -- are transitions. A lease is prolonged by PEXPIRE, which a server does also while its memory is full.

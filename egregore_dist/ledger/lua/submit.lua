@@ -6,7 +6,8 @@
 --
 -- Of the server's memory a part is kept for what the runs that it has are yet to write: without it they could not end.
 --
--- ARGV  the part of its memory from which on the server takes no new run, key of the epoch, epoch if there is none, workflow name, spec, functions, queue of nodes that ask for none, input,
+-- ARGV  the part of its memory from which on the server takes no new run, key of the epoch, epoch if there is none,
+--       workflow name, spec, functions, queue of nodes that ask for none, input,
 --       queue of the first step, retention ms, trace context or "", then digest, code, ...
 -- Returns { 1 if the run is new else 0, epoch, 1 if it waits for its first lane else 0 }. One that is not new may wait still:
 -- its submitter saw a time-out, and has published nothing. Raises NEARLYFULL.

@@ -106,6 +106,19 @@ def held(play: Play, worker: str) -> str:
     return block
 
 
+def assert_spared(play: Play, clock: Clock, sweeper: Sweeper, block: str, *, rounds: int, then: float) -> None:
+    """For so many rounds the lane keeps what it holds, and so many seconds later it does not."""
+    for _ in range(rounds):
+        clock.now += INTERVAL
+        play.make_due("hint", block)
+        sweeper.round()
+        assert play.ledger.running(play.run, block) == [0]
+    clock.now += then
+    play.make_due("hint", block)
+    sweeper.round()
+    assert play.ledger.running(play.run, block) == []
+
+
 def test_what_the_dead_held_is_given_back(play: Play, janitor: Callable[..., Sweeper]) -> None:
     """A worker whose report has expired, or was withdrawn, is dead; one that reports is not."""
     play.ledger.report(WORKER, said(WORKER), 60.0)
@@ -169,16 +182,8 @@ def test_after_a_silence_workers_with_other_settings_are_not_dead(
     sweeper.round()
     play.ledger.retire(GONE)
     clock.now += silence
-    for _ in range(int(spared / INTERVAL)):
-        clock.now += INTERVAL
-        play.make_due("hint", block)
-        sweeper.round()
-        assert play.ledger.running(play.run, block) == [0]
-    clock.now += INTERVAL
-    play.make_due("hint", block)
-    sweeper.round()
 
-    assert play.ledger.running(play.run, block) == []
+    assert_spared(play, clock, sweeper, block, rounds=int(spared / INTERVAL), then=INTERVAL)
 
 
 def test_after_a_silence_lost_messages_are_asked_for(
@@ -246,16 +251,8 @@ def test_a_janitor_that_begins_takes_nobody_for_dead(
             clock.now += INTERVAL
             with pytest.raises(errors.BrokerFull):
                 sweeper.round()
-    for _ in range(int(TTL / INTERVAL)):
-        clock.now += INTERVAL
-        play.make_due("hint", block)
-        sweeper.round()
-        assert play.ledger.running(play.run, block) == [0]
-    clock.now += INTERVAL
-    play.make_due("hint", block)
-    sweeper.round()
 
-    assert play.ledger.running(play.run, block) == []
+    assert_spared(play, clock, sweeper, block, rounds=int(TTL / INTERVAL), then=INTERVAL)
 
 
 def test_who_could_not_report_to_a_full_server_is_not_dead(
@@ -269,16 +266,8 @@ def test_who_could_not_report_to_a_full_server_is_not_dead(
         for _ in range(12):
             clock.now += INTERVAL
             sweeper.round()
-    for _ in range(int(TTL / INTERVAL) - 1):
-        clock.now += INTERVAL
-        play.make_due("hint", block)
-        sweeper.round()
-        assert play.ledger.running(play.run, block) == [0]
-    clock.now += 2 * INTERVAL
-    play.make_due("hint", block)
-    sweeper.round()
 
-    assert play.ledger.running(play.run, block) == []
+    assert_spared(play, clock, sweeper, block, rounds=int(TTL / INTERVAL) - 1, then=2 * INTERVAL)
 
 
 def test_reports_that_expired_while_the_server_did_not_answer(
@@ -316,16 +305,8 @@ def test_who_reports_rarely_has_its_own_time(janitor: Callable[..., Sweeper], cl
     sweeper = janitor(begins=True)
     block = held(play, GONE)
     play.ledger.report(WORKER, said(WORKER, 3 * TTL), 600.0)
-    for _ in range(int(3 * TTL / INTERVAL)):
-        clock.now += INTERVAL
-        play.make_due("hint", block)
-        sweeper.round()
-        assert play.ledger.running(play.run, block) == [0]
-    clock.now += 2 * INTERVAL
-    play.make_due("hint", block)
-    sweeper.round()
 
-    assert play.ledger.running(play.run, block) == []
+    assert_spared(play, clock, sweeper, block, rounds=int(3 * TTL / INTERVAL), then=2 * INTERVAL)
 
 
 def test_what_a_worker_says_itself_is_believed_at_once(play: Play, janitor: Callable[..., Sweeper]) -> None:
