@@ -322,13 +322,13 @@ class Reader:
     def close(self) -> None:
         self._map.close()
 
-    def rests(self) -> bool:
-        """Whether it has said that it is at nothing: no lane has come to a block, or the last one has left."""
+    def rests(self) -> tuple[int, bool] | None:
+        """Where nothing is executed: the number of the note that says so, and whether a lane is at a block."""
         (number,) = _NUMBER.unpack_from(self._map, 0)
         note = _NOTE.unpack_from(self._map, _FIRST_AT + (number & 1) * _COPY)
         branch, loop, size = note[0], note[8], note[9]
         # Of a lane whose ids find no room the size is 0, too.
-        return number == 0 or (not size and branch == NOBODY and not loop)
+        return (number, bool(size)) if number == 0 or (branch == NOBODY and not loop) else None
 
     def read(self) -> Note | None:
         """What it was executing at some moment just now; None where that is nothing, or changes too quickly."""

@@ -28,6 +28,7 @@ from egregore_dist.resources import cgroup, recorder, router
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 from egregore_dist.worker import shortage
+from egregore_dist.worker.heldup import HeldUp, Rest
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,6 @@ log = logging.getLogger(__name__)
 _LONG = _ASK_EVERY = 1.0
 # A lane that has not ended its block by itself so long after the deadline does not come to it.
 _LATE = 0.1
-# A process that has a lane for so long, and is at no block, is held up.
-_SILENT = 30.0
-# Rounds that are so far apart say nothing of what was between them.
-_STALLED = 5.0
 # The kernel's count of those it killed may be ahead of the news of a death by so much.
 _OOM_WINDOW = 5.0
 
@@ -50,8 +47,8 @@ class _Child:
     """One process of the pool.
 
     ``condemned`` is what it should stop for, and since when each is known; ``asked`` when the ledger was, ``gone`` what
-    it said it does not hold any more; ``killed`` when it was; ``held`` the bytes that it was last seen to hold, and at
-    which branch, by when that began.
+    it said it does not hold any more; ``killed`` when it was, and ``held_up`` why, where it did nothing; ``held`` the
+    bytes that it was last seen to hold, and at which branch, by when that began.
     """
 
     pid: int
@@ -61,6 +58,7 @@ class _Child:
     asked: float = 0.0
     gone: Reason | None = None
     killed: float | None = None
+    held_up: str = ""
     held: tuple[float, int] = (0.0, 0)
 
 
@@ -130,9 +128,7 @@ class Warden:
         self._children: dict[int, _Child] = {}
         self._dead: list[_Dead] = []
         self._ended: set[tuple[str, str]] = set()
-        # Since when each process is known to have a lane, and to be at no block; and when that was looked at.
-        self._silent: dict[int, float] = {}
-        self._looked = monotonic()
+        self._held_up = HeldUp()
         self._out_of_memory = _OutOfMemory()
         self._later = Later()
         self._numbers = itertools.count()
@@ -235,32 +231,31 @@ class Warden:
         _kill(child.pid)
 
     def _free(self) -> None:
-        # Before a lane comes to a block, and after it has left the last one, there is little to do. What holds up a
-        # process there may hold it up for ever: it would keep its slot. It may not have come to make a board.
-        now, before = monotonic(), self._looked
-        self._looked = now
-        resting = {pid for pid in self._busy() if (child := self._children.get(pid)) is None or child.reader.rests()}
-        if now >= before + _STALLED:
-            # Stopped, and gone on: so has each process, perhaps.
-            self._silent = {}
-        self._silent = {pid: self._silent.get(pid, now) for pid in resting}
-        silent = [pid for pid, since in self._silent.items() if now >= since + _SILENT]
-        if not silent:
-            return
-        # They may wait for the ledger: then this raises.
-        self._ledger.now()
-        for pid in silent:
-            log.warning(
-                "process %d is killed: for %g s it has held a slot, and was at no block",
-                pid,
-                _SILENT,
-                extra={"action": "process_killed"},
-            )
-            del self._silent[pid]
+        # What holds up a process that is at no node may hold it up for ever: it would keep its slot, and its branches.
+        found = self._held_up.look({pid: rest for pid in self._busy() if (rest := self._rest(pid)) is not None})
+        if self._held_up.doubtful:
+            try:
+                self._ledger.now()
+            except errors.BrokerUnavailable:
+                self._held_up.forget()
+                raise
+        for pid, why in found.items():
+            log.warning("process %d is killed: %s", pid, why, extra={"action": "process_killed"})
             if (child := self._children.get(pid)) is not None:
-                self._end(child, now)
+                child.held_up = why
+                self._end(child, monotonic())
             elif pid in self._processes and _code(self._processes[pid]) is None:
                 _kill(pid)
+
+    def _rest(self, pid: int) -> Rest | None:
+        child = self._children.get(pid)
+        if child is None:
+            # It may not have come to make a board.
+            return Rest(block=False, number=0)
+        if child.killed is not None or (found := child.reader.rests()) is None:
+            return None
+        number, at_block = found
+        return Rest(block=at_block, number=number)
 
     def _end_blocks(self, notes: list[tuple[_Child, Note]]) -> None:
         # Its lanes would have ended it; where all are stuck in their nodes, a janitor's next round is far away.
@@ -349,6 +344,9 @@ class Warden:
 
     def _loss(self, child: _Child, note: Note, text: str) -> Loss:
         branch = None if note.branch == NOBODY else note.branch
+        if child.held_up:
+            # Each branch that its lane had may be what held it up.
+            return Loss(verdict="lost", why=f"its process was killed: {child.held_up}")
         if child.killed is not None:
             # Not only the one that had its grace: one kill is enough for all that were over their timeouts by then.
             return Loss(verdict="stopped", overruns=tuple(_overrun(call) for call in _overdue(note, child.killed)))

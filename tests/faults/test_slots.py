@@ -11,6 +11,8 @@ from statistics import median
 import pytest
 
 from egregore_dist import parallel
+from egregore_dist.errors import RunFailed
+from egregore_dist.ledger.ledger import ATTEMPTS
 from tests.support import work
 from tests.support.trial import Trial
 from tests.support.waiting import until
@@ -47,11 +49,11 @@ def test_a_slot_is_usable_again(
     assert median(took) < USABLE + SLACK
 
 
-@pytest.mark.parametrize("where", ["mine", "come", "leave"])
-def test_a_process_that_is_held_up_outside_of_blocks_gives_its_slot_back(
+@pytest.mark.parametrize("where", ["mine", "come", "workload", "leave"])
+def test_a_process_that_is_held_up_outside_of_nodes_gives_its_slot_back(
     trial_of: Callable[..., Trial], tmp_path: Path, where: str
 ) -> None:
-    """A process that has a lane, and hangs before its first block or after its last one, is ended and replaced."""
+    """A process that has a lane, and hangs before its first node or after its last block, is ended and replaced."""
     trial = trial_of(workers=0)
     held = tmp_path / "held"
     trial.add(hooks=[f"held_up={where},{held}"])
@@ -61,8 +63,22 @@ def test_a_process_that_is_held_up_outside_of_blocks_gives_its_slot_back(
     # The only slot is needed for it.
     assert trial.run(parallel(quick), 2).keys() == {"quick"}
     assert trial.result(first).startswith("quick#")
-    until(lambda: not Path(f"/proc/{held.read_text()}").exists(), what="the end of the process")
+    until(lambda: not Path(f"/proc/{held.read_text().strip()}").exists(), what="the end of the process")
     until(lambda: not trial.ledger.redis.hlen("unacked"), what="the end of every message")
+    assert trial.nodes[0].status == "running"
+
+
+def test_what_holds_up_each_process_ends_as_lost(trial_of: Callable[..., Trial], tmp_path: Path) -> None:
+    """Branches whose processes hang each time, as in a module that waits while it is imported, are lost for it."""
+    trial = trial_of(workers=0)
+    held = tmp_path / "held"
+    trial.add(hooks=[f"held_up=workload+{held}"])
+    run = trial.submit(quick, 1)
+
+    with pytest.raises(RunFailed) as failed:
+        run.result(timeout=60)
+    assert len(held.read_text().split()) == ATTEMPTS
+    assert f"lost {ATTEMPTS} times: its process was killed: for 1 s it has held a slot, and exec" in str(failed.value)
     assert trial.nodes[0].status == "running"
 
 

@@ -25,9 +25,10 @@ from egregore_dist import cli
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import boards
 from egregore_dist.engine.board import Board
+from egregore_dist.engine.runtime import Runtime
 from egregore_dist.resources import cgroup, report
 from egregore_dist.settings import Settings
-from egregore_dist.worker import warden
+from egregore_dist.worker import heldup
 from egregore_dist.worker.guard import Guard
 from tests.support import store
 
@@ -76,21 +77,23 @@ def die_at_publish(argument: str) -> None:
 
 
 def held_up(argument: str) -> None:
-    """The first process of the pool whose lane comes to its first block, or leaves its last one, is held up there.
+    """Processes of the pool whose lanes come to their first block, or leave their last one, are held up there.
 
-    The argument is ``come,file``, ``leave,file``, or ``mine,file``: then it has not got to make its board. One that is
-    held up is noticed after a second.
+    The argument is ``come,file``, ``leave,file``, ``mine,file``: then it has not got to make its board, or
+    ``workload,file``: when it imports what it is to execute. The first one is, and each after a ``+`` in the place of
+    the comma. One that is held up is noticed after a second.
     """
-    name, file = argument.split(",")
-    warden._SILENT = 1.0
-    where: Any = boards if name == "mine" else Board
+    name, _, file = argument.replace("+", ",").partition(",")
+    heldup._AT_NO_BLOCK = heldup._AT_A_BLOCK = 1.0
+    where: Any = {"mine": boards, "workload": Runtime}.get(name, Board)
     move = getattr(where, name)
 
     def hold(*args: Any) -> Any:
         if name == "leave":
             move(*args)
-        if not Path(file).exists():
-            Path(file).write_text(str(os.getpid()))
+        if "+" in argument or not Path(file).exists():
+            with Path(file).open("a") as pids:
+                pids.write(f"{os.getpid()}\n")
             # As a lock that nobody will release: nothing interrupts it.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             while True:
@@ -105,7 +108,7 @@ def lose_end(argument: str) -> None:
 
     That the process has nothing to do is noticed after a second.
     """
-    warden._SILENT = 1.0
+    heldup._AT_NO_BLOCK = 1.0
     receive = ResultHandler._recv_message
 
     def lossy(self: Any, add_reader: Any, fd: int, callback: Callable[[Any], None], **options: Any) -> Any:

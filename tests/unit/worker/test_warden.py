@@ -1,4 +1,4 @@
-"""When a process that has a lane, and is at no block, is ended."""
+"""When a process that has a lane, and does nothing for it, is ended."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from egregore_dist import errors
 from egregore_dist.engine import publish
 from egregore_dist.engine.board import Board
-from egregore_dist.ledger import Message
-from egregore_dist.worker import warden
+from egregore_dist.ledger import Loss, Message
+from egregore_dist.worker import heldup, warden
 from tests.support.waiting import until
 
 PID = 4711
@@ -32,7 +32,11 @@ class World:
         self.busy = {PID}
         self.is_away = False
         self.killed = killed
-        ledger: Any = SimpleNamespace(now=self._ask)
+        self.used = 0.0
+        self.is_dead = False
+        self.lost: list[Loss] = []
+        self.folder = folder
+        ledger: Any = SimpleNamespace(now=self._ask, lost=lambda *args: self.lost.append(args[-1]) or [])
         app: Any = None
         self.warden = warden.Warden(ledger, app, grace=2.0, folder=folder, busy=lambda: self.busy, report_ttl=10.0)
         self.warden.started(SimpleNamespace(pid=PID))
@@ -57,6 +61,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(os, "kill", lambda pid, _signal: killed.append(pid))
     made = World(tmp_path, killed)
     monkeypatch.setattr(warden, "monotonic", lambda: made.now)
+    monkeypatch.setattr(heldup, "monotonic", lambda: made.now)
+    monkeypatch.setattr(heldup, "_used", lambda _pid: made.used)
+    monkeypatch.setattr(warden, "_how_it_ended", lambda _: (-9, "was killed by SIGKILL") if made.is_dead else None)
     return made
 
 
@@ -91,15 +98,80 @@ def test_silence_is_counted_while_it_is_seen(world: World, meanwhile: Callable[[
 
 
 def test_a_process_may_wait_for_the_ledger(world: World) -> None:
-    """While the ledger is away nothing is ended; once it is back, what still rests is."""
+    """While the ledger is away nothing is ended, nor in the moment after; what rests on then is."""
+    world.pass_by(18)
     world.is_away = True
-    world.pass_by(29)
     with pytest.raises(errors.BrokerUnavailable):
-        world.pass_by(10)
-    assert not world.killed
+        world.pass_by(40)
     world.is_away = False
+    world.pass_by(29)
+    assert not world.killed
     world.pass_by(3)
     assert world.killed == [PID]
+
+
+def at_a_block(world: World) -> Board:
+    """The board of the process, whose lane has come to a block."""
+    board = Board(world.folder / str(PID))
+    board.come("r", "b", 0, "w/1.1")
+    return board
+
+
+def test_a_process_that_is_held_up_at_a_block_is_ended(world: World) -> None:
+    """It has a branch leased, and has begun none: it does not come to import its module, say."""
+    at_a_block(world)
+    world.pass_by(119)
+    assert not world.killed
+    world.pass_by(3)
+    assert world.killed == [PID]
+
+    world.is_dead = True
+    world.pass_by(1)
+    (loss,) = world.lost
+    assert (loss.verdict, loss.branch) == ("lost", None)
+    assert "for 120 s it has held a slot, and executed nothing, and used no processor time" in loss.why
+
+
+def test_a_process_may_import_for_as_long_as_it_likes(world: World) -> None:
+    """Where it uses its processor, however little; only what comes after that is counted."""
+    at_a_block(world)
+    for _ in range(10):
+        world.pass_by(110)
+        world.used += 0.5
+    world.pass_by(90)
+    assert not world.killed
+    world.pass_by(40)
+    assert world.killed == [PID]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda board: board.come("r", "other", 0, "w/1.1"),
+        lambda board: board.serve(None, loop=False),
+        lambda board: board.begin(0, 1) and board.rest(),
+        lambda board: board.leave(),
+    ],
+    ids=["come", "serve", "begin", "leave"],
+)
+def test_a_process_that_goes_on_is_not_held_up(world: World, step: Callable[[Board], object]) -> None:
+    """Each thing that its lane does begins the time anew."""
+    board = at_a_block(world)
+    world.pass_by(110)
+    step(board)
+    world.pass_by(25)
+    assert not world.killed
+
+
+@pytest.mark.parametrize(
+    "work", [lambda board: board.begin(0, 1), lambda board: board.serve(None, loop=True)], ids=["node", "loop"]
+)
+def test_a_process_that_executes_may_do_nothing(world: World, work: Callable[[Board], object]) -> None:
+    """A node may sleep, and an event loop may wait, for as long as its user likes."""
+    work(at_a_block(world))
+    world.warden._ledger.held = lambda asked: [True for _ in asked]  # type: ignore[method-assign]
+    world.pass_by(3600)
+    assert not world.killed
 
 
 def board_of(pid: int, folder: Path) -> Board:
