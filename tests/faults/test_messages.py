@@ -347,8 +347,9 @@ def rabbit() -> Iterator[Guarded]:
         # Until the worker consumes there is no queue, and RabbitMQ drops what is for none.
         here.assert_serves()
         yield here
-        delete_queues(cluster.url, [name])
         here.ledger.close()
+    # A worker that lives makes its queue anew.
+    delete_queues(cluster.url, [name])
 
 
 def test_what_cannot_be_served_is_set_aside_from_rabbitmq(rabbit: Guarded) -> None:
