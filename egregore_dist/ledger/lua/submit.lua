@@ -26,10 +26,13 @@ local function is_nearly_full()
   return most > 0 and used - #input > most * full_at
 end
 
-if redis.call('EXISTS', K) == 0 and is_nearly_full() then return redis.error_reply('NEARLYFULL no new run is taken') end
+-- Without a write: a server that is full would refuse it.
+if redis.call('EXISTS', K) == 1 then
+  return { 0, redis.call('HGET', K, 'epoch') or '', status() == 'pending' and 1 or 0 }
+end
+if is_nearly_full() then return redis.error_reply('NEARLYFULL no new run is taken') end
 redis.call('SETNX', epoch_key, new_epoch)
 local epoch = redis.call('GET', epoch_key)
-if redis.call('EXISTS', K) == 1 then return { 0, epoch, status() == 'pending' and 1 or 0 } end
 
 redis.call('HSET', K, 'state', 'pending', 'workflow', workflow, 'spec', spec, 'functions', functions, 'queue', default_queue, 'created', NOW,
   'retention', retention, 'epoch', epoch, 'series', series_for(workflow, NOW))

@@ -46,6 +46,7 @@ def test_a_full_server_is_told(server: Server) -> None:
 
     with pytest.raises(errors.BrokerFull, match="maxmemory"):
         submit(ledger, "second")
+    assert not submit(ledger, "first")
     with pytest.raises(errors.BrokerFull):
         ledger.report("w", b"report", 1.0)
     assert [run.id for run in ledger.runs()] == ["first"]
@@ -55,11 +56,11 @@ def test_a_full_server_is_told(server: Server) -> None:
 def test_a_full_server_answers_its_janitor(server: Server) -> None:
     """It leads on, and hears that nobody can report."""
     ledger = Ledger(server.url, retries=1)
-    assert ledger.due("me", 60.0) == []
+    assert ledger.due("me", 60.0).entries == []
     ledger.redis.config_set("maxmemory", 1)
 
-    assert ledger.due("me", 60.0) == [("", "full", "")]
-    assert ledger.due("other", 60.0) is None
+    assert ledger.due("me", 60.0).full
+    assert not ledger.due("other", 60.0).leads
     ledger.close()
 
 
