@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 
 from celery import Celery
 
 from egregore_dist.engine import publish
 from egregore_dist.engine.later import Later
-from egregore_dist.ledger import Alarm, Ledger, Presence, Tended
+from egregore_dist.ledger import Alarm, Ledger, Tended
 
 
 class Places:
@@ -34,7 +34,7 @@ class Places:
         for alarm in alarms:
             self._later.put(f"limit {alarm.bucket}", alarm.seconds, partial(self.tend, alarm.bucket))
 
-    def tend(self, bucket: str, why: str = "alarm", *, workers: Mapping[str, Presence] | None = None) -> None:
+    def tend(self, bucket: str, why: str = "alarm") -> None:
         """Look after a bucket."""
         # Each message has its run.
-        self.follow("", self._ledger.tend(bucket, why, workers=workers))
+        self.follow("", self._ledger.tend(bucket, why))

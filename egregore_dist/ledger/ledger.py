@@ -25,6 +25,7 @@ from egregore_dist.ledger.records import (
     Aside,
     BlockRecord,
     Commit,
+    Due,
     Entered,
     Lease,
     Loss,
@@ -305,28 +306,24 @@ class Ledger:
         # Somebody else may have come to its end.
         return bool(answer) or begun
 
-    def due(self, janitor: str, lease: float, limit: int = 1000) -> list[tuple[str, str, str]] | None:
-        """What is due, where this janitor leads: entries of the agenda as run, kind, block; deadlines first.
-
-        A bucket of a limit that is due comes as one of no run, of kind "limit", in the place of the block; that the
-        server's memory is full, so that nobody can report, as one of kind "full".
+    def due(self, janitor: str, lease: float, limit: int = 1000) -> Due:
+        """What is due, where this janitor leads; deadlines first.
 
         Args:
             janitor: who asks; it leads if nobody does.
             lease: seconds that it leads after this, unless it asks again.
             limit: entries at most.
-
-        Returns:
-            None where another one leads.
         """
         keys = (self.keys.janitor, self.keys.agenda, self.keys.runs)
-        leads, entries, buckets, full = self._calls.one("due", keys, [janitor, max(1, int(lease * 1000)), limit])
-        if not leads:
-            return None
+        leads, server, entries, limits, full = self._calls.one("due", keys, [janitor, max(1, int(lease * 1000)), limit])
         found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
-        found += [("", "limit", bucket.decode()) for bucket in buckets]
-        found += [("", "full", "")] if full else []
-        return sorted(found, key=lambda entry: entry[1] != "deadline")
+        return Due(
+            leads=bool(leads),
+            server=server.decode(),
+            entries=sorted(found, key=lambda entry: entry[1] != "deadline"),
+            limits=[bucket.decode() for bucket in limits],
+            full=bool(full),
+        )
 
     def put_off(self, run: str, kind: str, block: str, seconds: float) -> None:
         """Have an entry of the agenda come due later."""

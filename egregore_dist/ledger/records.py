@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -289,6 +289,25 @@ class RunRecord:
 def path_of(text: str) -> tuple[int, ...]:
     """The path that ``","``-joined positions say."""
     return tuple(int(position) for position in text.split(",")) if text else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """What a janitor is told in a round.
+
+    Attributes:
+        leads: whether it leads; where another one does, nothing is due.
+        server: the server's word for its own life, another one after each start; "" where it does not say.
+        entries: of the agenda, as run, kind, block.
+        limits: buckets of limits.
+        full: whether the server's memory is full, so that nobody can report.
+    """
+
+    leads: bool
+    server: str = ""
+    entries: Sequence[tuple[str, str, str]] = ()
+    limits: Sequence[str] = ()
+    full: bool = False
 
 
 # In the place of a worker's name: the `Presence` of those who say nothing, where that does not mean that they died.

@@ -18,7 +18,7 @@ from egregore_dist.engine import publish
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.queues import Queues
-from egregore_dist.ledger import OTHERS, Ledger, Message, Presence
+from egregore_dist.ledger import OTHERS, Due, Ledger, Message, Presence
 from egregore_dist.resources import needs, report, router
 from egregore_dist.settings import Settings
 
@@ -59,6 +59,7 @@ class Sweeper:
         # How long reports live: its own worker's, and those of others that it has read, which may be set otherwise.
         self._ttls = {settings.report_ttl}
         self._heard = self._heard_at = -math.inf
+        self._server = ""
         # Until when workers may not have been able to report.
         self._silent_until = math.inf
 
@@ -69,33 +70,34 @@ class Sweeper:
             errors.BrokerUnavailable: the ledger cannot be reached.
         """
         due = self._ledger.due(self._name, self._lease)
-        self._hear()
-        if (due is not None) != self._leads:
-            self._leads = not self._leads
+        self._hear(due)
+        if due.leads != self._leads:
+            self._leads = due.leads
             log.info("janitor %s: %s", self._name, "leads" if self._leads else "leads no more")
-        if due is None:
+        if not due.leads:
             return
-        if any(kind == "full" for _, kind, _ in due):
-            self._silent_until = time.monotonic()
-        deadlines = [entry for entry in due if entry[1] == "deadline"]
-        for entry in deadlines:
-            self._publish(entry, self._sweep(entry))
-        self._look_after([entry for entry in due if entry[1] in ("hint", "tidy")])
-        self._look_after_limits([bucket for _, kind, bucket in due if kind == "limit"])
+        for entry in due.entries:
+            if entry[1] == "deadline":
+                self._publish(" ".join(entry), entry[0], self._sweep(entry))
+        self._look_after([entry for entry in due.entries if entry[1] != "deadline"])
+        self._look_after_limits(due.limits)
         if time.monotonic() - self._cleared >= _CLEAR_EVERY:
             self._ledger.forget_expired()
             self._cleared = time.monotonic()
         # What this round took was no silence of the server's.
         self._heard, self._heard_at = time.monotonic(), time.time()
 
-    def _hear(self) -> None:
+    def _hear(self, due: Due) -> None:
         # By the wall clock too: a machine that sleeps does not count that by the other one, and the server does.
         now, at = time.monotonic(), time.time()
         # Nobody could report to a server that was away, or took nothing, so for a while nobody is taken for dead; a
         # janitor that begins does not know whether it was.
         if max(now - self._heard, at - self._heard_at) - self._settings.sweep_interval > self._patience:
             self._silent_until = now
-        self._heard, self._heard_at = now, at
+        # Nor does one have what was reported, if it came back with what it had kept a while ago.
+        if due.full or due.server != self._server:
+            self._silent_until = now
+        self._server, self._heard, self._heard_at = due.server, now, at
 
     @property
     def _patience(self) -> float:
@@ -112,7 +114,9 @@ class Sweeper:
         workers = self._workers(time.monotonic())
         until = time.monotonic() + self._lease
         for bucket in buckets:
-            self._places.tend(bucket, "janitor", workers=workers)
+            tended = self._ledger.tend(bucket, "janitor", workers=workers)
+            self._publish(f"limit {bucket} calls", "", tended.messages)
+            self._places.set(tended.alarms)
             if time.monotonic() > until:
                 return
 
@@ -126,17 +130,17 @@ class Sweeper:
                 workers = self._workers(self._heard)
                 instead = self._instead()
                 backed_up = self._backed_up()
-            self._publish(entry, self._sweep(entry, workers, backed_up, instead))
+            self._publish(" ".join(entry), entry[0], self._sweep(entry, workers, backed_up, instead))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
                 break
         self._queues.close()
 
-    def _publish(self, entry: Entry, wanted: list[Message]) -> None:
+    def _publish(self, key: str, run: str, wanted: Sequence[Message]) -> None:
         # On a thread of its own: a broker that does not answer must not hold up deadlines. For what it does not take,
         # each round asks again, in the place of the round before.
         if wanted:
-            self._later.put(" ".join(entry), 0.0, partial(publish.messages, self._app, entry[0], wanted))
+            self._later.put(key, 0.0, partial(publish.messages, self._app, run, wanted))
 
     def _sweep(
         self,

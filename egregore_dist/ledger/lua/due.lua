@@ -2,8 +2,8 @@
 --
 -- KEYS[1]  <prefix>:janitor   string  the janitor that leads, until its lease ends
 -- ARGV  janitor, lease ms, entries at most
--- Returns { 1 if it leads else 0, entries of the agenda that are due, the oldest first, buckets of limits that are, see
--- _limits.lua, 1 if the server's memory is full else 0 }. Beyond the most, deadlines: they do not wait behind the hints of
+-- Returns { 1 if it leads else 0, the server's word for its own life or "", entries of the agenda that are due, the oldest
+-- first, buckets of limits that are, see _limits.lua, 1 if the server's memory is full else 0 }. Beyond the most, deadlines: they do not wait behind the hints of
 -- a cluster that was away.
 --
 -- One call a round, whoever leads; a follower's changes nothing. Two that both believe to lead do no harm: what they do
@@ -13,7 +13,11 @@ local BEHIND = 50
 
 local me, lease, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local leader = redis.call('GET', KEYS[1])
-if leader and leader ~= me then return { 0, {}, {}, 0 } end
+-- One that has another word was started anew, or is another one: what it was told last it may not have. A server may forbid
+-- the question.
+local said = redis.pcall('INFO', 'server')
+local server = type(said) == 'string' and string.match(said, 'run_id:(%w+)') or ''
+if leader and leader ~= me then return { 0, server, {}, {}, 0 } end
 local full = 0
 if not leader then
   redis.call('SET', KEYS[1], me, 'PX', lease)
@@ -27,4 +31,4 @@ if #due == most then
     if string.find(entry, ' deadline ', 1, true) then due[#due + 1] = entry end
   end
 end
-return { 1, due, limits().due(most), full }
+return { 1, server, due, limits().due(most), full }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from egregore_dist.client.server import Server
 from egregore_dist.ledger import Ledger, Message
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import QUEUE, WORKER, Play
@@ -15,17 +16,17 @@ def test_one_janitor_leads(play: Play) -> None:
     play.make_due("hint", ROOT)
     ledger = play.ledger
 
-    assert ledger.due("first", 60.0) == [(play.run, "hint", ROOT)]
-    assert ledger.due("second", 60.0) is None
-    assert ledger.due("first", 60.0) == [(play.run, "hint", ROOT)]
+    assert ledger.due("first", 60.0).entries == [(play.run, "hint", ROOT)]
+    assert not ledger.due("second", 60.0).leads
+    assert ledger.due("first", 60.0).entries == [(play.run, "hint", ROOT)]
 
 
 def test_a_janitor_that_does_not_ask_is_replaced(ledger: Ledger) -> None:
     """Its lease ends by itself, and when it comes back it follows."""
-    assert ledger.due("first", 0.05) == []
-    until(lambda: ledger.due("second", 60.0) is not None, seconds=5)
+    assert ledger.due("first", 0.05).entries == []
+    until(lambda: ledger.due("second", 60.0).leads, seconds=5)
 
-    assert ledger.due("first", 60.0) is None
+    assert not ledger.due("first", 60.0).leads
 
 
 def test_a_leader_keeps_its_lease(ledger: Ledger) -> None:
@@ -51,7 +52,7 @@ def test_at_most_so_many_are_told(ledger: Ledger) -> None:
     for number in range(5):
         ledger.redis.zadd(ledger.keys.agenda, {f"run{number} hint 0": number})
 
-    assert ledger.due("me", 60.0, limit=2) == [("run0", "hint", "0"), ("run1", "hint", "0")]
+    assert ledger.due("me", 60.0, limit=2).entries == [("run0", "hint", "0"), ("run1", "hint", "0")]
 
 
 def test_a_deadline_does_not_wait_behind_hints(ledger: Ledger) -> None:
@@ -60,12 +61,31 @@ def test_a_deadline_does_not_wait_behind_hints(ledger: Ledger) -> None:
         ledger.redis.zadd(ledger.keys.agenda, {f"run{number} hint 0": number})
     ledger.redis.zadd(ledger.keys.agenda, {"late deadline 0": 60})
 
-    assert ledger.due("me", 60.0, limit=2) == [("late", "deadline", "0"), ("run0", "hint", "0"), ("run1", "hint", "0")]
+    assert ledger.due("me", 60.0, limit=2).entries == [
+        ("late", "deadline", "0"),
+        ("run0", "hint", "0"),
+        ("run1", "hint", "0"),
+    ]
+
+
+def test_each_life_of_a_server_is_told_from_the_others() -> None:
+    """By leaders and by those who follow."""
+    lives = []
+    for _ in range(2):
+        with Server.start() as server:
+            ledger = Ledger(server.url)
+            found = {ledger.due(janitor, 60.0).server for janitor in ("first", "second", "first")}
+            ledger.close()
+        assert len(found) == 1
+        lives += found
+
+    assert lives[0] != lives[1]
+    assert all(lives)
 
 
 def test_what_is_not_due_is_not_told(play: Play) -> None:
     """The server's clock decides."""
-    assert play.ledger.due("me", 60.0) == []
+    assert play.ledger.due("me", 60.0).entries == []
     assert play.agenda() != {}
 
 

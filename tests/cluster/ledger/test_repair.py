@@ -408,7 +408,7 @@ def test_deadlines_are_due_before_hints(play: Play) -> None:
     play.make_due("hint", block)
     play.ledger.redis.zadd(play.ledger.keys.agenda, {f"{play.run} deadline {block}": 2})
 
-    assert play.ledger.due("me", 60.0) == [
+    assert play.ledger.due("me", 60.0).entries == [
         (play.run, "deadline", block),
         (play.run, "hint", ROOT),
         (play.run, "hint", block),
@@ -424,7 +424,7 @@ def test_an_entry_about_what_is_no_more_is_dropped(play: Play, state: str) -> No
         ledger.delete(play.run)
     ledger.redis.zadd(ledger.keys.agenda, {f"{play.run} hint {ROOT}": 1})
 
-    assert ledger.due("me", 60.0) == [(play.run, "hint", ROOT)]
+    assert ledger.due("me", 60.0).entries == [(play.run, "hint", ROOT)]
     assert ledger.sweep(play.run, "hint", ROOT, workers={}) == []
     assert play.agenda() == {}
     assert ledger.is_idle()

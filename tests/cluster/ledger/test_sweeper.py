@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -16,14 +18,15 @@ from egregore_dist.engine import app as apps
 from egregore_dist.engine import publish
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.queues import Queues
-from egregore_dist.ledger import Loss, Message, Shortage
+from egregore_dist.ledger import Due, Loss, Message, Shortage, Tended
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
 from egregore_dist.worker.sweeper import Sweeper
-from tests.cluster.ledger.play import WORKER, Play, track
+from tests.cluster.ledger.play import QUEUE, WORKER, Play, track
 
 INTERVAL, TTL = 1.0, 10.0
+PUT = Later.put
 GONE = "gone@there"
 
 
@@ -65,6 +68,8 @@ def janitor(play: Play, clock: Clock, published: list[tuple[str, Message]]) -> C
         if not begins:
             # As if it had been up for long.
             made._heard, made._heard_at, made._silent_until = clock(), time.time(), -math.inf
+            made._server = play.ledger.due(name, INTERVAL).server
+            play.ledger.redis.delete(play.ledger.keys.janitor)
         return made
 
     return make
@@ -262,10 +267,29 @@ def test_who_could_not_report_to_a_full_server_is_not_dead(
     sweeper = janitor()
     block = held(play, GONE)
     with monkeypatch.context() as patch:
-        patch.setattr(play.ledger, "due", lambda *_: [("", "full", "")])
+        patch.setattr(play.ledger, "due", lambda *_: Due(leads=True, server=sweeper._server, full=True))
         for _ in range(12):
             clock.now += INTERVAL
             sweeper.round()
+
+    assert_spared(play, clock, sweeper, block, rounds=int(TTL / INTERVAL) - 1, then=2 * INTERVAL)
+
+
+def test_a_server_that_comes_back_without_reports(
+    janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was away for a moment, and has what it had kept before some reported: for their lifetime none is missed.
+
+    Who follows has to notice too: the lease of whoever led may be lost with them.
+    """
+    sweeper = janitor()
+    block = held(play, GONE)
+    due = play.ledger.due
+    play.ledger.due("leads@there", 60.0)
+    sweeper.round()
+    monkeypatch.setattr(play.ledger, "due", lambda *args: replace(due(*args), server="another life"))
+    sweeper.round()
+    play.ledger.redis.delete(play.ledger.keys.janitor)
 
     assert_spared(play, clock, sweeper, block, rounds=int(TTL / INTERVAL) - 1, then=2 * INTERVAL)
 
@@ -366,6 +390,37 @@ def test_a_broker_that_is_away_does_not_hold_up_deadlines(
     assert all(states == ["failed", "failed"] for _, states in seen)
     asked = [run for run, _ in seen if run in {one.run for one in waiting}]
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["hint", "limit"])
+def test_a_broker_that_does_not_answer_does_not_hold_up_the_next_round(
+    play: Play, janitor: Callable[..., Sweeper], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What a block or a limit calls for is published beside the rounds; a deadline that comes then is kept."""
+    begun, over = threading.Event(), threading.Event()
+    given_up: list[bool] = []
+
+    def does_not_answer(*_: object) -> None:
+        begun.set()
+        given_up.append(over.wait(30))
+
+    monkeypatch.setattr(Later, "put", PUT)
+    monkeypatch.setattr(publish, "messages", does_not_answer)
+    sweeper, timed = janitor(), Play.submit(play.ledger)
+    with monkeypatch.context() as patch:
+        if kind == "hint":
+            play.make_due("hint", ROOT)
+        else:
+            tended = Tended((Message("lane", ROOT, 0, QUEUE, play.run),), ())
+            patch.setattr(play.ledger, "due", lambda *_: Due(leads=True, server=sweeper._server, limits=["call"]))
+            patch.setattr(play.ledger, "tend", lambda *_, **__: tended)
+        sweeper.round()
+    assert begun.wait(10)
+    timed.make_due("deadline", timed.block(1, timeout=3600.0))
+    sweeper.round()
+
+    assert (timed.state, given_up) == ("failed", [])
+    over.set()
 
 
 @pytest.mark.parametrize("raw", [b"\xc1", b"\x81\xa6worker\xa1\xff"], ids=["malformed", "no text"])
