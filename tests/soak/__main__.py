@@ -14,12 +14,13 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, median
+
+import psutil
 
 from egregore_dist import errors
 from egregore_dist.ledger.connection import reachable
-from tests.soak.faults import Faults, add_far
+from tests.soak.faults import Faults, add_far, children
 from tests.soak.load import Load
 from tests.support.history import percentile, told
 from tests.support.netns import Host
@@ -35,10 +36,11 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Memory in bytes, ``at`` in seconds from the start."""
+    """Memory in bytes, ``at`` in seconds from the start; ``pool``: of the worker's pool process that has most."""
 
     at: float
     worker: int
+    pool: int
     server: int
     keys: int
 
@@ -110,8 +112,11 @@ def disturb(
 def sample(trial: Trial, at: float) -> Sample:
     """Measure now."""
     with reachable():
-        server = trial.ledger.redis
-        return Sample(at, _rss(trial.nodes[0].pid), int(server.info("memory")["used_memory"]), int(server.dbsize()))
+        server, worker = trial.ledger.redis, trial.nodes[0]
+        used, keys = int(server.info("memory")["used_memory"]), int(server.dbsize())
+    # Between a kill and the next start there may be none.
+    pool = max((rss(pid) for pid in children(worker)), default=0)
+    return Sample(at, rss(worker.pid), pool, used, keys)
 
 
 def for_ever(trial: Trial) -> int:
@@ -140,6 +145,7 @@ def report(load: Load, done: Counter[str], samples: list[Sample], took: float) -
     first = samples[0]
     for name, start, values in (
         ("worker", first.worker, [it.worker for it in steady]),
+        ("pool", first.pool, [it.pool for it in steady]),
         ("server", first.server, [it.server for it in steady]),
     ):
         slope = slope_of([it.at for it in steady], values) * 60 / MIB
@@ -166,11 +172,12 @@ def slope_of(xs: list[float], ys: list[int]) -> float:
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
 
 
-def _rss(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"process {pid} has no memory")
+def rss(pid: int) -> int:
+    """The memory of a process; 0 of one that has ended."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ class Faults:
         return kind
 
     def kill_child(self) -> None:
-        children = [pid for node in self._trial.nodes for pid in _children(node)]
-        if children:
-            _signal(self._rng.choice(children), signal.SIGKILL)
+        found = [pid for node in self._trial.nodes for pid in children(node)]
+        if found:
+            _signal(self._rng.choice(found), signal.SIGKILL)
 
     def kill_worker(self) -> None:
         node = self._rng.choice(self._trial.nodes[1:])
@@ -115,7 +115,8 @@ def _taken(raw: bytes) -> bytes:
     return json.dumps(json.loads(raw)[0]).encode()
 
 
-def _children(node: ProcessContainer) -> list[int]:
+def children(node: ProcessContainer) -> list[int]:
+    """The processes of a worker's pool."""
     try:
         return [int(pid) for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()]
     except OSError:
