@@ -16,17 +16,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Literal
 
 import msgspec
 
 # Two copies of the note take turns: while one is written the other holds. The number of the last one says which.
 _NUMBER = struct.Struct("@Q")
 _ASKED = struct.Struct("@dd")
+# How often code was begun and ended to be loaded, and how often a server was asked again.
+_COUNT = struct.Struct("@Q")
 _NOTE = struct.Struct("@qqqqddddBHH")
 _BRANCH = struct.Struct("@q")
 _ASKED_AT, _FIRST_AT, _COPY = 8, 64, 4032
 # The calls that are watched, as many as there is room for: two copies too, with a number of their own.
 _LISTED, _CALL = struct.Struct("@I"), struct.Struct("@qqqqddH")
+_LOADS_AT, _WAITS_AT = 32, 40
 _LIST_NUMBER_AT, _LIST_AT, _LIST = 24, _FIRST_AT + 2 * _COPY, 32768
 _SIZE = _LIST_AT + 2 * _LIST
 _NAME_LIMIT = 512
@@ -113,6 +117,22 @@ class Note:
         return self.call.node
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Where a process calls no node just now; if it goes on, and comes back, that is another rest.
+
+    Attributes:
+        where: "away": it is at no block. "block": it is at one, and tells the ledger what it has, or asks for more.
+            "code": it loads the code of a node, which may import what it likes.
+        number: of its last note, or of the code that it loads.
+        waits: how often it has asked a server again that took nothing, or could not be reached.
+    """
+
+    where: Literal["away", "block", "code"]
+    number: int = 0
+    waits: int = 0
+
+
 class Board:
     """One process's file, as that process writes it. Without a folder nothing is written."""
 
@@ -122,11 +142,13 @@ class Board:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 # Not a file with a hole: where the disk is full, that would be found by a signal.
-                os.write(descriptor, bytes(_SIZE))
+                left = _SIZE
+                while left:
+                    left -= os.write(descriptor, bytes(left))
                 self._map = mmap.mmap(descriptor, _SIZE)
             finally:
                 os.close(descriptor)
-        self._number = self._list_number = 0
+        self._number = self._list_number = self._loads = self._waits = 0
         self._at = Where("", "", 0, "")
         self._where = b""
         self._loop = False
@@ -181,6 +203,28 @@ class Board:
             if first:
                 self._write(branch, attempt, since, b"", 0, 0, since, NEVER)
         return since
+
+    def load(self, branch: int, attempt: int, node: str) -> None:
+        """The code of a branch's next node is loaded, until `loaded`."""
+        if self._map is not None:
+            since = self._since if branch == self._branch else monotonic()
+            self._write(branch, attempt, since, node.encode()[:_NAME_LIMIT], 0, 0, since, NEVER)
+            self._loads += 1
+            _COUNT.pack_into(self._map, _LOADS_AT, self._loads)
+
+    def loaded(self) -> None:
+        """It has been, or cannot be."""
+        if self._map is not None:
+            self._loads += 1
+            _COUNT.pack_into(self._map, _LOADS_AT, self._loads)
+            if self._branch == NOBODY:
+                self.rest()
+
+    def wait(self) -> None:
+        """A server that takes nothing now, or cannot be reached, is asked again. Called by any thread."""
+        if self._map is not None:
+            self._waits += 1
+            _COUNT.pack_into(self._map, _WAITS_AT, self._waits)
 
     def call(self, node: str, attempt: int, calls: int, retries: int, timeout: float | None) -> None:
         """The branch calls a node."""
@@ -322,13 +366,19 @@ class Reader:
     def close(self) -> None:
         self._map.close()
 
-    def rests(self) -> tuple[int, bool] | None:
-        """Where nothing is executed: the number of the note that says so, and whether a lane is at a block."""
+    def rests(self) -> Rest | None:
+        """Where it calls no node just now; None where it does, or serves a block on an event loop."""
+        (loads,) = _COUNT.unpack_from(self._map, _LOADS_AT)
+        (waits,) = _COUNT.unpack_from(self._map, _WAITS_AT)
+        if loads % 2:
+            return Rest("code", loads, waits)
         (number,) = _NUMBER.unpack_from(self._map, 0)
         note = _NOTE.unpack_from(self._map, _FIRST_AT + (number & 1) * _COPY)
         branch, loop, size = note[0], note[8], note[9]
+        if number and (branch != NOBODY or loop):
+            return None
         # Of a lane whose ids find no room the size is 0, too.
-        return (number, bool(size)) if number == 0 or (branch == NOBODY and not loop) else None
+        return Rest("block" if size else "away", number, waits)
 
     def read(self) -> Note | None:
         """What it was executing at some moment just now; None where that is nothing, or changes too quickly."""

@@ -26,7 +26,8 @@ def mine() -> Board:
         return Board()
     try:
         return Board(Path(folder) / str(os.getpid()))
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # What there is of the file tells the worker that there will be none.
         log.warning("this process cannot be watched: %s", error, extra={"action": "no_board"})
         return Board()
 

@@ -194,7 +194,9 @@ class Place:
 
         job = Job(
             node=node,
-            callee=self._runtime.callee(self._load, node.function),
+            callee=self._runtime.callee(
+                self._load, node.function, branch=lease.branch, attempt=lease.attempt, node=node.name
+            ),
             value=request.value,
             context=context,
             attempts=lease.attempt,

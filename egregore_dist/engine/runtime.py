@@ -92,13 +92,17 @@ class Runtime:
         self.app = app
         self.settings = settings
         self.pid = os.getpid()
+        self.board = boards.mine()
         self.ledger = Ledger(
-            apps.ledger_url(settings), prefix=settings.prefix, retention=settings.retention, retries=_PATIENCE
+            apps.ledger_url(settings),
+            prefix=settings.prefix,
+            retention=settings.retention,
+            retries=_PATIENCE,
+            waits=self.board.wait,
         )
         alarms = Interrupter()
         self.raiser = Raiser()
         self.interrupter: Interrupter | Raiser = alarms if alarms.usable else self.raiser
-        self.board = boards.mine()
         self.later = Later()
         self.backoffs = Backoffs(self.ledger, self.later)
         self.announcer = Announcer(app, self.later)
@@ -134,15 +138,23 @@ class Runtime:
         queue = work.queue or self.settings.queue
         return Workload(run, work.workflow, workflow.root, functions, queue, shapes, work.trace)
 
-    def callee(self, load: Workload, function: int) -> Callee:
-        """The function of a node. Raises `errors.CodeError` where this worker refuses it or cannot load it."""
+    def callee(self, load: Workload, function: int, *, branch: int, attempt: int, node: str) -> Callee:
+        """The function of a node, which a branch comes to.
+
+        Raises:
+            errors.CodeError: this worker refuses it, or cannot load it.
+        """
         ref = load.functions[function]
         with self._lock:
             known = self._callees.get(ref)
         if known is None:
-            blob = self.ledger.code(load.run, ref[2:]) if ref.startswith("v:") else None
-            loaded = self.loader.load(ref, blob)
-            known = Callee(loaded.fn, Parameters.of(loaded.fn, loaded.hints))
+            self.board.load(branch, attempt, node)
+            try:
+                blob = self.ledger.code(load.run, ref[2:]) if ref.startswith("v:") else None
+                loaded = self.loader.load(ref, blob)
+                known = Callee(loaded.fn, Parameters.of(loaded.fn, loaded.hints))
+            finally:
+                self.board.loaded()
             self._keep(self._callees, ref, known, 4 * _SPECS_KEPT)
         return known
 

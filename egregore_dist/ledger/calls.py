@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import redis
-from redis.backoff import AbstractBackoff
+from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff
 
 from egregore_dist import errors
 from egregore_dist.ledger import scripts
@@ -20,6 +20,28 @@ log = logging.getLogger(__name__)
 _SAY_EVERY = 30.0
 
 _T = TypeVar("_T")
+
+
+class Pauses(ExponentialWithJitterBackoff):
+    """The pauses before a call that was in vain is made again.
+
+    Args:
+        waits: called before each.
+    """
+
+    def __init__(self, waits: Callable[[], None] | None) -> None:
+        super().__init__(cap=1.0, base=0.02)
+        self._waits = waits
+
+    def __deepcopy__(self, _memo: object) -> Pauses:
+        # Each of redis-py's connections makes a copy of its own.
+        return self
+
+    def compute(self, failures: int) -> float:
+        """The next one, in seconds."""
+        if self._waits is not None:
+            self._waits()
+        return super().compute(failures)
 
 
 class Calls:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from egregore_dist import errors
 from egregore_dist.ledger import replies, spans
-from egregore_dist.ledger.calls import Calls
+from egregore_dist.ledger.calls import Calls, Pauses
 from egregore_dist.ledger.connection import options, outlasting, reachable
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
@@ -72,13 +71,22 @@ class Ledger:
         retention: seconds that a finished run is kept.
         retries: how often a call is tried again, at most a second apart, while the server cannot be reached, answers
             nobody, or refuses to write.
+        waits: called before each time that it is.
 
     Every method raises `errors.BrokerUnavailable` where the server cannot be reached or answers nobody, and
     `errors.BrokerFull` where it refuses to write. It is safe to share between threads, not between processes.
     """
 
-    def __init__(self, url: str, *, prefix: str = "egd", retention: float = 7 * 86400, retries: int = 3) -> None:
-        backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "egd",
+        retention: float = 7 * 86400,
+        retries: int = 3,
+        waits: Callable[[], None] | None = None,
+    ) -> None:
+        backoff = Pauses(waits)
         try:
             self.redis = redis.Redis.from_url(url, retry=Retry(backoff, retries=retries), **options(url))
         except ValueError as error:

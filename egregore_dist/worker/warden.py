@@ -21,14 +21,14 @@ from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import publish
-from egregore_dist.engine.board import NEVER, NOBODY, Call, Note, Reader
+from egregore_dist.engine.board import NEVER, NOBODY, Call, Note, Reader, Rest
 from egregore_dist.engine.later import Later
 from egregore_dist.ledger import Ledger, Loss, Message, Overrun
 from egregore_dist.resources import cgroup, recorder, router
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 from egregore_dist.worker import shortage
-from egregore_dist.worker.heldup import HeldUp, Rest
+from egregore_dist.worker.heldup import HeldUp
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class _Child:
     """One process of the pool.
 
     ``condemned`` is what it should stop for, and since when each is known; ``asked`` when the ledger was, ``gone`` what
-    it said it does not hold any more; ``killed`` when it was, and ``held_up`` why, where it did nothing; ``held`` the
-    bytes that it was last seen to hold, and at which branch, by when that began.
+    it said it does not hold any more; ``killed`` when it was, and ``blamed`` why its branch is to blame for that;
+    ``held`` the bytes that it was last seen to hold, and at which branch, by when that began.
     """
 
     pid: int
@@ -58,7 +58,7 @@ class _Child:
     asked: float = 0.0
     gone: Reason | None = None
     killed: float | None = None
-    held_up: str = ""
+    blamed: str = ""
     held: tuple[float, int] = (0.0, 0)
 
 
@@ -178,16 +178,16 @@ class Warden:
             return {note.where.lane: note.where.width for note in notes if note is not None}
 
     def _find(self) -> None:
-        for path in self._folder.iterdir():
-            pid = int(path.name)
-            if pid not in self._children:
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if path.name.isdigit() and (pid := int(path.name)) not in self._children:
                 try:
                     self._children[pid] = _Child(pid, Reader(path), self._processes.get(pid))
                 except (OSError, ValueError):
-                    # It is being made.
+                    # It is being made, or could not be.
                     continue
         for pid, process in list(self._processes.items()):
             if pid not in self._children and _code(process) is not None:
+                (self._folder / str(pid)).unlink(missing_ok=True)
                 del self._processes[pid]
 
     # Those that live
@@ -231,8 +231,9 @@ class Warden:
         _kill(child.pid)
 
     def _free(self) -> None:
-        # What holds up a process that is at no node may hold it up for ever: it would keep its slot, and its branches.
-        found = self._held_up.look({pid: rest for pid in self._busy() if (rest := self._rest(pid)) is not None})
+        # What holds up a process that calls no node may hold it up for ever: it would keep its slot, and its branches.
+        resting = {pid: rest for pid in self._busy() if (rest := self._rest(pid)) is not None}
+        found = self._held_up.look(resting)
         if self._held_up.doubtful:
             try:
                 self._ledger.now()
@@ -240,22 +241,22 @@ class Warden:
                 self._held_up.forget()
                 raise
         for pid, why in found.items():
+            if self._rest(pid) != resting[pid]:
+                # It went on while the ledger was asked.
+                continue
             log.warning("process %d is killed: %s", pid, why, extra={"action": "process_killed"})
             if (child := self._children.get(pid)) is not None:
-                child.held_up = why
+                child.blamed = why if resting[pid].where == "code" else ""
                 self._end(child, monotonic())
             elif pid in self._processes and _code(self._processes[pid]) is None:
                 _kill(pid)
 
     def _rest(self, pid: int) -> Rest | None:
         child = self._children.get(pid)
-        if child is None:
-            # It may not have come to make a board.
-            return Rest(block=False, number=0)
-        if child.killed is not None or (found := child.reader.rests()) is None:
-            return None
-        number, at_block = found
-        return Rest(block=at_block, number=number)
+        if child is not None:
+            return child.reader.rests() if child.killed is None else None
+        # It may not have come to make a board; of one that could not, nothing is known.
+        return None if (self._folder / str(pid)).exists() or not self._folder.is_dir() else Rest("away")
 
     def _end_blocks(self, notes: list[tuple[_Child, Note]]) -> None:
         # Its lanes would have ended it; where all are stuck in their nodes, a janitor's next round is far away.
@@ -265,7 +266,13 @@ class Warden:
             if note.stop_at + _LATE <= monotonic() and (note.branch != NOBODY or note.loop)
         }
         for run, block in late - self._ended:
-            self._publish(run, self._ledger.sweep(run, "deadline", block, workers=None))
+            try:
+                self._publish(run, self._ledger.sweep(run, "deadline", block, workers=None))
+            except errors.BrokerUnavailable:
+                raise
+            except Exception:
+                # One block that cannot be dealt with must not keep the others waiting.
+                log.exception("warden: run %s, block %s", run, block, extra={"action": "sweep_failed", "run_id": run})
             self._ended.add((run, block))
         self._ended &= late
 
@@ -344,9 +351,9 @@ class Warden:
 
     def _loss(self, child: _Child, note: Note, text: str) -> Loss:
         branch = None if note.branch == NOBODY else note.branch
-        if child.held_up:
-            # Each branch that its lane had may be what held it up.
-            return Loss(verdict="lost", why=f"its process was killed: {child.held_up}")
+        if child.blamed:
+            why = f"its process was killed: {child.blamed}"
+            return Loss(verdict="lost", branch=branch, why=why, node=note.node)
         if child.killed is not None:
             # Not only the one that had its grace: one kill is enough for all that were over their timeouts by then.
             return Loss(verdict="stopped", overruns=tuple(_overrun(call) for call in _overdue(note, child.killed)))

@@ -11,12 +11,12 @@ from statistics import median
 import pytest
 
 from egregore_dist import parallel
-from egregore_dist.errors import RunFailed
 from egregore_dist.ledger.ledger import ATTEMPTS
+from egregore_dist.workflow.step import Step
 from tests.support import work
 from tests.support.trial import Trial
-from tests.support.waiting import until
-from tests.support.work import long_first, quick
+from tests.support.waiting import let_pass, until
+from tests.support.work import anap, long_first, nap, quick
 
 # Half a second is promised; a busy machine takes longer to start a process, and five seconds are what it must not be.
 USABLE = 0.5
@@ -49,7 +49,7 @@ def test_a_slot_is_usable_again(
     assert median(took) < USABLE + SLACK
 
 
-@pytest.mark.parametrize("where", ["mine", "come", "workload", "leave"])
+@pytest.mark.parametrize("where", ["mine", "come", "enter", "load", "leave"])
 def test_a_process_that_is_held_up_outside_of_nodes_gives_its_slot_back(
     trial_of: Callable[..., Trial], tmp_path: Path, where: str
 ) -> None:
@@ -68,18 +68,54 @@ def test_a_process_that_is_held_up_outside_of_nodes_gives_its_slot_back(
     assert trial.nodes[0].status == "running"
 
 
-def test_what_holds_up_each_process_ends_as_lost(trial_of: Callable[..., Trial], tmp_path: Path) -> None:
-    """Branches whose processes hang each time, as in a module that waits while it is imported, are lost for it."""
+@pytest.mark.parametrize("first", [quick, anap], ids=["narrow", "wide"])
+def test_a_node_whose_code_is_never_loaded_ends_as_lost(
+    trial_of: Callable[..., Trial], tmp_path: Path, first: Step
+) -> None:
+    """One whose module waits for ever while it is imported has cost three processes; the others are not blamed."""
     trial = trial_of(workers=0)
     held = tmp_path / "held"
-    trial.add(hooks=[f"held_up=workload+{held}"])
-    run = trial.submit(quick, 1)
+    trial.add(hooks=[f"held_up=load+{held}"])
+    run = trial.submit(parallel(first, nap, on_error="collect"), 0.1)
 
-    with pytest.raises(RunFailed) as failed:
-        run.result(timeout=60)
-    assert len(held.read_text().split()) == ATTEMPTS
-    assert f"lost {ATTEMPTS} times: its process was killed: for 1 s it has held a slot, and exec" in str(failed.value)
+    failed = trial.result(run, timeout=60)
+    assert len(held.read_text().split()) == 2 * ATTEMPTS
+    for name, error in failed.items():
+        assert (error.kind, error.node) == ("lost", name)
+        assert f"lost {ATTEMPTS} times: its process was killed: for 1 s it loaded the code of a node" in error.message
+    lost = [event for event in run.events() if event.type == "branch.lost"]
+    assert len(lost) == 2 * ATTEMPTS
     assert trial.nodes[0].status == "running"
+
+
+def test_a_process_may_wait_for_a_server_that_takes_nothing(trial_of: Callable[..., Trial]) -> None:
+    """However long: what it has executed is committed once the server takes it."""
+    trial = trial_of(workers=0)
+    worker = trial.add(hooks=["impatient=2"])
+    server = trial.ledger.redis
+    run = trial.submit(parallel(nap, quick), 1.0)
+    until(lambda: trial.executions("nap"), what="the node")
+    server.config_set("min-replicas-to-write", 1)
+    try:
+        until(lambda: "the ledger waits" in worker.logs(), what="a lane that waits")
+        let_pass(8.0)
+    finally:
+        server.config_set("min-replicas-to-write", 0)
+
+    assert trial.result(run).keys() == {"nap", "quick"}
+    assert {it.attempt for it in trial.executions()} == {1}
+    assert "is killed" not in worker.logs()
+
+
+@pytest.mark.parametrize("size", [0, 4096])
+def test_a_process_that_has_no_board_is_not_held_up(trial_of: Callable[..., Trial], size: int) -> None:
+    """Where the disk is full nobody sees what it is at, so that it is left at that."""
+    trial = trial_of(workers=0)
+    worker = trial.add(hooks=["impatient=1", f"no_board={size}"])
+
+    assert trial.run(nap, 4.0).startswith("nap#")
+    assert "cannot be watched" in worker.logs()
+    assert {it.attempt for it in trial.executions("nap")} == {1}
 
 
 def test_a_slot_whose_end_was_not_heard_of_comes_back(trial_of: Callable[..., Trial], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ What is patched before the command starts is patched in the processes of a worke
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -25,9 +26,10 @@ from egregore_dist import cli
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import boards
 from egregore_dist.engine.board import Board
-from egregore_dist.engine.runtime import Runtime
+from egregore_dist.ledger import Ledger
 from egregore_dist.resources import cgroup, report
 from egregore_dist.settings import Settings
+from egregore_dist.wire.code import Loader
 from egregore_dist.worker import heldup
 from egregore_dist.worker.guard import Guard
 from tests.support import store
@@ -79,16 +81,16 @@ def die_at_publish(argument: str) -> None:
 def held_up(argument: str) -> None:
     """Processes of the pool whose lanes come to their first block, or leave their last one, are held up there.
 
-    The argument is ``come,file``, ``leave,file``, ``mine,file``: then it has not got to make its board, or
-    ``workload,file``: when it imports what it is to execute. The first one is, and each after a ``+`` in the place of
-    the comma. One that is held up is noticed after a second.
+    The argument is ``come,file``, ``leave,file``, ``mine,file``: then it has not got to make its board, ``enter,file``:
+    when it asks for branches, or ``load,file``: when it imports the code of a node. The first one is, and each after a
+    ``+`` in the place of the comma. One that is held up is noticed after a second.
     """
     name, _, file = argument.replace("+", ",").partition(",")
-    heldup._AT_NO_BLOCK = heldup._AT_A_BLOCK = 1.0
-    where: Any = {"mine": boards, "workload": Runtime}.get(name, Board)
+    impatient("1")
+    where: Any = {"mine": boards, "enter": Ledger, "load": Loader}.get(name, Board)
     move = getattr(where, name)
 
-    def hold(*args: Any) -> Any:
+    def hold(*args: Any, **options: Any) -> Any:
         if name == "leave":
             move(*args)
         if "+" in argument or not Path(file).exists():
@@ -98,9 +100,14 @@ def held_up(argument: str) -> None:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             while True:
                 time.sleep(600)
-        return None if name == "leave" else move(*args)
+        return None if name == "leave" else move(*args, **options)
 
     setattr(where, name, hold)
+
+
+def impatient(argument: str) -> None:
+    """A process of the pool that does nothing for so many seconds is held up."""
+    heldup._AWAY = heldup._AT_WORK = float(argument)
 
 
 def lose_end(argument: str) -> None:
@@ -108,7 +115,7 @@ def lose_end(argument: str) -> None:
 
     That the process has nothing to do is noticed after a second.
     """
-    heldup._AT_NO_BLOCK = 1.0
+    impatient("1")
     receive = ResultHandler._recv_message
 
     def lossy(self: Any, add_reader: Any, fd: int, callback: Callable[[Any], None], **options: Any) -> Any:
@@ -121,6 +128,18 @@ def lose_end(argument: str) -> None:
         return receive(self, add_reader, fd, hear, **options)
 
     ResultHandler._recv_message = lossy
+
+
+def no_board(argument: str) -> None:
+    """Processes of the pool cannot make their boards: the disk is full after so many bytes of each."""
+
+    def full(path: Path | None = None) -> Board:
+        if path is None:
+            return Board()
+        path.write_bytes(bytes(int(argument)))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    boards.Board = full  # type: ignore[assignment, misc]
 
 
 def end_channel(argument: str) -> None:
@@ -189,6 +208,8 @@ HOOKS: dict[str, Callable[[str], None]] = {
     "die_at_send": die_at_send,
     "die_at_publish": die_at_publish,
     "held_up": held_up,
+    "impatient": impatient,
+    "no_board": no_board,
     "lose_end": lose_end,
     "end_channel": end_channel,
     "soft_shutdown": soft_shutdown,

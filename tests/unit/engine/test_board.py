@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from egregore_dist.engine import board
-from egregore_dist.engine.board import NEVER, NOBODY, Board, Note, Reader, Where
+from egregore_dist.engine.board import NEVER, NOBODY, Board, Note, Reader, Rest, Where
 from tests.support.waiting import until
 
 WHERE = ("run", "0.0-1", 2, "worker@host/7/lane.0")
@@ -68,6 +70,69 @@ def test_what_has_ended_is_not_shown(tmp_path: Path) -> None:
     assert read(path).branch == NOBODY
     mine.leave()
     assert Reader(path).read() is None
+
+
+def test_where_a_process_calls_no_node(tmp_path: Path) -> None:
+    """Away from blocks, at one, or while it loads code: each time another rest; not in a branch, nor on a loop."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    reader = Reader(path)
+    assert reader.rests() == Rest("away")
+    mine.come(*WHERE)
+    assert reader.rests() == Rest("block", 1)
+    mine.serve(None, loop=False)
+    assert reader.rests() == Rest("block", 2)
+    mine.wait()
+    assert reader.rests() == Rest("block", 2, waits=1)
+    mine.begin(5, 1)
+    assert reader.rests() is None
+    mine.load(5, 1, "node")
+    assert reader.rests() == Rest("code", 1, waits=1)
+    mine.loaded()
+    assert reader.rests() is None
+    mine.rest()
+    assert reader.rests() == Rest("block", 4, waits=1)
+    mine.serve(None, loop=True)
+    assert reader.rests() is None
+    mine.leave()
+    assert reader.rests() == Rest("away", 6, waits=1)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_whose_code_is_loaded(tmp_path: Path, loop: bool) -> None:
+    """The branch that comes to its node, and the node; on an event loop it is nobody's turn after that."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    mine.come(*WHERE)
+    mine.serve(None, loop=loop)
+    if not loop:
+        mine.begin(4, 1)
+        mine.call("before", 1, 1, 0, None)
+        mine.begin(5, 3)
+    mine.load(5, 3, "imports")
+    note = read(path)
+    assert (note.branch, note.call.attempt, note.node, note.loop) == (5, 3, "imports", loop)
+    assert (note.call.calls, note.call.stop_at) == (0, NEVER)
+    mine.loaded()
+    assert read(path).branch == (NOBODY if loop else 5)
+
+
+def test_a_board_for_which_there_is_no_room(tmp_path: Path) -> None:
+    """It is an error, also where a part of it finds room."""
+    script = """
+import resource, sys
+from pathlib import Path
+from egregore_dist.engine.board import Board
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    Board(Path(sys.argv[1]))
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "1")], capture_output=True, check=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == os.strerror(errno.EFBIG)
 
 
 def test_the_first_request_to_stop_counts(tmp_path: Path) -> None:

@@ -32,11 +32,18 @@ class World:
         self.busy = {PID}
         self.is_away = False
         self.killed = killed
-        self.used = 0.0
+        self.used: float | None = 0.0
         self.is_dead = False
+        self.refuses = False
+        self.meanwhile: Callable[[], object] = lambda: None
         self.lost: list[Loss] = []
         self.folder = folder
-        ledger: Any = SimpleNamespace(now=self._ask, lost=lambda *args: self.lost.append(args[-1]) or [])
+        ledger: Any = SimpleNamespace(
+            now=self._ask,
+            held=lambda asked: [True for _ in asked],
+            lost=lambda *args: self.lost.append(args[-1]) or [],
+            sweep=self._sweep,
+        )
         app: Any = None
         self.warden = warden.Warden(ledger, app, grace=2.0, folder=folder, busy=lambda: self.busy, report_ttl=10.0)
         self.warden.started(SimpleNamespace(pid=PID))
@@ -44,7 +51,13 @@ class World:
     def _ask(self) -> int:
         if self.is_away:
             raise errors.BrokerUnavailable("it is away")
+        self.meanwhile()
         return 0
+
+    def _sweep(self, *_: object, **__: object) -> list[Message]:
+        if self.refuses:
+            raise ValueError("it cannot be dealt with")
+        return []
 
     def pass_by(self, seconds: float, step: float = 1.0) -> None:
         """Let so much time pass, with a round each step."""
@@ -62,6 +75,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path, killed)
     monkeypatch.setattr(warden, "monotonic", lambda: made.now)
     monkeypatch.setattr(heldup, "monotonic", lambda: made.now)
+    monkeypatch.setattr("egregore_dist.engine.board.monotonic", lambda: made.now)
     monkeypatch.setattr(heldup, "_used", lambda _pid: made.used)
     monkeypatch.setattr(warden, "_how_it_ended", lambda _: (-9, "was killed by SIGKILL") if made.is_dead else None)
     return made
@@ -118,7 +132,7 @@ def at_a_block(world: World) -> Board:
 
 
 def test_a_process_that_is_held_up_at_a_block_is_ended(world: World) -> None:
-    """It has a branch leased, and has begun none: it does not come to import its module, say."""
+    """It has branches leased, and has begun none: they are not to blame."""
     at_a_block(world)
     world.pass_by(119)
     assert not world.killed
@@ -127,17 +141,38 @@ def test_a_process_that_is_held_up_at_a_block_is_ended(world: World) -> None:
 
     world.is_dead = True
     world.pass_by(1)
-    (loss,) = world.lost
-    assert (loss.verdict, loss.branch) == ("lost", None)
-    assert "for 120 s it has held a slot, and executed nothing, and used no processor time" in loss.why
+    assert world.lost == [Loss(verdict="stopped")]
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["narrow", "wide"])
+def test_a_process_that_never_loads_its_code_is_ended(world: World, loop: bool) -> None:
+    """The branch whose node's module does not come to its end is to blame, whichever was executed before it."""
+    board = at_a_block(world)
+    board.serve(None, loop=loop)
+    board.begin(3, 1)
+    board.call("before", 1, 1, 0, None)
+    if loop:
+        board.rest()
+    else:
+        board.begin(4, 2)
+    board.load(4, 2, "imports")
+    world.pass_by(119)
+    assert not world.killed
+    world.pass_by(3)
+    assert world.killed == [PID]
+
+    world.is_dead = True
+    world.pass_by(1)
+    why = "its process was killed: for 120 s it loaded the code of a node, and used no processor time"
+    assert world.lost == [Loss(verdict="lost", branch=4, why=why, node="imports")]
 
 
 def test_a_process_may_import_for_as_long_as_it_likes(world: World) -> None:
     """Where it uses its processor, however little; only what comes after that is counted."""
-    at_a_block(world)
+    at_a_block(world).load(0, 1, "imports")
     for _ in range(10):
         world.pass_by(110)
-        world.used += 0.5
+        world.used = (world.used or 0.0) + 0.5
     world.pass_by(90)
     assert not world.killed
     world.pass_by(40)
@@ -150,9 +185,12 @@ def test_a_process_may_import_for_as_long_as_it_likes(world: World) -> None:
         lambda board: board.come("r", "other", 0, "w/1.1"),
         lambda board: board.serve(None, loop=False),
         lambda board: board.begin(0, 1) and board.rest(),
+        lambda board: board.load(0, 1, "imports"),
+        lambda board: board.load(0, 1, "imports") or board.loaded(),
+        lambda board: board.wait(),
         lambda board: board.leave(),
     ],
-    ids=["come", "serve", "begin", "leave"],
+    ids=["come", "serve", "begin", "load", "loaded", "wait", "leave"],
 )
 def test_a_process_that_goes_on_is_not_held_up(world: World, step: Callable[[Board], object]) -> None:
     """Each thing that its lane does begins the time anew."""
@@ -169,9 +207,44 @@ def test_a_process_that_goes_on_is_not_held_up(world: World, step: Callable[[Boa
 def test_a_process_that_executes_may_do_nothing(world: World, work: Callable[[Board], object]) -> None:
     """A node may sleep, and an event loop may wait, for as long as its user likes."""
     work(at_a_block(world))
-    world.warden._ledger.held = lambda asked: [True for _ in asked]  # type: ignore[method-assign]
     world.pass_by(3600)
     assert not world.killed
+
+
+def test_a_process_of_which_nothing_can_be_seen_is_left_alone(world: World) -> None:
+    """It may work; nor is one held up whose board could not be made."""
+    world.used = None
+    at_a_block(world)
+    world.pass_by(3600)
+    (world.folder / str(PID)).write_bytes(b"")
+    world.warden._children.clear()
+    world.pass_by(3600)
+    assert not world.killed
+
+
+def test_a_process_that_goes_on_while_the_ledger_is_asked(world: World) -> None:
+    """That took long, perhaps: what was so before it may not be so after it."""
+    board = at_a_block(world)
+    world.pass_by(115)
+    world.meanwhile = lambda: board.serve(None, loop=False)
+    world.pass_by(100)
+    assert not world.killed
+
+
+def test_a_file_that_is_nobodys_board(world: World) -> None:
+    """Whatever else is in the folder holds up no round."""
+    (world.folder / ".nfs0001").touch()
+    world.pass_by(32)
+    assert world.killed == [PID]
+
+
+def test_a_block_that_cannot_be_ended_holds_up_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It is said, once, and the rest of the round is done."""
+    at_a_block(world).serve(0.0, loop=True)
+    world.refuses = True
+    world.pass_by(10)
+    assert world.killed == [PID]
+    assert [record.action for record in caplog.records if hasattr(record, "action")].count("sweep_failed") == 1
 
 
 def board_of(pid: int, folder: Path) -> Board:
