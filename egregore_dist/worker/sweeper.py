@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 from celery import Celery
@@ -33,7 +35,11 @@ _USED_LATELY = 120_000
 # Seconds between two clearings of the list of runs.
 _CLEAR_EVERY = 3600.0
 
+# Rounds whose calls for places of a limit wait for a broker that does not answer.
+_CALLS_KEPT = 8
+
 Entry = tuple[str, str, str]
+T = TypeVar("T")
 
 
 class Sweeper:
@@ -53,9 +59,12 @@ class Sweeper:
         self._lease = _MISSED * settings.sweep_interval
         self._leads = False
         self._said: list[report.Report] = []
+        # Who has reported at some moment of this round.
+        self._present: dict[str, Presence] = {}
         self._cleared = -_CLEAR_EVERY
         self._later = Later()
-        self._places = Places(ledger, app, self._later)
+        self._numbers = itertools.count()
+        self._places = Places(ledger, app, Later())
         # How long reports live: its own worker's, and those of others that it has read, which may be set otherwise.
         self._ttls = {settings.report_ttl}
         self._heard = self._heard_at = -math.inf
@@ -71,6 +80,7 @@ class Sweeper:
         """
         due = self._ledger.due(self._name, self._lease)
         self._hear(due)
+        self._present = {}
         if due.leads != self._leads:
             self._leads = due.leads
             log.info("janitor %s: %s", self._name, "leads" if self._leads else "leads no more")
@@ -111,11 +121,12 @@ class Sweeper:
     def _look_after_limits(self, buckets: Sequence[str]) -> None:
         if not buckets:
             return
-        workers = self._workers(time.monotonic())
+        workers = self._workers()
         until = time.monotonic() + self._lease
         for bucket in buckets:
-            tended = self._ledger.tend(bucket, "janitor", workers=workers)
-            self._publish(f"limit {bucket} calls", "", tended.messages)
+            tended = self._asked(partial(self._ledger.tend, bucket, "janitor", workers=workers))
+            # It is not asked again soon for whom it has called: what a few rounds called for may wait at a time.
+            self._publish(f"limit {bucket} {next(self._numbers) % _CALLS_KEPT}", "", tended.messages)
             self._places.set(tended.alarms)
             if time.monotonic() > until:
                 return
@@ -127,9 +138,13 @@ class Sweeper:
         until = time.monotonic() + self._lease
         for entry in entries:
             if backed_up is None:
-                workers = self._workers(self._heard)
+                workers = self._workers()
                 instead = self._instead()
+                began = time.monotonic()
                 backed_up = self._backed_up()
+                if time.monotonic() - began > self._settings.sweep_interval:
+                    # The broker took long, and others may have come meanwhile.
+                    workers = self._workers()
             self._publish(" ".join(entry), entry[0], self._sweep(entry, workers, backed_up, instead))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
@@ -137,8 +152,8 @@ class Sweeper:
         self._queues.close()
 
     def _publish(self, key: str, run: str, wanted: Sequence[Message]) -> None:
-        # On a thread of its own: a broker that does not answer must not hold up deadlines. For what it does not take,
-        # each round asks again, in the place of the round before.
+        # On a thread of its own: a broker that does not answer must not hold up deadlines. What is wanted again under
+        # the same key takes the place of what was.
         if wanted:
             self._later.put(key, 0.0, partial(publish.messages, self._app, run, wanted))
 
@@ -151,7 +166,8 @@ class Sweeper:
     ) -> list[Message]:
         run, kind, block = entry
         try:
-            return self._ledger.sweep(run, kind, block, workers=workers, backed_up=backed_up, instead=instead)
+            sweep = partial(self._ledger.sweep, run, kind, block)
+            return self._asked(partial(sweep, workers=workers, backed_up=backed_up, instead=instead))
         except errors.BrokerUnavailable:
             raise
         except Exception:
@@ -175,14 +191,20 @@ class Sweeper:
         cluster = router.Cluster(self._said)
         return {name: router.roomy(cluster, name, needs.of(name).learned) for name in sized if name not in served}
 
-    def _workers(self, since: float) -> dict[str, Presence]:
-        """What workers say of themselves; ``since``: when the server is known to have answered before."""
-        found = {}
-        self._said = []
-        reports = self._ledger.reports()
-        if time.monotonic() - since > self._patience:
-            # It did not answer for long, and reports have expired meanwhile.
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """What the ledger answers; where that takes long, it is a silence as one between two rounds is."""
+        began = time.monotonic()
+        answer = ask()
+        if time.monotonic() - began > self._patience:
             self._silent_until = time.monotonic()
+            self._present[OTHERS] = Presence(at=0)
+        return answer
+
+    def _workers(self) -> dict[str, Presence]:
+        """What workers say of themselves."""
+        found = self._present
+        self._said = []
+        reports = self._asked(self._ledger.reports)
         if self._trusts:
             self._ttls = {self._settings.report_ttl}
         for name, raw in reports.items():

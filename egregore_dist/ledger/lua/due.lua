@@ -3,11 +3,11 @@
 -- KEYS[1]  <prefix>:janitor   string  the janitor that leads, until its lease ends
 -- ARGV  janitor, lease ms, entries at most
 -- Returns { 1 if it leads else 0, the server's word for its own life or "", entries of the agenda that are due, the oldest
--- first, buckets of limits that are, see _limits.lua, 1 if the server's memory is full else 0 }. Beyond the most, deadlines: they do not wait behind the hints of
--- a cluster that was away.
+-- first, buckets of limits that are, see _limits.lua, 1 if the server's memory is full else 0 }. Beyond the most, deadlines:
+-- they do not wait behind the hints of a cluster that was away.
 --
--- One call a round, whoever leads; a follower's changes nothing. Two that both believe to lead do no harm: what they do
--- are transitions. A lease is prolonged by PEXPIRE, which a server does also while its memory is full.
+-- One call a round, whoever leads; a follower's changes nothing. Two that both believe to lead do no harm: what they do are
+-- transitions. A lease is prolonged by PEXPIRE, which a server does also while its memory is full.
 
 local BEHIND = 50
 
@@ -17,18 +17,17 @@ local leader = redis.call('GET', KEYS[1])
 -- the question.
 local said = redis.pcall('INFO', 'server')
 local server = type(said) == 'string' and string.match(said, 'run_id:(%w+)') or ''
-if leader and leader ~= me then return { 0, server, {}, {}, 0 } end
-local full = 0
-if not leader then
-  redis.call('SET', KEYS[1], me, 'PX', lease)
-elseif redis.pcall('SET', KEYS[1], me, 'PX', lease).err then
-  full = 1
-  redis.call('PEXPIRE', KEYS[1], lease)
-end
+local leads = not leader or leader == me
+-- A server whose memory is full refuses a follower's too, which changes nothing.
+local tried = redis.pcall(unpack(leads and { 'SET', KEYS[1], me, 'PX', lease } or { 'SETNX', KEYS[1], me }))
+local full = type(tried) == 'table' and tried.err
+if full and not leader then return tried end
+if not leads then return { 0, server, {}, {}, full and 1 or 0 } end
+if full then redis.call('PEXPIRE', KEYS[1], lease) end
 local due = redis.call('ZRANGEBYSCORE', AGENDA, '-inf', NOW, 'LIMIT', 0, most)
 if #due == most then
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', AGENDA, '-inf', NOW, 'LIMIT', most, BEHIND * most)) do
     if string.find(entry, ' deadline ', 1, true) then due[#due + 1] = entry end
   end
 end
-return { 1, server, due, limits().due(most), full }
+return { 1, server, due, limits().due(most), full and 1 or 0 }

@@ -60,7 +60,14 @@ def test_a_full_server_answers_its_janitor(server: Server) -> None:
     ledger.redis.config_set("maxmemory", 1)
 
     assert ledger.due("me", 60.0).full
-    assert not ledger.due("other", 60.0).leads
+    other = ledger.due("other", 60.0)
+    assert (other.leads, other.full) == (False, True)
+    ledger.redis.config_set("maxmemory", 0)
+    assert not ledger.due("other", 60.0).full
+    ledger.redis.delete(ledger.keys.janitor)
+    ledger.redis.config_set("maxmemory", 1)
+    with pytest.raises(errors.BrokerFull):
+        ledger.due("other", 60.0)
     ledger.close()
 
 

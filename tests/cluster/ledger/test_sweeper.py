@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
 from egregore_dist.worker.sweeper import Sweeper
 from tests.cluster.ledger.play import QUEUE, WORKER, Play, track
+from tests.support.waiting import until
 
 INTERVAL, TTL = 1.0, 10.0
 PUT = Later.put
@@ -275,6 +277,73 @@ def test_who_could_not_report_to_a_full_server_is_not_dead(
     assert_spared(play, clock, sweeper, block, rounds=int(TTL / INTERVAL) - 1, then=2 * INTERVAL)
 
 
+def test_who_follows_hears_that_the_server_is_full(
+    janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the leader dies as room comes back, whoever leads then takes nobody for dead either."""
+    sweeper = janitor()
+    block = held(play, GONE)
+    due = play.ledger.due
+    play.ledger.due("leads@there", 60.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(play.ledger, "due", lambda *args: replace(due(*args), full=True))
+        for _ in range(12):
+            clock.now += INTERVAL
+            sweeper.round()
+    play.ledger.redis.delete(play.ledger.keys.janitor)
+
+    assert_spared(play, clock, sweeper, block, rounds=int(TTL / INTERVAL) - 1, then=2 * INTERVAL)
+
+
+@pytest.mark.parametrize("act", ["sweep", "tend"])
+def test_a_server_that_answers_late_within_a_round(
+    janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """Whatever it was asked: reports may have expired meanwhile, and what follows in the round knows."""
+    sweeper = janitor()
+    first, second = held(play, GONE), Play.submit(play.ledger)
+    block = held(second, GONE)
+    asked = getattr(play.ledger, act)
+
+    def late(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(play.ledger, act, asked)
+        clock.now += TTL
+        return asked(*args, **options) if act == "sweep" else Tended((), ())
+
+    monkeypatch.setattr(play.ledger, act, late)
+    if act == "tend":
+        due = Due(leads=True, server=sweeper._server, limits=["call"])
+        with monkeypatch.context() as patch:
+            patch.setattr(play.ledger, "due", lambda *_: due)
+            sweeper.round()
+    for one, it in ((play, first), (second, block)):
+        one.make_due("hint", it)
+    sweeper.round()
+
+    kept = [one.ledger.running(one.run, it) for one, it in ((play, first), (second, block))]
+    assert kept.count([0]) == (2 if act == "tend" else 1)
+
+
+def test_who_comes_while_the_broker_is_asked_is_alive(
+    janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker took long, and the worker that leases meanwhile had not reported before."""
+    sweeper = janitor()
+    block = play.block(3, tracks=[track(3, lanes=1)])
+    play.make_due("hint", block)
+
+    def comes(*_: object) -> int:
+        clock.now += 2 * INTERVAL
+        play.ledger.report(GONE, said(GONE), 60.0)
+        assert play.serve(block, play.lane(GONE)).leases
+        return 0
+
+    monkeypatch.setattr(Queues, "waiting", comes)
+    sweeper.round()
+
+    assert play.ledger.running(play.run, block) == [0]
+
+
 def test_a_server_that_comes_back_without_reports(
     janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,7 +480,7 @@ def test_a_broker_that_does_not_answer_does_not_hold_up_the_next_round(
         if kind == "hint":
             play.make_due("hint", ROOT)
         else:
-            tended = Tended((Message("lane", ROOT, 0, QUEUE, play.run),), ())
+            tended = Tended((Message("lane", ROOT, 0, QUEUE, run=play.run),), ())
             patch.setattr(play.ledger, "due", lambda *_: Due(leads=True, server=sweeper._server, limits=["call"]))
             patch.setattr(play.ledger, "tend", lambda *_, **__: tended)
         sweeper.round()
@@ -421,6 +490,36 @@ def test_a_broker_that_does_not_answer_does_not_hold_up_the_next_round(
 
     assert (timed.state, given_up) == ("failed", [])
     over.set()
+
+
+def test_what_limits_call_for_is_not_replaced(
+    play: Play, janitor: Callable[..., Sweeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket does not call for the same lanes again in the next round: what waits for the broker waits beside it."""
+    begun, over, numbers = threading.Event(), threading.Event(), itertools.count()
+    seen: list[int] = []
+
+    def is_slow(_app: object, _run: str, wanted: Sequence[Message]) -> None:
+        begun.set()
+        over.wait(30)
+        seen.extend(message.track for message in wanted)
+
+    monkeypatch.setattr(Later, "put", PUT)
+    monkeypatch.setattr(publish, "messages", is_slow)
+    sweeper = janitor()
+    due = Due(leads=True, server=sweeper._server, limits=["call"])
+    monkeypatch.setattr(play.ledger, "due", lambda *_: due)
+    monkeypatch.setattr(
+        play.ledger,
+        "tend",
+        lambda *_, **__: Tended((Message("lane", ROOT, next(numbers), QUEUE, run=play.run),), ()),
+    )
+    sweeper.round()
+    assert begun.wait(10)
+    for _ in range(3):
+        sweeper.round()
+    over.set()
+    until(lambda: sorted(seen) == [0, 1, 2, 3], what="all that was called for")
 
 
 @pytest.mark.parametrize("raw", [b"\xc1", b"\x81\xa6worker\xa1\xff"], ids=["malformed", "no text"])
