@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -16,19 +15,29 @@ import psutil
 from bench import workloads
 from bench.figures import Figure
 from bench.measure import Sample, alternate, ratio
-from egregore_dist import LocalCluster
+from bench.viewers import Page, Viewers, WrongPage, options
+from egregore_dist import LocalCluster, Run
 from egregore_dist.client import session
 from egregore_dist.ledger import Work
 from tests.support import browser
 from tests.support.waiting import until
 
-# What a page takes at most (seconds), and what watching may cost (ratio of times; cores).
-LIST, PAINT, HEARD, COST, OPEN_PAGES = 0.3, 1.0, 0.3, 1.05, 0.5
+# What a page takes at most (seconds), and what watching may cost (ratio of times; cores; ratio of memory).
+LIST, PAINT, HEARD, COST, OPEN_PAGES, MEMORY = 0.3, 1.0, 0.3, 1.05, 0.5, 1.05
 RUNS, BRANCHES, PAGES = 100_000, 10_000, 50
 
+_ITEMS = 20_000
 _LOADS = 100
+_WATCH_FOR = 20.0
 _PAINTED = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
-_WATCH_FOR = 10.0
+# Notes when the frame comes in which a run's page first says a state.
+_NOTE = """
+const [state] = arguments;
+new MutationObserver(() => {
+  if (document.querySelector("h1 .state").innerText !== state) return;
+  requestAnimationFrame(() => { window.shownAt ??= Date.now() / 1000; });
+}).observe(document.body, { childList: true, subtree: true });
+"""
 
 
 class Pages:
@@ -36,47 +45,20 @@ class Pages:
 
     def __init__(self, link: str) -> None:
         self.link = link
-        self.address, _, token = link.partition("/?token=")
-        self._options: dict[str, Any] = {
-            "base_url": self.address,
-            "headers": {"authorization": f"Bearer {token}"},
-            "timeout": 60,
-        }
-        self._http = httpx.Client(**self._options)
+        self.address = link.partition("/?token=")[0]
+        self._http = httpx.Client(**options(link))  # type: ignore[arg-type]
 
-    def load(self, path: str) -> float:
-        """Seconds until a page is there."""
+    def load(self, page: Page) -> float:
+        """Seconds until a page is there. Raises `WrongPage`."""
         started = time.perf_counter()
-        self._http.get(path).raise_for_status()
-        return time.perf_counter() - started
+        answer = self._http.get(page.path)
+        took = time.perf_counter() - started
+        page.check(answer.status_code, answer.text)
+        return took
 
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
-
-    @contextmanager
-    def watched(self, path: str, hears: Callable[[float], None] = lambda _: None) -> Iterator[None]:
-        """Keep a stream of events open, as an open page does; ``hears`` is told when a message came."""
-        opened, closed = threading.Event(), threading.Event()
-
-        def read() -> None:
-            with httpx.Client(**self._options) as http, http.stream("GET", path) as answer:
-                answer.raise_for_status()
-                opened.set()
-                for line in answer.iter_lines():
-                    if closed.is_set():
-                        return
-                    if line.startswith("data"):
-                        hears(time.perf_counter())
-
-        threading.Thread(target=read, daemon=True).start()
-        if not opened.wait(10):
-            raise RuntimeError(f"the stream {path} did not open")
-        try:
-            yield
-        finally:
-            # It ends with the next line, which comes within some seconds.
-            closed.set()
 
 
 def everything(cluster: LocalCluster, *, quick: bool) -> Iterator[Figure]:
@@ -88,125 +70,152 @@ def everything(cluster: LocalCluster, *, quick: bool) -> Iterator[Figure]:
     """
     part, rounds = (10, 5) if quick else (1, 20)
     pages = Pages(cluster.monitor_url)
+    pages.load(_RUNS)
     try:
-        yield from _cost(pages, rounds)
-        yield from _hearing(pages, rounds)
-        yield from _run_page(pages, rounds, BRANCHES // part)
-        yield from _open_pages(pages, PAGES // part)
+        with Viewers(pages.link) as viewers:
+            yield from _cost(viewers, rounds)
+            yield from _open_pages(viewers, PAGES // part)
+        with _window(pages) as window:
+            yield from _hearing(pages, window, rounds)
+            yield from _run_page(pages, window, rounds, BRANCHES // part)
         yield from _list(pages, rounds, RUNS // part)
-        yield from _memory(pages)
     finally:
         pages.close()
 
 
-def _cost(pages: Pages, rounds: int) -> Iterator[Figure]:
-    flow, items = workloads.mapped(), list(range(20_000))
+def _of(run: Run) -> Page:
+    return Page(f"/runs/{run.id}", (f"<h1>{run.id} <span", '<section id="timeline"'))
+
+
+_RUNS = Page("/", ("<h1>Runs</h1>", '<section id="list"', " in the ledger"))
+
+
+def _cost(viewers: Viewers, rounds: int) -> Iterator[Figure]:
+    flow, items = workloads.mapped(), list(range(_ITEMS))
 
     def watched() -> None:
         run = flow.submit(items)
-        # As a browser does: what changed is read anew.
-        with (
-            pages.watched("/events", lambda _: _load("/")),
-            pages.watched(f"/runs/{run.id}/events", lambda _: _load(f"/runs/{run.id}")),
-        ):
-            run.result(progress=False)
+        viewers.open([_RUNS, _of(run)])
+        run.result(progress=False)
 
-    def _load(path: str) -> None:
-        pages.load(path)
-
-    taken = alternate({"watched": watched, "alone": lambda: flow(items)}, rounds)
+    # What the viewers still load of the last run is no part of the next one.
+    taken = alternate({"watched": watched, "alone": lambda: flow(items)}, rounds, settle=viewers.shut)
+    viewers.shut()
+    for name, sample in taken.items():
+        yield Figure(name=f"{_ITEMS} trivial branches, {name}", sample=sample, unit="s")
     yield Figure(
-        name=f"{len(items)} trivial branches: with two pages open / with none",
+        name=f"{_ITEMS} trivial branches: with the run's page and the list open / with none",
         sample=Sample.of([ratio(taken["watched"], taken["alone"])]),
         unit="ratio",
         target=COST,
     )
 
 
-def _hearing(pages: Pages, rounds: int) -> Iterator[Figure]:
-    flow, took = workloads.sleepers(3), []
-    for _ in range(rounds):
-        run, heard = flow.submit(1), threading.Event()
-        told: list[float] = []
-
-        def hears(at: float, told: list[float] = told, heard: threading.Event = heard) -> None:
-            told.append(at)
-            heard.set()
-
-        with pages.watched(f"/runs/{run.id}/events", hears):
-            # What had happened before is heard first.
-            heard.wait(5)
-            time.sleep(0.4)
-            heard.clear()
-            started = time.perf_counter()
-            run.cancel()
-            if not heard.wait(10):
-                raise RuntimeError("an open page heard nothing of a cancelled run")
-            took.append(told[-1] - started + pages.load(f"/runs/{run.id}"))
-    yield Figure(name="an event, until the page shows it", sample=Sample.of(took), unit="s", target=HEARD)
-
-
-def _run_page(pages: Pages, rounds: int, branches: int) -> Iterator[Figure]:
-    run = workloads.mapped().submit(list(range(branches)))
-    run.result(progress=False)
-    address = f"/runs/{run.id}"
+def _open_pages(viewers: Viewers, count: int) -> Iterator[Figure]:
+    process = _process()
+    run = workloads.sleepers(200).submit(1)
+    viewers.open([_RUNS if number % 2 else _of(run) for number in range(count)])
+    viewers.opened()
+    used, begun = _cpu(process), time.perf_counter()
+    while time.perf_counter() - begun < _WATCH_FOR:
+        workloads.sleepers(20)(1)
+    cores = (_cpu(process) - used) / (time.perf_counter() - begun)
+    loads = viewers.shut()
     yield Figure(
-        name=f"page of a run of {branches} branches",
-        sample=Sample.of(pages.load(address) for _ in range(rounds)),
-        unit="s",
+        name=f"{count} open pages, loaded {loads} times in {_WATCH_FOR:.0f} s: cores of the monitor",
+        sample=Sample.of([cores]),
+        unit="ratio",
+        target=OPEN_PAGES,
     )
+
+
+@contextmanager
+def _window(pages: Pages) -> Iterator[browser.Browser]:
     if browser.MISSING:
-        return
-    painted = []
+        raise RuntimeError(browser.MISSING)
     with tempfile.TemporaryDirectory() as folder, browser.driver(Path(folder, "driver.log")) as driver:
         window = browser.Browser(driver)
         try:
             window.go(pages.link)
-            until(lambda: window.count("main") > 0, what="being let in")
-            for _ in range(rounds):
-                window.go(pages.address + address)
-                until(lambda: window.run(_PAINTED) is not None, what="the first paint")
-                painted.append(float(window.run(_PAINTED)) / 1000)
+            window.until_text("h1", "Runs")
+            yield window
         finally:
             window.close()
-    yield Figure(name="the same, first paint in Chromium", sample=Sample.of(painted), unit="s", target=PAINT)
 
 
-def _open_pages(pages: Pages, count: int) -> Iterator[Figure]:
-    process = _process()
-    run = workloads.sleepers(200).submit(1)
-    with ExitStack() as stack:
-        for number in range(count):
-            stack.enter_context(pages.watched("/events" if number % 2 else f"/runs/{run.id}/events"))
-        used, begun = _cpu(process), time.perf_counter()
-        while time.perf_counter() - begun < _WATCH_FOR:
-            workloads.sleepers(20)(1)
-        cores = (_cpu(process) - used) / (time.perf_counter() - begun)
+def _go(pages: Pages, window: browser.Browser, run: Run) -> None:
+    window.go(pages.address + _of(run).path)
+    if run.id not in window.text("h1") or not window.count("#timeline"):
+        raise WrongPage(f"the browser shows {window.text('h1')!r}, and not run {run.id}")
+
+
+def _hearing(pages: Pages, window: browser.Browser, rounds: int) -> Iterator[Figure]:
+    flow, took = workloads.sleepers(3), []
+    for _ in range(rounds):
+        run = flow.submit(1)
+        _go(pages, window, run)
+        window.until_text("#lamp", "live")
+        window.until_text("h1", "running")
+        window.run(_NOTE, "cancelled")
+        started = time.time()
+        run.cancel()
+        until(lambda: window.run("return window.shownAt ?? null") is not None, what="a page that shows the end")
+        took.append(float(window.run("return window.shownAt")) - started)
+    yield Figure(name="an event, until Chromium shows it", sample=Sample.of(took), unit="s", target=HEARD)
+
+
+def _run_page(pages: Pages, window: browser.Browser, rounds: int, branches: int) -> Iterator[Figure]:
+    run = workloads.mapped().submit(list(range(branches)))
+    run.result(progress=False)
+    page = _of(run)
+    painted = []
+    for _ in range(rounds):
+        _go(pages, window, run)
+        until(lambda: window.run(_PAINTED) is not None, what="the first paint")
+        painted.append(float(window.run(_PAINTED)) / 1000)
     yield Figure(
-        name=f"{count} open pages: cores of the monitor", sample=Sample.of([cores]), unit="ratio", target=OPEN_PAGES
+        name=f"page of a run of {branches} branches: first paint in Chromium",
+        sample=Sample.of(painted),
+        unit="s",
+        target=PAINT,
+    )
+    yield Figure(
+        name="the same page, until it is loaded", sample=Sample.of(pages.load(page) for _ in range(rounds)), unit="s"
+    )
+    yield from _memory(pages, page)
+
+
+def _memory(pages: Pages, page: Page) -> Iterator[Figure]:
+    process, used = _process(), []
+    for _ in range(3):
+        for _ in range(_LOADS):
+            pages.load(page)
+        used.append(process.memory_info().rss)
+    yield Figure(name="memory of the monitor then", sample=Sample.of([float(used[-1])]), unit="B")
+    yield Figure(
+        name=f"memory after {3 * _LOADS} loads of that page / after {_LOADS}",
+        sample=Sample.of([used[-1] / used[0]]),
+        unit="ratio",
+        target=MEMORY,
     )
 
 
 def _list(pages: Pages, rounds: int, runs: int) -> Iterator[Figure]:
-    ledger, queue = session.current().ledger, "nowhere"
+    ledger, queue, mark = session.current().ledger, "nowhere", uuid.uuid4().hex[:8]
     for number in range(runs):
-        id = f"listed-{number}"
+        id = f"listed-{mark}-{number}"
         ledger.submit(id, Work("listed", b"", b""), code={"digest": b""}, input=b"\xc0", queue=queue)
         ledger.cancel(id)
-    for name, path in {"": "/", ", of a state": "/?state=cancelled", ", by text": f"/?text=listed-{runs // 2}"}.items():
-        taken = [pages.load(path) for _ in range(rounds)]
+    newest, one = f"listed-{mark}-{runs - 1}", f"listed-{mark}-{runs // 2}"
+    asked = {
+        "": Page("/", (*_RUNS.has, f">{newest}<")),
+        ", of a state": Page("/?state=cancelled", (*_RUNS.has, "<option selected>cancelled<", f">{newest}<")),
+        ", by a whole id": Page(f"/?text={one}", (*_RUNS.has, f'value="{one}"', f">{one}<")),
+        ", by a text that none has": Page("/?text=nowhere", (*_RUNS.has, 'value="nowhere"', "looked at for this page")),
+    }
+    for name, page in asked.items():
+        taken = [pages.load(page) for _ in range(rounds)]
         yield Figure(name=f"list of {runs} runs{name}", sample=Sample.of(taken), unit="s", target=LIST)
-
-
-def _memory(pages: Pages) -> Iterator[Figure]:
-    process = _process()
-    for _ in range(_LOADS // 2):
-        pages.load("/")
-    before = process.memory_info().rss
-    for _ in range(_LOADS):
-        pages.load("/")
-    grown = process.memory_info().rss - before
-    yield Figure(name=f"memory of the monitor, grown by {_LOADS} pages", sample=Sample.of([float(grown)]), unit="B")
 
 
 def _process() -> psutil.Process:
