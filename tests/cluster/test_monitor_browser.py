@@ -14,7 +14,8 @@ import pytest
 from egregore_dist import LocalCluster, RunNotFound
 from egregore_dist.client import session
 from egregore_dist.ledger.records import ENDED, Aside
-from tests.cluster.log_flows import both
+from tests.cluster.log_flows import EVIL as SAID
+from tests.cluster.log_flows import both, held
 from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, nested
 from tests.cluster.test_monitor import Monitor, ended, monitor
 from tests.support import browser
@@ -150,6 +151,103 @@ def test_the_list_follows(local: LocalCluster, shown: Monitor, window: Browser) 
     window.until_text("#list", second.id)
     assert window.run("return document.querySelector(arguments[0]).checked", f"input[value='{first.id}']")
     assert not window.run("return document.querySelector(arguments[0]).checked", f"input[value='{second.id}']")
+
+
+def stay(window: Browser) -> None:
+    """Wait until a page follows, and mark it: a reload takes the mark away."""
+    window.until_text("#lamp", "live")
+    window.run("window.stayed = true")
+
+
+def test_workers_as_they_work(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
+    """Without a reload the page says which branch a worker is at, and that it is at it no more."""
+    gate = tmp_path / "gate"
+    window.go(f"{shown.address}/workers")
+    stay(window)
+
+    run = gated.submit(str(gate))
+    until(lambda: window.count(f"#workers a[href='/runs/{run.id}']") == 1, what="the run at its worker")
+    assert "gate #0 of gates" in window.text("#workers")
+    gate.touch()
+
+    until(lambda: window.count(f"#workers a[href='/runs/{run.id}']") == 0, what="a worker without the run")
+    assert window.run("return window.stayed")
+
+
+def test_nodes_as_they_are_learned(driver: str, tmp_path: Path) -> None:
+    """Without a reload the page has nodes that ran, and how they did."""
+    with LocalCluster(workers=1) as cluster, monitor(cluster, tmp_path) as shown:
+        window = Browser(driver)
+        try:
+            window.go(f"{shown.address}/nodes")
+            window.until_text("#nodes", "Nothing is learned yet")
+            stay(window)
+
+            ended(failing.submit(1), "failed")
+
+            window.until_text("#nodes", "tests.cluster.monitor_flows:breaks")
+            window.until_text("#nodes", "1 of 1")
+            assert window.run("return window.stayed")
+            assert window.console() == []
+        finally:
+            window.close()
+
+
+def test_a_block_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
+    """Without a reload the page of a block follows its branches to their end."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
+    window.go(f"{shown.address}/runs/{run.id}")
+    window.click("#blocks a")
+    window.until_text("h1", "gates")
+    stay(window)
+    assert "open" in window.text("h1")
+    until(lambda: window.count("#block tbody .state-running") == 1, what="the branch at the gate alone")
+
+    gate.touch()
+
+    window.until_text("h1", "ok")
+    until(lambda: window.count("#block tbody .state-ok") == 2, what="two branches done")
+    assert window.run("return window.stayed")
+
+
+def test_a_branch_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
+    """Without a reload the page of a branch has its attempt, that it ended, and its result."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
+    window.go(f"{shown.address}/runs/{run.id}")
+    window.click("#blocks a")
+    window.until_text("h1", "gates")
+    window.click("#block tbody tr:first-child a")
+    window.until_text("h1", "gate running")
+    stay(window)
+    assert window.count("#branch a[href$='/result']") == 0
+
+    gate.touch()
+
+    window.until_text("h1", "gate ok")
+    until(lambda: window.count("#branch tbody .state-ok") == 1, what="an attempt that ended well")
+    assert window.count("#branch a[href$='/result']") == 1
+    assert window.run("return window.stayed")
+
+
+def test_lines_as_they_are_said(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
+    """Without a reload the page of logs has what nodes say, of script its text; what is typed into a filter stays."""
+    gate = tmp_path / "gate"
+    run = held.submit(str(gate))
+    window.go(f"{shown.address}/runs/{run.id}/logs")
+    window.until_text("#lines", "before")
+    stay(window)
+    window.type("input[name=node]", "hol")
+
+    gate.touch()
+
+    window.until_text("#lines", SAID.partition(" ")[0])
+    window.until_text("#lines", "succeeded")
+    assert window.run("return document.querySelector('input[name=node]').value") == "hol"
+    assert window.run("return window.stayed")
 
 
 def test_buttons(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
