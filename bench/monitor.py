@@ -113,14 +113,17 @@ def _cost(viewers: Viewers, rounds: int) -> Iterator[Figure]:
 
 def _open_pages(viewers: Viewers, count: int) -> Iterator[Figure]:
     process = _process()
-    run = workloads.sleepers(200).submit(1)
+    # It goes on for longer than the pages are watched, and something happens in it every second.
+    run = workloads.sleeping().submit(list(range(4 * int(_WATCH_FOR))))
     viewers.open([_RUNS if number % 2 else _of(run) for number in range(count)])
     viewers.opened()
     used, begun = _cpu(process), time.perf_counter()
     while time.perf_counter() - begun < _WATCH_FOR:
         workloads.sleepers(20)(1)
     cores = (_cpu(process) - used) / (time.perf_counter() - begun)
+    assert run.status == "running"
     loads = viewers.shut()
+    run.cancel()
     yield Figure(
         name=f"{count} open pages, loaded {loads} times in {_WATCH_FOR:.0f} s: cores of the monitor",
         sample=Sample.of([cores]),

@@ -114,7 +114,7 @@ async def _obey(given: dict[str, object], pipe: Connection) -> None:
                     for page, event in zip(pages, opened, strict=True)
                 ]
                 looking += made
-                all_open = asyncio.gather(*(event.wait() for event in opened))
+                all_open = asyncio.create_task(_all(opened))
                 await asyncio.wait({all_open, *made}, timeout=_OPENED_WITHIN, return_when=asyncio.FIRST_COMPLETED)
                 is_open = all_open.done()
                 all_open.cancel()
@@ -127,6 +127,11 @@ async def _obey(given: dict[str, object], pipe: Connection) -> None:
             pipe.send(said or len(loads))
             looking.clear()
             loads.clear()
+
+
+async def _all(events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        await event.wait()
 
 
 def _failed(tasks: Iterable[asyncio.Task[None]]) -> str:

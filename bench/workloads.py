@@ -48,6 +48,11 @@ def mapped() -> Map:
     return node("item")(trivial).map()
 
 
+def sleeping() -> Map:
+    """An async node that waits for each item of a list, two at a time."""
+    return node("item")(asleep).map(max_concurrent=2)
+
+
 # The plain side. Its server comes from CELERY_BROKER_URL and CELERY_RESULT_BACKEND; all else is Celery's default.
 PLAIN_QUEUE = "plain"
 plain = Celery("plain", set_as_current=False)
