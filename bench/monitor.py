@@ -193,11 +193,12 @@ def _memory(pages: Pages, page: Page) -> Iterator[Figure]:
     for _ in range(3):
         for _ in range(_LOADS):
             pages.load(page)
-        used.append(process.memory_info().rss)
-    yield Figure(name="memory of the monitor then", sample=Sample.of([float(used[-1])]), unit="B")
+        used.append(float(process.memory_info().rss))
+    first, *_, last = used
+    yield Figure(name="memory of the monitor then", sample=Sample.of([last]), unit="B")
     yield Figure(
         name=f"memory after {3 * _LOADS} loads of that page / after {_LOADS}",
-        sample=Sample.of([used[-1] / used[0]]),
+        sample=Sample.of([last / first]),
         unit="ratio",
         target=MEMORY,
     )
