@@ -79,7 +79,8 @@ def _rows(
     started = timeline.started
     bars = [(begin, started or end, "wait", "waited for a worker")]
     if started is not None:
-        bars.append((started, end, "running" if timeline.ended is None else "ok", "ran"))
+        kind = {"": "running", "succeeded": "ok"}.get(timeline.state, "error")
+        bars.append((started, end, kind, timeline.state or "runs"))
     yield _Row(clean(name), 0, bars, False, "run")
     by_block: dict[str, list[tuple[int, list[Attempt]]]] = {}
     for (id, branch), attempts in timeline.attempts.items():

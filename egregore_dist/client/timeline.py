@@ -83,6 +83,7 @@ class Timeline:
         submitted: when the run was; None where the stream has lost its beginning.
         started: when its first branch was.
         ended: when it ended.
+        state: how: "succeeded", "failed" or "cancelled"; "" before.
         retried: when it was retried.
         cursor: of the last event that was read.
         partial: the stream, which is bounded, has lost some of it, or has more than is remembered.
@@ -93,6 +94,7 @@ class Timeline:
     submitted: float | None = None
     started: float | None = None
     ended: float | None = None
+    state: str = ""
     retried: list[float] = field(default_factory=list)
     cursor: str = "0"
     partial: bool = False
@@ -113,9 +115,9 @@ class Timeline:
             case "run.started":
                 self.started = event.time
             case "run.ended":
-                self.ended = event.time
+                self.ended, self.state = event.time, event.detail.get("state", "")
             case "run.retried":
-                self.ended = None
+                self.ended, self.state = None, ""
                 self.retried.append(event.time)
             case "block.opened" if event.block not in (None, ROOT):
                 assert event.block is not None
@@ -162,6 +164,7 @@ class Timeline:
         if not self.partial:
             return
         self.submitted, self.started, self.ended = record.created, record.started, record.ended
+        self.state = "" if record.ended is None else record.state
         for block in blocks:
             if block.id == ROOT:
                 continue

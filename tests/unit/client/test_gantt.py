@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+import pytest
+
 from egregore_dist.client import gantt
 from egregore_dist.client.timeline import Timeline
 from tests.unit.client.stories import STORY, event, timeline
@@ -31,9 +33,23 @@ def test_the_timeline_is_drawn() -> None:
         "branch1: waited to be tried again, 2.0 s",
         "branch1: lost on w1, 1.0 s",
         "branch0: error on w1, 5.0 s",
+        "flow: failed, 7.0 s",
     ):
         assert title in titles
     assert {"flow", "fetch", "branch0", "branch1"} <= set(texts(picture))
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"), [(None, "running"), ("succeeded", "ok"), ("failed", "error"), ("cancelled", "error")]
+)
+def test_a_run_is_drawn_as_it_ended(state: str | None, kind: str) -> None:
+    """Its own bar too says whether it ended well."""
+    made = timeline(*STORY[:2], *([] if state is None else [event(104.0, "run.ended", state=state)]))
+    picture = gantt.draw(made, "flow", 104.0, lambda block, position: "")
+
+    assert picture is not None
+    bars = [found.attrib["class"] for found in elements(picture) if found.attrib.get("class", "").startswith("bar ")]
+    assert bars == ["bar bar-wait", f"bar bar-{kind}"]
 
 
 def test_an_attempt_that_is_not_wholly_known_is_not_drawn_as_one_that_is() -> None:
