@@ -23,7 +23,7 @@ import msgspec
 # Two copies of the note take turns: while one is written the other holds. The number of the last one says which.
 _NUMBER = struct.Struct("@Q")
 _ASKED = struct.Struct("@dd")
-# How often code was begun and ended to be loaded, and how often a server was asked again.
+# The number of the note at which code is loaded, or 0; how often a server was asked again.
 _COUNT = struct.Struct("@Q")
 _NOTE = struct.Struct("@qqqqddddBHH")
 _BRANCH = struct.Struct("@q")
@@ -124,7 +124,7 @@ class Rest:
     Attributes:
         where: "away": it is at no block. "block": it is at one, and tells the ledger what it has, or asks for more.
             "code": it loads the code of a node, which may import what it likes.
-        number: of its last note, or of the code that it loads.
+        number: of its last note.
         waits: how often it has asked a server again that took nothing, or could not be reached.
     """
 
@@ -148,7 +148,7 @@ class Board:
                 self._map = mmap.mmap(descriptor, _SIZE)
             finally:
                 os.close(descriptor)
-        self._number = self._list_number = self._loads = self._waits = 0
+        self._number = self._list_number = self._waits = 0
         self._at = Where("", "", 0, "")
         self._where = b""
         self._loop = False
@@ -209,14 +209,13 @@ class Board:
         if self._map is not None:
             since = self._since if branch == self._branch else monotonic()
             self._write(branch, attempt, since, node.encode()[:_NAME_LIMIT], 0, 0, since, NEVER)
-            self._loads += 1
-            _COUNT.pack_into(self._map, _LOADS_AT, self._loads)
+            # The next note ends it too: an interrupt may keep this process from saying so.
+            _COUNT.pack_into(self._map, _LOADS_AT, self._number)
 
     def loaded(self) -> None:
         """It has been, or cannot be."""
         if self._map is not None:
-            self._loads += 1
-            _COUNT.pack_into(self._map, _LOADS_AT, self._loads)
+            _COUNT.pack_into(self._map, _LOADS_AT, 0)
             if self._branch == NOBODY:
                 self.rest()
 
@@ -370,11 +369,11 @@ class Reader:
         """Where it calls no node just now; None where it does, or serves a block on an event loop."""
         (loads,) = _COUNT.unpack_from(self._map, _LOADS_AT)
         (waits,) = _COUNT.unpack_from(self._map, _WAITS_AT)
-        if loads % 2:
-            return Rest("code", loads, waits)
         (number,) = _NUMBER.unpack_from(self._map, 0)
         note = _NOTE.unpack_from(self._map, _FIRST_AT + (number & 1) * _COPY)
         branch, loop, size = note[0], note[8], note[9]
+        if number and branch != NOBODY and loads == number:
+            return Rest("code", number, waits)
         if number and (branch != NOBODY or loop):
             return None
         # Of a lane whose ids find no room the size is 0, too.

@@ -148,8 +148,8 @@ class Runtime:
         with self._lock:
             known = self._callees.get(ref)
         if known is None:
-            self.board.load(branch, attempt, node)
             try:
+                self.board.load(branch, attempt, node)
                 blob = self.ledger.code(load.run, ref[2:]) if ref.startswith("v:") else None
                 loaded = self.loader.load(ref, blob)
                 known = Callee(loaded.fn, Parameters.of(loaded.fn, loaded.hints))

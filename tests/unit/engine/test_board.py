@@ -87,15 +87,20 @@ def test_where_a_process_calls_no_node(tmp_path: Path) -> None:
     mine.begin(5, 1)
     assert reader.rests() is None
     mine.load(5, 1, "node")
-    assert reader.rests() == Rest("code", 1, waits=1)
+    assert reader.rests() == Rest("code", 4, waits=1)
     mine.loaded()
     assert reader.rests() is None
+    mine.load(5, 1, "next")
+    # An interrupt came before it had said that this is over.
+    mine.call("next", 1, 1, 0, None)
+    assert reader.rests() is None
+    mine.load(5, 1, "last")
     mine.rest()
-    assert reader.rests() == Rest("block", 4, waits=1)
+    assert reader.rests() == Rest("block", 7, waits=1)
     mine.serve(None, loop=True)
     assert reader.rests() is None
     mine.leave()
-    assert reader.rests() == Rest("away", 6, waits=1)
+    assert reader.rests() == Rest("away", 9, waits=1)
 
 
 @pytest.mark.parametrize("loop", [False, True])
