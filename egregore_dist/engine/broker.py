@@ -239,6 +239,9 @@ class Channel(stock.Channel):  # type: ignore[misc]
             self._flush_brpop_reauth()
 
     def _receive_one(self, client: Any) -> Any:
+        # Redis-py waits for what is published without an end, and whoever waits here consumes nothing.
+        if client.connection is None or not client.connection.can_read(timeout=0):
+            return False
         try:
             return super()._receive_one(client)
         except Empty:

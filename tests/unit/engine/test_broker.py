@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import kombu
@@ -70,3 +71,13 @@ def test_a_refusal_to_write_is_known(error: Exception, says: str | None) -> None
 
     assert (reason is None) == (says is None)
     assert says is None or says in str(reason)
+
+
+@pytest.mark.parametrize("connection", [None, SimpleNamespace(can_read=lambda timeout: False)], ids=["closed", "empty"])
+def test_nobody_waits_for_what_is_published(connection: object) -> None:
+    """Where nothing is there to be read, as after a channel was replaced, the worker goes on."""
+    read: list[object] = []
+    client = SimpleNamespace(connection=connection, parse_response=lambda: read.append(1))
+    channel: Any = broker.Channel.__new__(broker.Channel)
+    assert not channel._receive_one(client)
+    assert not read
