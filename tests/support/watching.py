@@ -11,6 +11,7 @@ cancels it. A worker that a test ends in another way than by `LocalWorker` is on
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -71,7 +72,11 @@ def every_cluster() -> Iterator[None]:
             if is_watched:
                 found = broken(cluster)
             for worker in cluster.workers if found else ():
-                print(f"--- {worker!r}\n{worker.log_tail(40)}")
+                if worker.alive and worker.pid is not None:
+                    # A worker logs the stacks of its threads.
+                    os.kill(worker.pid, signal.SIGUSR1)
+                    let_pass(1.0)
+                print(f"--- {worker!r}\n{worker.log_tail(200)}")
         finally:
             stop(cluster)
         if not any(it.workers for it in _started):
