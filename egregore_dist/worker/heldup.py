@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 import psutil
@@ -13,11 +13,15 @@ from egregore_dist.engine.board import Rest
 # Seconds. A process that has a lane for so long, and is at no block: there is little to do there.
 _AWAY = 30.0
 # One that is at a block, and calls no node: it tells what it has, or loads what it is to call, for as long as it likes
-# while it works: what uses less than this of its time is no work.
+# while it works.
 _AT_WORK = 120.0
-_WORK = 1e-3
+# What uses less than this part of the time is no work: the main thread, in which lanes are; all threads, of which some
+# may never rest, with the processes that were started.
+_WORK, _WORK_OF_ALL = 1e-3, 2e-2
 # It may wait for the ledger, and go on a moment after that is back.
 _CERTAIN = 10.0
+# So long a rest is counted before what it uses is looked at: few last.
+_LASTS = 5.0
 # Looks that are so far apart say nothing of what was between them.
 _STALLED = 5.0
 
@@ -29,10 +33,19 @@ _DID = {
 
 
 @dataclass(frozen=True, slots=True)
+class _Used:
+    """Seconds of processor time of a process's main thread, and of all of it with what it has started."""
+
+    main: float
+    whole: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Since:
     rest: Rest
     at: float
-    used: float | None
+    used: _Used | None = None
+    used_at: float = 0.0
 
 
 class HeldUp:
@@ -69,12 +82,16 @@ class HeldUp:
     def _since_when(self, pid: int, rest: Rest, now: float) -> _Since:
         before = self._since.get(pid)
         if before is None or before.rest != rest:
-            return _Since(rest, now, None if rest.where == "away" else _used(pid))
-        if rest.where != "away" and now - before.at >= _limit(rest) - _CERTAIN:
-            used = _used(pid)
+            return _Since(rest, now)
+        lasted = now - before.at
+        if rest.where == "away" or lasted < min(_LASTS, _limit(rest) / 2):
+            return before
+        if before.used is None:
             # What cannot be seen may be work.
-            if used is None or before.used is None or used > before.used + (now - before.at) * _WORK:
-                return _Since(rest, now, used)
+            used = _used(pid)
+            return replace(before, used=used, used_at=now) if used is not None else _Since(rest, now)
+        if lasted >= _limit(rest) - _CERTAIN and _works(before, _used(pid), now):
+            return _Since(rest, now)
         return before
 
 
@@ -82,13 +99,18 @@ def _limit(rest: Rest) -> float:
     return _AWAY if rest.where == "away" else _AT_WORK
 
 
-def _used(pid: int) -> float | None:
-    # Seconds of processor time: of the main thread, in which lanes are, and of processes that it has waited for. Other
-    # threads may be anybody's, and never rest.
+def _works(since: _Since, used: _Used | None, now: float) -> bool:
+    if used is None or since.used is None:
+        return True
+    lasted, main, whole = now - since.used_at, used.main - since.used.main, used.whole - since.used.whole
+    return main > lasted * _WORK or whole > lasted * _WORK_OF_ALL
+
+
+def _used(pid: int) -> _Used | None:
     try:
         process = psutil.Process(pid)
-        own = next(it for it in process.threads() if it.id == pid)
-        others = process.cpu_times()
-        return float(own.user_time + own.system_time + others.children_user + others.children_system)
+        main = next(it for it in process.threads() if it.id == pid)
+        whole = sum(sum(it.cpu_times()[:4]) for it in (process, *process.children(recursive=True)))
+        return _Used(main.user_time + main.system_time, whole)
     except (psutil.Error, OSError, StopIteration):
         return None

@@ -129,6 +129,8 @@ class Warden:
         self._dead: list[_Dead] = []
         self._ended: set[tuple[str, str]] = set()
         self._held_up = HeldUp()
+        # Processes that could not make a board.
+        self._unseen: set[int] = set()
         self._out_of_memory = _OutOfMemory()
         self._later = Later()
         self._numbers = itertools.count()
@@ -188,6 +190,7 @@ class Warden:
         for pid, process in list(self._processes.items()):
             if pid not in self._children and _code(process) is not None:
                 (self._folder / str(pid)).unlink(missing_ok=True)
+                self._unseen.discard(pid)
                 del self._processes[pid]
 
     # Those that live
@@ -256,7 +259,19 @@ class Warden:
         if child is not None:
             return child.reader.rests() if child.killed is None else None
         # It may not have come to make a board; of one that could not, nothing is known.
-        return None if (self._folder / str(pid)).exists() or not self._folder.is_dir() else Rest("away")
+        if pid in self._unseen or (self._folder / str(pid)).exists() or not self._takes_files():
+            self._unseen.add(pid)
+            return None
+        return Rest("away")
+
+    def _takes_files(self) -> bool:
+        probe = self._folder / "probe"
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError:
+            return False
+        return True
 
     def _end_blocks(self, notes: list[tuple[_Child, Note]]) -> None:
         # Its lanes would have ended it; where all are stuck in their nodes, a janitor's next round is far away.
@@ -305,6 +320,7 @@ class Warden:
             child.reader.close()
             child.reader.path.unlink(missing_ok=True)
             del self._children[child.pid]
+            self._unseen.discard(child.pid)
             self._processes.pop(child.pid, None)
         while self._dead:
             dead = self._dead[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -32,7 +33,8 @@ class World:
         self.busy = {PID}
         self.is_away = False
         self.killed = killed
-        self.used: float | None = 0.0
+        self.main = self.whole = 0.0
+        self.is_seen = True
         self.is_dead = False
         self.refuses = False
         self.meanwhile: Callable[[], object] = lambda: None
@@ -76,7 +78,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(warden, "monotonic", lambda: made.now)
     monkeypatch.setattr(heldup, "monotonic", lambda: made.now)
     monkeypatch.setattr("egregore_dist.engine.board.monotonic", lambda: made.now)
-    monkeypatch.setattr(heldup, "_used", lambda _pid: made.used)
+    monkeypatch.setattr(heldup, "_used", lambda _: heldup._Used(made.main, made.whole) if made.is_seen else None)
     monkeypatch.setattr(warden, "_how_it_ended", lambda _: (-9, "was killed by SIGKILL") if made.is_dead else None)
     return made
 
@@ -124,6 +126,11 @@ def test_a_process_may_wait_for_the_ledger(world: World) -> None:
     assert world.killed == [PID]
 
 
+def raise_full(*_: object) -> None:
+    """As a disk does that has no room for a name."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def at_a_block(world: World) -> Board:
     """The board of the process, whose lane has come to a block."""
     board = Board(world.folder / str(PID))
@@ -167,12 +174,14 @@ def test_a_process_that_never_loads_its_code_is_ended(world: World, loop: bool) 
     assert world.lost == [Loss(verdict="lost", branch=4, why=why, node="imports")]
 
 
-def test_a_process_may_import_for_as_long_as_it_likes(world: World) -> None:
-    """Where it uses its processor, however little; only what comes after that is counted."""
+@pytest.mark.parametrize(("main", "whole"), [(0.5, 0.5), (0.0, 4.0)], ids=["main", "others"])
+def test_a_process_may_import_for_as_long_as_it_likes(world: World, main: float, whole: float) -> None:
+    """Where it uses its processor, however little, or others work for it; only what comes after that is counted."""
     at_a_block(world).load(0, 1, "imports")
     for _ in range(10):
         world.pass_by(110)
-        world.used = (world.used or 0.0) + 0.5
+        world.main += main
+        world.whole += whole
     world.pass_by(90)
     assert not world.killed
     world.pass_by(40)
@@ -211,24 +220,52 @@ def test_a_process_that_executes_may_do_nothing(world: World, work: Callable[[Bo
     assert not world.killed
 
 
+def test_threads_that_never_rest_are_no_work(world: World) -> None:
+    """As one that looks for something twenty times a second."""
+    at_a_block(world)
+    for _ in range(121):
+        world.pass_by(1)
+        world.whole += 2e-3
+    world.pass_by(2)
+    assert world.killed == [PID]
+
+
 def test_a_process_of_which_nothing_can_be_seen_is_left_alone(world: World) -> None:
-    """It may work; nor is one held up whose board could not be made."""
-    world.used = None
+    """It may work."""
+    world.is_seen = False
     at_a_block(world)
     world.pass_by(3600)
-    (world.folder / str(PID)).write_bytes(b"")
-    world.warden._children.clear()
-    world.pass_by(3600)
+    assert not world.killed
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_process_that_could_not_make_its_board_is_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """The disk was full, for the board or even for its name, and has room again."""
+    if leaves:
+        (world.folder / str(PID)).write_bytes(b"")
+        world.pass_by(40)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "touch", raise_full)
+            world.pass_by(1)
+        world.pass_by(40)
     assert not world.killed
 
 
 def test_a_process_that_goes_on_while_the_ledger_is_asked(world: World) -> None:
     """That took long, perhaps: what was so before it may not be so after it."""
     board = at_a_block(world)
-    world.pass_by(115)
+    world.pass_by(120)
     world.meanwhile = lambda: board.serve(None, loop=False)
-    world.pass_by(100)
+    world.pass_by(1)
     assert not world.killed
+    world.meanwhile = lambda: None
+    world.pass_by(119)
+    assert not world.killed
+    world.pass_by(3)
+    assert world.killed == [PID]
 
 
 def test_a_file_that_is_nobodys_board(world: World) -> None:
