@@ -310,7 +310,8 @@ class Due:
     full: bool = False
 
 
-# In the place of a worker's name: the `Presence` of those who say nothing, where that does not mean that they died.
+# In the place of a worker's name: the `Presence` of those who say nothing. What they hold since its ``at`` is theirs:
+# they may have come after that, or, where it is 0, could not say it.
 OTHERS = ""
 
 

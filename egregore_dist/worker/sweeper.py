@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
@@ -59,11 +58,11 @@ class Sweeper:
         self._lease = _MISSED * settings.sweep_interval
         self._leads = False
         self._said: list[report.Report] = []
-        # Who has reported at some moment of this round.
+        # What this round knows of workers, once it has asked.
         self._present: dict[str, Presence] = {}
         self._cleared = -_CLEAR_EVERY
         self._later = Later()
-        self._numbers = itertools.count()
+        self._rounds = 0
         self._places = Places(ledger, app, Later())
         # How long reports live: its own worker's, and those of others that it has read, which may be set otherwise.
         self._ttls = {settings.report_ttl}
@@ -81,6 +80,7 @@ class Sweeper:
         due = self._ledger.due(self._name, self._lease)
         self._hear(due)
         self._present = {}
+        self._rounds += 1
         if due.leads != self._leads:
             self._leads = due.leads
             log.info("janitor %s: %s", self._name, "leads" if self._leads else "leads no more")
@@ -92,7 +92,7 @@ class Sweeper:
         self._look_after([entry for entry in due.entries if entry[1] != "deadline"])
         self._look_after_limits(due.limits)
         if time.monotonic() - self._cleared >= _CLEAR_EVERY:
-            self._ledger.forget_expired()
+            self._asked(self._ledger.forget_expired)
             self._cleared = time.monotonic()
         # What this round took was no silence of the server's.
         self._heard, self._heard_at = time.monotonic(), time.time()
@@ -125,8 +125,8 @@ class Sweeper:
         until = time.monotonic() + self._lease
         for bucket in buckets:
             tended = self._asked(partial(self._ledger.tend, bucket, "janitor", workers=workers))
-            # It is not asked again soon for whom it has called: what a few rounds called for may wait at a time.
-            self._publish(f"limit {bucket} {next(self._numbers) % _CALLS_KEPT}", "", tended.messages)
+            # Whom it has called it does not call again soon, so what a few rounds want waits side by side.
+            self._publish(f"limit {bucket} {self._rounds % _CALLS_KEPT}", "", tended.messages)
             self._places.set(tended.alarms)
             if time.monotonic() > until:
                 return
@@ -140,11 +140,7 @@ class Sweeper:
             if backed_up is None:
                 workers = self._workers()
                 instead = self._instead()
-                began = time.monotonic()
                 backed_up = self._backed_up()
-                if time.monotonic() - began > self._settings.sweep_interval:
-                    # The broker took long, and others may have come meanwhile.
-                    workers = self._workers()
             self._publish(" ".join(entry), entry[0], self._sweep(entry, workers, backed_up, instead))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
@@ -172,38 +168,43 @@ class Sweeper:
             raise
         except Exception:
             # One entry that cannot be dealt with must not keep the others waiting, nor fill the log.
-            self._ledger.put_off(run, kind, block, _AGAIN_AFTER)
+            self._asked(partial(self._ledger.put_off, run, kind, block, _AGAIN_AFTER))
             log.exception("janitor: run %s, block %s", run, block, extra={"action": "sweep_failed", "run_id": run})
             return []
 
     def _backed_up(self) -> frozenset[str]:
         # Lanes that need much wait in their queue until some machine has room for them.
-        used = self._ledger.queues(since=self._ledger.now() - _USED_LATELY)
+        now = self._asked(self._ledger.now)
+        used = self._asked(partial(self._ledger.queues, since=now - _USED_LATELY))
         names = [self._settings.queue, *(name for name in used if needs.without_sizes(name) != name)]
-        return frozenset(name for name in names if self._queues.waiting([name]))
+        return frozenset(name for name in names if self._asked(partial(self._queues.waiting, [name])))
 
     def _instead(self) -> dict[str, str]:
         """Where lanes go that were seen to need more memory than others have, and the workers that have it are gone."""
         if not self._trusts:
             return {}
-        sized = [name for name in self._ledger.queues() if needs.of(name).learned]
+        sized = [name for name in self._asked(self._ledger.queues) if needs.of(name).learned]
         served = {name for name in sized for said in self._said if router.serves(said, name)}
         cluster = router.Cluster(self._said)
         return {name: router.roomy(cluster, name, needs.of(name).learned) for name in sized if name not in served}
 
     def _asked(self, ask: Callable[[], T]) -> T:
-        """What the ledger answers; where that takes long, it is a silence as one between two rounds is."""
+        """What the ledger, or the broker, answers; if it takes long, that is a silence as one between two rounds is."""
         began = time.monotonic()
-        answer = ask()
-        if time.monotonic() - began > self._patience:
-            self._silent_until = time.monotonic()
-            self._present[OTHERS] = Presence(at=0)
-        return answer
+        try:
+            return ask()
+        finally:
+            if time.monotonic() - began > self._patience:
+                self._silent_until = time.monotonic()
+                self._present[OTHERS] = Presence(at=0)
 
     def _workers(self) -> dict[str, Presence]:
-        """What workers say of themselves."""
+        """What workers said of themselves when this round asked first."""
         found = self._present
+        if OTHERS in found:
+            return found
         self._said = []
+        now = self._asked(self._ledger.now)
         reports = self._asked(self._ledger.reports)
         if self._trusts:
             self._ttls = {self._settings.report_ttl}
@@ -219,6 +220,5 @@ class Sweeper:
                 self._said.append(said)
                 if said.ttl > 0:
                     self._ttls.add(said.ttl)
-        if not self._trusts:
-            found[OTHERS] = Presence(at=0)
+        found[OTHERS] = Presence(at=now if self._trusts else 0)
         return found

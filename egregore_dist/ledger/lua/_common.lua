@@ -155,8 +155,11 @@ end
 local function how_it_ended(workers, token, since)
   if not workers then return nil end
   local worker, pid, lane = string.match(token, '^(.*)/(%d+)/([^/.]*)')
-  local said = workers[worker] or workers['']
-  if not said then return 'its worker ended, or lost the server' end
+  local said, others = workers[worker], workers['']
+  if not said then
+    if others and tonumber(since) >= others.at then return nil end
+    return 'its worker ended, or lost the server'
+  end
   if among(said.dead, pid) then return 'its process ended' end
   -- What has begun since then was not asked about.
   if tonumber(since) >= said.at then return nil end

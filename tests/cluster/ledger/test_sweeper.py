@@ -25,7 +25,7 @@ from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
 from egregore_dist.worker.sweeper import Sweeper
 from tests.cluster.ledger.play import QUEUE, WORKER, Play, track
-from tests.support.waiting import until
+from tests.support.waiting import let_pass, until
 
 INTERVAL, TTL = 1.0, 10.0
 PUT = Later.put
@@ -60,8 +60,17 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
 
 
 @pytest.fixture
-def janitor(play: Play, clock: Clock, published: list[tuple[str, Message]]) -> Callable[..., Sweeper]:
-    """Makes janitors of the run's ledger."""
+def janitor(
+    play: Play, clock: Clock, published: list[tuple[str, Message]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Sweeper]:
+    """Makes janitors of the run's ledger. Each asks in another of the server's milliseconds than what was before it."""
+    now = play.ledger.now
+
+    def later() -> int:
+        let_pass(0.002)
+        return now()
+
+    monkeypatch.setattr(play.ledger, "now", later)
     settings = Settings(broker_url="redis://127.0.0.1:1", report_ttl=TTL, sweep_interval=INTERVAL, queue="q")
     app = apps.make_app(settings)
 
@@ -217,12 +226,14 @@ def test_a_round_that_takes_long_is_no_silence(
     sweeper = janitor()
     block = held(play, GONE)
 
-    def takes_long(*_: object) -> int:
+    instead = sweeper._instead
+
+    def takes_long() -> dict[str, str]:
         clock.now += 3 * TTL
-        return 0
+        return instead()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Queues, "waiting", takes_long)
+        patch.setattr(sweeper, "_instead", takes_long)
         sweeper.round()
     assert play.ledger.running(play.run, block) == []
     assert play.serve(block, play.lane(GONE)).leases
@@ -295,53 +306,58 @@ def test_who_follows_hears_that_the_server_is_full(
     assert_spared(play, clock, sweeper, block, rounds=int(TTL / INTERVAL) - 1, then=2 * INTERVAL)
 
 
-@pytest.mark.parametrize("act", ["sweep", "tend"])
+@pytest.mark.parametrize("act", ["now", "reports", "queues", "sweep", "put_off", "tend", "waiting"])
 def test_a_server_that_answers_late_within_a_round(
     janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    """Whatever it was asked: reports may have expired meanwhile, and what follows in the round knows."""
+    """Whatever it was asked: reports may have expired meanwhile, and what follows in the round, and after it, knows."""
     sweeper = janitor()
-    first, second = held(play, GONE), Play.submit(play.ledger)
-    block = held(second, GONE)
-    asked = getattr(play.ledger, act)
+    runs = [play, *(Play.submit(play.ledger) for _ in range(3))]
+    blocks = [held(one, GONE) for one in runs]
+    owner: Any = Queues if act == "waiting" else play.ledger
+    asked = getattr(owner, act)
 
     def late(*args: Any, **options: Any) -> Any:
-        monkeypatch.setattr(play.ledger, act, asked)
+        monkeypatch.setattr(owner, act, asked)
         clock.now += TTL
-        return asked(*args, **options) if act == "sweep" else Tended((), ())
+        return Tended((), ()) if act == "tend" else asked(*args, **options)
 
-    monkeypatch.setattr(play.ledger, act, late)
-    if act == "tend":
-        due = Due(leads=True, server=sweeper._server, limits=["call"])
-        with monkeypatch.context() as patch:
+    monkeypatch.setattr(owner, act, late)
+    with monkeypatch.context() as patch:
+        if act == "put_off":
+            patch.setattr(play.ledger, "sweep", raises(ValueError("it cannot be dealt with")))
+        if act == "tend":
+            due = Due(leads=True, server=sweeper._server, limits=["call"])
             patch.setattr(play.ledger, "due", lambda *_: due)
-            sweeper.round()
-    for one, it in ((play, first), (second, block)):
-        one.make_due("hint", it)
+        sweeper.round()
+    for one, block in zip(runs, blocks, strict=True):
+        one.make_due("hint", block)
+    clock.now += INTERVAL
     sweeper.round()
 
-    kept = [one.ledger.running(one.run, it) for one, it in ((play, first), (second, block))]
-    assert kept.count([0]) == (2 if act == "tend" else 1)
+    kept = [one.ledger.running(one.run, block) for one, block in zip(runs, blocks, strict=True)]
+    assert kept.count([0]) == (len(runs) - 1 if act == "sweep" else len(runs))
 
 
-def test_who_comes_while_the_broker_is_asked_is_alive(
-    janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch
+def test_who_comes_while_others_are_asked_is_alive(
+    janitor: Callable[..., Sweeper], play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The broker took long, and the worker that leases meanwhile had not reported before."""
+    """A worker that came, and leased, after the reports were read, and before the block was looked at."""
     sweeper = janitor()
-    block = play.block(3, tracks=[track(3, lanes=1)])
-    play.make_due("hint", block)
+    first, other = held(play, GONE), Play.submit(play.ledger)
+    block = other.block(3, tracks=[track(3, lanes=1)])
+    other.make_due("hint", block)
 
     def comes(*_: object) -> int:
-        clock.now += 2 * INTERVAL
-        play.ledger.report(GONE, said(GONE), 60.0)
-        assert play.serve(block, play.lane(GONE)).leases
+        play.ledger.report("late@there", said("late@there"), 60.0)
+        assert other.serve(block, other.lane("late@there")).leases
         return 0
 
     monkeypatch.setattr(Queues, "waiting", comes)
     sweeper.round()
 
-    assert play.ledger.running(play.run, block) == [0]
+    assert other.ledger.running(other.run, block) == [0]
+    assert play.ledger.running(play.run, first) == []
 
 
 def test_a_server_that_comes_back_without_reports(
@@ -492,8 +508,9 @@ def test_a_broker_that_does_not_answer_does_not_hold_up_the_next_round(
     over.set()
 
 
+@pytest.mark.parametrize("buckets", [1, 8])
 def test_what_limits_call_for_is_not_replaced(
-    play: Play, janitor: Callable[..., Sweeper], monkeypatch: pytest.MonkeyPatch
+    play: Play, janitor: Callable[..., Sweeper], monkeypatch: pytest.MonkeyPatch, buckets: int
 ) -> None:
     """A bucket does not call for the same lanes again in the next round: what waits for the broker waits beside it."""
     begun, over, numbers = threading.Event(), threading.Event(), itertools.count()
@@ -507,7 +524,7 @@ def test_what_limits_call_for_is_not_replaced(
     monkeypatch.setattr(Later, "put", PUT)
     monkeypatch.setattr(publish, "messages", is_slow)
     sweeper = janitor()
-    due = Due(leads=True, server=sweeper._server, limits=["call"])
+    due = Due(leads=True, server=sweeper._server, limits=[f"call{number}" for number in range(buckets)])
     monkeypatch.setattr(play.ledger, "due", lambda *_: due)
     monkeypatch.setattr(
         play.ledger,
@@ -519,7 +536,7 @@ def test_what_limits_call_for_is_not_replaced(
     for _ in range(3):
         sweeper.round()
     over.set()
-    until(lambda: sorted(seen) == [0, 1, 2, 3], what="all that was called for")
+    until(lambda: sorted(seen) == [*range(4 * buckets)], what="all that was called for")
 
 
 @pytest.mark.parametrize("raw", [b"\xc1", b"\x81\xa6worker\xa1\xff"], ids=["malformed", "no text"])
