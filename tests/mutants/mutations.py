@@ -68,9 +68,30 @@ MUTATIONS = (
     Mutation(
         name="rescue by age: a lease is taken back though its worker lives",
         file=f"{LUA}/_common.lua",
-        old="if not said then return",
-        new="if not said or NOW - tonumber(since) >= 0 then return",
+        old="  if not said then\n    if others and",
+        new="  if not said or NOW - tonumber(since) >= 0 then\n    if others and",
         tests=(f"{LEDGER}/test_repair.py",),
+    ),
+    Mutation(
+        name="a worker that came after a janitor's look is taken for dead",
+        file=f"{LUA}/_common.lua",
+        old="if others and tonumber(since) >= others.at then",
+        new="if others and others.at == 0 then",
+        tests=(f"{LEDGER}/test_sweeper.py",),
+    ),
+    Mutation(
+        name="a server that was started anew is taken for one that never was away",
+        file="egregore_dist/worker/sweeper.py",
+        old="if due.full or due.server != self._server:",
+        new="if due.full:",
+        tests=(f"{LEDGER}/test_sweeper.py",),
+    ),
+    Mutation(
+        name="a process that waits for the ledger is held up",
+        file="egregore_dist/engine/board.py",
+        old="            self._waits += 1\n",
+        new="",
+        tests=("tests/unit/worker/test_warden.py",),
     ),
     Mutation(
         name="a lane of a worker's former life is taken for one that lives",
