@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -192,3 +193,5 @@ def test_a_process_that_outlives_a_stop_in_good_order_is_found() -> None:
     trial.stops_in_order = True
     with pytest.raises(AssertionError, match=r"I6 .* sleep 300 , after its worker stopped in good order"), trial:
         trial.run(leaves_a_process, None)
+    # It stays where a trial has failed, to be looked at.
+    shutil.rmtree(trial.folder)
