@@ -24,7 +24,7 @@ from egregore_dist.engine import publish
 from egregore_dist.engine.board import NEVER, NOBODY, Call, Note, Reader, Rest
 from egregore_dist.engine.later import Later
 from egregore_dist.ledger import Ledger, Loss, Message, Overrun
-from egregore_dist.resources import cgroup, recorder, router
+from egregore_dist.resources import cgroup, oom, recorder, router
 from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 from egregore_dist.worker import shortage
@@ -139,6 +139,8 @@ class Warden:
     def started(self, process: Any) -> None:
         """A process of the pool was started."""
         self._processes[process.pid] = process
+        # Its branch can be tried again; without the main process all of the worker's are lost for some seconds.
+        oom.end_first(process.pid)
 
     def round(self) -> None:
         """Look at every process, and do what has to be done.

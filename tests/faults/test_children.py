@@ -30,9 +30,11 @@ from egregore_dist import (
 )
 from egregore_dist.client import session
 from egregore_dist.client.cluster import LocalWorker
+from egregore_dist.ledger import ENDED
 from egregore_dist.ledger.ledger import ATTEMPTS
 from egregore_dist.resources.report import Report
-from tests.support import kills
+from egregore_dist.workflow.step import Step
+from tests.support import kills, watching
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass, until
 from tests.support.work import join, nap, quick, spin, waits
@@ -317,11 +319,33 @@ def test_out_of_memory_is_told(group: Path, tmp_path: Path, monkeypatch: pytest.
             kept.append(os.urandom(2**24))
         return len(kept)
 
+    for trial in range(3):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        if assert_told(grows, group, folder):
+            return
+    pytest.fail("the kernel has ended the worker each time")
+
+
+def assert_told(grows: Step, group: Path, folder: Path) -> bool:
+    """Whether the worker outlived it.
+
+    The kernel may lack memory once more while it still has that of the process that it has ended, and then end all that
+    is left of the group: the main process.
+    """
     with LocalCluster(workers=1, concurrency=1) as cluster:
         worker = cluster.workers[0]
+        before = oom_kills(group)
         confine(worker, group)
-        found = parallel(grows, fine, on_error="collect").submit(str(tmp_path)).result(timeout=90)
+        run = parallel(grows, fine, on_error="collect").submit(str(folder))
+        until(lambda: run.status in ENDED or not worker.alive, seconds=90, what="the end of the run")
+        if not worker.alive:
+            assert oom_kills(group) == before + len(marks(folder, "began")) + 1
+            watching.expect_end(worker)
+            run.cancel()
+            return False
 
+        found = run.result()
         assert found["fine"] == "fine"
         assert found["grows"].kind == "lost"
         message = found["grows"].message
@@ -333,8 +357,14 @@ def test_out_of_memory_is_told(group: Path, tmp_path: Path, monkeypatch: pytest.
         # It is halved every hour, also from the first attempt to the last.
         assert int(reserved[1]) >= 1.9 * int(held[1]) > 200
         assert f"the largest, '{worker.name}', has 294 MB (70% of 419 MB)" in message
-        assert len(marks(tmp_path, "began")) == ATTEMPTS
+        assert len(marks(folder, "began")) == ATTEMPTS
         assert worker.alive
+    return True
+
+
+def oom_kills(group: Path) -> int:
+    """How many processes of a cgroup the kernel has ended."""
+    return int(re.findall(r"oom_kill (\d+)", (group / "memory.oom_control").read_text())[0])
 
 
 def test_the_next_attempt_has_more_memory(group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,6 +399,28 @@ def test_the_next_attempt_has_more_memory(group: Path, tmp_path: Path, monkeypat
 
 
 # F2, I6
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="no such kernel")
+def test_the_kernel_ends_a_pool_process_before_its_worker(cluster: LocalCluster) -> None:
+    """Those of the first hour, and those that take the place of one that died."""
+    main = psutil.Process(cluster.workers[0].pid)
+
+    def adjusted(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    def all_first() -> bool:
+        pids = [process.pid for process in main.children()]
+        with contextlib.suppress(OSError):
+            return bool(pids) and all(adjusted(pid) == adjusted(main.pid) + 200 for pid in pids)
+        return False
+
+    until(all_first, what="processes that are ended first")
+    before = [process.pid for process in main.children()]
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: main.children() and not {it.pid for it in main.children()} & {*before}, what="other processes")
+    until(all_first, what="processes that are ended first")
 
 
 def test_no_process_outlives_its_worker(trial: Trial) -> None:

@@ -1,34 +1,41 @@
-"""What the kernel counts of those that it killed for want of memory."""
+"""Which process the kernel ends first."""
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from egregore_dist.resources import cgroup
+from egregore_dist.resources import oom
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="the kernel has no such file")
 
 
-@pytest.mark.parametrize(
-    ("groups", "file", "content", "kills"),
-    [
-        ("0::/own", "own/memory.events", "low 0\noom 4\noom_kill 3\noom_group_kill 0", 3),
-        ("0::/not/seen/here", "memory.events", "oom_kill 2", 2),
-        ("4:memory:/own", "memory/own/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 5", 5),
-        ("4:memory:/own\n0::/", "memory/own/memory.oom_control", "oom_kill 5", 5),
-        ("4:memory:/own", "memory/own/memory.oom_control", "oom_kill_disable 0", None),
-        ("", "other", "", None),
-    ],
-)
-def test_kills_are_counted(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: str, file: str, content: str, kills: int | None
-) -> None:
-    """The count is that of the process's own group, in either version; None where the kernel does not count."""
-    root, own = tmp_path / "cgroup", tmp_path / "self"
-    (root / file).parent.mkdir(parents=True)
-    (root / file).write_text(content)
-    own.write_text(groups)
-    monkeypatch.setattr(cgroup, "_ROOT", root)
-    monkeypatch.setattr(cgroup, "_SELF", own)
+@pytest.fixture
+def child() -> Iterator[int]:
+    """A process that waits."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process.pid
+    process.kill()
+    process.wait()
 
-    assert cgroup.oom_kills() == kills
+
+def adjusted(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+def test_a_process_is_ended_before_the_one_that_started_it(child: int) -> None:
+    """By a fifth of the memory that there is, and never by more than the kernel takes."""
+    before = adjusted(child)
+    oom.end_first(child)
+    assert adjusted(child) == before + 200
+    for _ in range(10):
+        oom.end_first(child)
+    assert adjusted(child) == 1000
+
+
+def test_a_process_that_has_ended_is_no_error() -> None:
+    """It died at once."""
+    oom.end_first(2**22 + 1)
