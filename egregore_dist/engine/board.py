@@ -23,13 +23,12 @@ import msgspec
 # Two copies of the note take turns: while one is written the other holds. The number of the last one says which.
 _NUMBER = struct.Struct("@Q")
 _ASKED = struct.Struct("@dd")
-# The number of the note at which code is loaded, or 0; how often a server was asked again.
-_COUNT = struct.Struct("@Q")
 _NOTE = struct.Struct("@qqqqddddBHH")
 _BRANCH = struct.Struct("@q")
 _ASKED_AT, _FIRST_AT, _COPY = 8, 64, 4032
 # The calls that are watched, as many as there is room for: two copies too, with a number of their own.
 _LISTED, _CALL = struct.Struct("@I"), struct.Struct("@qqqqddH")
+# The number of the note at which code is loaded, or 0; how often a server was asked again.
 _LOADS_AT, _WAITS_AT = 32, 40
 _LIST_NUMBER_AT, _LIST_AT, _LIST = 24, _FIRST_AT + 2 * _COPY, 32768
 _SIZE = _LIST_AT + 2 * _LIST
@@ -210,12 +209,12 @@ class Board:
             since = self._since if branch == self._branch else monotonic()
             self._write(branch, attempt, since, node.encode()[:_NAME_LIMIT], 0, 0, since, NEVER)
             # The next note ends it too: an interrupt may keep this process from saying so.
-            _COUNT.pack_into(self._map, _LOADS_AT, self._number)
+            _NUMBER.pack_into(self._map, _LOADS_AT, self._number)
 
     def loaded(self) -> None:
         """It has been, or cannot be."""
         if self._map is not None:
-            _COUNT.pack_into(self._map, _LOADS_AT, 0)
+            _NUMBER.pack_into(self._map, _LOADS_AT, 0)
             if self._branch == NOBODY:
                 self.rest()
 
@@ -223,7 +222,7 @@ class Board:
         """A server that takes nothing now, or cannot be reached, is asked again. Called by any thread."""
         if self._map is not None:
             self._waits += 1
-            _COUNT.pack_into(self._map, _WAITS_AT, self._waits)
+            _NUMBER.pack_into(self._map, _WAITS_AT, self._waits)
 
     def call(self, node: str, attempt: int, calls: int, retries: int, timeout: float | None) -> None:
         """The branch calls a node."""
@@ -367,8 +366,8 @@ class Reader:
 
     def rests(self) -> Rest | None:
         """Where it calls no node just now; None where it does, or serves a block on an event loop."""
-        (loads,) = _COUNT.unpack_from(self._map, _LOADS_AT)
-        (waits,) = _COUNT.unpack_from(self._map, _WAITS_AT)
+        (loads,) = _NUMBER.unpack_from(self._map, _LOADS_AT)
+        (waits,) = _NUMBER.unpack_from(self._map, _WAITS_AT)
         (number,) = _NUMBER.unpack_from(self._map, 0)
         note = _NOTE.unpack_from(self._map, _FIRST_AT + (number & 1) * _COPY)
         branch, loop, size = note[0], note[8], note[9]

@@ -26,7 +26,7 @@ def mine() -> Board:
         return Board()
     try:
         return Board(Path(folder) / str(os.getpid()))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         # What there is of the file tells the worker that there will be none.
         log.warning("this process cannot be watched: %s", error, extra={"action": "no_board"})
         return Board()

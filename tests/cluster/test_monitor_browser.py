@@ -122,9 +122,7 @@ def test_every_page(
 def test_a_run_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
     """Without a reload the page follows the run from running to its end, and what was opened stays open."""
     gate = tmp_path / "gate"
-    run = gated.submit(str(gate))
-    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
-    window.go(f"{shown.address}/runs/{run.id}")
+    go_to_a_run_at_the_gate(window, shown, gate)
     window.until_text("#lamp", "live")
     window.run("window.stayed = true")
     assert "running" in window.text("h1")
@@ -151,6 +149,13 @@ def test_the_list_follows(local: LocalCluster, shown: Monitor, window: Browser) 
     window.until_text("#list", second.id)
     assert window.run("return document.querySelector(arguments[0]).checked", f"input[value='{first.id}']")
     assert not window.run("return document.querySelector(arguments[0]).checked", f"input[value='{second.id}']")
+
+
+def go_to_a_run_at_the_gate(window: Browser, shown: Monitor, gate: Path) -> None:
+    """Open the page of a run, one branch of which waits for a file."""
+    run = gated.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
+    window.go(f"{shown.address}/runs/{run.id}")
 
 
 def stay(window: Browser) -> None:
@@ -196,9 +201,7 @@ def test_nodes_as_they_are_learned(driver: str, tmp_path: Path) -> None:
 def test_a_block_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
     """Without a reload the page of a block follows its branches to their end."""
     gate = tmp_path / "gate"
-    run = gated.submit(str(gate))
-    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
-    window.go(f"{shown.address}/runs/{run.id}")
+    go_to_a_run_at_the_gate(window, shown, gate)
     window.click("#blocks a")
     window.until_text("h1", "gates")
     stay(window)
@@ -215,9 +218,7 @@ def test_a_block_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Brow
 def test_a_branch_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
     """Without a reload the page of a branch has its attempt, that it ended, and its result."""
     gate = tmp_path / "gate"
-    run = gated.submit(str(gate))
-    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
-    window.go(f"{shown.address}/runs/{run.id}")
+    go_to_a_run_at_the_gate(window, shown, gate)
     window.click("#blocks a")
     window.until_text("h1", "gates")
     window.click("#block tbody tr:first-child a")
@@ -253,9 +254,7 @@ def test_lines_as_they_are_said(local: LocalCluster, shown: Monitor, window: Bro
 def test_buttons(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
     """Pause, resume, cancel, which asks first, and retry."""
     gate = tmp_path / "gate"
-    run = gated.submit(str(gate))
-    until(Path(f"{gate}.reached").exists, what="the branch at the gate")
-    window.go(f"{shown.address}/runs/{run.id}")
+    go_to_a_run_at_the_gate(window, shown, gate)
 
     window.click("form[action$='/pause'] button")
     window.until_text("h1", "paused")

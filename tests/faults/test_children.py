@@ -401,7 +401,9 @@ def test_the_next_attempt_has_more_memory(group: Path, tmp_path: Path, monkeypat
 # F2, I6
 
 
-@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="no such kernel")
+@pytest.mark.skipif(
+    not Path("/proc/self/oom_score_adj").exists(), reason="this kernel cannot be told which process to end first"
+)
 def test_the_kernel_ends_a_pool_process_before_its_worker(cluster: LocalCluster) -> None:
     """Those of the first hour, and those that take the place of one that died."""
     main = psutil.Process(cluster.workers[0].pid)

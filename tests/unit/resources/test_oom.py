@@ -10,7 +10,9 @@ import pytest
 
 from egregore_dist.resources import oom
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="the kernel has no such file")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/oom_score_adj").exists(), reason="this kernel cannot be told which process to end first"
+)
 
 
 @pytest.fixture
