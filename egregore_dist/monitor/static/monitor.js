@@ -89,9 +89,13 @@
 
   let reading = false;
   let again = false;
-  async function refresh() {
+  let hurried = false;
+  let hurry = () => {};
+  async function refresh(isLast = false) {
+    if (isLast) { hurried = true; hurry(); }
     if (reading) { again = true; return; }
     reading = true;
+    hurried = false;
     try {
       const begun = performance.now();
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
@@ -108,8 +112,10 @@
       } else if (answer.status === 401 || answer.status === 404) {
         location.reload();
       }
-      // A page that takes long to make is made less often.
-      await new Promise((done) => setTimeout(done, Math.min(5000, 3 * (performance.now() - begun))));
+      // A page that takes long to make is made less often, so that making it takes a tenth of the time; a run's end is
+      // shown at once.
+      const rest = Math.min(5000, 9 * (performance.now() - begun));
+      if (!hurried) await new Promise((done) => { hurry = done; setTimeout(done, rest); });
     } catch {
       shine(false);
     } finally {
@@ -145,7 +151,7 @@
         if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
       });
       source.addEventListener("away", () => { lost = true; shine(false); });
-      source.addEventListener("change", () => { shine(true); refresh(); });
+      source.addEventListener("change", (event) => { shine(true); refresh(JSON.parse(event.data).what === "run.ended"); });
     };
     listen();
     // What goes on takes longer and longer, without an event.
