@@ -97,8 +97,9 @@ class Announcer:
             node = commit.payload.decode().partition(" ")[2]
             self._add(worker, "task-retried", {**fields, "exception": f"{node} failed", "traceback": ""})
         else:
-            error = failure.decode(commit.payload).type
-            self._add(worker, "task-failed", {**fields, "exception": error, "traceback": ""})
+            # As the repr of the exception begins, which exporters take the class from; what it said is the user's.
+            error = failure.decode(commit.payload).type.rpartition(".")[2]
+            self._add(worker, "task-failed", {**fields, "exception": f"{error}()", "traceback": ""})
 
     def _add(self, worker: str, kind: str, fields: dict[str, Any]) -> None:
         with self._lock:

@@ -67,7 +67,7 @@ def test_each_branch_is_a_task(ear: Ear) -> None:
     assert [received["name"], received["args"]] == ["doze", f"(run {run.id}, block beds, branch doze)"]
     assert received["hostname"].endswith("@here")
     assert 0.3 <= ended["runtime"] < 2
-    assert failed["exception"] == "ValueError"
+    assert failed["exception"] == "ValueError()"
     assert not [event for event in ear.tasks(block) if "secret" in str(event)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ def test_flower_shows_lanes_branches_and_their_run(flower: Flower) -> None:
     assert [nap["name"], nap["state"]] == ["nap", "SUCCESS"]
     assert [doze["name"], doze["state"]] == ["doze", "SUCCESS"]
     assert 0.5 <= nap["runtime"] < 5
-    assert [fails["name"], fails["state"], fails["exception"]] == ["fails", "FAILURE", "ValueError"]
+    assert [fails["name"], fails["state"], fails["exception"]] == ["fails", "FAILURE", "ValueError()"]
     assert f"run {run.id}" in nap["args"]
     assert "secret" not in json.dumps(tasks)
     assert nap["worker"] in session.current().ledger.reports()
@@ -180,6 +181,9 @@ def test_exporters_find_what_they_count(cluster: LocalCluster) -> None:
         ("nap", "SUCCESS"),
     ]
     assert all(task.worker.hostname == cluster.workers[0].name for task in ended)
+    # celery-exporter's label: what stands before the bracket, where that is one word.
+    (failed,) = (task for task in ended if task.state == "FAILURE")
+    assert re.match(r"^(\w+)\(", failed.exception)[1] == "ValueError"
     assert not [task.name for task in state.tasks.values() if task.name and run.id in task.name]
 
 

@@ -20,6 +20,10 @@ from tests.support.waiting import until
 BRANCH = Branch(id="run:0.0-0:3", name="fetch", place="(run run, block b, branch 3)", attempt=2, waited=1.5)
 
 
+class Refused(Exception):
+    """An error of a module of the user's."""
+
+
 @pytest.fixture
 def app() -> Iterator[Celery]:
     """An app on a broker in memory."""
@@ -42,7 +46,7 @@ def test_nobody_wants_events_unless_told() -> None:
 def test_what_is_said_of_a_branch(app: Celery) -> None:
     """It was received when its block was opened, an error is its class alone, and one more attempt is no end."""
     announcer = Announcer(app, Later())
-    error = Commit(3, "error", failure.encode(Failure.of(ValueError("secret"), node="fetch", attempt=2)))
+    error = Commit(3, "error", failure.encode(Failure.of(Refused("secret"), node="fetch", attempt=2)))
     with listening(app) as ear:
         announcer.begin("w@here", BRANCH)
         announcer.end("w@here", BRANCH.id, Commit(3, "ok", b"secret"), 2.5)
@@ -57,7 +61,7 @@ def test_what_is_said_of_a_branch(app: Celery) -> None:
     assert started["timestamp"] - received["timestamp"] == pytest.approx(1.5)
     assert {event["hostname"] for event in ear.events} == {"w@here"}
     assert [succeeded["result"], succeeded["runtime"]] == ["6 bytes", 2.5]
-    assert failed["exception"] == "ValueError"
+    assert failed["exception"] == "Refused()"
     assert revoked["terminated"] is True
     assert [retried["type"], retried["exception"]] == ["task-retried", "fetch failed"]
     assert "secret" not in str(ear.events)
