@@ -13,8 +13,9 @@ TURN = 0.1
 # It is also so many times as long as coming took: a large input is not read for a few branches. No more than the
 # second, in seconds, or what coming took: others wait for it.
 _COMING, _COMING_MOST = 10, 1.0
-# A lane of many can leave only when all of them have ended. Where that takes longer than the first, it stays for the
-# second: else its slot would stand idle behind a few long ones.
+# A lane of many can leave only when all of them have ended. Where that takes longer than the first, in seconds, it stays
+# for the second, or twice as long as it has tried to leave: else its slot would stand idle behind a few long ones. Each
+# time it tries twice as long, so that it leaves at last, whatever its branches take.
 _DRAIN, _STAY = 1.0, 10.0
 
 
@@ -32,6 +33,7 @@ class Turn:
         self._until = self._began + TURN
         self._has_come = False
         self._over: float | None = None
+        self._drain = _DRAIN
 
     def came(self) -> None:
         """The lane calls a node; coming ends with the first one."""
@@ -49,5 +51,6 @@ class Turn:
 
     def extend(self) -> None:
         """The lane should have left, and has branches that go on: it stays where they take too long."""
-        if self._over is not None and (now := monotonic()) - self._over > _DRAIN:
-            self._over, self._until = None, now + _STAY
+        if self._over is not None and (now := monotonic()) - self._over > self._drain:
+            self._over, self._until = None, now + max(_STAY, 2 * self._drain)
+            self._drain *= 2

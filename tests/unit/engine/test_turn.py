@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from egregore_dist.engine import turn
@@ -83,3 +85,28 @@ def test_a_turn_is_extended_where_branches_go_on(clock: Clock) -> None:
     assert not mine.is_over()
     clock.now += 2
     assert mine.is_over()
+
+
+@pytest.mark.parametrize("longest", [0.5, 1.5, 4.0, 8.0, 60.0, 600.0])
+def test_a_lane_of_many_leaves_at_last(longest: float, clock: Clock) -> None:
+    """Where somebody always waits, whatever its branches take: soon after, and it is idle for a part of that only."""
+    chance = random.Random(longest)
+    mine, began, width = Turn(lambda since: True), clock.now, 50
+
+    def some(count: int) -> list[float]:
+        return [clock.now + chance.uniform(longest / 4, longest) for _ in range(count)]
+
+    held, idle = some(width), 0.0
+    while held:
+        before = clock.now
+        clock.now = min(held)
+        idle += (width - len(held)) * (clock.now - before)
+        held.remove(clock.now)
+        leaves = mine.is_over()
+        if held:
+            mine.extend()
+        if not leaves:
+            held += some(width - len(held))
+        assert clock.now - began <= 30 + 9 * longest
+
+    assert idle <= 0.4 * width * (clock.now - began)
