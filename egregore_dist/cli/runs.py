@@ -137,7 +137,8 @@ def watch(run_id: str, wants_json: bool) -> None:
 
     JSON keys: an object a line for each event, with cursor, time (ISO 8601, UTC), type, block, name (of the block),
     branches, failed (positions), worker; by position: attempts (where not the first), sizes (bytes of values), took
-    (seconds), spent (cpu in seconds, memory in bytes), nodes (that they failed or were lost at); detail.
+    (seconds), spent (cpu in seconds, memory in bytes), nodes (that they failed or were lost at), calls (that failed and
+    were made again: node; ago, took and waited in seconds); detail.
     """
     from egregore_dist.cli import watching
     from egregore_dist.client.run import Run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,8 @@ def line(event: Event, names: dict[str, str]) -> str:
         said.append(f"results {show.size(sum(event.sizes.values()))}")
     if event.nodes:
         said.append(f"at {', '.join(list(dict.fromkeys(event.nodes.values()))[:_POSITIONS])}")
+    if event.calls:
+        said.append(f"failed calls {sum(map(len, event.calls.values()))}")
     said += [f"{name} {value}" for name, value in event.detail.items() if name != "name"]
     if event.worker is not None:
         said.append(f"on {event.worker}")
@@ -79,6 +82,7 @@ def json_line(event: Event, names: dict[str, str]) -> str:
         "took": event.took,
         "spent": {branch: {"cpu": spent.cpu, "memory": spent.memory} for branch, spent in event.spent.items()},
         "nodes": event.nodes,
+        "calls": {branch: [asdict(call) for call in calls] for branch, calls in event.calls.items()},
         "detail": {name: value for name, value in event.detail.items() if name != "name"},
     }
     return redact.json(msgspec.json.encode(found))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from egregore_dist.ledger.replies import unpack_positions
+from egregore_dist.ledger import FailedCall as Call
+from egregore_dist.ledger.replies import unpack_failed, unpack_positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,23 @@ class Spent:
 
     cpu: float | None
     memory: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedCall:
+    """A call of a node that failed, and was made again in the same execution. Times are seconds.
+
+    Attributes:
+        node: its name.
+        ago: from its end to the event.
+        took: how long it took.
+        waited: until it was made again.
+    """
+
+    node: str
+    ago: float
+    took: float
+    waited: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +61,8 @@ class Event:
         took: by position, the seconds that those were executed which ended; none of one that had met a block.
         spent: by position, what those took that ended and were measured.
         nodes: by position, the node that those failed, were lost or were stopped at, where that is known.
+        calls: by position, the calls that failed before the last one in those that ended, the last 20 of each. Of
+            ``block.opened`` in the branch that has met the block, by the position of that.
         detail: the rest, as text: ``name``, ``n``, ``state``, ``count``.
     """
 
@@ -58,6 +78,7 @@ class Event:
     took: Mapping[int, float] = field(default_factory=dict)
     spent: Mapping[int, Spent] = field(default_factory=dict)
     nodes: Mapping[int, str] = field(default_factory=dict)
+    calls: Mapping[int, tuple[FailedCall, ...]] = field(default_factory=dict)
     detail: Mapping[str, str]
 
     @classmethod
@@ -72,6 +93,7 @@ class Event:
         attempts = dict(zip(*[iter(_positions(rest.pop("attempts", None)))] * 2, strict=True))
         measured = _positions(rest.pop("spent", None))
         nodes = dict(zip(failed, _names(rest.pop("nodes", None)), strict=False))
+        calls = unpack_failed(rest.pop("failures")) if "failures" in rest else {}
         if "branch" in rest:
             branches.append(int(rest.pop("branch")))
             attempt = int(rest.pop("attempt", 1))
@@ -93,8 +115,13 @@ class Event:
                 for branch, cpu, memory in zip(*[iter(measured)] * 3, strict=True)
             },
             nodes={branch: node for branch, node in nodes.items() if node},
+            calls={branch: tuple(map(_failed, each)) for branch, each in calls.items()},
             detail={name: value.decode() for name, value in rest.items()},
         )
+
+
+def _failed(call: Call) -> FailedCall:
+    return FailedCall(node=call.node, ago=call.ago / 1e6, took=call.took / 1e6, waited=call.waited / 1e6)
 
 
 def _positions(raw: bytes | None) -> list[int]:

@@ -101,6 +101,10 @@ def _way(root: spec.StepSpec, path: spec.Path, met: Collection[spec.Path]) -> It
 def _called(way: Sequence[_Stop], attempt: Attempt) -> Iterator[tuple[str, str]]:
     """The nodes that an execution called, each with how it ended."""
     begun = _behind(way, attempt.behind)
+    again = (
+        number for number, stop in enumerate(way) if number >= begun and (stop.kind, stop.name) == ("node", attempt.at)
+    )
+    begun = next(again, begun)
     reached = len(way) if attempt.how == "ok" else max(begun, _behind(way, attempt.met))
     yield from ((stop.name, "ok") for stop in way[begun:reached] if stop.kind == "node")
     if attempt.how == "ok" or attempt.within:

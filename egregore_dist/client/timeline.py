@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from egregore_dist.client.events import Event, Spent
+from egregore_dist.client.events import Event, FailedCall, Spent
 from egregore_dist.ledger import Ledger, RunRecord, browse
 from egregore_dist.ledger.browse import BlockGlance
 from egregore_dist.ledger.keys import ROOT
@@ -22,7 +22,7 @@ _ROUNDED = 0.001
 
 @dataclass(slots=True)
 class Attempt:
-    """One execution of a branch. Times are seconds, as an event's.
+    """One execution of a branch, or a part of it: up to a call that failed, or from the next one on. Times are seconds.
 
     Attributes:
         start: when it began; until it has ended, and where it was not told how long it took, when it was leased.
@@ -34,6 +34,7 @@ class Attempt:
         size: bytes of its encoded value; None without one.
         spent: what it took, where that was measured.
         node: the node that it failed, was lost or was stopped at; "" where that is not known.
+        at: the node that it began with, where that was called again; else "".
         behind: the block that it began behind, where a former attempt had come to; else "".
         met: the block that it has met last, or "".
         within: whether it stands, or ended, at a block that had not ended well.
@@ -50,6 +51,7 @@ class Attempt:
     size: int | None = None
     spent: Spent | None = None
     node: str = ""
+    at: str = ""
     behind: str = ""
     met: str = ""
     within: bool = False
@@ -122,6 +124,10 @@ class Timeline:
             case "block.opened" if event.block not in (None, ROOT):
                 assert event.block is not None
                 self._open(event.block, event)
+                place = hangs_on(event.block)
+                if place[1] in event.calls and (attempts := self.attempts.get(place)):
+                    attempts[-1].number += len(event.calls[place[1]])
+                    self._split(place, event.calls[place[1]], event.time)
             case "branches.started" if event.block is not None:
                 for branch in event.branches:
                     self._start(event.block, branch, event)
@@ -129,6 +135,9 @@ class Timeline:
                 ends = [*((branch, "ok") for branch in event.branches), *((branch, "error") for branch in event.failed)]
                 ended = [(branch, self._end(event.block, branch, event, how)) for branch, how in ends]
                 _place([(attempt, event.took[branch]) for branch, attempt in ended if attempt and branch in event.took])
+                for branch, attempt in ended:
+                    if attempt is not None and branch in event.calls:
+                        self._split((event.block, branch), event.calls[branch], attempt.end or event.time)
             case "branch.again" if event.block is not None:
                 # The node has failed, and is tried again: see `Limit`.
                 for branch in event.branches:
@@ -257,6 +266,24 @@ class Timeline:
         self._parked.discard((block, branch))
         return last
 
+    def _split(self, place: tuple[str, int], calls: Sequence[FailedCall], end: float) -> None:
+        """Tell the calls that failed in a branch's last attempt, up to an instant, from what came after."""
+        attempts = self.attempts[place]
+        last = attempts.pop()
+        if self._kept + len(calls) > _ATTEMPTS_KEPT:
+            self.partial = True
+            attempts.append(last)
+            return
+        number = last.number - len(calls)
+        for call in calls:
+            over = min(max(last.start, end - call.ago), end)
+            part = Attempt(last.start, over, "error", last.worker, last.together, max(1, number))
+            part.node, part.at, part.behind = call.node, last.at, last.behind
+            attempts.append(part)
+            last.start, last.at, number = min(over + call.waited, end), call.node, number + 1
+        attempts.append(last)
+        self._kept += len(calls)
+
     def _close(self, block: str, event: Event) -> None:
         state = event.detail.get("state", "")
         if block in self.blocks:
@@ -278,13 +305,14 @@ class Timeline:
 
     def critical(self, now: float) -> set[str | tuple[str, int]]:
         """What the run's end waited for: blocks by id, and the last branch of each to end, by block and position."""
-        last: dict[str, tuple[float, int]] = {}
+        last: dict[str, tuple[float, bool, int]] = {}
         for (block, branch), attempts in self.attempts.items():
             # Where some are not known, the last one that is may not be the last one.
             if attempts and not (block in self.blocks and self.blocks[block].partial):
-                end = attempts[-1].end or now
-                if block not in last or end > last[block][0]:
-                    last[block] = (end, branch)
+                end, failed = attempts[-1].end or now, attempts[-1].how in ("error", "lost")
+                # What failed ends its block, and those that are stopped for it end in that instant too.
+                if block not in last or (end, failed) > last[block][:2]:
+                    last[block] = (end, failed, branch)
         inside: dict[tuple[str, int], list[str]] = {}
         for block in self.blocks:
             parent, branch = hangs_on(block)
@@ -295,7 +323,7 @@ class Timeline:
             block = todo.pop()
             found.add(block)
             if block in last:
-                place = (block, last[block][1])
+                place = (block, last[block][2])
                 found.add(place)
                 todo += inside.get(place, ())
         return found

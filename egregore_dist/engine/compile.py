@@ -13,7 +13,7 @@ from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import interpret, limited
 from egregore_dist.engine.interpret import Meet
-from egregore_dist.ledger import NewBlock, Track
+from egregore_dist.ledger import FailedCall, NewBlock, Track
 from egregore_dist.ledger.keys import child
 from egregore_dist.resources import needs, router
 from egregore_dist.resources.profile import Learned
@@ -92,6 +92,7 @@ def new_block(
     cluster: router.Cluster,
     knows: Knows | None = None,
     since: float = 0.0,
+    calls: tuple[FailedCall, ...] = (),
 ) -> NewBlock:
     """Plan a block that a branch has met.
 
@@ -103,6 +104,7 @@ def new_block(
         cluster: the live workers.
         knows: what is known of the executions of branches.
         since: for how many seconds the branch has been executed.
+        calls: that failed meanwhile.
 
     Raises:
         errors.WorkflowError: a branch needs more than the largest worker of its queue has.
@@ -126,6 +128,7 @@ def new_block(
         input=meet.value.block or meet.value.raw,
         tracks=_tracks(form, plan(step, form, n, settings=settings, cluster=cluster, knows=knows), buckets),
         since=since,
+        calls=calls,
     )
 
 

@@ -32,10 +32,23 @@ from egregore_dist.workflow.context import Context
 _NOT_RETRIED = (errors.BindingError, errors.EncodingError, errors.PayloadTooLarge, errors.CodeError)
 _LONGEST_DELAY = 100
 
+#: Calls in vain that one execution tells of, the last ones.
+FAILURES_KEPT = 20
+
 #: Makes a context in which what takes more than so many seconds is stopped.
 TimeLimit = Callable[[float | None], AbstractContextManager[None]]
 #: Calls a function on a thread.
 OnThread = Callable[[Callable[[], Any], str], Awaitable[Ended[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call that failed and is made again. ``at``: when, on `time.monotonic`; the rest in seconds."""
+
+    node: str
+    at: float
+    took: float
+    waits: float
 
 
 class Again(Exception):
@@ -69,7 +82,8 @@ class Job:
     ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own, ``calls`` from those of this
     node that cost its branch a process. What it takes is measured where ``measure`` is set. ``branch`` is the position
     of its branch, and ``here`` where its code is, once it is called. ``waits`` is told for how many seconds it waits
-    until it is called again.
+    until it is called again. ``began`` is when it was called last, where it may be called again; ``failures`` are the
+    calls that failed before.
     """
 
     node: spec.NodeSpec
@@ -84,9 +98,13 @@ class Job:
     here: inside.Here | None = None
     spans: BranchSpans | None = None
     waits: Callable[[Job, float], None] | None = None
+    began: float = 0.0
+    failures: tuple[Failed, ...] = ()
 
     def start(self) -> Any:
         """Bind and call the function; what it returns may have to be awaited."""
+        if self.node.retries:
+            self.began = time.monotonic()
         if self.measure is not None:
             self.measure.begin()
         context = self.context(self.attempts)
@@ -168,6 +186,9 @@ class Job:
             self._tell(error)
         self.attempts += 1
         self.calls += 1
+        now = time.monotonic()
+        failed = Failed(self.node.name, now, now - (self.began or now), state.upcoming_sleep)
+        self.failures, self.began = (*self.failures, failed)[-FAILURES_KEPT:], 0.0
         if self.waits is not None:
             self.waits(self, state.upcoming_sleep)
 

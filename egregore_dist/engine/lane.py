@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,9 +29,10 @@ from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.outcome import Inputs
 from egregore_dist.engine.place import Place
 from egregore_dist.engine.runtime import Runtime, Workload
+from egregore_dist.engine.spending import Spending
 from egregore_dist.engine.turn import Turn
 from egregore_dist.engine.turns import Turns
-from egregore_dist.ledger import LEAVE, UNTIMED, BlockRecord, Commit, Entered, Lease, NewBlock, Served, Spent, Waiting
+from egregore_dist.ledger import LEAVE, UNTIMED, BlockRecord, Commit, Entered, Lease, NewBlock, Served, Waiting
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.resources import needs, router
 from egregore_dist.wire import failure
@@ -303,7 +304,7 @@ class Lane:
 
         node: str | None = None
         job: Job | None = None
-        spent: Spent | None = None
+        spending: Spending | None = None
         try:
             with interrupter.guard(place.left(), attend):
                 execution = place.execute(lease)
@@ -323,19 +324,20 @@ class Lane:
                         time.sleep(again.seconds)
                         return _again(lease, again)
                     if job.measure is not None or job.attempts > 1:
-                        spent = _spent(spent, job, lease)
+                        spending = (spending or Spending(lease)).add(job)
                     was, (job, end) = job.node, _then(execution, value)
                     if was.limit is not None and not isinstance(end, Done):
                         self._give_place(place, lease)
             assert end is not None
             if isinstance(end, Meet):
-                return self._open(place, lease, end, since)
-            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since), spent)
+                return self._open(place, lease, end, since, spending)
+            told = None if spending is None else spending.told()
+            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since), told)
         except Interrupt:
             return None
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, error, node, job, place.times(lease, since), _spent(spent, job, lease))
+            return _failed(lease, error, node, job, place.times(lease, since), spending)
 
     def _waits(self, place: Place, lease: Lease, job: Job, seconds: float, call: int | None = None) -> None:
         waiting = Waiting(
@@ -378,7 +380,7 @@ class Lane:
             shown = place.shown(lease, since)
             self._runtime.announcer.end(self._worker, shown.id, end, place.took(lease, since))
 
-    def _open(self, place: Place, lease: Lease, meet: Meet, since: float) -> Opened | None:
+    def _open(self, place: Place, lease: Lease, meet: Meet, since: float, spending: Spending | None) -> Opened | None:
         assert self._load is not None
         self._runtime.board.rest()
         self._tell(place, [lease.branch])
@@ -393,6 +395,7 @@ class Lane:
             cluster=self._runtime.cluster(),
             knows=self._runtime.learning.of(self._load.functions),
             since=time.monotonic() - since,
+            calls=() if spending is None else spending.failed_calls,
         )
         run, parent, token = self._run, place.record.id, self._token
         fits = block.tracks[0].width == 1 or not needs.of(place.queue).most_memory
@@ -508,7 +511,7 @@ class Lane:
     async def _aexecute(self, place: Place, lease: Lease, leased: float) -> Commit | None:
         node: str | None = None
         job: Job | None = None
-        spent: Spent | None = None
+        spending: Spending | None = None
 
         def is_lost() -> bool:
             return place.left() == 0 or not place.holds(lease.branch, self._token)
@@ -553,12 +556,13 @@ class Lane:
                     await asyncio.sleep(again.seconds)
                     return _again(lease, again)
                 if job.measure is not None or job.attempts > 1:
-                    spent = _spent(spent, job, lease)
+                    spending = (spending or Spending(lease)).add(job)
                 was, (job, end) = job.node, _then(execution, value)
                 if was.limit is not None and job is not None:
                     await self._aside(self._give_place, place, lease)
             assert isinstance(end, Done)
-            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since), spent)
+            told = None if spending is None else spending.told()
+            return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since), told)
         except Interrupt:
             # It is not this lane's any more, or its block's time is over.
             return None
@@ -566,10 +570,10 @@ class Lane:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return _failed(lease, error, node, job, place.times(lease, since), _spent(spent, job, lease))
+            return _failed(lease, error, node, job, place.times(lease, since), spending)
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, raised(error), node, job, place.times(lease, since), _spent(spent, job, lease))
+            return _failed(lease, raised(error), node, job, place.times(lease, since), spending)
 
     # What both do
 
@@ -665,30 +669,19 @@ def _failed(
     node: str | None,
     job: Job | None,
     times: tuple[int, int] = UNTIMED,
-    spent: Spent | None = None,
+    spending: Spending | None = None,
 ) -> Commit:
     found = Failure.of(error, node=node, attempt=job.attempts if job is not None else lease.attempt)
     if isinstance(error, NodeTimeout):
         found = msgspec.structs.replace(found, kind="timeout", type=TimeoutError.__name__)
-    told = spent if node is None else replace(spent or Spent(), node=node)
+    spending = spending or Spending(lease)
+    told = (spending if job is None else spending.add(job)).told(node or "")
     return Commit(lease.branch, "error", failure.encode(found), times, told)
 
 
 def _again(lease: Lease, again: Again) -> Commit:
     payload = f"{again.job.calls} {again.job.node.name}".encode()
-    return Commit(lease.branch, "again", payload, spent=_spent(None, again.job, lease))
-
-
-def _spent(before: Spent | None, job: Job | None, lease: Lease) -> Spent | None:
-    # What a branch has taken, with its next node. Of one that has met a block, others may have done a part of it.
-    attempt, cpu, memory = (lease.attempt, -1, -1) if before is None else (before.attempt, before.cpu, before.memory)
-    if job is not None:
-        # Once: what goes wrong after it is not the node's.
-        attempt, measure, job.measure = max(attempt, job.attempts), job.measure, None
-        if measure is not None and not lease.after:
-            cpu = cpu if measure.cpu is None else max(0, cpu) + int(measure.cpu * 1e6)
-            memory = memory if measure.memory is None else max(memory, measure.memory)
-    return None if (attempt, cpu, memory) == (1, -1, -1) else Spent(attempt, cpu, memory)
+    return Commit(lease.branch, "again", payload, spent=Spending(lease).add(again.job).told())
 
 
 def _resumed(served: Served) -> Next | None:

@@ -95,6 +95,23 @@ UNTIMED, SINCE_BLOCK = (-2, -2), (-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
+class FailedCall:
+    """A call of a node that failed, and was made again in the same execution.
+
+    Attributes:
+        node: its name.
+        ago: microseconds from its end to the execution's, or to the block that it met.
+        took: microseconds that it took.
+        waited: microseconds until it was made again.
+    """
+
+    node: str
+    ago: int
+    took: int
+    waited: int
+
+
+@dataclass(frozen=True, slots=True)
 class Spent:
     """What is told of an execution beside its times, where there is anything to tell.
 
@@ -103,12 +120,14 @@ class Spent:
         cpu: microseconds of CPU time; -1 where they were not measured.
         memory: by how many bytes its process grew at most; -1 where that was not measured.
         node: the node that it failed at, or "".
+        calls: that failed in it before the last one, as far as they are told.
     """
 
     attempt: int = 1
     cpu: int = -1
     memory: int = -1
     node: str = ""
+    calls: tuple[FailedCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +182,7 @@ class Track:
 class NewBlock:
     """A block to open. ``timeout`` in seconds; 0 is none, for ``limit`` too. ``input`` may be the block that has it.
 
-    ``since``: for how many seconds the branch that meets it has been executed.
+    ``since``: for how many seconds the branch that meets it has been executed; ``calls``: that failed meanwhile.
     """
 
     id: str
@@ -176,6 +195,7 @@ class NewBlock:
     input: bytes | str
     tracks: tuple[Track, ...]
     since: float = 0.0
+    calls: tuple[FailedCall, ...] = ()
 
 
 class Fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from egregore_dist.ledger.keys import Keys
 from egregore_dist.ledger.records import (
     Alarm,
     Commit,
+    FailedCall,
     Lease,
     Message,
     NewBlock,
@@ -67,10 +69,10 @@ def serve_args(
     releases: Sequence[int],
 ) -> list[Any]:
     """The arguments of ``serve.lua``."""
-    times: list[int | str] = [time for commit in commits for time in commit.times]
+    times: list[int | str | list[str | int]] = [time for commit in commits for time in commit.times]
     told = [(number, commit.spent) for number, commit in enumerate(commits, 1) if commit.spent is not None]
     for number, spent in told:
-        times += (number, spent.attempt, spent.cpu, spent.memory, spent.node)
+        times += (number, spent.attempt, spent.cpu, spent.memory, spent.node, _calls(spent.calls))
     args: list[Any] = [block, track, token, want, held, len(commits), len(releases)]
     args += [msgspec.msgpack.encode(times) if commits else b""]
     for commit in commits:
@@ -79,13 +81,29 @@ def serve_args(
     return args
 
 
+def _calls(calls: Iterable[FailedCall]) -> list[str | int]:
+    return [part for call in calls for part in astuple(call)]
+
+
+def unpack_failed(raw: bytes) -> dict[int, tuple[FailedCall, ...]]:
+    """Calls in vain by branch, as an event holds them: each branch with how many values follow, and those."""
+    found, at = msgspec.msgpack.decode(raw), 0
+    calls: dict[int, tuple[FailedCall, ...]] = {}
+    while at < len(found):
+        branch, count = found[at : at + 2]
+        parts, at = found[at + 2 : at + 2 + count], at + 2 + count
+        calls[branch] = tuple(FailedCall(*call) for call in zip(*[iter(parts)] * 4, strict=True))
+    return calls
+
+
 def open_args(parent: str, lease: Lease, track: int, token: str, block: NewBlock) -> list[Any]:
     """The arguments of ``open.lua``."""
     inline = isinstance(block.input, bytes)
     args: list[Any] = [parent, lease.branch, token, block.id, track]
     args += [block.n, block.limit, _timeout(block.timeout), block.on_error, block.name]
     args += [",".join(map(str, block.path)), "" if inline else block.input, block.input if inline else b""]
-    args += [int(block.since * 1000), len(block.tracks)]
+    calls = [lease.branch, 4 * len(block.calls), *_calls(block.calls)]
+    args += [int(block.since * 1000), msgspec.msgpack.encode(calls) if block.calls else b"", len(block.tracks)]
     for kind in block.tracks:
         args += [kind.queue, kind.width, kind.lanes, kind.count, kind.limit, *(kind.branches or ())]
     return args

@@ -101,6 +101,8 @@ def _branches(series: Mapping[str, Counts]) -> Iterator[Metric]:
     yield _number("egregore_leases_lost", "Leases whose lane was gone.", series, "lost")
     text = "Calls of nodes with a limit that failed, and are made again."
     yield _number("egregore_limited_retries", text, series, "again")
+    text = "Calls of other nodes that failed and were made again, told as their branch ends or meets a block."
+    yield _number("egregore_retries", text, series, "made_again")
     yield _number("egregore_commits_refused", "Results that came too late, and were dropped.", series, "late")
 
 

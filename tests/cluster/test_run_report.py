@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -54,6 +55,24 @@ def work(item: int, context: Context) -> int:
 
 
 heavy = work.map(name="heavy")
+
+
+@node("shy", io=False, retries=3, retry_delay=0.2)
+def shy(item: int, context: Context) -> int:
+    """Take 0.1 s, and fail before the third call."""
+    time.sleep(0.1)
+    if context.attempt < 3:
+        raise ValueError(item)
+    return item
+
+
+@node("coy", retries=3, retry_delay=0.2)
+async def coy(item: int, context: Context) -> int:
+    """The same on an event loop."""
+    await asyncio.sleep(0.1)
+    if context.attempt < 3:
+        raise ValueError(item)
+    return item
 
 
 @node
@@ -141,6 +160,38 @@ def test_a_report_after_a_retry(local: LocalCluster, tmp_path: Path) -> None:
     assert (found.retries.count, found.retries.kept) == (1, 0)
     assert (found.executions.stopped, found.executions.ok, found.success_rate) == (1, 1, 1.0)
     assert [block.opened for block in found.blocks] == [1]
+
+
+@pytest.mark.parametrize(
+    ("flow", "branches"),
+    [
+        (Sequence(handed, shy.map(name="each")), 2),
+        (Sequence(handed, coy.map(name="each")), 2),
+        (Sequence(handed, Sequence(shy, parallel(handed, inverse)).map(name="each")), 2),
+    ],
+    ids=["one by one", "of many", "before a block"],
+)
+def test_calls_that_failed_are_told(local: LocalCluster, flow: Any, branches: int) -> None:
+    """A node that was called three times has three executions, each with its time, and waited between them."""
+    run = flow.submit([1, 2])
+    run.result(timeout=60)
+    found, timeline = run.report(), Timeline()
+    read_on(session.current().ledger, run.id, timeline)
+
+    (name,) = {each.name for each in found.nodes} & {"shy", "coy"}
+    (its,) = (each.executions for each in found.nodes if each.name == name)
+    assert (its.failed, its.ok) == (2 * branches, branches)
+    for branch in range(branches):
+        parts = timeline.attempts["0.0-1", branch]
+        assert [(part.how, part.number, part.node) for part in parts] == [
+            ("error", 1, name),
+            ("error", 2, name),
+            ("ok", 3, ""),
+        ]
+        for part, later in itertools.pairwise(parts):
+            assert part.end is not None
+            assert 0.09 <= part.end - part.start < 0.2
+            assert 0.19 <= later.start - part.end < 2
 
 
 def test_what_branches_took(local: LocalCluster) -> None:

@@ -12,7 +12,7 @@
 --
 -- Durations: run:<state>, wait (a run's, for its first branch), block, branch:<outcome>, queue (a branch's, for a lane).
 -- Numbers: submitted, retried, branches:<outcome> (of those that have no duration), lost (leases), late (commits),
--- again (calls of nodes with a limit that failed, and are made again).
+-- again (calls of nodes with a limit that failed, and are made again), made_again (calls of others that failed and were).
 --
 -- Keeps: its cost is that of the transition, a few commands, and not that of the branches in it.
 

@@ -3,7 +3,7 @@
 --
 -- ARGV  parent, branch, token, block, track of the branch, n, limit or 0, timeout ms or 0, on_error, name, path,
 --       input ("" : what follows is the input itself; else the block whose input it is), input bytes,
---       ms since the branch was begun, tracks t,
+--       ms since the branch was begun, its calls in vain meanwhile as an event has them, or "", tracks t,
 --       then per track: queue, width, lanes, count, limit or "", and where t > 1 as many branches as it counts
 -- Returns { "open" | "gone", deadline in server ms or 0 }; "gone" : the lane does not hold the branch any more.
 --
@@ -19,7 +19,7 @@
 
 local parent, branch, token, block, track = unpack(ARGV, 1, 5)
 local n, limit, timeout, on_error, name, path = unpack(ARGV, 6, 11)
-local input, bytes, since, tracks = unpack(ARGV, 12, 15)
+local input, bytes, since, failures, tracks = unpack(ARGV, 12, 16)
 local P, L, B = key('b', parent), key('l', parent), key('b', block)
 
 if state_of(parent) ~= 'open' then return { 'gone', 0 } end
@@ -51,7 +51,7 @@ redis.call('SADD', K .. ':open', block)
 redis.call('HSET', B, 'state', 'open', 'name', name, 'path', path, 'n', n, 'limit', limit, 'running', 0, 'done', 0,
   'tracks', tracks, 'on_error', on_error, 'input', input, 'parent', parent, 'branch', branch,
   'track', track, 'opener', token, 'began', began, 'opened', NOW)
-local at = 16
+local at = 17
 for t = 0, tonumber(tracks) - 1 do
   local queue, its_width, lanes, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   local named = ARGV[at + 4]
@@ -73,5 +73,10 @@ end
 if tonumber(timeout) > 0 then redis.call('HSET', B, 'timeout', timeout) end
 local deadline = set_deadline(block)
 schedule('hint', block, NOW + HINT_AFTER)
-event('block.opened', 'block', block, 'name', name, 'n', n)
+local said = { 'block', block, 'name', name, 'n', n }
+if failures ~= '' then
+  count('made_again', cmsgpack.unpack(failures)[2] / 4)
+  said[#said + 1], said[#said + 2] = 'failures', failures
+end
+event('block.opened', unpack(said))
 return { 'open', deadline }

@@ -3,9 +3,9 @@
 -- ARGV  block, track, token, branches to hold at most after this (0: one, or the track's width; -1: no more, the lane
 --       leaves, and where it leaves branches waiting another is asked for), branches that the lane believes it holds after
 --       these commits, commits c, releases r, packed two numbers a commit (microseconds that it was executed and that it had
---       waited before, -1 where it went on after a block, -2 where that is not known; and after these five more for each that
+--       waited before, -1 where it went on after a block, -2 where that is not known; and after these six more for each that
 --       there is more to tell of: the commit's number from 1, attempt, microseconds of CPU time or -1, bytes that its process
---       grew by at most or -1, the node that it failed at or ""), then c triples (branch,
+--       grew by at most or -1, the node that it failed at or "", its calls in vain, four values each), then c triples (branch,
 --       "ok"|"error"|"again", payload), then r branches given back unstarted. "again": the node with a limit that it begins
 --       with is to be tried again; payload "<calls> <node>"
 -- Returns { state of the block, first, count, held again, resumed, late, messages to publish, alarms or {}, ms to ask again after }
@@ -107,7 +107,7 @@ end
 local held, held_width = held_by(block, token)
 local slots = math.min(held, held_width)
 local done, late, again_soon, failed = 0, 0, 0, false
-local good, bad, sizes, attempts, measured = {}, {}, {}, {}, {}
+local good, bad, sizes, attempts, measured, failures = {}, {}, {}, {}, {}, {}
 -- Microseconds of those that ended well, then of those that failed, as in `times`.
 local lasted, lasted_bad = {}, {}
 -- Of those that failed, the node that it was at.
@@ -116,13 +116,19 @@ local times, took, queued, untimed = commits > 0 and cmsgpack.unpack(ARGV[8]) or
 
 -- Where in `times` there is more of a commit.
 local more_of, has_more = {}, #times > 2 * commits
-for i = 2 * commits + 1, #times, 5 do more_of[times[i]] = i end
+for i = 2 * commits + 1, #times, 6 do more_of[times[i]] = i end
 
 local function note_spent(branch, at)
   local attempt, cpu, memory = times[at + 1], times[at + 2], times[at + 3]
   if attempt > 1 then attempts[#attempts + 1], attempts[#attempts + 2] = tonumber(branch), attempt end
   if cpu >= 0 or memory >= 0 then
     measured[#measured + 1], measured[#measured + 2], measured[#measured + 3] = tonumber(branch), cpu, memory
+  end
+  local calls = times[at + 5]
+  if #calls > 0 then
+    count('made_again', #calls / 4)
+    failures[#failures + 1], failures[#failures + 2] = tonumber(branch), #calls
+    for _, part in ipairs(calls) do failures[#failures + 1] = part end
   end
 end
 
@@ -208,6 +214,7 @@ if done > 0 then
   add_packed(said, 'nodes', nodes)
   add_packed(said, 'attempts', attempts)
   add_packed(said, 'spent', measured)
+  add_packed(said, 'failures', failures)
   event('branches.ended', unpack(said))
 end
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import pytest
 
 from egregore_dist.client.events import Event
-from egregore_dist.ledger import LEAVE, Commit, Lease, Loss, Message, Spent
+from egregore_dist.ledger import LEAVE, Commit, FailedCall, Lease, Loss, Message, Spent
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok, track
 
@@ -328,14 +330,17 @@ def test_a_lane_that_leaves_is_leased_nothing_and_replaced(play: Play) -> None:
     assert (last.state, last.messages) == ("ok", ())
 
 
+CALLS = (FailedCall("crünch", 3_500_000, 1_000_000, 500_000), FailedCall("crunch", 1, 0, 0))
+
+
 def test_events_tell_attempts_sizes_times_and_what_was_measured(play: Play) -> None:
     """What ends says how large its value is, and what the lane knows of it."""
     block, lane = play.block(6, tracks=[track(6, width=6, lanes=1)], on_error="collect"), play.lane()
     assert numbers(play.serve(block, lane, want=6)) == [0, 1, 2, 3, 4, 5]
     commits = [
         Commit(0, "ok", b"v"),
-        Commit(1, "ok", b"v" * 300, (5, 5), Spent(attempt=3, cpu=70_000, memory=0)),
-        Commit(2, "error", b"\x80", (250_000, 5), Spent(cpu=9, node="crunch")),
+        Commit(1, "ok", b"v" * 300, (5, 5), Spent(attempt=3, cpu=70_000, memory=0, calls=CALLS[:1])),
+        Commit(2, "error", b"\x80", (250_000, 5), Spent(cpu=9, node="crunch", calls=CALLS)),
         Commit(3, "again", b"1 a node", spent=Spent(attempt=2)),
         # It is not the lane's.
         Commit(9, "ok", b"v", spent=Spent(attempt=7)),
@@ -351,6 +356,10 @@ def test_events_tell_attempts_sizes_times_and_what_was_measured(play: Play) -> N
         2: (0.000009, None),
     }
     assert ended.took == {1: 0.000005, 2: 0.25}
+    assert {branch: [astuple(call) for call in calls] for branch, calls in ended.calls.items()} == {
+        1: [("crünch", 3.5, 1.0, 0.5)],
+        2: [("crünch", 3.5, 1.0, 0.5), ("crunch", 0.000001, 0.0, 0.0)],
+    }
     (again,) = [event for event in events if event.type == "branch.again"]
     assert (again.branches, again.attempts, again.nodes) == ((3,), {3: 2}, {3: "a node"})
     assert ended.nodes == {2: "crunch"}

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from egregore_dist.cli import redact, watching
 from egregore_dist.cli.levels import Pace
-from egregore_dist.client.events import Spent
+from egregore_dist.client.events import FailedCall, Spent
 from egregore_dist.ledger import RunRecord
 from tests.unit.cli.test_levels import BLOCK, NESTED, of
 from tests.unit.client.stories import event
@@ -96,6 +96,7 @@ def test_an_event_as_json(worker: str | None) -> None:
         "took": {},
         "spent": {},
         "nodes": {},
+        "calls": {},
         "worker": worker,
         "detail": {},
     }
@@ -104,11 +105,13 @@ def test_an_event_as_json(worker: str | None) -> None:
 def test_what_an_event_says_of_attempts_and_sizes() -> None:
     """Which branches were not at their first attempt, and how large the values are together; in JSON each."""
     spent = {2: Spent(cpu=0.5, memory=None)}
-    more = {"attempts": {2: 4}, "sizes": {2: 500, 3: 700}, "took": {3: 0.25}, "spent": spent}
+    call = FailedCall(node="load", ago=2.0, took=1.5, waited=0.25)
+    more = {"attempts": {2: 4}, "sizes": {2: 500, 3: 700}, "took": {3: 0.25}, "spent": spent, "calls": {2: (call,)}}
     ended = event(1.5, "branches.ended", "0", branches=(2, 3), **more)
 
-    assert watching.line(ended, {}).endswith("branches 2, 3  attempt 4 of 2  results 1.2 kB")
+    assert watching.line(ended, {}).endswith("branches 2, 3  attempt 4 of 2  results 1.2 kB  failed calls 1")
     said = json.loads(watching.json_line(ended, {}))
     assert (said["attempts"], said["sizes"]) == ({"2": 4}, {"2": 500, "3": 700})
     assert said["took"] == {"3": 0.25}
     assert said["spent"] == {"2": {"cpu": 0.5, "memory": None}}
+    assert said["calls"] == {"2": [{"node": "load", "ago": 2.0, "took": 1.5, "waited": 0.25}]}

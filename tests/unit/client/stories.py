@@ -8,7 +8,7 @@ from egregore_dist.client.timeline import Timeline
 
 def event(at: float, type: str, block: str | None = None, **more: object) -> Event:
     """An event, with what it says of branches and the rest."""
-    told = ("branches", "failed", "worker", "attempts", "sizes", "took", "spent", "nodes")
+    told = ("branches", "failed", "worker", "attempts", "sizes", "took", "spent", "nodes", "calls")
     fields = {"branches": (), "failed": (), "worker": None} | {name: more.pop(name) for name in told if name in more}
     detail = {name: str(value) for name, value in more.items()}
     return Event(cursor=f"{int(at * 1000)}-0", time=at, type=type, block=block, detail=detail, **fields)  # type: ignore[arg-type]

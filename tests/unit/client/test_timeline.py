@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from egregore_dist.client.events import Spent
+from egregore_dist.client.events import FailedCall, Spent
+from egregore_dist.client.timeline import Timeline
 from egregore_dist.ledger import RunRecord
 from tests.support import glances
 from tests.unit.client.stories import STORY, event, timeline
@@ -197,3 +198,62 @@ def test_a_branch_alone_ran_for_as_long_as_it_says() -> None:
         (103.0, 107.0),
         (104.0, 107.0),
     ]
+
+
+CALLS = (
+    FailedCall(node="b", ago=3.0, took=1.0, waited=0.5),
+    FailedCall(node="b", ago=2.0, took=0.5, waited=1.0),
+)
+
+
+def parts(made: Timeline, place: tuple[str, int]) -> list[tuple[float, float | None, str, int, str, str]]:
+    """What is told of a branch's attempts."""
+    return [(a.start, a.end, a.how, a.number, a.node, a.at) for a in made.attempts[place]]
+
+
+def test_calls_that_failed_are_attempts_of_their_own() -> None:
+    """Each ends when it failed, and the next begins when it was made; the last one has what was measured."""
+    spent = Spent(cpu=0.5, memory=10)
+    more = {"attempts": {1: 3}, "calls": {1: CALLS}, "took": {1: 5.0}, "spent": {1: spent}}
+    made = timeline(*STORY[:5], event(108.0, "branches.ended", "0.0-1", branches=(1,), worker="w1", **more))
+
+    assert parts(made, ("0.0-1", 1)) == [
+        (103.0, 105.0, "error", 1, "b", ""),
+        (105.5, 106.0, "error", 2, "b", "b"),
+        (107.0, 108.0, "ok", 3, "", "b"),
+    ]
+    assert [a.spent for a in made.attempts["0.0-1", 1]] == [None, None, spent]
+    assert made.known("0.0-1") == (2, 3)
+
+
+def test_calls_that_failed_before_a_block() -> None:
+    """They are told as the block is opened, of the branch that met it, which goes on behind them."""
+    opened = event(107.0, "block.opened", "0.0-1.1-2", name="inner", n=1, calls={1: CALLS})
+    made = timeline(*STORY[:5], opened)
+
+    assert parts(made, ("0.0-1", 1)) == [
+        (103.0, 104.0, "error", 1, "b", ""),
+        (104.5, 105.0, "error", 2, "b", "b"),
+        (106.0, None, "running", 3, "", "b"),
+    ]
+    assert made.attempts["0.0-1", 1][-1].met == "0.0-1.1-2"
+
+
+def test_more_calls_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are left out, and the timeline says that it is not whole."""
+    monkeypatch.setattr("egregore_dist.client.timeline._ATTEMPTS_KEPT", 4)
+    made = timeline(*STORY[:5], event(108.0, "branches.ended", "0.0-1", branches=(1,), calls={1: CALLS}))
+
+    assert [how for _, _, how, *_ in parts(made, ("0.0-1", 1))] == ["ok"]
+    assert made.partial
+
+
+def test_what_failed_is_what_the_end_waited_for() -> None:
+    """Its siblings, which are stopped for it in the same instant, are not."""
+    made = timeline(
+        *STORY[:5],
+        event(108.0, "branches.ended", "0.0-1", failed=(1,), worker="w1"),
+        event(108.0, "block.ended", "0.0-1", state="error"),
+    )
+
+    assert made.critical(108.0) == {"0.0-1", ("0.0-1", 1)}
