@@ -21,7 +21,7 @@ class Later:
     """What waits to be done in one process; at most one thing under one key."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, tuple[int, Callable[[], None]]] = {}
+        self._waiting: dict[str, tuple[int, Callable[[], object]]] = {}
         # By when each is due. What was dropped, or put off, stays here until then: its number is no key's any more.
         self._due: list[tuple[float, int, str]] = []
         self._numbers = itertools.count()
@@ -29,7 +29,7 @@ class Later:
         self._busy = False
         self._thread: threading.Thread | None = None
 
-    def put(self, key: str, delay: float, action: Callable[[], None]) -> None:
+    def put(self, key: str, delay: float, action: Callable[[], object]) -> None:
         """Do ``action`` after ``delay`` seconds."""
         with self._changed:
             number = next(self._numbers)
@@ -77,7 +77,7 @@ class Later:
                 self._busy = False
                 self._changed.notify_all()
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self) -> Callable[[], object] | None:
         with self._changed:
             while True:
                 if not self._due:
@@ -98,7 +98,7 @@ class Later:
                     return found[1]
 
 
-def _do(action: Callable[[], None]) -> None:
+def _do(action: Callable[[], object]) -> None:
     try:
         action()
     except Exception:

@@ -36,19 +36,24 @@ def block(app: Celery, run: str, opened: NewBlock, *, parent_queue: str, here: b
         _publish(signature, run)
 
 
-def messages(app: Celery, run: str, wanted: Iterable[Message]) -> None:
-    """Publish the messages of a transition, each as a plain lane or collect."""
+def messages(app: Celery, run: str, wanted: Iterable[Message]) -> list[Message]:
+    """Publish the messages of a transition, each as a plain lane or collect. Returns what the broker did not take."""
+    left = []
     for message in wanted:
         of = message.run or run
         if message.kind == "lane":
-            _publish(compiler.lane(app, of, message.block, message.track, message.queue, name=message.name), of)
+            made = compiler.lane(app, of, message.block, message.track, message.queue, name=message.name)
         else:
-            _publish(compiler.collect(app, of, message.block, message.queue, name=message.name), of)
+            made = compiler.collect(app, of, message.block, message.queue, name=message.name)
+        if not _publish(made, of):
+            left.append(message)
+    return left
 
 
-def _publish(signature: Signature, run: str) -> None:
+def _publish(signature: Signature, run: str) -> bool:
     try:
         signature.apply_async()
+        return True
     except _UNREACHABLE as error:
         log.warning(
             "run %s: the broker took no message (%s); a worker's janitor asks again",
@@ -63,3 +68,4 @@ def _publish(signature: Signature, run: str) -> None:
             run,
             extra={"action": "publish_failed", "run_id": run},
         )
+    return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -52,6 +52,12 @@ _QUEUES_LATELY = 86400
 
 # An answer that took longer, in seconds, may tell of what is true no more.
 _LATE = 1.0
+_ASKED_AGAIN = 3
+
+# Seconds until lanes are asked for again where a broker did not take the messages.
+_ASK_AGAIN = 2.0
+# Tracks of a block whose queues are told.
+_TRACKS_ASKED = 8
 
 # Runs that are looked for in one round trip.
 _AT_ONCE = 1000
@@ -341,6 +347,27 @@ class Ledger:
             pipe.zadd(self.keys.agenda, {f"{run} {kind} {block}": at}, xx=True)
             pipe.hincrby(self.keys.counts_of_cluster, "failed", 1)
             pipe.execute()
+
+    def ask_again(self, run: str, blocks: Iterable[str]) -> None:
+        """Lanes of these were asked for in vain: have them asked for again soon, as for the first time."""
+        with reachable():
+            at = self.now() + int(_ASK_AGAIN * 1000)
+            pipe = self.redis.pipeline(transaction=True)
+            for block in blocks:
+                pipe.hdel(self.keys.block(run, "b", block), "hinted", "ask_after")
+                pipe.zadd(self.keys.agenda, {f"{run} hint {block}": at}, xx=True, lt=True)
+            pipe.execute()
+
+    def queues_of(self, blocks: Iterable[tuple[str, str]]) -> set[str]:
+        """The queues where the lanes of blocks are, by run and block: those of a block's first few tracks."""
+        fields = [f"queue:{track}" for track in range(_TRACKS_ASKED)]
+        with reachable():
+            pipe = self.redis.pipeline(transaction=False)
+            for run, block in blocks:
+                pipe.hmget(self.keys.block(run, "b", block), fields)
+            # A block that cannot be read must not keep the others waiting.
+            found = cast(list[list[bytes | None] | Exception], pipe.execute(raise_on_error=False))
+        return {queue.decode() for each in found if not isinstance(each, Exception) for queue in each if queue}
 
     def is_idle(self) -> bool:
         """Whether no run is going on: each of its open blocks has an entry in the agenda."""
@@ -678,7 +705,10 @@ class Ledger:
 
     def _in_time(self, run: str, block: str, track: int, token: str, started: float, served: Served) -> Served:
         # Where the answer came late, what it leased may have been taken back: asked again before any of it is begun.
-        while (served.leases or served.resumed) and time.monotonic() - started > _LATE:
+        # Where each answer is late, the server is slow, or far away, and nobody would ever begin.
+        for _ in range(_ASKED_AGAIN):
+            if not (served.leases or served.resumed) or time.monotonic() - started <= _LATE:
+                break
             started = time.monotonic()
             if served.resumed is not None:
                 resumed = served.resumed

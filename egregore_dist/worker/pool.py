@@ -48,8 +48,13 @@ class Children:
 
 
 def on_start(pool: Any, tell: Callable[[Any], None]) -> None:
-    """Call ``tell`` with every process that a prefork pool has, and with every one that it starts from now on."""
-    billiards = pool._pool
+    """Call ``tell`` with every process that a prefork pool has, and with every one that it starts from now on.
+
+    A worker ends where processes of its pool have ended as it began. One that was killed, as the kernel does for memory, is
+    replaced then, as it is later.
+    """
+    billiards, did_start = pool._pool, pool.did_start_ok
+    pool.did_start_ok = lambda: _were_killed(processes(pool)) or did_start()
     start = billiards._create_worker_process
 
     def started(index: int) -> Any:
@@ -61,6 +66,11 @@ def on_start(pool: Any, tell: Callable[[Any], None]) -> None:
     billiards._create_worker_process = started
     for process in processes(pool):
         tell(process)
+
+
+def _were_killed(processes: Iterable[Any]) -> bool:
+    codes = [code for process in processes if (code := process.exitcode) is not None]
+    return bool(codes) and max(codes) < 0
 
 
 def processes(pool: Any) -> list[Any]:

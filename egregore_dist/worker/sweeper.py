@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 _MISSED = 2.5
 # Seconds until an entry that could not be dealt with is tried again.
 _AGAIN_AFTER = 60.0
-# Queues of lanes that need much are asked for what waits if a lane was sent there within so many milliseconds.
-_USED_LATELY = 120_000
 # Seconds between two clearings of the list of runs.
 _CLEAR_EVERY = 3600.0
 
@@ -131,7 +129,7 @@ class Sweeper:
             if time.monotonic() > until:
                 return
 
-    def _look_after(self, entries: Iterable[Entry]) -> None:
+    def _look_after(self, entries: Sequence[Entry]) -> None:
         workers: dict[str, Presence] | None = None
         instead: dict[str, str] = {}
         backed_up: frozenset[str] | None = None
@@ -140,7 +138,7 @@ class Sweeper:
             if backed_up is None:
                 workers = self._workers()
                 instead = self._instead()
-                backed_up = self._backed_up()
+                backed_up = self._backed_up(entries)
             self._publish(" ".join(entry), entry[0], self._sweep(entry, workers, backed_up, instead))
             if time.monotonic() > until:
                 # The rest is due in the next round too, and deadlines that have come meanwhile go before it.
@@ -151,7 +149,16 @@ class Sweeper:
         # On a thread of its own: a broker that does not answer must not hold up deadlines. What is wanted again under
         # the same key takes the place of what was.
         if wanted:
-            self._later.put(key, 0.0, partial(publish.messages, self._app, run, wanted))
+            self._later.put(key, 0.0, partial(self._send, run, wanted))
+
+    def _send(self, run: str, wanted: Sequence[Message]) -> None:
+        left = publish.messages(self._app, run, wanted)
+        if run and left:
+            # It has asked in vain: what waits shall not wait the longer for that, once the broker is back.
+            try:
+                self._ledger.ask_again(run, {message.block for message in left})
+            except errors.BrokerUnavailable as error:
+                log.info("janitor: run %s: %s", run, error, extra={"action": "publish_failed", "run_id": run})
 
     def _sweep(
         self,
@@ -172,11 +179,9 @@ class Sweeper:
             log.exception("janitor: run %s, block %s", run, block, extra={"action": "sweep_failed", "run_id": run})
             return []
 
-    def _backed_up(self) -> frozenset[str]:
-        # Lanes that need much wait in their queue until some machine has room for them.
-        now = self._asked(self._ledger.now)
-        used = self._asked(partial(self._ledger.queues, since=now - _USED_LATELY))
-        names = [self._settings.queue, *(name for name in used if needs.without_sizes(name) != name)]
+    def _backed_up(self, entries: Iterable[Entry]) -> frozenset[str]:
+        blocks = [(run, block) for run, kind, block in entries if kind == "hint"]
+        names = self._asked(partial(self._ledger.queues_of, blocks))
         return frozenset(name for name in names if self._asked(partial(self._queues.waiting, [name])))
 
     def _instead(self) -> dict[str, str]:

@@ -204,7 +204,7 @@ class Warden:
             held = recorder.held(child.pid)
             child.held = (note.since, held) if held else child.held
         reasons = _reasons(note, now)
-        lane: Reason = (note.where.block, note.where.token)
+        lane = _lane(note)
         if child.gone in (lane, (*lane, note.branch, note.since)):
             gone: Reason = ("gone", child.gone)
             reasons.append(gone)
@@ -305,7 +305,7 @@ class Warden:
             ]
         )
         for (child, note), holds in zip(due, held, strict=True):
-            lane = (note.where.block, note.where.token)
+            lane = _lane(note)
             branch = () if note.branch == NOBODY else (note.branch, note.since)
             child.asked, child.gone = now, None if holds else (*lane, *branch)
 
@@ -396,6 +396,11 @@ def _reasons(note: Note, now: float) -> list[Reason]:
     if note.stop_at <= now and (note.branch != NOBODY or note.loop):
         found.append(("block", where.block, where.token))
     return found
+
+
+def _lane(note: Note) -> Reason:
+    # With the track: a lane that has none left of one may go on with another's.
+    return (note.where.block, note.where.track, note.where.token)
 
 
 def _overdue(note: Note, now: float) -> list[Call]:

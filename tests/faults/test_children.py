@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,11 +31,13 @@ from egregore_dist import (
 )
 from egregore_dist.client import session
 from egregore_dist.client.cluster import LocalWorker
+from egregore_dist.client.processes import Process
 from egregore_dist.ledger import ENDED
 from egregore_dist.ledger.ledger import ATTEMPTS
 from egregore_dist.resources.report import Report
 from egregore_dist.workflow.step import Step
 from tests.support import kills, watching
+from tests.support.cli_flows import flow
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass, until
 from tests.support.work import join, nap, quick, spin, waits
@@ -423,6 +426,21 @@ def test_the_kernel_ends_a_pool_process_before_its_worker(cluster: LocalCluster)
         os.kill(pid, signal.SIGKILL)
     until(lambda: main.children() and not {it.pid for it in main.children()} & {*before}, what="other processes")
     until(all_first, what="processes that are ended first")
+
+
+def test_processes_that_are_killed_as_their_worker_begins(tmp_path: Path) -> None:
+    """They are replaced, and the worker serves: it does not end for what it would survive a second later."""
+    with LocalCluster(workers=0) as cluster:
+        command = [sys.executable, "-m", "egregore_dist", "worker", "--name", "young@here", "--concurrency", "2"]
+        process = Process.spawn(command, env=cluster.worker_environment(), log=tmp_path / "log")
+        try:
+            main = psutil.Process(process.pid)
+            until(lambda: len(main.children()) == 2, what="the processes of its pool")
+            for child in main.children():
+                child.kill()
+            assert flow.submit([1, 2, 3]).result(timeout=30) == 12, process.log_tail()
+        finally:
+            process.stop()
 
 
 def test_no_process_outlives_its_worker(trial: Trial) -> None:

@@ -27,7 +27,8 @@
 --                         lost:<branch> (leases lost), why:<branch> (how they were) and died:<branch> (at what node),
 --                         tried:<branch> ("<calls> <node>": of a node whose timeout cost its process), again:<branch> (the
 --                         same, of a node with a limit that is to be tried again), place:<branch> (see _limits.lua),
---                         beside:<branch> (how often the process ended for timeouts of others)
+--                         beside:<branch> (how often the process ended for timeouts of others), sole:<branch> (it was what
+--                         its process was at when that ended). Of losses, no more once a block has ended well at which it stood
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
 --   K:waits       zset    packed { block, branch, token, call, calls at most, node } -> until when the branch waits before its
@@ -280,7 +281,10 @@ local function close(block, state)
   if block ~= ROOT then count_block(block, state) end
   redis.call('HSET', key('b', block), 'state', state, 'ended', NOW)
   redis.call('SREM', K .. ':open', block)
-  if state ~= 'ok' then redis.call('ZADD', CLOSING, 0, block) end
+  if state ~= 'ok' then
+    redis.call('ZADD', CLOSING, 0, block)
+    if redis.call('HEXISTS', key('b', block), 'limited') == 1 then limits().watch(block) end
+  end
   unschedule(block)
   event('block.ended', 'block', block, 'state', state)
   tell_ended(block)
@@ -423,6 +427,8 @@ local function complete(block)
   end
   local parent, branch, track = unpack(redis.call('HMGET', key('b', block), 'parent', 'branch', 'track'))
   redis.call('HDEL', key('l', parent), branch)
+  -- What has cost it a process before it came here has been done.
+  redis.call('HDEL', key('m', parent), 'lost:' .. branch, 'why:' .. branch, 'died:' .. branch, 'sole:' .. branch)
   redis.call('HINCRBY', key('b', parent), 'running', -1)
   redis.call('LPUSH', key('q', parent) .. ':' .. track, branch)
   hint_soon(parent)
@@ -492,7 +498,7 @@ local function set_deadline(block)
 end
 
 -- Marks that a retry forgets.
-local OF_ATTEMPTS = { lost = true, why = true, died = true, tried = true, beside = true, again = true }
+local OF_ATTEMPTS = { lost = true, why = true, died = true, sole = true, tried = true, beside = true, again = true }
 
 -- Open again a block that did not end well, see retry.lua, and those below it, as many as one call may. A branch that waits
 -- while the block that it stands at has not ended well is one whose block there was no room for yet.

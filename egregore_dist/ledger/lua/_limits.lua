@@ -219,6 +219,14 @@ function made.release_all(block, token)
   end
 end
 
+-- A block has ended badly: its lanes give back their places as they leave, and a janitor those of the ones that do not.
+function made.watch(block)
+  for track = 0, tonumber(redis.call('HGET', key('b', block), 'tracks')) - 1 do
+    local named = redis.call('HGET', key('b', block), 'limit:' .. track)
+    if named then redis.call('ZADD', PREFIX .. ':limits:due', 'NX', NOW + LOOK_AFTER, made.bucket_of(named)) end
+  end
+end
+
 -- Lanes that a track which waits may have more of, its queue and its block's name.
 local function may_call(member)
   local run, block, track = string.match(member, '^(%S+) (%S+) (%d+)$')

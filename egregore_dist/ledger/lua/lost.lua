@@ -71,7 +71,10 @@ local function take_back(block, verdict, overruns)
     local branch = leases[i]
     if leases[i + 1] == token then
       if verdict == 'lost' and (branch_at_work == '-1' or branch == branch_at_work) then
-        if roomy ~= '' and branch == branch_at_work then moved = move(block, branch) end
+        if branch == branch_at_work then
+          redis.call('HSET', key('m', block), 'sole:' .. branch, 1)
+          if roomy ~= '' then moved = move(block, branch) end
+        end
         failed = failed + lose(block, branch, attempts, why, node, about)
       elseif overruns[branch] then
         over[#over + 1] = branch

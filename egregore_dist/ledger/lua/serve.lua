@@ -31,14 +31,17 @@ local Q = key('q', block) .. ':' .. track
 
 -- A branch that was given back so often since others beside it were over their timeouts is not beside others any more.
 local BESIDE_AT_MOST = 2
+-- Nor is one that was lost so often with all that its lane held.
+local LOST_BESIDE_AT_MOST = 2
 
 -- Its attempt, the block that it goes on after, its mark `again` or `tried`, and beside whom it runs: "alone" where it has cost
--- a process, "again" where it was over a timeout: with others of those, in a lane of many; "any" else.
+-- a process, or was lost twice beside others, who may be to blame; "again" where it was over a timeout: with others of those,
+-- in a lane of many; "any" else.
 local function attempt_of(of, branch, width)
-  local lost, after, tried, beside, again = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch, 'at:' .. branch,
-    'tried:' .. branch, 'beside:' .. branch, 'again:' .. branch))
-  local company = tried and 'again' or 'any'
-  if lost or tonumber(beside or 0) >= BESIDE_AT_MOST or (tried and width == 1) then company = 'alone' end
+  local lost, after, tried, beside, again, sole = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch,
+    'at:' .. branch, 'tried:' .. branch, 'beside:' .. branch, 'again:' .. branch, 'sole:' .. branch))
+  local company, is_sole = tried and 'again' or 'any', sole or tonumber(lost or 0) >= LOST_BESIDE_AT_MOST
+  if is_sole or tonumber(beside or 0) >= BESIDE_AT_MOST or (tried and width == 1) then company = 'alone' end
   local calls = again or tried or ''
   return attempt_from(lost, calls), after or '', calls, company
 end

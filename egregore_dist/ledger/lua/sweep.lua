@@ -12,7 +12,7 @@
 -- hint: give back the leases of lanes that are gone: their worker is, or their process, or their
 -- worker said, after they had begun, that it does not have it, or them (a branch that lost its last attempt fails as "lost"), and
 -- ask for others in their place. Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
--- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for after some rounds.
+-- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for, and another after some rounds.
 -- A block that lanes work on is looked at again soon all the same. For a paused run no lane is asked for.
 --
 -- Keeps: an entry that is not due, since another janitor has dealt with it, changes nothing; each open block has an entry.
@@ -51,7 +51,8 @@ if kind == 'deadline' then
   return publish
 end
 
-local PATIENT_ROUNDS = 4
+-- Of those in which messages wait on the queue: all but the second, in case that its own was lost.
+local PATIENT_ROUNDS, NOT_SO_PATIENT = 4, 1
 local workers, instead = cmsgpack.unpack(ARGV[5]), cmsgpack.unpack(ARGV[6]) or {}
 
 local leases, serving, watched, failed, ended, replace = redis.call('HGETALL', L), {}, false, 0, {}, {}
@@ -97,7 +98,7 @@ for t = 0, tonumber(tracks) - 1 do
   local missing = math.min(tonumber(lanes) - (serving[tostring(t)] or 0), waiting_for_lanes(block, t), free, LANES_AT_MOST)
   waits = waits or missing > 0
   local wanted = asks and missing or 0
-  if backed_up[queue] then wanted = math.min(wanted, hinted < PATIENT_ROUNDS and 0 or 1) end
+  if backed_up[queue] then wanted = math.min(wanted, (hinted == NOT_SO_PATIENT or hinted >= PATIENT_ROUNDS) and 1 or 0) end
   -- No message of a lane that is gone will come.
   for _ = 1, math.max(wanted, math.min(missing, replace[tostring(t)] or 0)) do ask('lane', block, t, instead[queue] or queue) end
 end

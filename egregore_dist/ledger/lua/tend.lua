@@ -12,6 +12,7 @@ local LOOKED_AT = 1000
 local PREFIX, LOOK_AFTER, of = limits().PREFIX, limits().LOOK_AFTER, limits().of
 can_arm = true
 
+-- Whether a place is held, and then whether its block has ended.
 local function is_held(member, workers)
   local run, block, branch, token = string.match(member, '^(%S+) (%S+) (%S+) (.+)$')
   local R = PREFIX .. ':{' .. run .. '}'
@@ -21,17 +22,21 @@ local function is_held(member, workers)
     return redis.call('HGET', R .. ':l:' .. block, branch) == token
   end
   local holds = redis.call('HGET', R .. ':l:' .. block, '@' .. token)
-  return holds and not how_it_ended(workers, token, string.match(holds, '(%d+)$'))
+  return holds and not how_it_ended(workers, token, string.match(holds, '(%d+)$')), true
 end
+
+local stopping = false
 
 redis.call('DEL', of('a', bucket))
 if why == 'janitor' then
   local workers = cmsgpack.unpack(ARGV[3])
   for _, member in ipairs(redis.call('ZRANGE', of('h', bucket), 0, LOOKED_AT - 1)) do
-    if not is_held(member, workers) then redis.call('ZREM', of('h', bucket), member) end
+    local held, has_ended = is_held(member, workers)
+    if not held then redis.call('ZREM', of('h', bucket), member) end
+    stopping = stopping or (held and has_ended)
   end
   redis.call('ZADD', DUE, NOW + LOOK_AFTER, bucket)
 end
 limits().tend(bucket)
-if redis.call('EXISTS', of('w', bucket)) == 0 then redis.call('ZREM', DUE, bucket) end
+if redis.call('EXISTS', of('w', bucket)) == 0 and not stopping then redis.call('ZREM', DUE, bucket) end
 return { publish, alarms or {} }

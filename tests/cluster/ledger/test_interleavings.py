@@ -138,6 +138,7 @@ class Interleavings(RuleBasedStateMachine):
         parent = self.blocks[block.parent]
         assert parent.parked.pop(block.branch) == block.id
         parent.after[block.branch] = block.id
+        parent.lost.pop(block.branch, None)
         return None
 
     def fail(self, block: Block, state: str) -> None:
@@ -187,8 +188,8 @@ class Interleavings(RuleBasedStateMachine):
         assert before <= found
         assert new <= block.waiting - set(block.again), f"leased {new}, but only {block.waiting} waited"
         assert not (new and self.paused), "a branch of a paused run is leased"
-        if new and any(block.lost.get(branch) for branch in found):
-            assert len(found) == 1, "a branch that lost its process is leased with others"
+        if new and any(block.lost.get(branch, 0) > 1 for branch in found):
+            assert len(found) == 1, "a branch that was lost twice is leased with others"
         for branch in new:
             block.leased[branch] = token
         if served is None:

@@ -57,6 +57,19 @@ def test_only_the_branch_at_work_is_blamed(play: Play) -> None:
     assert play.record(block).running == 1
 
 
+def test_who_has_cost_a_process_is_alone(play: Play) -> None:
+    """At once: others shall not die with it a second time."""
+    block, dying = play.block(40, tracks=[track(40, width=10, lanes=1)]), play.lane()
+    assert len(play.serve(block, dying).leases) == 10
+
+    play.ledger.lost(play.run, block, dying, lost(2))
+    lane = play.lane()
+    held: list[int] = []
+    while 2 not in held:
+        held = numbers(play.serve(block, lane, ok(*held)))
+    assert held == [2]
+
+
 def test_where_nobody_is_known_all_are_blamed(play: Play) -> None:
     """A process that died between two branches may have died of any: none is tried for ever."""
     block, dying = play.block(40, tracks=[track(40, lanes=1)]), play.lane()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from egregore_dist.ledger import Lease, Message, Presence
+from egregore_dist.ledger import Lease, Loss, Message, Presence
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS
 from tests.cluster.ledger.play import QUEUE, WORKER, Play, bad, numbers, ok, track
@@ -142,23 +142,18 @@ def test_a_batch_of_the_dead_is_given_back(play: Play) -> None:
     assert play.record(block).running == 0
     assert play.ledger.running(play.run, block) == []
     lane = play.lane()
-    held: list[int] = []
-    seen: list[int] = []
-    for _ in range(8):
-        (lease,) = play.serve(block, lane, ok(*held), want=8).leases
-        assert lease.attempt == 2
-        held = [lease.branch]
-        seen += held
-    assert sorted(seen) == list(range(8))
+    again = play.serve(block, lane, want=8).leases
+    assert sorted((lease.branch, lease.attempt) for lease in again) == [(branch, 2) for branch in range(8)]
+    held = [lease.branch for lease in again]
     assert {lease.attempt for lease in play.serve(block, lane, ok(*held), want=8).leases} == {1}
 
 
 def test_a_branch_that_lost_its_process_runs_alone(play: Play) -> None:
     """A lane of many takes it only when it holds nothing, and nothing with it, however often it asks or asks again."""
     block = play.block(6, tracks=[track(6, width=4, lanes=1)])
-    play.serve(block, play.lane("gone@there"), want=1)
-    play.sweep("hint", block)
-    lane = play.lane()
+    dying, lane = play.lane(), play.lane()
+    play.serve(block, dying, want=1)
+    play.ledger.lost(play.run, block, dying, Loss(verdict="lost", branch=0, why="killed", node="crunch"))
 
     assert play.serve(block, lane).leases == (Lease(0, attempt=2),)
     for _ in range(3):
@@ -327,12 +322,66 @@ def test_as_many_lanes_are_asked_for_as_are_missing(play: Play) -> None:
 
 
 def test_a_queue_where_messages_wait_is_asked_patiently(play: Play) -> None:
-    """The lanes of a block are most likely among those messages, so one more is asked for only after some rounds."""
+    """The lanes of a block are most likely among those messages: one more is asked for soon, and others later."""
     block = play.block(50, tracks=[track(50, lanes=5)])
     asked = [len(play.sweep("hint", block, backed_up=QUEUE)) for _ in range(6)]
 
-    assert asked == [0, 0, 0, 0, 1, 1]
+    assert asked == [0, 1, 0, 0, 1, 1]
     assert len(play.sweep("hint", block, backed_up="another")) == 5
+
+
+def test_what_was_asked_for_in_vain_is_asked_for_again_soon(play: Play) -> None:
+    """A broker that took no message for minutes is no reason to wait for more; of a block that has ended none are."""
+    block, other = play.block(50, tracks=[track(50, lanes=5)]), Play.submit(play.ledger)
+    over = other.block(1)
+    other.finish(over)
+    for _ in range(6):
+        play.sweep("hint", block)
+    assert play.agenda()["hint", block] - play.now() > 50_000
+
+    play.ledger.ask_again(play.run, [block])
+    play.ledger.ask_again(other.run, [over])
+
+    assert play.agenda()["hint", block] - play.now() <= 2000
+    assert ("hint", over) not in other.agenda()
+    assert len(play.sweep("hint", block)) == 5
+    assert play.agenda()["hint", block] - play.now() <= 4000
+
+
+def test_the_queues_of_blocks(play: Play) -> None:
+    """Those of all their tracks; a block that is not there has none."""
+    block = play.block(4, tracks=[track(2, queue="gpu", of=[0, 1]), track(2, queue="q@memory:1", of=[2, 3])])
+
+    assert play.ledger.queues_of([(play.run, block), (play.run, ROOT), ("none", ROOT)]) == {"gpu", "q@memory:1", QUEUE}
+
+
+def test_what_a_dead_worker_had_begun_runs_as_wide_as_before(play: Play) -> None:
+    """Its branches are not to blame; those of one that die with a second one may be, and run one at a time."""
+    block = play.block(100, tracks=[track(100, width=40, lanes=2)])
+    for attempt in (1, 2):
+        lane = play.lane(f"gone-{attempt}@there")
+        leases = play.serve(block, lane).leases
+        assert (len(leases), {lease.attempt for lease in leases}) == (40, {attempt})
+        play.sweep("hint", block, alive=[WORKER])
+
+    assert [lease.attempt for lease in play.serve(block, play.lane()).leases] == [3]
+
+
+def test_a_branch_that_goes_on_has_lost_nothing(play: Play) -> None:
+    """However often workers die under a run of many blocks: each time it has come further."""
+    for step in range(5):
+        lane = play.lane(f"gone-{step}@there")
+        (lease,) = play.serve(ROOT, lane).leases
+        assert lease.attempt == (1 if step == 0 else 2)
+        block = play.nest(ROOT, 0, lane, 1, path=(step,))
+        assert play.serve(block, lane).leases
+        resumed = play.serve(block, lane, ok(0)).resumed
+        assert resumed is not None
+        assert resumed.lease.attempt == 1
+        play.sweep("hint", ROOT, alive=[WORKER])
+
+    assert play.state == "running"
+    assert numbers(play.serve(ROOT, play.lane())) == [0]
 
 
 def test_a_lane_that_is_gone_is_replaced_at_once(play: Play) -> None:

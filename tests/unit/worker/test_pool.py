@@ -80,3 +80,24 @@ def test_nothing_is_known_of_a_pool_whose_loop_stands_still(monkeypatch: pytest.
     assert pool.busy(prefork) == set()
     pool.turned(prefork)
     assert pool.busy(prefork) == {5}
+
+
+@pytest.mark.parametrize(
+    ("codes", "starts"),
+    [
+        ((None, None), True),
+        ((None, -9), True),
+        ((-9, -15), True),
+        # They cannot begin, and those in their place could not.
+        ((1, None), False),
+        ((1, -9), False),
+    ],
+)
+def test_a_worker_begins_though_its_processes_are_killed(codes: tuple[int | None, ...], starts: bool) -> None:
+    """The kernel may end one for memory just then; what ends by itself will do so again."""
+    members = [SimpleNamespace(pid=number, exitcode=code) for number, code in enumerate(codes)]
+    billiards = SimpleNamespace(_pool=members, _create_worker_process=None)
+    prefork = SimpleNamespace(_pool=billiards, did_start_ok=lambda: set(codes) == {None})
+    pool.on_start(prefork, lambda _: None)
+
+    assert prefork.did_start_ok() is starts
