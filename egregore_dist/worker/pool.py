@@ -50,8 +50,8 @@ class Children:
 def on_start(pool: Any, tell: Callable[[Any], None]) -> None:
     """Call ``tell`` with every process that a prefork pool has, and with every one that it starts from now on.
 
-    A worker ends where processes of its pool have ended as it began. One that was killed, as the kernel does for memory, is
-    replaced then, as it is later.
+    A worker ends where processes of its pool have ended as it began. One that was killed, as the kernel does for
+    memory, is replaced then, as it is later.
     """
     billiards, did_start = pool._pool, pool.did_start_ok
     pool.did_start_ok = lambda: _were_killed(processes(pool)) or did_start()

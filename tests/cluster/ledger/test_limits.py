@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from egregore_dist.ledger import LEAVE, Commit, Ledger, Loss, Message, Overrun, Presence, waits
+from egregore_dist.ledger import LEAVE, OTHERS, Commit, Ledger, Loss, Message, Overrun, Presence, waits
 from egregore_dist.ledger import limits as records
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.workflow.limits import Rule
@@ -216,6 +216,26 @@ def test_a_place_without_a_lease_is_taken_back(ledger: Ledger) -> None:
     ledger.tend("call", "janitor", workers=alive)
     assert holders(ledger) == 0
     assert ledger.redis.exists(ledger.keys.limits_due) == 0
+
+
+def test_a_place_in_a_block_that_ended_badly_is_looked_after(ledger: Ledger) -> None:
+    """Nobody waits for one, so nobody asks: a janitor does, until the lane has left or its worker is gone."""
+    (a, a_block), (b, b_block) = opened(ledger, 1), opened(ledger, 1)
+    a.serve(a_block, a.lane(worker="gone@there"))
+    ledger.cancel(a.run)
+    assert ledger.redis.zrange(ledger.keys.limits_due, 0, -1) == [b"call"]
+
+    ledger.tend("call", "janitor", workers=None)
+    assert ledger.redis.zrange(ledger.keys.limits_due, 0, -1) == [b"call"]
+    ledger.tend("call", "janitor", workers={"w1@here": Presence(at=1), OTHERS: Presence(at=10**15)})
+    assert (holders(ledger), ledger.redis.exists(ledger.keys.limits_due)) == (0, 0)
+
+    lane = b.lane()
+    b.serve(b_block, lane)
+    ledger.cancel(b.run)
+    b.serve(b_block, lane, want=LEAVE)
+    ledger.tend("call", "janitor", workers=None)
+    assert (holders(ledger), ledger.redis.exists(ledger.keys.limits_due)) == (0, 0)
 
 
 def test_a_place_of_a_lane_that_is_gone_is_taken_back(ledger: Ledger) -> None:

@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
     """What a janitor publishes, which goes nowhere."""
     found: list[tuple[str, Message]] = []
-    monkeypatch.setattr(publish, "messages", lambda _app, run, wanted: found.extend((run, it) for it in wanted))
+    monkeypatch.setattr(publish, "messages", lambda _app, run, wanted: found.extend((run, it) for it in wanted) or [])
     monkeypatch.setattr(Queues, "waiting", lambda _queues, _names: 0)
     monkeypatch.setattr(Later, "put", lambda _later, _key, _delay, action: action())
     return found
@@ -475,6 +475,33 @@ def test_a_broker_that_is_away_does_not_hold_up_deadlines(
     assert all(states == ["failed", "failed"] for _, states in seen)
     asked = [run for run, _ in seen if run in {one.run for one in waiting}]
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_a_broker_did_not_take_is_asked_for_again_soon(
+    play: Play, janitor: Callable[..., Sweeper], monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """A broker that is away for long does not make a run wait for long once it is back."""
+    monkeypatch.setattr(publish, "messages", lambda _app, _run, wanted: [] if taken else list(wanted))
+    sweeper = janitor()
+    for _ in range(5):
+        play.make_due("hint", ROOT)
+        sweeper.round()
+
+    assert (play.agenda()["hint", ROOT] - play.now() > 2000) is taken
+
+
+def test_messages_wait_on_any_queue(
+    play: Play, janitor: Callable[..., Sweeper], published: list[tuple[str, Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the blocks that are looked after, whatever their queues are called: theirs may be among those that wait."""
+    asked: list[str] = []
+    monkeypatch.setattr(Queues, "waiting", lambda _queues, names: asked.extend(names) or 5)
+    block = play.block(50, tracks=[track(50, queue="gpu", lanes=5)])
+    play.make_due("hint", block)
+    janitor().round()
+
+    assert (asked, published) == (["gpu"], [])
 
 
 @pytest.mark.parametrize("kind", ["hint", "limit"])

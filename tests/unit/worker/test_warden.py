@@ -38,11 +38,12 @@ class World:
         self.is_dead = False
         self.refuses = False
         self.meanwhile: Callable[[], object] = lambda: None
+        self.holds: Callable[[list[Any]], list[bool]] = lambda asked: [True for _ in asked]
         self.lost: list[Loss] = []
         self.folder = folder
         ledger: Any = SimpleNamespace(
             now=self._ask,
-            held=lambda asked: [True for _ in asked],
+            held=lambda asked: self.holds(asked),
             lost=lambda *args: self.lost.append(args[-1]) or [],
             sweep=self._sweep,
         )
@@ -338,3 +339,24 @@ def test_a_process_that_has_died_meanwhile_is_not_asked(tmp_path: Path, monkeypa
     made.round()
 
     assert given == ["r"]
+
+
+def test_a_lane_that_went_on_is_not_taken_for_one_that_is_gone(world: World) -> None:
+    """While the ledger was asked it left one track of its block for another: what was said is of the first."""
+    board = at_a_block(world)
+    board.serve(None, loop=True, width=4)
+
+    def go_on(asked: list[Any]) -> list[bool]:
+        board.come("r", "b", 1, "w/1.1")
+        board.serve(None, loop=False)
+        board.begin(0, 1)
+        return [False for _ in asked]
+
+    world.holds = go_on
+    world.pass_by(2)
+    world.holds = lambda asked: [True for _ in asked]
+    for branch in range(1, 10):
+        world.pass_by(0.9, step=0.3)
+        board.begin(branch, 1)
+
+    assert not world.killed
