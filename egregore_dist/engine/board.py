@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import Literal
@@ -92,7 +93,7 @@ class Note:
         since: when the branch at work began.
         stop_at: when the lane has to leave the block: its deadline, or earlier where it is stopping already.
         call: what the branch at work calls; its branch is `NOBODY` between two, and while an event loop waits.
-        watched: calls on threads beside an event loop whose nodes have timeouts, and those on it that are overdue.
+        watched: calls on threads beside an event loop, and those on it that are overdue.
         asked: when the branch was asked to stop; `NEVER` if it was not.
     """
 
@@ -299,9 +300,9 @@ class Board:
         assert self._map is not None
         number, count, size = self._list_number + 1, 0, _LISTED.size
         at = _LIST_AT + (number & 1) * _LIST
-        for _, said in self._watched.values():
+        for _, said in sorted(self._watched.values(), key=itemgetter(0)):
             if size + len(said) > _LIST:
-                # The others are told of when these have ended.
+                # The others, whose timeouts are over later, are told of when these have ended.
                 break
             self._map[at + size : at + size + len(said)] = said
             count, size = count + 1, size + len(said)

@@ -57,11 +57,12 @@ class Turns:
         if self._stop_at != NEVER:
             # Whoever goes on after that was asked to stop, and did not.
             self._timer = asyncio.get_running_loop().call_later(self._stop_at - self._called, self._watch)
-            if not self._on_loop:
-                # Where code on threads holds the GIL, the loop comes to say nothing any more.
-                self._watch()
         if self._on_loop:
             self._begin()
+        else:
+            # The loop says nothing of it. Where code on threads holds the GIL, it never comes to that; nor where its
+            # process is killed.
+            self._watch()
         return self
 
     def __exit__(
@@ -71,6 +72,7 @@ class Turns:
             self._end()
         if self._timer is not None:
             self._timer.cancel()
+        if self._timer is not None or not self._on_loop:
             self._board.end(self)
 
     @property

@@ -402,6 +402,7 @@ class Ledger:
         args: list[str | int | bytes] = [block, token, branch, loss.verdict, ATTEMPTS, loss.why, loss.node]
         short = loss.short
         args += ["", 0, ""] if short is None else [short.queue, short.lanes, short.text]
+        args += [int(loss.alone)]
         for over in loss.overruns:
             args += [over.branch, over.node, over.calls, over.most, over.failure]
         return list(self._go_on(run, replies.messages(self._transition("lost", run, args))))

@@ -418,6 +418,7 @@ class Loss:
         node: the node that was called, or "".
         overruns: each that there was.
         short: what follows where it was killed for want of memory.
+        alone: where it is not known who is to blame, whether each of them runs alone from now on.
     """
 
     verdict: Literal["lost", "stopped"]
@@ -426,6 +427,7 @@ class Loss:
     node: str = ""
     overruns: tuple[Overrun, ...] = ()
     short: Shortage | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -199,10 +199,11 @@ class Warden:
 
     def _judge(self, child: _Child, note: Note) -> None:
         now = monotonic()
-        if note.branch != NOBODY:
+        work = _at_work(note)
+        if work.branch != NOBODY:
             # Of one that is dead already, nothing can be seen.
             held = recorder.held(child.pid)
-            child.held = (note.since, held) if held else child.held
+            child.held = (work.since, held) if held else child.held
         reasons = _reasons(note, now)
         lane = _lane(note)
         if child.gone in (lane, (*lane, note.branch, note.since)):
@@ -318,7 +319,7 @@ class Warden:
                 continue
             note = child.reader.read()
             if note is not None:
-                self._dead.append(self._died(child, note, *ended))
+                self._dead.append(self._died(child, _at_work(note), *ended))
             child.reader.close()
             child.reader.path.unlink(missing_ok=True)
             del self._children[child.pid]
@@ -365,6 +366,9 @@ class Warden:
         loss = self._loss(child, note, text)
         lasted = monotonic() - note.since
         is_lost = is_short and loss.verdict == "lost"
+        if is_lost and note.branch == NOBODY:
+            # Whose memory it was shows when each of them has its process to itself.
+            loss = replace(loss, alone=True)
         return _Dead(child.pid, note, loss, held=held, lasted=lasted, out_of_memory=is_lost)
 
     def _loss(self, child: _Child, note: Note, text: str) -> Loss:
@@ -396,6 +400,14 @@ def _reasons(note: Note, now: float) -> list[Reason]:
     if note.stop_at <= now and (note.branch != NOBODY or note.loop):
         found.append(("block", where.block, where.token))
     return found
+
+
+def _at_work(note: Note) -> Note:
+    # While an event loop waits, the process may be at a call on a thread: where there is one, at that.
+    if note.branch != NOBODY or len(note.watched) != 1:
+        return note
+    (call,) = note.watched
+    return replace(note, call=call, since=call.called)
 
 
 def _lane(note: Note) -> Reason:

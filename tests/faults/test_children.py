@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from egregore_dist import (
     Context,
     LocalCluster,
     ParallelExecutionError,
+    Run,
     RunFailed,
     Sequence,
     node,
@@ -35,7 +37,6 @@ from egregore_dist.client.processes import Process
 from egregore_dist.ledger import ENDED
 from egregore_dist.ledger.ledger import ATTEMPTS
 from egregore_dist.resources.report import Report
-from egregore_dist.workflow.step import Step
 from tests.support import kills, watching
 from tests.support.cli_flows import flow
 from tests.support.trial import Trial
@@ -322,32 +323,9 @@ def test_out_of_memory_is_told(group: Path, tmp_path: Path, monkeypatch: pytest.
             kept.append(os.urandom(2**24))
         return len(kept)
 
-    for trial in range(3):
-        folder = tmp_path / str(trial)
-        folder.mkdir()
-        if assert_told(grows, group, folder):
-            return
-    pytest.fail("the kernel has ended the worker each time")
-
-
-def assert_told(grows: Step, group: Path, folder: Path) -> bool:
-    """Whether the worker outlived it.
-
-    The kernel may lack memory once more while it still has that of the process that it has ended, and then end all that
-    is left of the group: the main process.
-    """
-    with LocalCluster(workers=1, concurrency=1) as cluster:
-        worker = cluster.workers[0]
-        before = oom_kills(group)
-        confine(worker, group)
+    def body(cluster: LocalCluster, folder: Path) -> Iterator[Run]:
         run = parallel(grows, fine, on_error="collect").submit(str(folder))
-        until(lambda: run.status in ENDED or not worker.alive, seconds=90, what="the end of the run")
-        if not worker.alive:
-            assert oom_kills(group) == before + len(marks(folder, "began")) + 1
-            watching.expect_end(worker)
-            run.cancel()
-            return False
-
+        yield run
         found = run.result()
         assert found["fine"] == "fine"
         assert found["grows"].kind == "lost"
@@ -359,10 +337,39 @@ def assert_told(grows: Step, group: Path, folder: Path) -> bool:
         assert reserved is not None
         # It is halved every hour, also from the first attempt to the last.
         assert int(reserved[1]) >= 1.9 * int(held[1]) > 200
-        assert f"the largest, '{worker.name}', has 294 MB (70% of 419 MB)" in message
+        assert f"the largest, '{cluster.workers[0].name}', has 294 MB (70% of 419 MB)" in message
         assert len(marks(folder, "began")) == ATTEMPTS
-        assert worker.alive
-    return True
+
+    in_little_memory(group, tmp_path, body)
+
+
+def in_little_memory(group: Path, tmp_path: Path, body: Callable[[LocalCluster, Path], Iterator[Run]]) -> None:
+    """Try what a cluster of one small worker does: a run, and then what is asserted when that has ended.
+
+    The kernel may lack memory once more while it still has that of the process that it has ended, and then end all that
+    is left of the group, the worker's main process: then it is tried again.
+    """
+    for trial in range(4):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        with LocalCluster(workers=1, concurrency=1) as cluster:
+            small, before = cluster.workers[0], oom_kills(group)
+            confine(small, group)
+            steps = body(cluster, folder)
+            run = next(steps)
+            until(partial(_is_over, run, small), seconds=90, what="the end of the run")
+            if small.alive:
+                assert next(steps, None) is None
+                assert small.alive
+                return
+            assert oom_kills(group) > before
+            watching.expect_end(small)
+            run.cancel()
+    pytest.fail("the kernel has ended the worker each time")
+
+
+def _is_over(run: Run, worker: LocalWorker) -> bool:
+    return run.status in ENDED or not worker.alive
 
 
 def oom_kills(group: Path) -> int:
@@ -402,6 +409,41 @@ def test_the_next_attempt_has_more_memory(group: Path, tmp_path: Path, monkeypat
 
 
 # F2, I6
+
+
+def test_a_branch_of_many_has_more_memory_the_next_time(
+    group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor on threads, where nobody can say whose memory it was, is it lost: each shows it, alone."""
+    monkeypatch.setenv("EGREGORE_REPORT_INTERVAL", "0.3")
+
+    @node("greedy", io=True)
+    def greedy(data: tuple[int, str]) -> int:
+        item, folder = data
+        mark(folder, "began")
+        until((Path(folder) / f"gate {min(item, 1)}").exists, seconds=60, what="the gate")
+        kept = [os.urandom(2**24) for _ in range(32 if item == 0 else 0)]
+        return os.getppid() if kept else 0
+
+    def body(cluster: LocalCluster, folder: Path) -> Iterator[Run]:
+        small = cluster.workers[0]
+        run = greedy.map(name="greedy").submit([(item, str(folder)) for item in range(4)])
+        until(lambda: len(marks(folder, "began")) == 4, what="all of them, side by side")
+        large = cluster.add_worker()
+        (folder / "gate 0").touch()
+        until(lambda: losses(run).total() or not small.alive, seconds=60, what="the end of the process")
+        (folder / "gate 1").touch()
+        yield run
+        assert run.result() == [large.pid, 0, 0, 0]
+        assert losses(run) in ({0: own, 1: 1, 2: 1, 3: 1} for own in (1, 2))
+
+    in_little_memory(group, tmp_path, body)
+
+
+def losses(run: Run) -> Counter[int]:
+    """How often each branch was lost."""
+    events = (event for event in run.events(follow=False) if event.type == "branch.lost")
+    return Counter(branch for event in events for branch in event.branches)
 
 
 @pytest.mark.skipif(

@@ -38,6 +38,19 @@ def test_another_worker_takes_over(trial: Trial, figure: Callable[[str], None]) 
     assert took < TTL + 2 + SLACK
 
 
+def test_a_lane_of_many_is_taken_over_as_one(trial: Trial, figure: Callable[[str], None]) -> None:
+    """All that a killed worker ran side by side runs side by side again: its death is no fault of theirs."""
+    run = trial.submit(anap.map(), [1.0] * 150)
+    killed = trial.kill(holder(trial, "anap"))
+
+    assert len(trial.result(run)) == 150
+    took = (max(execution.end or 0 for execution in trial.executions("anap")) - killed) / 1000
+    again = sum(execution.attempt > 1 for execution in trial.executions("anap"))
+    figure(f"{again} branches ran again, and had ended {took:.2f} s after the kill, reports live {TTL:g} s")
+    assert again > 10
+    assert took < TTL + 2 + 2 + SLACK
+
+
 def test_a_worker_that_comes_later_takes_over(trial_of: Callable[..., Trial]) -> None:
     """With nobody left, runs wait, and the worker that comes later ends them: those that ran and those on the queue."""
     trial = trial_of(workers=1)

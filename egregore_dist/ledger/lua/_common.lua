@@ -27,8 +27,9 @@
 --                         lost:<branch> (leases lost), why:<branch> (how they were) and died:<branch> (at what node),
 --                         tried:<branch> ("<calls> <node>": of a node whose timeout cost its process), again:<branch> (the
 --                         same, of a node with a limit that is to be tried again), place:<branch> (see _limits.lua),
---                         beside:<branch> (how often the process ended for timeouts of others), sole:<branch> (it was what
---                         its process was at when that ended). Of losses, no more once a block has ended well at which it stood
+--                         beside:<branch> (how often the process ended for timeouts of others), sole:<branch> (its process
+--                         was at it when that ended, or may have been, and lacked memory). None of losses once a block has
+--                         ended well at which it stood
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
 --   K:waits       zset    packed { block, branch, token, call, calls at most, node } -> until when the branch waits before its

@@ -2,7 +2,8 @@
 --
 -- ARGV  block, token, branch that it executed or -1, verdict, attempts at most, how it ended, node or "", then, where it was
 --       killed for want of memory: queue where the branch that it executed waits from now on, lanes that may serve such
---       branches there, and what to say where this was its last attempt; else "", 0, ""; then for each node that was over its timeout when the process was killed: branch, node, calls of it up to now, calls at most, failure
+--       branches there, and what to say where this was its last attempt; else "", 0, ""; 1 where each of those that may be
+--       to blame runs alone from now on, else 0; then for each node that was over its timeout when the process was killed: branch, node, calls of it up to now, calls at most, failure
 --       verdict "lost": the branch has cost a process (where none is known, each that the lane held has); the last of its
 --               attempts it ends as lost.  "stopped": of the others nobody is to blame
 --       A node that was over its timeout is called again, or, after its last call, its branch ends with the failure.
@@ -13,10 +14,10 @@
 -- A lane holds branches of one block. But its last transition may have taken it to another one before it could say so: up
 -- to the parent, whose branch the commit that completed the block leased to it, or down to the block that its one branch met.
 
-local block, token, branch_at_work, verdict, attempts, why, node, roomy, lanes_there, about = unpack(ARGV, 1, 10)
+local block, token, branch_at_work, verdict, attempts, why, node, roomy, lanes_there, about, alone = unpack(ARGV, 1, 11)
 attempts = tonumber(attempts)
 local overruns = {}
-for i = 11, #ARGV, 5 do
+for i = 12, #ARGV, 5 do
   overruns[ARGV[i]] = { node = ARGV[i + 1], calls = ARGV[i + 2], most = ARGV[i + 3], failure = ARGV[i + 4] }
 end
 
@@ -71,10 +72,9 @@ local function take_back(block, verdict, overruns)
     local branch = leases[i]
     if leases[i + 1] == token then
       if verdict == 'lost' and (branch_at_work == '-1' or branch == branch_at_work) then
-        if branch == branch_at_work then
-          redis.call('HSET', key('m', block), 'sole:' .. branch, 1)
-          if roomy ~= '' then moved = move(block, branch) end
-        end
+        local is_known = branch == branch_at_work
+        if is_known or alone == '1' then redis.call('HSET', key('m', block), 'sole:' .. branch, 1) end
+        if is_known and roomy ~= '' then moved = move(block, branch) end
         failed = failed + lose(block, branch, attempts, why, node, about)
       elseif overruns[branch] then
         over[#over + 1] = branch

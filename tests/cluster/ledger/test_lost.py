@@ -80,6 +80,20 @@ def test_where_nobody_is_known_all_are_blamed(play: Play) -> None:
     assert {int(event["branch"]) for event in play.events("branch.lost")} == set(held)
 
 
+def test_who_may_have_taken_the_memory_runs_alone(play: Play) -> None:
+    """It is not known who has: so each shows it by itself, and what it lacked is known then."""
+    block, dying = play.block(40, tracks=[track(40, width=3, lanes=1)]), play.lane()
+    assert len(play.serve(block, dying).leases) == 3
+    play.ledger.lost(play.run, block, dying, replace(lost(), alone=True))
+
+    lane, held = play.lane(), list[int]()
+    for _ in range(3):
+        (lease,) = play.serve(block, lane, ok(*held)).leases
+        assert lease.attempt == 2
+        held = [lease.branch]
+    assert len(play.serve(block, lane, ok(*held)).leases) == 3
+
+
 ROOMY = f"{QUEUE}@learned:1000"
 SHORT = Shortage(queue=ROOMY, lanes=2, text="9 GB are reserved")
 

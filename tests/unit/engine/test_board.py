@@ -217,6 +217,16 @@ def test_watched_calls_without_end_are_shown_in_part(tmp_path: Path) -> None:
     assert watched(path)[0] == len(shown)
 
 
+def test_calls_that_may_have_to_be_stopped_are_shown_first(tmp_path: Path) -> None:
+    """Where there is no room for all, those whose timeouts are over soonest."""
+    path = tmp_path / "1"
+    mine = Board(path)
+    mine.come(*WHERE)
+    for branch in range(200):
+        mine.watch(branch, branch, 1, b"n" * 500, 1, 0, 1.0, NEVER if branch < 199 else 2.0)
+    assert watched(path)[:2] == [199, 0]
+
+
 def test_ids_without_end_are_left_out(tmp_path: Path) -> None:
     """What does not fit is not shown at all, rather than in part."""
     path = tmp_path / "1"

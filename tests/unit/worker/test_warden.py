@@ -17,7 +17,7 @@ import pytest
 
 from egregore_dist import errors
 from egregore_dist.engine import publish
-from egregore_dist.engine.board import Board
+from egregore_dist.engine.board import NEVER, Board
 from egregore_dist.ledger import Loss, Message
 from egregore_dist.worker import heldup, warden
 from tests.support.waiting import until
@@ -360,3 +360,18 @@ def test_a_lane_that_went_on_is_not_taken_for_one_that_is_gone(world: World) -> 
         board.begin(branch, 1)
 
     assert not world.killed
+
+
+@pytest.mark.parametrize(("threads", "blamed"), [((), None), ((3,), 3), ((3, 4), None)])
+def test_a_process_dies_while_its_loop_waits(world: World, threads: tuple[int, ...], blamed: int | None) -> None:
+    """It was at what it called on a thread, where that is one call."""
+    board = at_a_block(world)
+    board.serve(None, loop=True, width=4)
+    for branch in threads:
+        board.watch(branch, branch, 1, b"crunch", 1, 0, world.now, NEVER)
+    world.pass_by(0.5, step=0.5)
+    world.is_dead = True
+    world.pass_by(0.5, step=0.5)
+
+    (loss,) = world.lost
+    assert (loss.verdict, loss.branch, loss.node) == ("lost", blamed, "crunch" if blamed else "")
