@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode
 
 import anyio
 import anyio.to_thread
@@ -29,6 +29,9 @@ _FORM_SECONDS = 10.0
 
 # Answers that hold nobody's data.
 _PUBLIC = ("style", "icon", "script")
+
+# What a browser says of a page that it opens for a link on another site.
+_FOLLOWED = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 
 # Where browsers know it by a name of its own: that of this machine is other programs' too.
 _HTTPS_ALONE = (b"strict-transport-security", b"max-age=31536000")
@@ -76,7 +79,7 @@ class Asked:
 
 #: What answers the routes, by their names.
 Answer = Callable[[Asked], Awaitable[Response]]
-#: The page of a refusal: status, what to say, and who asked.
+#: The page of a refusal: status, what to say, who asked, and for what address of ours.
 Refusal = Callable[[int, str, Session | None, str], Response]
 
 
@@ -145,7 +148,10 @@ class Guard:
                 return self._enter(request, user), False
         session = self._local or self._session_of(request)
         if session is None and (route is None or route.role is not None):
-            return self._refuse(401, "", None, path), False
+            address = _address_of(request)
+            if route is not None and self._comes_from_elsewhere(request):
+                return _again(address, 401), False
+            return self._refuse(401, "", None, address), False
         if route is None:
             if not found.methods:
                 return self._refuse(404, "There is no such page.", session, path), False
@@ -193,6 +199,14 @@ class Guard:
         cookie = request.cookies.get(self._cookie)
         return None if cookie is None else sessions.open_cookie(cookie, self._users)
 
+    def _comes_from_elsewhere(self, request: Request) -> bool:
+        """Whether a link on another site's page was followed, with which browsers send no strict cookie."""
+        return (
+            request.method == "GET"
+            and self._cookie not in request.cookies
+            and all(request.headers.get(name) == value for name, value in _FOLLOWED.items())
+        )
+
     def _forged(
         self, request: Request, host: str, form: Mapping[str, list[str]], session: Session | None, route: Route
     ) -> str:
@@ -210,11 +224,12 @@ class Guard:
         name, password = (asked.form.get(part, [""])[0] for part in ("name", "password"))
         # A token has no name, and cannot be guessed: nobody shall lock all out who have it.
         subjects = (f"address {asked.address}", *([f"name {name[:64]}"] if name else []))
+        address = _own(asked.form.get("next", ["/"])[0])
         wait = self._attempts.wait(*subjects)
         if wait > 0:
-            answer = self._refuse(429, "Too many wrong logins. Try again in some minutes.", None, "/")
-            answer.headers["retry-after"] = str(int(wait) + 1)
-            return answer
+            refused = self._refuse(429, "Too many wrong logins. Try again in some minutes.", None, address)
+            refused.headers["retry-after"] = str(int(wait) + 1)
+            return refused
         # Counted before it is looked at, so that many at once gain nothing.
         self._attempts.begin(*subjects)
         if name:
@@ -225,19 +240,16 @@ class Guard:
             user = self._users.by_token(password)
         if user is None:
             log.warning("monitor: a wrong login from %s", asked.address, extra={"action": "login_failed"})
-            return self._refuse(401, "The name or the password is wrong.", None, "/")
+            return self._refuse(401, "The name or the password is wrong.", None, address)
         self._attempts.succeeded(*subjects)
         log.info("monitor: %s logged in", user.name or "the token", extra={"action": "login", "user": user.name})
-        answer = RedirectResponse(_own_path(asked.form.get("next", ["/"])[0]), 303)
+        answer = RedirectResponse(address, 303)
         self._let_in(answer, user)
         return answer
 
     def _enter(self, request: Request, user: User) -> Response:
         """Let in who has followed a link with the token in it, and take the token out of the address."""
-        rest = urlencode([(name, value) for name, value in request.query_params.multi_items() if name != "token"])
-        address = quote(request.scope["path"]) + (f"?{rest}" if rest else "")
-        # Not a redirect: after one from another site's page, such as a terminal's, no strict cookie would be sent.
-        answer = PlainTextResponse(f"Go on to {address}", headers={"refresh": f"0; url={address}"})
+        answer = _again(_address_of(request))
         self._let_in(answer, user)
         return answer
 
@@ -261,10 +273,31 @@ async def _healthz(asked: Asked) -> Response:
     return PlainTextResponse("ok")
 
 
-def _own_path(path: str) -> str:
-    """A path to go on to: that of a page here, else the first page."""
+def _address_of(request: Request) -> str:
+    """The address that was asked for, without a token in it."""
+    pairs = request.query_params.multi_items() if len(request.scope["query_string"]) <= QUERY_LIMIT else []
+    return _address(request.scope["path"], ((name, value) for name, value in pairs if name != "token"))
+
+
+def _own(address: str) -> str:
+    """An address to go on to: that of a page here, else the first page."""
+    path, _, query = address.partition("?")
+    path = unquote(path)
     found = routes.find("GET", path)
-    return quote(path) if found.route is not None and found.route.role is not None else "/"
+    if found.route is None or found.route.role is None:
+        return "/"
+    return _address(path, parse_qsl(query[:QUERY_LIMIT], keep_blank_values=True))
+
+
+def _address(path: str, pairs: Iterable[tuple[str, str]]) -> str:
+    query = urlencode(list(pairs))
+    return quote(path) + (f"?{query}" if 0 < len(query) <= QUERY_LIMIT else "")
+
+
+def _again(address: str, status: int = 200) -> Response:
+    """Have the browser ask for an address of ours by itself."""
+    # Not a redirect: after one from another site's page, such as a terminal's, no strict cookie would be sent.
+    return PlainTextResponse(f"Go on to {address}", status, headers={"refresh": f"0; url={address}"})
 
 
 async def _body(request: Request) -> bytes | None:

@@ -119,9 +119,10 @@ class Pages:
         }
         return {name: self._answering(make) for name, make in made.items()}
 
-    def refuse(self, status: int, text: str, session: Session | None, path: str) -> Response:
-        """The page of a refusal; where it is that nobody is logged in, the form to do so."""
-        page = self._page("refused.html", session, path, status=status, title=_TITLES.get(status, ""), text=text)
+    def refuse(self, status: int, text: str, session: Session | None, address: str) -> Response:
+        """The page of a refusal; where it is that nobody is logged in, the form to do so and go on to the address."""
+        path, title = address.partition("?")[0], _TITLES.get(status, "")
+        page = self._page("refused.html", session, path, address=address, status=status, title=title, text=text)
         page.status_code = status
         return page
 

@@ -475,6 +475,35 @@ def test_the_link_of_a_program(driver: str) -> None:
         stranger.close()
 
 
+def test_a_link_on_another_site(driver: str) -> None:
+    """Who is logged in comes to the page with its filters at once; who is not, after a wrong and a right token."""
+    window, stranger = Browser(driver), Browser(driver)
+    try:
+        with LocalCluster(workers=1) as cluster:
+            page, _, query = cluster.monitor_url.partition("?")
+            elsewhere = f"data:text/html,<a href='{page}?state=failed'>runs</a>"
+            window.go(cluster.monitor_url)
+            window.until_text("h1", "Runs")
+            window.go(elsewhere)
+            window.click("a")
+            window.until_text("h1", "Runs")
+            assert window.run("return location.search") == "?state=failed"
+
+            stranger.go(elsewhere)
+            stranger.click("a")
+            stranger.until_text("h1", "Log in")
+            stranger.type("input[name=password]", "wrong")
+            stranger.click("main button")
+            stranger.until_text("[role=alert]", "wrong")
+            stranger.type("input[name=password]", query.partition("token=")[2])
+            stranger.click("main button")
+            stranger.until_text("h1", "Runs")
+            assert stranger.run("return location.search") == "?state=failed"
+    finally:
+        window.close()
+        stranger.close()
+
+
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/St_Johns"])
 def test_times_are_the_viewers(local: LocalCluster, shown: Monitor, driver: str, zone: str) -> None:
     """Times are said as the viewer's zone and language say them, wherever the monitor is."""

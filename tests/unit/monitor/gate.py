@@ -42,9 +42,10 @@ def example(route: routes.Route) -> str:
     return path
 
 
-def refuse(status: int, text: str, session: Session | None, path: str) -> Response:
-    """A page of a refusal."""
-    return PlainTextResponse(f"refused {text}", status)
+def refuse(status: int, text: str, session: Session | None, address: str) -> Response:
+    """A page of a refusal; where nobody is logged in, a header says where the form to do so would go on to."""
+    headers = {"x-next": address} if session is None else {}
+    return PlainTextResponse(f"refused {text}", status, headers=headers)
 
 
 async def answer(asked: Asked) -> Response:

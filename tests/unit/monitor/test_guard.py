@@ -368,11 +368,81 @@ def test_a_login_from_another_site() -> None:
         "/nothing",
         "/logout",
         "/healthz",
+        "?state=failed",
+        "//evil.example/?state=failed",
+        "/%2Fevil.example?state=failed",
+        "/%5Cevil.example",
+        "/\tevil.example",
+        "/\r\nrefresh: 0",
+        "\\/evil.example",
+        "/runs/order-1#/../..",
+        "/runs/order-1;x?a=1",
+        "/runs/%2E%2E?a=1",
     ],
 )
 def test_a_login_goes_on_to_our_own_pages(path: str) -> None:
-    """Where it goes on to is a page of the monitor."""
-    assert Gate().ask("POST", "/login", form={"password": TOKEN, "next": path}).headers["location"] == "/"
+    """Where it goes on to is a page of the monitor; a wrong one does not offer another either."""
+    gate = Gate()
+
+    assert gate.ask("POST", "/login", form={"password": TOKEN, "next": path}).headers["location"] == "/"
+    assert gate.ask("POST", "/login", form={"password": "wrong", "next": path}).headers["x-next"] == "/"
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "address"),
+    [
+        ("/", "state=failed&text=order-1", "/?state=failed&text=order-1"),
+        ("/runs/order-1/blocks/0.0-1,2", "only=failed&page=2", "/runs/order-1/blocks/0.0-1%2C2?only=failed&page=2"),
+        ("/runs/order-1", "", "/runs/order-1"),
+        ("/", "text=//evil.example%0D%0Aa%23b&x=", "/?text=%2F%2Fevil.example%0D%0Aa%23b&x="),
+        ("/nodes", "sort=p95&token=of-somebody-else", "/nodes?sort=p95"),
+        ("/", "a=" + "b" * QUERY_LIMIT, "/"),
+    ],
+)
+def test_a_login_goes_on_to_what_was_asked_for(path: str, query: str, address: str) -> None:
+    """The form holds the whole address, with its query and without a token, after a wrong password too."""
+    gate = Gate()
+
+    asked = gate.ask("GET", path, query=query)
+    wrong = gate.ask("POST", "/login", form={"password": "wrong", "next": asked.headers["x-next"]})
+    right = gate.ask("POST", "/login", form={"password": TOKEN, "next": wrong.headers["x-next"]})
+
+    assert (asked.status, asked.headers["x-next"]) == (401, address)
+    assert (wrong.status, wrong.headers["x-next"]) == (401, address)
+    assert (right.status, right.headers["location"]) == (303, address)
+
+
+#: What a browser says of a page that it opens for a link on another site.
+FOLLOWED = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+def test_a_link_on_another_site_is_asked_for_again(gate: Gate) -> None:
+    """A strict cookie is not sent with it, but is when the page asks for its own address."""
+    answer = gate.ask("GET", "/", query="state=failed", headers=FOLLOWED)
+
+    assert (answer.status, answer.headers["refresh"]) == (401, "0; url=/?state=failed")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("GET", "/", {"sec-fetch-site": "same-origin"}),
+        ("GET", "/", {"sec-fetch-site": "none"}),
+        ("GET", "/", {"sec-fetch-site": None}),
+        ("GET", "/", {"sec-fetch-mode": "no-cors"}),
+        ("GET", "/", {"sec-fetch-dest": "iframe"}),
+        ("GET", "/", {"cookie": f"{COOKIE}=old"}),
+        ("GET", "/nothing", {}),
+        ("HEAD", "/", {}),
+        ("POST", "/runs", {}),
+    ],
+)
+def test_nothing_else_is_asked_for_again(gate: Gate, method: str, path: str, headers: dict[str, str | None]) -> None:
+    """A browser that asks by itself, a part of a page, and who was let in before, get the form to log in."""
+    answer = gate.ask(method, path, headers={**FOLLOWED, **headers})
+
+    assert answer.status == 401
+    assert "refresh" not in answer.headers
 
 
 def test_guessing_is_slowed_down() -> None:
