@@ -13,8 +13,9 @@ from egregore_dist.ledger.browse import BlockGlance
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
 
-#: Bytes of an encoded value that is shown; letters of its text that are.
+#: Bytes of an encoded value that is shown, and of a map's input that is taken apart for one item; letters of a text.
 DECODED_AT_MOST = 1_000_000
+SPLIT_AT_MOST = 64_000_000
 LETTERS_SHOWN = 100_000
 
 _LOOKED_AT = LETTERS_SHOWN + 10_000
@@ -49,14 +50,20 @@ def result(ledger: Ledger, run: str, block: BlockGlance, branch: int) -> Shown:
 def input(ledger: Ledger, run: str, root: spec.StepSpec, block: BlockGlance, branch: int) -> Shown:
     """What a branch got: of a map its item, else what the block got."""
     size, _ = browse.input_start(ledger, run, block.input)
-    if size > DECODED_AT_MOST:
+    is_item = block.parent is not None and isinstance(spec.step_at(root, block.path), spec.MapSpec)
+    if is_item and size > SPLIT_AT_MOST:
+        note = f"The map got {show.size(size)}, and of more than {show.size(SPLIT_AT_MOST)} no item is shown here."
+        return Shown(text=None, size=size, note=note)
+    if not is_item and size > DECODED_AT_MOST:
         return _too_large(size)
     raw = ledger.input(run, block.input)
-    if block.parent is not None and isinstance(spec.step_at(root, block.path), spec.MapSpec):
+    if is_item:
         try:
             raw = codec.split(raw).value(branch)
         except (errors.EncodingError, IndexError):
             return Shown(text=None, size=size, note="The stored input cannot be read.")
+        if len(raw) > DECODED_AT_MOST:
+            return _too_large(len(raw))
     return _text(raw, "input")
 
 
