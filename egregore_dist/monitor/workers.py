@@ -11,10 +11,11 @@ from egregore_dist.resources.router import MEMORY_SHARE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A machine with workers.
+    """What workers share: a machine, or the part of one that a control group limits.
 
     Attributes:
-        host: what its workers call it.
+        host: the machine, see `resources.report.Machine`.
+        group: the control group, or "".
         cores: that they may use.
         memory_available: bytes.
         memory_total: bytes.
@@ -22,10 +23,17 @@ class Machine:
     """
 
     host: str
+    group: str
     cores: float
     memory_available: int
     memory_total: int
     workers: tuple[probe.Worker, ...]
+
+    @property
+    def name(self) -> str:
+        """What people call it: the host in its workers' names, where they have one."""
+        names = {worker.report.worker.partition("@")[2] for worker in self.workers} - {""}
+        return ", ".join(sorted(names)) or self.host
 
     @property
     def memory_used(self) -> float:
@@ -47,19 +55,20 @@ class Machine:
 
 def machines(ledger: Ledger) -> list[Machine]:
     """The machines that have live workers. Raises `errors.BrokerUnavailable`."""
-    by_host: dict[str, list[probe.Worker]] = {}
+    sharing: dict[tuple[str, str], list[probe.Worker]] = {}
     for worker in probe.workers(ledger):
-        by_host.setdefault(worker.report.host, []).append(worker)
+        sharing.setdefault((worker.report.host, worker.report.group), []).append(worker)
     found = []
-    for host, workers in sorted(by_host.items()):
+    for (host, group), workers in sharing.items():
         newest = max(workers, key=lambda worker: worker.reported).report
         found.append(
             Machine(
                 host=host,
-                cores=newest.cores,
+                group=group,
+                cores=max(worker.report.cores for worker in workers),
                 memory_available=newest.memory_available,
                 memory_total=newest.memory_total,
                 workers=tuple(workers),
             )
         )
-    return found
+    return sorted(found, key=lambda machine: (machine.name, machine.host, machine.group))

@@ -101,7 +101,8 @@ AT_BLOCK = AtBlock(run=ID, workflow=EVIL, block=ID, name=EVIL, branch=3, attempt
 
 
 class _Machine:
-    host, cores, memory_used, memory_available, memory_total, workers = EVIL, 2.0, 0.5, 10, 20, (_Worker(),)
+    host = name = group = EVIL
+    cores, memory_used, memory_available, memory_total, workers = 2.0, 0.5, 10, 20, (_Worker(),)
     memory_reserved, memory_line = 5, 14
 
 

@@ -1,0 +1,48 @@
+"""What workers share is told once."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from egregore_dist.cli import probe
+from egregore_dist.ledger import Ledger
+from egregore_dist.monitor.workers import Machine, machines
+from egregore_dist.resources.report import Report
+
+GB = 2**30
+
+
+def worker(name: str, group: str, *, total: int, at: float = 1.0, **said: Any) -> probe.Worker:
+    """A worker whose control group may take so many GB."""
+    memory = {"memory_available": total * GB // 2, "memory_total": total * GB, "memory_limit": total * GB}
+    report = Report(worker=name, host="boot-1", group=group, pid=1, **{"cores": 1.0, "slots": 4, **memory, **said})
+    return probe.Worker(report=report, reported=at, age=0.1)
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, *workers: probe.Worker) -> list[Machine]:
+    """The machines of these workers."""
+    monkeypatch.setattr(probe, "workers", lambda ledger: list(workers))
+    return machines(cast(Ledger, None))
+
+
+@pytest.mark.parametrize("last", ["a", "b"])
+def test_containers_of_one_machine_have_memory_of_their_own(last: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each control group is told of by itself, whichever of its workers has reported last."""
+    first = worker("a@pod1", "7", total=2, at=3.0 if last == "a" else 1.0, lane_memory=GB // 4)
+    second = worker("b@pod2", "9", total=32, at=2.0, cores=8.0, lane_memory=5 * GB)
+    third = worker("c@pod2", "9", total=32, cores=8.0, lane_memory=GB)
+
+    one, other = seen(monkeypatch, first, second, third)
+
+    assert (one.name, one.cores, one.memory_total, one.memory_reserved) == ("pod1", 1.0, 2 * GB, GB)
+    assert (other.name, other.cores, other.memory_total, other.memory_reserved) == ("pod2", 8.0, 32 * GB, 24 * GB)
+
+
+def test_a_machine_is_called_by_its_workers_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands after the @ is the host; where nothing does, the machine is called what it calls itself."""
+    (named,) = seen(monkeypatch, worker("a@east", "", total=1), worker("b@east", "", total=1))
+    (bare,) = seen(monkeypatch, worker("a", "", total=1))
+
+    assert (named.name, bare.name) == ("east", "boot-1")
