@@ -42,8 +42,6 @@ def where(line: LogLine) -> str:
 
 def json_line(line: LogLine) -> str:
     """A line as JSON, in one line."""
-    import msgspec
-
     line = hooks.line(line)
     found = {
         "cursor": line.cursor,
@@ -60,4 +58,4 @@ def json_line(line: LogLine) -> str:
         "text": line.text,
         "dropped": line.dropped,
     }
-    return redact.json(msgspec.json.encode(found))
+    return redact.json(found)

@@ -9,12 +9,16 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 _WORD = re.compile(r"[^\s'\"]+")
 _SECRETS = ("EGREGORE_BROKER_URL", "EGREGORE_LEDGER_URL", "EGREGORE_SECRET", "EGREGORE_MONITOR_TOKEN")
 _FILES = ("EGREGORE_SECRET_FILE", "EGREGORE_MONITOR_TOKEN_FILE")
 _IN_QUERY = re.compile(r"(?<=[?&])([^=&?]*password=)([^&]+)", re.IGNORECASE)
+
+# Letters that may be no printable ones.
+_UNUSUAL = re.compile(r"[^ -~\n]")
 
 # Shorter than this it is no secret, and taking it out would make the text unreadable.
 _SHORTEST = 4
@@ -40,13 +44,7 @@ def url(address: str) -> str:
 
 def hide(text: str) -> str:
     """A text without the passwords and the secret that this command was given; the rest of it as it is."""
-    for name in _SECRETS:
-        remember(os.environ.get(name))
-    for name in _FILES:
-        remember_file(os.environ.get(name))
-    for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
+    return _without(text, _secrets())
 
 
 def clean(text: str) -> str:
@@ -55,11 +53,44 @@ def clean(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in shown)
 
 
-def json(raw: bytes) -> str:
-    """JSON without secrets, that means what it meant, and holds nothing that a terminal would obey."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else jsons.dumps(letter)[1:-1] for letter in hide(raw.decode())
-    )
+def json(value: Any, *, indent: int = 0) -> str:
+    """A value as JSON that has no secrets in its texts, and holds nothing that a terminal would obey.
+
+    Numbers stay as they are, and keys too, but for passwords of URLs.
+    """
+    import msgspec
+
+    # By way of JSON itself, after which there are no texts in it but those that are seen here.
+    raw = msgspec.json.encode(_without_secrets(msgspec.json.decode(msgspec.json.encode(value)), _secrets()))
+    text = (msgspec.json.format(raw, indent=indent) if indent else raw).decode()
+    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else jsons.dumps(found[0])[1:-1], text)
+
+
+def _secrets() -> list[str]:
+    """All that is taken out, the longest first."""
+    for name in _SECRETS:
+        remember(os.environ.get(name))
+    for name in _FILES:
+        remember_file(os.environ.get(name))
+    return sorted(_known, key=len, reverse=True)
+
+
+def _without(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def _without_secrets(value: Any, secrets: list[str]) -> Any:
+    match value:
+        case str():
+            return _without(value, secrets)
+        case dict():
+            return {url(key): _without_secrets(entry, secrets) for key, entry in value.items()}
+        case list():
+            return [_without_secrets(entry, secrets) for entry in value]
+        case _:
+            return value
 
 
 def _without_password(match: re.Match[str]) -> str:

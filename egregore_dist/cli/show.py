@@ -48,10 +48,7 @@ def as_json(command: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output."""
-    import msgspec
-
-    raw = msgspec.json.format(msgspec.json.encode(plain(value)), indent=2)
-    click.echo(redact.json(raw))
+    click.echo(redact.json(plain(value), indent=2))
 
 
 def plain(value: Any) -> Any:

@@ -66,8 +66,6 @@ def line(event: Event, names: dict[str, str]) -> str:
 
 def json_line(event: Event, names: dict[str, str]) -> str:
     """An event as JSON, in one line."""
-    import msgspec
-
     found = {
         "cursor": event.cursor,
         "time": show.moment(event.time),
@@ -85,7 +83,7 @@ def json_line(event: Event, names: dict[str, str]) -> str:
         "calls": {branch: [asdict(call) for call in calls] for branch, calls in event.calls.items()},
         "detail": {name: value for name, value in event.detail.items() if name != "name"},
     }
-    return redact.json(msgspec.json.encode(found))
+    return redact.json(found)
 
 
 def live(run: Run, ledger: Ledger) -> None:

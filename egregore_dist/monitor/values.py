@@ -70,12 +70,12 @@ def input(ledger: Ledger, run: str, root: spec.StepSpec, block: BlockGlance, bra
 def _text(raw: bytes, what: hooks.What) -> Shown:
     try:
         value = hooks.value(what, show.plain(codec.decode(raw)))
-        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        text = redact.json(value, indent=2)
     except (errors.EncodingError, msgspec.MsgspecError, RecursionError, TypeError, ValueError):
         return Shown(text=None, size=len(raw), note="The stored value cannot be read.")
     note = "" if len(text) <= LETTERS_SHOWN else f"The first {LETTERS_SHOWN} of {len(text)} letters."
-    # Cut after that: of a secret that is cut off, the rest would not be known for one.
-    return Shown(text=redact.clean(text[:_LOOKED_AT])[:LETTERS_SHOWN], size=len(raw), note=note)
+    # Cut after that: of a password that is cut off, the rest would not be known for one.
+    return Shown(text=redact.url(text[:_LOOKED_AT])[:LETTERS_SHOWN], size=len(raw), note=note)
 
 
 def _too_large(size: int) -> Shown:

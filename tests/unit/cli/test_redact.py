@@ -128,6 +128,26 @@ def test_json_holds_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[
     assert "é" in said
 
 
+@pytest.mark.parametrize(
+    ("password", "value", "shown"),
+    [
+        ("1234", {"memory_total": 8123456512}, {"memory_total": 8123456512}),
+        ("1234", {"at": "2025-01-01T00:00:00.123456"}, {"at": "2025-01-01T00:00:00.***56"}),
+        ("state", {"state": "the state", "runs": None}, {"state": "the ***", "runs": None}),
+        ("true", [True, "true", {"x": ["true"]}], [True, "***", {"x": ["***"]}]),
+        ("nnnn", "\nnnn\nnnnn", "\nnnn\n***"),
+        ("canary", {"redis://me:canary@host": 1}, {"redis://me:***@host": 1}),
+        ('can"ary', ['a can"ary', 1.5], ["a ***", 1.5]),
+    ],
+)
+def test_json_stays_json(password: str, value: object, shown: object) -> None:
+    """Whatever the password is, texts lose it, and numbers, words of JSON and keys stay."""
+    redact.remember(password)
+
+    assert json.loads(redact.json(value)) == shown
+    assert json.loads(redact.json(value, indent=2)) == shown
+
+
 def test_control_characters_are_shown() -> None:
     """What a terminal would obey is shown as text; tab and newline are kept."""
     assert redact.clean("a\x1b[2Jb\r\n\tc\x07é") == "a\\x1b[2Jb\\r\n\tc\\x07é"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from egregore_dist.cli import limits
+from egregore_dist.cli import limits, redact
 from egregore_dist.client.logs import LogLine
 from egregore_dist.client.timeline import Attempt
 from egregore_dist.client.why import Reason
@@ -39,7 +39,7 @@ EVIL = "</pre><script>alert(1)</script>\"' onmouseover='x' javascript:x {{ 7*7 }
 # An id or an address is repeated as it is, or it would be another one.
 ID = EVIL.replace("\x1b[31m redis://u:hunter22@h", "")
 
-RECORD = RunRecord(id=ID, state=EVIL, workflow=EVIL, created=1.0, started=2.0, ended=None)
+RECORD = RunRecord(id=ID, state=EVIL, workflow=ID, created=1.0, started=2.0, ended=None)
 BLOCK = replace(block((0,), "open", id=ID), name=EVIL, state=EVIL, timeout=3.0, limit=2, failed=1)
 BRANCH = Branch(position=3, state=EVIL, holder=f"{EVIL}/1/2", attempt=2, result=10, failure=3, at=ID)
 WHY = Why(
@@ -172,7 +172,7 @@ PAGES: dict[str, dict[str, Any]] = {
     },
     "logs.html": {
         "record": RECORD,
-        "filters": logs.Filters(block=EVIL, branch=EVIL, node=EVIL, level="INFO", before="1-1"),
+        "filters": logs.Filters(block=ID, branch=ID, node=ID, level="INFO", before="1-1"),
         "levels": ("INFO",),
         "lines": LINES,
         "older": f"/runs/x/logs?{ID}",
@@ -250,6 +250,29 @@ def test_names_errors_and_values_are_text(name: str) -> None:
     assert "hunter22" not in html
     assert "\x1b" not in html
     assert "<script>alert(1)</script>" in reader.text or name == "refused.html"
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "exact"),
+    [
+        ("limit.html", {"limit": replace(LIMIT, name="shops")}, 'name="name" value="shops"'),
+        ("run.html", {"record": replace(RECORD, workflow="shop-nightly")}, 'href="/?workflow=shop-nightly"'),
+        ("runs.html", {"filters": Filters(workflow="shop", text="shops")}, 'name="workflow" value="shop"'),
+        ("runs.html", {"filters": Filters(workflow="shop", text="shops")}, 'value="shops"'),
+        ("logs.html", {"filters": logs.Filters(node="shop")}, 'name="node" value="shop"'),
+    ],
+)
+def test_a_password_that_is_part_of_a_name_breaks_no_form_and_no_link(
+    name: str, asked: dict[str, Any], exact: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a form sends back, and what a link leads to, is what it was."""
+    monkeypatch.setattr(redact, "_known", set())
+    redact.remember("redis://:shop@host:6379/0")
+    monkeypatch.setitem(PAGES, name, PAGES[name] | asked)
+
+    html = page(name)
+
+    assert exact in html
 
 
 def test_a_viewer_is_not_told_the_values_of_a_key() -> None:

@@ -50,6 +50,16 @@ def test_an_input_that_is_no_maps_is_shown_up_to_a_size(monkeypatch: pytest.Monk
     assert "of more than 2.0 MB" in input_of([LARGE, LARGE, 1], MAP, 2, monkeypatch).note
 
 
+def test_a_password_breaks_no_number_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value stays what it is, but for a secret in one of its texts."""
+    monkeypatch.setattr(redact, "_known", set())
+    redact.remember("1234")
+
+    shown = values._text(codec.encode({"n1234": 8123456512, "said": "is 1234"}, where="here"), "result")
+
+    assert shown.text == '{\n  "n1234": 8123456512,\n  "said": "is ***"\n}'
+
+
 def test_no_part_of_a_secret_is_left_where_a_value_is_cut() -> None:
     """A secret that goes on beyond what is shown is hidden as a whole."""
     redact.remember("canary-of-some-length")
