@@ -87,8 +87,8 @@ def find(ledger: Ledger, wanted: Wanted, *, limit: int, look_at_most: int = 20_0
     """The newest runs that are wanted.
 
     Runs that go on are found by the agenda. For the others the list has no index by state or name, so it is searched; a
-    search that would take longer ends with a page that has fewer runs than ``limit``, and says where to go on. A text
-    that is the whole id of a run finds that run alone.
+    search that would take longer ends with a page that has fewer runs than ``limit``, and says where to go on. A run
+    whose whole id the text is comes first, wherever the list has it.
 
     Args:
         limit: runs on a page.
@@ -101,9 +101,8 @@ def find(ledger: Ledger, wanted: Wanted, *, limit: int, look_at_most: int = 20_0
     looked, last, more = 0, wanted.before, True
     stop = time.monotonic() + seconds
     with reachable():
-        named = _named(ledger, wanted)
-        if named is not None:
-            return Page(runs=tuple(_glances(ledger, ledger.records([named.id]))), next=None, looked=1)
+        if (named := _named(ledger, wanted)) is not None:
+            found.append(named.id)
         going_on = _going_on(ledger) if wanted.states and not wanted.states & ENDED else None
         while more and len(found) < limit:
             if looked and (looked >= look_at_most or time.monotonic() > stop):
@@ -112,7 +111,7 @@ def find(ledger: Ledger, wanted: Wanted, *, limit: int, look_at_most: int = 20_0
             more = bool(listed)
             for run, fits in zip(listed, _fit(ledger, wanted, listed), strict=True):
                 last, looked = run, looked + 1
-                if fits:
+                if fits and run.id != wanted.text:
                     found.append(run.id)
                     if len(found) == limit:
                         break
@@ -129,7 +128,7 @@ def known(ledger: Ledger) -> int:
 
 
 def _named(ledger: Ledger, wanted: Wanted) -> Listed | None:
-    """The run whose whole id the text is, if it is wanted: that one was meant."""
+    """The run whose whole id the text is, if it is wanted; None on any page but the first."""
     at = ledger.redis.zscore(ledger.keys.runs, wanted.text) if wanted.text and wanted.before is None else None
     if at is None:
         return None

@@ -114,6 +114,18 @@ def test_a_whole_id_finds_its_run(ledger: Ledger) -> None:
         assert runlist.find(ledger, unwanted, **limits).runs == ()
 
 
+def test_a_whole_id_comes_first(ledger: Ledger) -> None:
+    """The others of which it is a part come after it, each once, on whichever page."""
+    runs = write(ledger, 300)
+    others = [id for _, id, _, _ in runs if id.startswith("Order-1") and id != "Order-1"]
+
+    for limit in (7, 50, 1000):
+        found = pages(ledger, Wanted(text="Order-1"), limit=limit)
+
+        assert [id for page in found for id in page] == ["Order-1", *others]
+        assert {len(page) for page in found[:-1]} <= {limit}
+
+
 def test_runs_that_go_on_are_found_at_once(ledger: Ledger) -> None:
     """However many have ended, the few that go on are found without looking at those."""
     write(ledger, 3000)
