@@ -17,7 +17,18 @@ ALL_SHOWN = 20
 
 _ROW, _LEFT, _WIDTH, _RIGHT, _TOP = 20.0, 210.0, 760.0, 80.0, 28.0
 _LETTERS, _LETTERS_WITHOUT_BARS = 28, 90
-_STEPS = (1, 2, 5)
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+# Seconds between two marks of the axis, from a second to a day; shorter and longer ones are 1, 2 or 5 and zeros.
+_STEPS = (
+    *(1, 2, 5, 10, 15, 30),
+    *(minutes * _MINUTE for minutes in (1, 2, 5, 10, 15, 30)),
+    *(hours * _HOUR for hours in (1, 2, 3, 6, 12)),
+)
+_FACTORS = (1, 2, 5)
+
+# What was waited for is thinner than what ran, and what ended badly has a mark at its end.
+_THINNER = {"wait": 4.0, "retry": 4.0}
+_MARKED = ("error", "lost", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +171,11 @@ def _draw(row: _Row, y: float, begin: float, end: float) -> Svg:
         width = max(1.5, (min(over, end) - max(start, begin)) * scale)
         took = "" if kind == "cut" else f", {amounts.duration(over - start)}"
         title = svg.tag("title", f"{row.label}: {what}{took}")
-        parts.append(
-            svg.tag(
-                "rect", title, x=x, y=y + inset, width=width, height=_ROW - 2 * inset, rx=2, class_=f"bar bar-{kind}"
-            )
-        )
+        top = inset + _THINNER.get(kind, 0.0)
+        high = _ROW - 2 * top
+        parts.append(svg.tag("rect", title, x=x, y=y + top, width=width, height=high, rx=2, class_=f"bar bar-{kind}"))
+        if kind in _MARKED:
+            parts.append(svg.tag("line", x1=x + width, y1=y + 1, x2=x + width, y2=y + _ROW - 1, class_="end"))
     if row.bars:
         last = row.bars[-1]
         if row.kind != "run":
@@ -178,20 +189,32 @@ def _draw(row: _Row, y: float, begin: float, end: float) -> Svg:
 def _axis(begin: float, end: float, height: float) -> Iterator[Svg]:
     step = _step((end - begin) / 5)
     scale = _WIDTH / (end - begin)
-    mark = 0.0
-    while mark <= end - begin:
+    for number in range(int((end - begin) / step + 1e-6) + 1):
+        mark = round(number * step, 3)
         x = _LEFT + mark * scale
         yield svg.tag("line", x1=x, y1=_TOP - 6, x2=x, y2=height - 8, class_="grid")
-        label = "0" if mark == 0 else amounts.duration(mark)
-        yield svg.tag("text", label, x=x, y=_TOP - 12, class_="tick", text_anchor="middle")
-        mark += step
+        yield svg.tag("text", _told(mark), x=x, y=_TOP - 12, class_="tick", text_anchor="middle")
 
 
 def _step(about: float) -> float:
-    """A round number of seconds, not less than ``about``."""
-    unit = 10.0**-3
+    """The seconds between two marks: round as times are, and not less than ``about``."""
+    for step in _STEPS if about > _STEPS[0] / 2 else ():
+        if step >= about:
+            return float(step)
+    unit = 10.0**-3 if about < 1 else float(_DAY)
     while True:
-        for factor in _STEPS:
+        for factor in _FACTORS:
             if unit * factor >= about:
                 return unit * factor
         unit *= 10
+
+
+def _told(mark: float) -> str:
+    """Where a mark of the axis is, exactly."""
+    if 0 < mark < 1:
+        return f"{mark * 1000:g} ms"
+    minutes, seconds = divmod(mark, _MINUTE)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (round(seconds, 3), "s")]
+    return " ".join(f"{number:g} {unit}" for number, unit in parts if number) or "0"

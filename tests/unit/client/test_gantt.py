@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import xml.etree.ElementTree as ET
+from importlib import resources
 
 import pytest
 
@@ -50,6 +53,66 @@ def test_a_run_is_drawn_as_it_ended(state: str | None, kind: str) -> None:
     assert picture is not None
     bars = [found.attrib["class"] for found in elements(picture) if found.attrib.get("class", "").startswith("bar ")]
     assert bars == ["bar bar-wait", f"bar bar-{kind}"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "marks"),
+    [
+        (0.3, ["0", "100 ms", "200 ms", "300 ms"]),
+        (1.2, ["0", "500 ms", "1 s"]),
+        (12, ["0", "5 s", "10 s"]),
+        (70, ["0", "15 s", "30 s", "45 s", "1 min"]),
+        (90, ["0", "30 s", "1 min", "1 min 30 s"]),
+        (500, ["0", "2 min", "4 min", "6 min", "8 min"]),
+        (3600, ["0", "15 min", "30 min", "45 min", "1 h"]),
+        (7200, ["0", "30 min", "1 h", "1 h 30 min", "2 h"]),
+        (40_000, ["0", "3 h", "6 h", "9 h"]),
+        (86_400, ["0", "6 h", "12 h", "18 h", "1 d"]),
+        (200_000, ["0", "12 h", "1 d", "1 d 12 h", "2 d"]),
+        (900_000, ["0", "5 d", "10 d"]),
+    ],
+)
+def test_the_axis_is_marked_at_round_times(seconds: float, marks: list[str]) -> None:
+    """Its marks are where people divide time, and are called exactly what they are."""
+    picture = gantt.draw(timeline(*STORY[:2]), "flow", 100.0 + seconds, lambda block, position: "")
+
+    assert picture is not None
+    ticks = [found for found in elements(picture) if found.attrib.get("class") == "tick"]
+    assert [found.text for found in ticks] == marks
+    places = [float(found.attrib["x"]) for found in ticks]
+    apart = [after - before for before, after in itertools.pairwise(places)]
+    assert max(apart) - min(apart) < 0.2
+
+
+def test_bars_are_told_apart_by_their_shape() -> None:
+    """Without their colours: what was waited for is thin, and what ended badly has a mark at its end."""
+    picture = gantt.draw(timeline(*STORY), "flow", 200.0, lambda block, position: f"branch{position}")
+
+    assert picture is not None
+    shapes: dict[str, set[tuple[float, bool]]] = {}
+    for row in (found for found in elements(picture) if found.attrib.get("class", "").startswith("row row-branch")):
+        parts = [*list(row), ET.Element("end")]
+        for part, after in itertools.pairwise(parts):
+            if part.attrib.get("class", "").startswith("bar "):
+                shape = float(part.attrib["height"]), after.attrib.get("class") == "end"
+                shapes.setdefault(part.attrib["class"].removeprefix("bar bar-"), set()).add(shape)
+    assert shapes == {
+        "wait": {(4.0, False)},
+        "retry": {(4.0, False)},
+        "ok": {(12.0, False)},
+        "error": {(12.0, True)},
+        "lost": {(12.0, True)},
+    }
+
+
+@pytest.mark.parametrize("sheet", ["client/report.css", "monitor/static/monitor.css"])
+def test_what_was_stopped_has_the_colour_of_what_failed(sheet: str) -> None:
+    """As the legend says; and not that of what waits to be tried again."""
+    rules = re.findall(r"([^{}\n]+)\{([^}]*)\}", (resources.files("egregore_dist") / sheet).read_text())
+    looks = {kind: {said for names, said in rules if f".bar-{kind}" in names} for kind in ("stopped", "error", "retry")}
+
+    assert looks["stopped"] == looks["error"] == {" fill: var(--bad); "}
+    assert looks["retry"] != looks["stopped"]
 
 
 def test_an_attempt_that_is_not_wholly_known_is_not_drawn_as_one_that_is() -> None:
