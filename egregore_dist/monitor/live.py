@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -89,7 +89,8 @@ class Live:
         }
         if (of := asked.query.get("of")) in looks:
             return self._stream(asked, self._of_look(of, *looks[of]))
-        filters = Filters.of(asked.query)
+        # Pages that begin further back do not follow, and all that do share what was seen under one address.
+        filters = replace(Filters.of(asked.query), before=None)
         return self._stream(asked, self._of_look(filters.address(), lambda: self._runs(filters), _LOOK_AT_RUNS))
 
     def _stream(self, asked: Asked, messages: AsyncIterator[str]) -> Response:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import Any, cast
 
 from starlette.responses import StreamingResponse
@@ -88,6 +89,29 @@ def test_many_searches_cost_a_share(monkeypatch: Any) -> None:
             pass
 
     assert asyncio.run(watch()) * TAKES < 0.3 * 3
+
+
+def test_a_made_up_page_is_not_what_others_see(monkeypatch: Any) -> None:
+    """Whatever page is asked for, what is looked at is the list that its address names."""
+    wanted: list[runlist.Wanted] = []
+
+    def find(ledger: Ledger, asked: runlist.Wanted, **options: Any) -> runlist.Page:
+        wanted.append(asked)
+        return runlist.Page(runs=(), next=None, looked=0)
+
+    monkeypatch.setattr(runlist, "find", find)
+
+    async def watch() -> None:
+        made = live()
+        query = {"text": "order", "before": "1000-order-1"}
+        answer = cast(StreamingResponse, await made.answers()["runs_events"](replace(asked(""), query=query)))
+        async with aclosing(cast(Any, answer.body_iterator)) as stream:
+            await anext(stream)
+            await anext(stream)
+            assert list(made._looks) == ["/?text=order"]
+
+    asyncio.run(watch())
+    assert wanted == [runlist.Wanted(text="order")]
 
 
 def test_one_user_leaves_streams_for_others(monkeypatch: Any) -> None:
