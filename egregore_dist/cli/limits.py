@@ -38,7 +38,9 @@ def list_(wants_json: bool) -> None:
     if not found:
         click.echo("no limits: one comes with the first run of a node that has one", err=True)
         return
-    table = show.table("LIMIT", "CONCURRENT", "PER", "KEY", "HELD", "WAITING", "SET BY", right=("HELD", "WAITING"))
+    table = show.table(
+        "LIMIT", "CONCURRENT", "PER", "KEY", "HELD", "BLOCKS WAIT", "SET BY", right=("HELD", "BLOCKS WAIT")
+    )
     for known in found:
         table.add_row(
             show.text(known.name),
@@ -59,8 +61,9 @@ def list_(wants_json: bool) -> None:
 def show_(name: str, wants_json: bool) -> None:
     """Show a limit: what it lets run, what the code declares, and where places are held or waited for.
 
-    JSON keys: name, concurrent, per, declared (concurrent, per, or null), set (whether it was, by hand), key, held,
-    waiting, buckets: a list of value (of the key, or null), held, waiting, starts_in (seconds); more.
+    JSON keys: name, concurrent, per, declared (concurrent, per, or null), set (whether it was, by hand), key, held
+    (branches), waiting (blocks), buckets: a list of value (of the key, or null), held, waiting, starts_in (seconds);
+    more.
     """
     _print(_found(target.session().limits.show(name), name), wants_json)
 
@@ -141,7 +144,7 @@ def _print(known: Known, wants_json: bool) -> None:
         lets += f", set by hand (code: {said(known.declared) if known.declared is not None else 'not known'})"
     click.echo(lets)
     for bucket in known.buckets:
-        click.echo(f"  {_where(known, bucket)}: {bucket.held} held, {bucket.waiting} waiting{_next(bucket)}")
+        click.echo(f"  {_where(known, bucket)}: {bucket.held} held, {_wait(bucket)}{_next(bucket)}")
     if known.more:
         click.echo(f"  and {known.more} more values of {known.key}")
 
@@ -156,6 +159,12 @@ def _where(known: Known, bucket: Bucket) -> str:
         if bucket.value == OTHERS
         else redact.clean(hooks.text("limit", bucket.value))
     )
+
+
+def _wait(bucket: Bucket) -> str:
+    from egregore_dist.client import amounts
+
+    return f"{amounts.count(bucket.waiting, 'block')} {'waits' if bucket.waiting == 1 else 'wait'}"
 
 
 def _next(bucket: Bucket) -> str:

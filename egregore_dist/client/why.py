@@ -358,7 +358,7 @@ def _place(block: OpenBlock, track: Track, limit: Bucket) -> Reason:
     if rule.per is not None:
         numbers |= {"starts": rule.starts, "seconds": rule.seconds, "starts_in": limit.starts_in}
         said.append(f"{rule.per}, the next start in {_time(limit.starts_in)}" if limit.starts_in else rule.per)
-    ahead = f"{amounts.count(limit.ahead, 'other')} ahead" if limit.ahead else "none ahead"
+    ahead = f"{amounts.count(limit.ahead, 'block')} ahead"
     text = f"{_of(track.waiting, 'wait')} for limit {limit.limit!r}{of} over all runs ({'; '.join(said)}), {ahead}"
     return _reason("place", block, text, numbers, (limit.limit,))
 

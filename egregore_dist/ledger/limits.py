@@ -79,6 +79,11 @@ class Known:
         """Tracks of blocks that wait for one."""
         return sum(bucket.waiting for bucket in self.buckets)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many are held as may be at a time; of a limit with a key each value has its own."""
+        return not self.key and 0 < self.rule.concurrent <= self.held
+
 
 def text_of(rule: Rule, key: str | None) -> str:
     """A rule as the ledger's scripts read it."""

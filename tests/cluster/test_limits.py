@@ -195,7 +195,7 @@ def test_a_limited_run_holds_no_slot(local: LocalCluster, log: Path, tmp_path: P
             assert parallel(plain, plain.alias("b")).submit(1).result(timeout=5) == {"plain": 1, "b": 1}
             assert time.monotonic() - began < 2
         (mine,) = {reason.text for reason in first.why() if reason.kind == "place"}
-        assert "5 wait for limit 'single.1' over all runs (1 of 1 place taken), none ahead" in mine
+        assert "5 wait for limit 'single.1' over all runs (1 of 1 place taken), no blocks ahead" in mine
 
         def ahead() -> set[int]:
             return {int(reason.numbers["ahead"]) for reason in second.why() if reason.kind == "place"}

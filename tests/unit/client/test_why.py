@@ -211,13 +211,13 @@ CASES: dict[str, tuple[Facts, list[str], str, dict[str, float]]] = {
     "a place of the node's limit": (
         facts(block(track(4, limit=PLACES))),
         ["place"],
-        "4 wait for limit 'call', for one value of its key, over all runs (2 of 2 places taken; 20/s), 1 other ahead",
+        "4 wait for limit 'call', for one value of its key, over all runs (2 of 2 places taken; 20/s), 1 block ahead",
         {"waiting": 4, "ahead": 1, "held": 2, "concurrent": 2, "starts": 20, "seconds": 1, "starts_in": 0.0},
     ),
     "a start of the node's limit": (
         facts(block(track(1, limit=STARTS))),
         ["place"],
-        "1 waits for limit 'call' over all runs (100/h, the next start in 12 s), none ahead",
+        "1 waits for limit 'call' over all runs (100/h, the next start in 12 s), no blocks ahead",
         {"waiting": 1, "ahead": 0, "held": 9, "starts": 100, "seconds": 3600, "starts_in": 12.0},
     ),
     "max_concurrent before the node's limit": (
