@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -282,6 +282,31 @@ def test_lines_as_they_are_said(local: LocalCluster, shown: Monitor, window: Bro
     assert window.run("return window.stayed")
 
 
+def test_lines_can_be_copied_while_more_are_said(
+    local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path
+) -> None:
+    """What is selected stays so while its part has changed, and the part is shown anew when nothing is selected."""
+    gate = tmp_path / "gate"
+    run = held.submit(str(gate))
+    window.go(f"{shown.address}/runs/{run.id}/logs")
+    window.until_text("#lines", "before")
+    stay(window)
+    window.run("getSelection().selectAllChildren(document.querySelector('#lines td.text'))")
+    copied = window.run("return getSelection().toString()")
+    window.run(SLOWED)
+
+    gate.touch()
+    run.result()
+
+    # The first of them is of a part that had changed.
+    until(lambda: len(window.run("return loads")) >= 2, what="a second load")
+    assert "before" in copied
+    assert window.run("return getSelection().toString()") == copied
+    assert "succeeded" not in window.text("#lines")
+    window.run("getSelection().removeAllRanges()")
+    window.until_text("#lines", "succeeded")
+
+
 def test_buttons(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
     """Pause, resume, cancel, which asks first, and retry."""
     gate = tmp_path / "gate"
@@ -520,6 +545,38 @@ def test_times_are_the_viewers(local: LocalCluster, shown: Monitor, driver: str,
     assert said[0][1] == datetime.fromtimestamp(submitted, ZoneInfo(zone)).strftime("%d.%m.%Y, %H:%M:%S")
     for moment, text in said:
         assert text == datetime.fromisoformat(moment).astimezone(ZoneInfo(zone)).strftime("%d.%m.%Y, %H:%M:%S")
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/St_Johns"])
+def test_filters_of_time_are_in_the_viewers_zone(local: LocalCluster, shown: Monitor, driver: str, zone: str) -> None:
+    """What is typed is the viewer's own time; the address has it in UTC, and the form shows it as it was typed."""
+    run = keyed.submit({"a": 1})
+    run.result()
+    (submitted,) = [event.time for event in run.events() if event.type == "run.submitted"]
+    minute = datetime.fromtimestamp(submitted - submitted % 60, UTC)
+    since, before = minute, minute + timedelta(minutes=1)
+    window = Browser(driver, zone=zone)
+    try:
+        window.go(f"{shown.address}/?text={run.id}")
+        assert window.text("form.filters").count("UTC") == 0
+        for name, at in (("since", since), ("until", before)):
+            there = at.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%dT%H:%M")
+            window.run("document.querySelector(arguments[0]).value = arguments[1]", f"input[name={name}]", there)
+        window.click("form.filters button")
+        until(lambda: "since=" in window.run("return location.search"), what="the filtered list")
+
+        asked = window.run("return Object.fromEntries(new URLSearchParams(location.search))")
+        form = window.run(
+            "return ['since', 'until'].map((name) => document.querySelector(`input[name=${name}]`).value)"
+        )
+        assert run.id in window.text("#list")
+        window.go(f"{shown.address}/?text={run.id}&until={since - timedelta(minutes=1):%Y-%m-%dT%H:%M}")
+        assert run.id not in window.text("#list")
+    finally:
+        window.close()
+
+    assert [asked["since"], asked["until"]] == [f"{at:%Y-%m-%dT%H:%M}" for at in (since, before)]
+    assert form == [at.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%dT%H:%M") for at in (since, before)]
 
 
 def test_many_tabs_share_the_browsers_connections(

@@ -14,6 +14,18 @@
     }
   }
 
+  // Addresses have times in UTC, and without scripts so has the form that makes them.
+  for (const input of document.querySelectorAll("input[type=datetime-local]")) {
+    const at = new Date(`${input.defaultValue}Z`);
+    if (!Number.isNaN(at.getTime())) {
+      input.value = new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, -1);
+    }
+    input.parentElement.querySelector(".utc").hidden = true;
+    input.form.addEventListener("formdata", ({ formData }) => {
+      if (input.value) formData.set(input.name, new Date(input.value).toISOString().slice(0, input.value.length));
+    });
+  }
+
   // The theme: that of the system, unless the viewer has chosen.
   const theme = document.getElementById("theme");
   const themes = ["system", "light", "dark"];
@@ -87,6 +99,18 @@
     addEventListener(end, () => setTimeout(() => { release(); released = null; }), true);
   }
 
+  // Nor is text that is selected, so that it can be copied: its part is read anew when nothing is selected any more.
+  let held = false;
+  function isSelected(part) {
+    const selection = getSelection();
+    return !selection.isCollapsed && selection.getRangeAt(0).intersectsNode(part);
+  }
+  document.addEventListener("selectionchange", () => {
+    if (!held || !getSelection().isCollapsed) return;
+    held = false;
+    refresh();
+  });
+
   let reading = false;
   let again = false;
   let hurried = false;
@@ -106,7 +130,8 @@
           const fresh = page.getElementById(old.id);
           if (!fresh) continue;
           tellTimes(fresh);
-          if (fresh.outerHTML !== old.outerHTML) place(old, document.adoptNode(fresh));
+          if (fresh.outerHTML === old.outerHTML) continue;
+          if (isSelected(old)) held = true; else place(old, document.adoptNode(fresh));
         }
         document.title = page.title;
       } else if (answer.status === 401 || answer.status === 404) {
