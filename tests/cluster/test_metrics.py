@@ -303,6 +303,18 @@ def test_each_panel_is_about_what_is_sampled(everything: Scrape, title: str, tar
         assert label in promql.labels_of(promql.promql_parser.parse(expression), everything)
 
 
+def test_busy_lanes_are_lanes() -> None:
+    """They are not worked out from how long branches took, many of which one lane may run, or none while they wait."""
+    shown = {
+        name
+        for title, target in TARGETS
+        if title == "Busy lanes"
+        for name in re.findall(r"egregore_\w+", target["expr"])
+    }
+
+    assert shown == {"egregore_worker_lanes", "egregore_slots"}
+
+
 def test_the_dashboard_shows_every_metric(everything: Scrape) -> None:
     """What a monitor says is on the dashboard, or in an alert, as far as it is not there to be looked up."""
     text = json.dumps(DASHBOARD) + json.dumps(ALERTS)
