@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from egregore_dist.monitor.nodes import BY_DEFAULT, SORTS, Order, Point, Row
 from egregore_dist.resources.profile import Histogram, Profile
+from tests.unit.monitor.test_escaping import page
 
 
 def row(name: str, seconds: float, count: float = 1.0, *points: Point) -> Row:
@@ -80,3 +83,12 @@ def test_a_row_that_no_run_has() -> None:
     """There is no trend of one run, and no slowest of none."""
     assert row("f", 1.0).slowest is None
     assert row("f", 1.0, 1.0, point("r")).trend is None
+
+
+def test_times_of_calls_and_of_branches_are_not_taken_for_each_other() -> None:
+    """A branch is more than the call in it, so what is told of either says of which."""
+    html = page("nodes.html")
+
+    assert re.search(r">Call p50( <span|<)", html)
+    assert re.search(r">Slowest branch( <span|<)", html)
+    assert ">Trend of branches<" in html
