@@ -52,6 +52,16 @@ class Machine:
             worker.report.slots * worker.report.lane_memory for worker in self.workers if not worker.report.holds
         )
 
+    @property
+    def reasons(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Where the numbers of its workers come from: of what, why, and which workers say so."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for said in (worker.report for worker in self.workers):
+            for what, why in (("Concurrency", said.concurrency_why), ("Prefetch", said.prefetch_why)):
+                if why:
+                    found.setdefault((what, why), []).append(said.worker)
+        return [(what, why, tuple(workers)) for (what, why), workers in sorted(found.items())]
+
 
 def machines(ledger: Ledger) -> list[Machine]:
     """The machines that have live workers. Raises `errors.BrokerUnavailable`."""

@@ -39,6 +39,12 @@ window.fetch = async (...asked) => {
 };
 """
 
+#: The parts that are wider than what is seen of them.
+WIDTHS = """
+return [...document.querySelectorAll(".wide")].filter((part) => part.scrollWidth > part.clientWidth).map(
+  (part) => [part.scrollWidth, part.clientWidth]);
+"""
+
 ACCESSIBILITY = (Path(browser.__file__).parent / "accessibility.js").read_text()
 
 
@@ -128,6 +134,35 @@ def test_every_page(
         gate.touch()
         window.close()
     asked.result()
+
+
+@pytest.mark.parametrize("page", ["workers", "runs"])
+def test_tables_fit_a_screen_and_a_phone(
+    local: LocalCluster, shown: Monitor, driver: str, tmp_path: Path, page: str
+) -> None:
+    """Nothing of the tables of workers and of runs has to be scrolled to, and of a phone's rows all can be seen."""
+    gate = tmp_path / "gate"
+    run = gated.submit(str(gate))
+    path = "/workers" if page == "workers" else f"/?text={run.id}"
+    until(lambda: run.id in shown.page(path), what="the run on the page")
+    found = {}
+    try:
+        for size in ((1280, 900), (420, 860)):
+            window = Browser(driver, size)
+            try:
+                window.go(shown.address + path)
+                window.until_text("table", run.id)
+                found[size[0]] = window.run(WIDTHS), window.text("table")
+                keep(window, f"{page}-{size[0]}")
+            finally:
+                window.close()
+    finally:
+        gate.touch()
+    run.result()
+
+    assert [width for width, _ in found.values()] == [[], []]
+    for word in ("lanes", "by hand", "Drain", "Stop") if page == "workers" else ("gated", "running", "1/2", " s"):
+        assert word in found[420][1]
 
 
 def test_a_run_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ class _Machine:
     host = name = group = EVIL
     cores, memory_used, memory_available, memory_total, workers = 2.0, 0.5, 10, 20, (_Worker(),)
     memory_reserved, memory_line = 5, 14
+    reasons = (("Concurrency", EVIL, ()),)
 
 
 POINTS = (

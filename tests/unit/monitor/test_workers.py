@@ -46,3 +46,18 @@ def test_a_machine_is_called_by_its_workers_names(monkeypatch: pytest.MonkeyPatc
     (bare,) = seen(monkeypatch, worker("a", "", total=1))
 
     assert (named.name, bare.name) == ("east", "boot-1")
+
+
+def test_what_all_workers_of_a_machine_say_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why their numbers are what they are; and of each what it alone says."""
+    said = {"prefetch_why": "as many as it runs", "concurrency_by": "tuner"}
+    first = worker("a@east", "", total=1, concurrency_why="2 cores", **said)
+    second = worker("b@east", "", total=1, concurrency_why="room for 1", **said)
+
+    (machine,) = seen(monkeypatch, first, second)
+
+    assert machine.reasons == [
+        ("Concurrency", "2 cores", ("a@east",)),
+        ("Concurrency", "room for 1", ("b@east",)),
+        ("Prefetch", "as many as it runs", ("a@east", "b@east")),
+    ]
