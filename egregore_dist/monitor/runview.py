@@ -15,9 +15,10 @@ from egregore_dist.ledger import ENDED, Ledger, RunRecord, browse, lanes
 from egregore_dist.ledger.browse import BlockGlance, Blocks
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.lanes import AtBlock
-from egregore_dist.monitor import failures, tree, words
+from egregore_dist.monitor import failures, progress, tree, words
 from egregore_dist.monitor.failures import Why
 from egregore_dist.monitor.kept import Kept, Shared
+from egregore_dist.monitor.progress import Progress
 from egregore_dist.monitor.standing import Facts
 from egregore_dist.monitor.timelines import Timelines
 from egregore_dist.resources import report
@@ -45,6 +46,7 @@ class RunView:
         now: the server's time, in seconds.
         blocks: its blocks, as many as were read.
         total: how many there are.
+        progress: how far they are.
         shown: those in the table.
         branch: by block, the name of the branch that it is nested in; "" where it is in none.
         tree: the picture of the workflow, or None where the spec cannot be read.
@@ -60,6 +62,7 @@ class RunView:
     now: float
     blocks: Blocks
     total: int
+    progress: Progress
     shown: Sequence[BlockGlance]
     branch: Mapping[str, str]
     tree: Markup | None
@@ -105,6 +108,7 @@ class Reader:
             now=now,
             blocks=blocks,
             total=sum(blocks.counts.values()),
+            progress=progress.of(record, blocks.shown, now),
             shown=blocks.shown[:BLOCKS_SHOWN],
             branch={block.id: self.nested_in(block, namer) for block in blocks.shown[:BLOCKS_SHOWN]},
             tree=None if workflow is None else tree.draw(workflow, facts, link),

@@ -173,10 +173,12 @@ def test_a_run_as_it_goes_on(local: LocalCluster, shown: Monitor, window: Browse
     window.run("window.stayed = true")
     assert "running" in window.text("h1")
     assert window.count(".step.is-running") >= 1
+    window.until_text("#head", "1/2")
 
     gate.touch()
 
     window.until_text("h1", "succeeded")
+    window.until_text("#head", "2/2")
     until(lambda: window.count(".step.is-ok") == 3, what="three steps done")
     assert window.run("return window.stayed")
     keep(window, "live")

@@ -25,6 +25,7 @@ from egregore_dist.monitor import logs, words
 from egregore_dist.monitor.failures import Why
 from egregore_dist.monitor.lists import STATES, Filters
 from egregore_dist.monitor.nodes import Order, Point, Row
+from egregore_dist.monitor.progress import Progress
 from egregore_dist.monitor.sessions import Session
 from egregore_dist.monitor.users import Role, User
 from egregore_dist.monitor.values import Shown
@@ -78,6 +79,7 @@ class _View:
     record, now, why, culprit, partial, cursor = RECORD, 5.0, WHY, EVIL, (1, 2), "0"
     blocks = Blocks(shown=(BLOCK,), counts={}, open={})
     waits = WAITS
+    progress = Progress(n=3, done=1, failed=1, block=EVIL, left=1.0)
     tree, gantt, shown, total, branch = None, None, [BLOCK], 5, {ID: EVIL}
 
 
