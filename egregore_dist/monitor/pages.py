@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
@@ -49,6 +49,9 @@ _ACTIONS: Mapping[str, Callable[[Run], str]] = {
     "resume": Run.resume,
     "retry": Run.retry,
 }
+
+# States of runs that a retry changes.
+_RETRIED = ("failed", "cancelled")
 
 _WORKER_ACTIONS: Mapping[str, Callable[[Workers, str], Report]] = {
     "worker_drain": Workers.drain,
@@ -181,6 +184,8 @@ class Pages:
             older=None if page.next is None else filters.address(page.next),
             newest=filters.address(),
             done=asked.query.get("done", ""),
+            changed=_number(asked.query.get("changed")),
+            chosen=_number(asked.query.get("chosen")),
             has_workers=bool(page.runs) or bool(self._ledger.reports()),
         )
 
@@ -197,7 +202,7 @@ class Pages:
             can_cancel=state not in ENDED,
             can_pause=state in ("pending", "running"),
             can_resume=state == "paused",
-            can_retry=state in ("failed", "cancelled"),
+            can_retry=state in _RETRIED,
             can_delete=state in ENDED,
         )
 
@@ -385,19 +390,24 @@ class Pages:
 
     def _bulk(self, asked: Asked) -> Response:
         (action, *_) = asked.form.get("action", [""])
-        chosen = asked.form.get("run", [])
+        chosen = list(dict.fromkeys(asked.form.get("run", [])))
         if action not in ("cancel", "retry") or len(chosen) > BULK_AT_MOST:
             text = f"Choose cancel or retry, and at most {BULK_AT_MOST} runs."
             return self.refuse(400, text, asked.session, "/")
+        before = {record.id: record.state for record in self._ledger.records(chosen)}
+        changed = 0
         for run in chosen:
             try:
                 _ACTIONS[action](Run(run, of=self._cluster))
             except errors.RunNotFound:
                 continue  # it has expired since the page was made
+            changed += run in before and (before[run] in _RETRIED if action == "retry" else before[run] not in ENDED)
             self._note(asked, f"did {action}", run)
         (query, *_) = asked.form.get("filters", [""])
         filters = Filters.of(dict(parse_qsl(query[:QUERY_LIMIT])))
-        return RedirectResponse(filters.address(filters.before), 303)
+        done = urlencode({"done": action, "changed": changed, "chosen": len(chosen)})
+        address = filters.address(filters.before)
+        return RedirectResponse(f"{address}{'&' if '?' in address else '?'}{done}", 303)
 
     def _set_limit(self, asked: Asked) -> Response:
         name, concurrent, per = (asked.form.get(field, [""])[0].strip() for field in ("name", "concurrent", "per"))

@@ -689,7 +689,7 @@ def test_many_at_once(shown: Monitor, tmp_path: Path) -> None:
 
     answer = shown.post("/runs", action="cancel", run=[runs[0].id, runs[2].id, "gone"], filters="state=cancelled")
 
-    assert (answer.status_code, answer.headers["location"]) == (303, "/?state=cancelled")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/?state=cancelled&done=cancel&changed=2&chosen=3")
     assert [run.status in ("cancelled",) for run in runs] == [True, False, True]
     gate.touch()
     shown.post("/runs", action="retry", run=[run.id for run in runs])

@@ -379,14 +379,17 @@ def test_chosen_runs(local: LocalCluster, shown: Monitor, window: Browser, tmp_p
 
     until(lambda: window.count("#list .state-cancelled") == 2, what="two that are cancelled")
     assert runs[2].status not in ENDED
-    assert window.run("return location.search") == f"?text={mine}"
+    assert window.text("[role=status]") == "2 of 2 chosen runs are cancelled."
+    assert window.run("return location.search").startswith(f"?text={mine}&done=cancel")
 
-    window.go(f"{shown.address}/?text={mine}&state=cancelled")
+    window.go(f"{shown.address}/?text={mine}")
+    window.until_text("#list", runs[2].id)
     window.click("#all")
-    assert window.count("input[name=run]:checked") == 2
+    assert window.count("input[name=run]:checked") == 3
     gate.touch()
     window.click("button[value=retry]")
     window.accept()
+    window.until_text("[role=status]", "2 of 3 chosen runs are retried. The others stay as they are")
     until(lambda: [run.status for run in runs] == ["succeeded"] * 3, what="the end of all")
 
 

@@ -140,6 +140,8 @@ PAGES: dict[str, dict[str, Any]] = {
         "older": f"/?{ID}",
         "newest": f"/?{ID}",
         "done": EVIL,
+        "changed": 1,
+        "chosen": 2,
         "has_workers": True,
     },
     "run.html": {"view": _View(), "record": RECORD, **RUN_SAYS},
