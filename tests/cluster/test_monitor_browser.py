@@ -19,7 +19,7 @@ from tests.cluster.log_flows import both, held
 from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, nested
 from tests.cluster.test_monitor import Monitor, ended, monitor
 from tests.support import browser
-from tests.support.browser import Browser
+from tests.support.browser import ENTER, TAB, Browser
 from tests.support.clusters import Clusters
 from tests.support.waiting import until
 
@@ -84,7 +84,8 @@ def keep(window: Browser, name: str) -> None:
         window.screenshot(Path(SHOTS) / f"{name}.png")
 
 
-@pytest.mark.parametrize(("look", "size", "dark"), [("light", (1280, 900), False), ("phone", (420, 860), True)])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("look", "size"), [("screen", (1280, 900)), ("phone", (420, 860))])
 def test_every_page(
     local: LocalCluster, shown: Monitor, driver: str, tmp_path: Path, look: str, size: tuple[int, int], dark: bool
 ) -> None:
@@ -98,11 +99,17 @@ def test_every_page(
     gate = tmp_path / "gate"
     asked = asking.submit([{"model": model, "path": str(gate)} for model in (EVIL, "small")])
     shown.until_limited("models", "&lt;img")
+    # Every slot is taken now.
+    waiting, paused = gated.submit(str(gate)), gated.submit(str(gate))
+    paused.pause()
     until(lambda: "monitor_flows:breaks" in shown.page("/nodes"), what="what was learned")
     paths = {
         "runs": "/",
         "filtered": "/?state=failed&workflow=nothing",
         "failed": f"/runs/{bad.id}",
+        "running": f"/runs/{asked.id}",
+        "waiting": f"/runs/{waiting.id}",
+        "paused": f"/runs/{paused.id}",
         "failed-branch": f"/runs/{bad.id}/blocks/0.0-1/branches/0",
         "nested": f"/runs/{inner.id}",
         "blocks": f"/runs/{inner.id}/blocks",
@@ -124,16 +131,22 @@ def test_every_page(
         for name, path in paths.items():
             window.go(shown.address + path)
             assert window.run(ACCESSIBILITY) == [], name
-            keep(window, f"{name}-{look}")
+            keep(window, f"{name}-{look}{'-dark' if dark else ''}")
             # That the page is 404 is what the console has to say of it.
             said = [line for line in window.console() if not (name == "nothing" and "404" in line)]
             assert said == [], name
             back = window.run("return getComputedStyle(document.body).backgroundColor")
             assert (back == "rgb(18, 21, 28)") == dark
+            if name in ("running", "paused"):
+                assert window.count(f"h1 .state-{name}") == 1
+            elif name == "waiting":
+                assert window.count("#waits li") >= 1
     finally:
         gate.touch()
         window.close()
-    asked.result()
+    paused.resume()
+    for run in (asked, waiting, paused):
+        run.result()
 
 
 @pytest.mark.parametrize("page", ["workers", "runs"])
@@ -359,6 +372,36 @@ def test_buttons(local: LocalCluster, shown: Monitor, window: Browser, tmp_path:
     gate.touch()
     window.click("form[action$='/retry'] button")
     window.until_text("h1", "succeeded")
+
+
+def reach(window: Browser, selector: str) -> None:
+    """Go from one control to the next until an element is focused, and shows it."""
+    focused = "return document.activeElement.matches(arguments[0])"
+    for _ in range(40):
+        window.press(TAB)
+        if window.run(focused, selector):
+            break
+    assert window.run(focused, selector), selector
+    assert window.run("return getComputedStyle(document.activeElement).outlineStyle") != "none"
+
+
+def test_the_keyboard_is_enough(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
+    """What a run's page can do is reached and done without a mouse; the first stop goes past what all pages have."""
+    gate = tmp_path / "gate"
+    run = go_to_a_run_at_the_gate(window, shown, gate)
+
+    window.press(TAB)
+    assert window.run("return document.activeElement.hash") == "#main"
+    window.press(ENTER)
+    reach(window, "form[action$='/pause'] button")
+    assert window.run("return document.activeElement.closest('main') !== null")
+    window.press(ENTER)
+    window.until_text("h1", "paused")
+    reach(window, "form[action$='/resume'] button")
+    window.press(ENTER)
+    window.until_text("h1", "running")
+    gate.touch()
+    run.result()
 
 
 def test_chosen_runs(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 #: Why there is no browser on this machine, or "".
 MISSING = "" if CHROMIUM and DRIVER else "no browser: apt-get install chromium chromium-driver"
 
+#: What keys are called in `Browser.press`.
+TAB, ENTER = "\ue004", "\ue007"
+
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
@@ -110,6 +113,11 @@ class Browser:
         """Type into an element."""
         found = self._call("POST", self._path("/element"), {"using": "css selector", "value": selector})
         self._call("POST", self._path(f"/element/{found[_ELEMENT]}/value"), {"text": text})
+
+    def press(self, key: str) -> None:
+        """Press a key, and let it go."""
+        strokes = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        self._call("POST", self._path("/actions"), {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
 
     def accept(self) -> None:
         """Answer a question of the page with yes."""
