@@ -17,6 +17,9 @@ _SECRETS = ("EGREGORE_BROKER_URL", "EGREGORE_LEDGER_URL", "EGREGORE_SECRET", "EG
 _FILES = ("EGREGORE_SECRET_FILE", "EGREGORE_MONITOR_TOKEN_FILE")
 _IN_QUERY = re.compile(r"(?<=[?&])([^=&?]*password=)([^&]+)", re.IGNORECASE)
 
+# The style of a page, or a text in it.
+_TEXT_OF_PAGE = re.compile(r"(<style>.*?</style>)|(?<=>)[^<]+", re.DOTALL)
+
 # Letters that may be no printable ones.
 _UNUSUAL = re.compile(r"[^ -~\n]")
 
@@ -51,6 +54,12 @@ def clean(text: str) -> str:
     """A text without passwords and secrets, and without control characters other than tab and newline."""
     shown = url(hide(text))
     return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in shown)
+
+
+def page(html: str) -> str:
+    """An HTML page that has no secrets in its texts; its elements and its style stay as they are."""
+    secrets = _secrets()
+    return _TEXT_OF_PAGE.sub(lambda found: found[0] if found[1] else _without(found[0], secrets), html)
 
 
 def json(value: Any, *, indent: int = 0) -> str:

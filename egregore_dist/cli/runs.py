@@ -121,9 +121,9 @@ def report(run_id: str, wants_markdown: bool, file: str | None, wants_json: bool
     elif file is None:
         click.echo(redact.clean(found.markdown()), nl=False)
     elif file == "-":
-        click.echo(redact.hide(found.html()), nl=False)
+        click.echo(redact.page(found.html()), nl=False)
     else:
-        _write(file, redact.hide(found.html()))
+        _write(file, redact.page(found.html()))
 
 
 @runs.command()

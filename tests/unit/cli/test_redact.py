@@ -148,6 +148,15 @@ def test_json_stays_json(password: str, value: object, shown: object) -> None:
     assert json.loads(redact.json(value, indent=2)) == shown
 
 
+@pytest.mark.parametrize("password", ["class", "line", "width", "html", "--back"])
+def test_a_page_stays_one(password: str) -> None:
+    """Whatever the password is, texts lose it, escaped or not, and elements and style stay."""
+    frame = "<html><style>\n:root { --back: line }\n</style><p class='width'>%s</p></html>"
+    redact.remember(password)
+
+    assert redact.page(frame % f"the {password}, a line-up") == frame % "the ***, a line-up".replace(password, "***")
+
+
 def test_control_characters_are_shown() -> None:
     """What a terminal would obey is shown as text; tab and newline are kept."""
     assert redact.clean("a\x1b[2Jb\r\n\tc\x07é") == "a\\x1b[2Jb\\r\n\tc\\x07é"
