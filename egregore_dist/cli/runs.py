@@ -128,11 +128,13 @@ def report(run_id: str, wants_markdown: bool, file: str | None, wants_json: bool
 
 @runs.command()
 @click.argument("run_id", metavar="ID")
+@click.option("--after", metavar="CURSOR", help="A line for each event after the one that has this cursor.")
 @show.as_json
 @target.options
-def watch(run_id: str, wants_json: bool) -> None:
+def watch(run_id: str, after: str | None, wants_json: bool) -> None:
     """Watch a run until it ends: on a terminal its blocks and how far they are, else a line for each event.
 
+    Where events are not kept any more, since there were very many, an event "events.missed" stands in their place.
     Ctrl-C ends the watching, and the run goes on. Ends with 1 where the run failed or was cancelled.
 
     JSON keys: an object a line for each event, with cursor, time (ISO 8601, UTC), type, block, name (of the block),
@@ -146,8 +148,8 @@ def watch(run_id: str, wants_json: bool) -> None:
     session = target.session()
     run = Run(run_id, of=session)
     try:
-        if wants_json or not sys.stdout.isatty():
-            watching.lines(run, as_json=wants_json)
+        if wants_json or after is not None or not sys.stdout.isatty():
+            watching.lines(run, as_json=wants_json, after=after or "0")
         else:
             watching.live(run, session.ledger)
     except KeyboardInterrupt:

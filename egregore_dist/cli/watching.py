@@ -30,10 +30,13 @@ _POSITIONS = 8
 _BAR = 24
 
 
-def lines(run: Run, *, as_json: bool) -> None:
-    """Print a line for each event until the run ends. Raises `errors.RunNotFound`."""
+def lines(run: Run, *, as_json: bool, after: str = "0") -> None:
+    """Print a line for each event after a cursor until the run ends.
+
+    Raises `errors.RunNotFound`, and `errors.ConfigurationError` for what is no cursor.
+    """
     names: dict[str, str] = {}
-    for event in run.events():
+    for event in run.events(after=after):
         if event.block is not None and "name" in event.detail:
             names[event.block] = event.detail["name"]
         click.echo(json_line(event, names) if as_json else line(event, names))

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
+from egregore_dist import errors
 from egregore_dist.ledger import FailedCall as Call
-from egregore_dist.ledger.replies import unpack_failed, unpack_positions
+from egregore_dist.ledger import Ledger, browse
+from egregore_dist.ledger.replies import EVENTS_READ, unpack_failed, unpack_positions
+
+#: The type of the event that stands for those that are not kept any more.
+MISSED = "events.missed"
+
+_CURSOR = re.compile(r"[0-9]{1,16}(-[0-9]{1,10})?")
+
+Entries = list[tuple[str, dict[str, bytes]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +60,10 @@ class Event:
         time: seconds since the epoch on the server's clock.
         type: ``run.submitted``, ``run.started``, ``run.ended``, ``run.retried``, ``run.paused``, ``run.resumed``,
             ``block.opened``, ``block.ended``, ``branches.started``, ``branches.ended``, ``branches.late``,
-            ``branch.lost``, ``branch.stopped``, ``branch.again`` (it failed, and is tried again) or
-            ``branches.waiting`` (a node of each has failed, and is called again later; their lanes keep them).
+            ``branch.lost``, ``branch.stopped``, ``branch.again`` (it failed, and is tried again),
+            ``branches.waiting`` (a node of each has failed, and is called again later; their lanes keep them) or
+            ``events.missed`` (some between the one before and the one after are not kept any more: a run keeps its last
+            10 000 or so).
         block: the id of the block, or None.
         branches: the positions of the branches that started, or that ended well.
         failed: the positions of the branches that failed.
@@ -80,6 +92,12 @@ class Event:
     nodes: Mapping[int, str] = field(default_factory=dict)
     calls: Mapping[int, tuple[FailedCall, ...]] = field(default_factory=dict)
     detail: Mapping[str, str]
+
+    @classmethod
+    def missed(cls, cursor: str, next_cursor: str) -> Event:
+        """What tells that events between two cursors are not kept any more."""
+        at = int(next_cursor.partition("-")[0]) / 1000
+        return cls(cursor=cursor, time=at, type=MISSED, block=None, branches=(), failed=(), worker=None, detail={})
 
     @classmethod
     def of(cls, cursor: str, fields: dict[str, bytes]) -> Event:
@@ -118,6 +136,28 @@ class Event:
             calls={branch: tuple(map(_failed, each)) for branch, each in calls.items()},
             detail={name: value.decode() for name, value in rest.items()},
         )
+
+
+def check(after: str) -> None:
+    """Raises `errors.ConfigurationError` for what is no cursor of an event."""
+    if not _CURSOR.fullmatch(after):
+        raise errors.ConfigurationError(f"after={after!r} is not the cursor of an event, such as '1700000000000-0'")
+
+
+def read(ledger: Ledger, run: str, after: str, found: Entries) -> list[Event]:
+    """The events of a run that were read after a cursor ("0" for all).
+
+    Raises `errors.BrokerUnavailable`.
+    """
+    is_whole = True
+    # Where there are fewer, all that came after the cursor is there: the stream keeps more than are read at once.
+    if len(found) == EVENTS_READ:
+        if after == "0":
+            is_whole = found[0][1].get("event") == b"run.submitted"
+        else:
+            found, is_whole = browse.events(ledger, run, after)
+    told = [Event.of(cursor, fields) for cursor, fields in found]
+    return told if is_whole or not told else [Event.missed(after, told[0].cursor), *told]
 
 
 def _failed(call: Call) -> FailedCall:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import signal
@@ -12,12 +13,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import tenacity
 
 from egregore_dist import errors
-from egregore_dist.client import session, stored, waiting
+from egregore_dist.client import events, session, stored, waiting
 from egregore_dist.client.events import Event
 from egregore_dist.client.logs import LogLine, Reading, Wanted
 from egregore_dist.client.runreport import RunReport
@@ -26,6 +28,7 @@ from egregore_dist.client.why import Reason
 from egregore_dist.engine import inside, publish
 from egregore_dist.engine.outcome import Reader
 from egregore_dist.ledger import ENDED, RunRecord, logs
+from egregore_dist.ledger.replies import EVENTS_READ
 from egregore_dist.wire import codec
 from egregore_dist.workflow import describe, names
 
@@ -237,29 +240,36 @@ class Run:
             self._keep(self._ledger.run(self.id))
             return accounting.of_run(self._ledger, self.id)
 
-    def events(self, *, follow: bool = True) -> Iterator[Event]:
+    def events(self, *, follow: bool = True, after: str = "0") -> Iterator[Event]:
         """What happened and happens in the run, oldest first, until it ends.
 
         Args:
             follow: wait for what happens next; False stops at what is known.
+            after: the cursor of an event, to go on after it.
 
-        Raises `RunNotFound`, `RunLost`.
+        Raises `RunNotFound`, `RunLost`, and `ConfigurationError` for what is no cursor.
         """
-        for found in self.batches(follow=follow):
-            yield from found
+        events.check(after)
+        return itertools.chain.from_iterable(self.batches(follow=follow, after=after))
 
-    def batches(self, wait: float = _WAIT, *, follow: bool = True) -> Iterator[list[Event]]:
+    def aevents(self, *, after: str = "0") -> AsyncIterator[Event]:
+        """As `events`, for an event loop. A run itself can be iterated so, too."""
+        events.check(after)
+        return self._aevents(after)
+
+    def batches(self, wait: float = _WAIT, *, follow: bool = True, after: str = "0") -> Iterator[list[Event]]:
         """As `events`, but all that were read at once; none after ``wait`` seconds (3 at most) without any."""
-        cursor = "0"
+        cursor = after
         while True:
             # Asked before the events: what is read after the end is all there is.
             ended = _patient(self._record).state in ENDED
             found = _patient(self._ledger.events, self.id, cursor, 0 if ended or not follow else wait)
             if not found and (ended or not follow):
                 return
-            yield [Event.of(cursor, fields) for cursor, fields in found]
-            if found:
-                cursor = found[-1][0]
+            told = _patient(events.read, self._ledger, self.id, cursor, found)
+            yield told
+            if told:
+                cursor = told[-1].cursor
 
     def logs(
         self,
@@ -325,14 +335,19 @@ class Run:
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait().__await__()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        cursor = "0"
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._aevents("0")
+
+    async def _aevents(self, cursor: str) -> AsyncIterator[Event]:
         async with self._ledger.watch() as watch:
             while True:
                 ended = (await asyncio.to_thread(_patient, self._record)).state in ENDED
                 found: list[Any] = await _apatient(watch.events, self.id, cursor, 0 if ended else _WAIT)
-                for cursor, fields in found:
-                    yield Event.of(cursor, fields)
+                read = partial(events.read, self._ledger, self.id, cursor, found)
+                # Only where there are very many is the server asked again.
+                for event in read() if len(found) < EVENTS_READ else await asyncio.to_thread(_patient, read):
+                    cursor = event.cursor
+                    yield event
                 if ended and not found:
                     return
 

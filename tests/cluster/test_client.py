@@ -32,6 +32,7 @@ from egregore_dist.client import session
 from egregore_dist.client.run import log
 from egregore_dist.engine import publish
 from egregore_dist.ledger import Accepted, Ledger
+from egregore_dist.ledger.replies import EVENTS_READ
 from egregore_dist.workflow import Step
 from tests.support.waiting import until
 
@@ -337,6 +338,45 @@ def test_events_can_be_iterated_asynchronously(local: LocalCluster) -> None:
         return [event.cursor async for event in run]
 
     assert asyncio.run(main()) == [event.cursor for event in run.events()]
+
+
+def test_events_go_on_after_a_cursor(local: LocalCluster) -> None:
+    """Who begins anew loses nothing, and has nothing twice; what is no cursor is refused at once."""
+    run = Sequence(double, both).submit(1)
+    run.result(timeout=30)
+    every = [event.cursor for event in run.events()]
+
+    async def main(after: str) -> list[str]:
+        return [event.cursor async for event in run.aevents(after=after)]
+
+    for at, cursor in enumerate(every):
+        assert [event.cursor for event in run.events(after=cursor)] == every[at + 1 :]
+        assert asyncio.run(main(cursor)) == every[at + 1 :]
+    for ask in (run.events, run.aevents):
+        with pytest.raises(errors.ConfigurationError, match="'yesterday' is not the cursor"):
+            ask(after="yesterday")
+
+
+def test_events_that_are_not_kept_are_told(local: LocalCluster) -> None:
+    """Who reads too slowly, or comes too late, is told that some are missing, and where."""
+    run = both.submit(1)
+    run.result(timeout=30)
+    ledger = session.current().ledger
+    key = ledger.keys.part(run.id, "events")
+    first = next(event.cursor for event in run.events())
+    for _ in range(2 * EVENTS_READ):
+        ledger.redis.xadd(key, {"event": "run.paused"}, maxlen=EVENTS_READ + 10, approximate=False)
+
+    async def main(after: str) -> list[str]:
+        return [event.type async for event in run.aevents(after=after)]
+
+    for after in ("0", first):
+        told = list(run.events(after=after))
+        assert [event.type for event in told] == ["events.missed", *["run.paused"] * (EVENTS_READ + 10)]
+        assert (told[0].cursor, told[0].time) == (after, told[1].time)
+        assert asyncio.run(main(after)) == [event.type for event in told]
+    kept = told[5].cursor
+    assert [event.cursor for event in run.events(after=kept)] == [event.cursor for event in told[6:]]
 
 
 def test_events_need_not_be_followed(local: LocalCluster, tmp_path: Path) -> None:

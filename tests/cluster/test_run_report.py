@@ -276,6 +276,11 @@ def test_watching_event_by_event(local: LocalCluster) -> None:
     assert (said[0]["type"], said[-1]["type"]) == ("run.submitted", "run.ended")
     assert "branches.ended  double  branches" in text.stdout
 
+    rest = ask(local, "runs", "watch", run.id, "--after", said[2]["cursor"], "--json")
+    assert [json.loads(line) for line in rest.stdout.splitlines()] == said[3:]
+    wrong = ask(local, "runs", "watch", run.id, "--after", "yesterday")
+    assert "'yesterday' is not the cursor of an event" in wrong.stderr
+
     failed = ask(local, "runs", "watch", bad.submit(3).id)
     assert failed.exit_code == codes.FAILED
     assert failed.stdout.splitlines()[-1].endswith("run.ended  state failed")
