@@ -361,11 +361,11 @@ def test_events_that_are_not_kept_are_told(local: LocalCluster) -> None:
     """Who reads too slowly, or comes too late, is told that some are missing, and where."""
     run = both.submit(1)
     run.result(timeout=30)
-    ledger = session.current().ledger
-    key = ledger.keys.part(run.id, "events")
+    key = session.current().ledger.keys.part(run.id, "events")
     first = next(event.cursor for event in run.events())
-    for _ in range(2 * EVENTS_READ):
-        ledger.redis.xadd(key, {"event": "run.paused"}, maxlen=EVENTS_READ + 10, approximate=False)
+    with redis.Redis.from_url(local.url) as server:
+        for _ in range(2 * EVENTS_READ):
+            server.xadd(key, {"event": "run.paused"}, maxlen=EVENTS_READ + 10, approximate=False)
 
     async def main(after: str) -> list[str]:
         return [event.type async for event in run.aevents(after=after)]

@@ -166,7 +166,7 @@ MUTATIONS = (
     Mutation(
         name="an end that leaves the blocks inside open",
         file=f"{LUA}/_common.lua",
-        old="if state ~= 'ok' then redis.call('ZADD', CLOSING, 0, block) end",
+        old="    redis.call('ZADD', CLOSING, 0, block)\n",
         new="",
         tests=(f"{LEDGER}/test_repair.py", f"{LEDGER}/test_nesting.py"),
     ),
@@ -306,8 +306,8 @@ MUTATIONS = (
     Mutation(
         name="overdue: calls on threads are watched when their loop says so",
         file="egregore_dist/engine/turns.py",
-        old="            if not self._on_loop:\n",
-        new="            if False:\n",
+        old="            # process is killed.\n            self._watch()\n",
+        new="            pass\n",
         tests=("tests/faults/test_stop.py", "-k", "kept and holds_the_gil_on_a_thread"),
     ),
     Mutation(
@@ -367,10 +367,45 @@ MUTATIONS = (
         tests=(f"{LEDGER}/test_limits.py",),
     ),
     Mutation(
+        name="losses of a run that count however far it has come",
+        file=f"{LUA}/_common.lua",
+        old="'lost:' .. branch, 'why:' .. branch, 'died:' .. branch, 'sole:' .. branch)",
+        new="'sole:' .. branch)",
+        tests=(f"{LEDGER}/test_repair.py", "-k", "goes_on"),
+    ),
+    Mutation(
+        name="branches of a dead worker that run one at a time",
+        file=f"{LUA}/serve.lua",
+        old="local LOST_BESIDE_AT_MOST = 2",
+        new="local LOST_BESIDE_AT_MOST = 1",
+        tests=(f"{LEDGER}/test_repair.py", "-k", "as_wide"),
+    ),
+    Mutation(
+        name="a branch that has cost a process, and runs beside others",
+        file=f"{LUA}/lost.lua",
+        old="if is_known or alone == '1' then",
+        new="if false then",
+        tests=(f"{LEDGER}/test_lost.py",),
+    ),
+    Mutation(
+        name="a place in a block that ended badly, looked after by nobody",
+        file=f"{LUA}/_common.lua",
+        old="then limits().watch(block) end",
+        new="then end",
+        tests=(f"{LEDGER}/test_limits.py",),
+    ),
+    Mutation(
+        name="a lane of many that stays for as long as others wait",
+        file="egregore_dist/engine/turn.py",
+        old="            self._drain *= 2\n",
+        new="",
+        tests=("tests/unit/engine/test_turn.py",),
+    ),
+    Mutation(
         name="a place without a lease that is kept",
         file=f"{LUA}/tend.lua",
-        old="if not is_held(member, workers) then",
-        new="if false then",
+        old="if not held then redis.call('ZREM'",
+        new="if false then redis.call('ZREM'",
         tests=(f"{LEDGER}/test_limits.py",),
     ),
     Mutation(
@@ -383,8 +418,8 @@ MUTATIONS = (
     Mutation(
         name="a message of a repair that expires: by a clock that is wrong, none is served",
         file="egregore_dist/engine/publish.py",
-        old="_publish(compiler.lane(app, of, message.block, message.track, message.queue, name=message.name), of)",
-        new="_publish(compiler.lane(app, of, message.block, message.track, message.queue, expires=30.0), of)",
+        old="made = compiler.lane(app, of, message.block, message.track, message.queue, name=message.name)",
+        new="made = compiler.lane(app, of, message.block, message.track, message.queue, expires=30.0)",
         tests=("tests/faults/test_clocks.py::test_what_a_repair_publishes_never_expires",),
     ),
     Mutation(
