@@ -94,8 +94,8 @@ def _names(ledger: Ledger, run: str, root: spec.StepSpec, blocks: Sequence[Block
 
 
 def seconds(record: RunRecord) -> float | None:
-    """How long a run took, from its submission to its end; None while it goes on."""
-    return None if record.ended is None else record.ended - record.created
+    """How long a run took, from its submission to its end, but for what lay before a retry; None while it goes on."""
+    return None if record.ended is None else record.ended - record.created - record.rested
 
 
 def times(record: RunRecord) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def account(
         started=record.started,
         ended=record.ended,
         waited=max(0.0, (record.started or end) - record.created),
-        ran=0.0 if record.started is None else max(0.0, end - record.started),
+        ran=record.ran(now),
         totals=Totals(blocks=opened, **counted),
         success_rate=_rate(counted),
         executions=executions(_all(alone)),

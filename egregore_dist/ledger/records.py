@@ -295,6 +295,7 @@ class RunRecord:
     """One run as it stands. Times are seconds of the server's clock since 1970.
 
     ``state`` is "paused" whether the run was pending or running. ``epoch`` is that of the data it was submitted to.
+    ``rested``: for how many seconds it had ended before it was retried.
     """
 
     id: str
@@ -304,6 +305,11 @@ class RunRecord:
     started: float | None
     ended: float | None
     epoch: str = ""
+    rested: float = 0.0
+
+    def ran(self, now: float) -> float:
+        """For how many seconds it has run by then; what lay between an end and a retry does not count."""
+        return 0.0 if self.started is None else max(0.0, (self.ended or now) - self.started - self.rested)
 
 
 def path_of(text: str) -> tuple[int, ...]:

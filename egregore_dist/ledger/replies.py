@@ -26,7 +26,7 @@ from egregore_dist.ledger.records import (
     Work,
 )
 
-RUN_FIELDS = ["state", "workflow", "created", "started", "ended", "epoch", "paused"]
+RUN_FIELDS = ["state", "workflow", "created", "started", "ended", "epoch", "paused", "rested"]
 # Seconds; a longer timeout is as good as this one, and its milliseconds stay whole numbers in the scripts.
 _LONGEST_TIMEOUT = 100 * 365 * 86400
 
@@ -139,7 +139,7 @@ def served(reply: Sequence[Any]) -> Served:
 
 def run_record(run: str, fields: Sequence[bytes | None]) -> RunRecord:
     """A run's record, from `RUN_FIELDS`."""
-    state, workflow, created, started, ended, epoch, paused = fields
+    state, workflow, created, started, ended, epoch, paused, rested = fields
     return RunRecord(
         id=run,
         state=(b"paused" if paused else state or b"").decode(),
@@ -148,6 +148,7 @@ def run_record(run: str, fields: Sequence[bytes | None]) -> RunRecord:
         started=int(started) / 1000 if started else None,
         ended=int(ended) / 1000 if ended else None,
         epoch=(epoch or b"").decode(),
+        rested=int(rested or 0) / 1000,
     )
 
 

@@ -24,6 +24,8 @@ if not tidy_some('keep', what == 'keep' and cursor or '0') then
 end
 redis.call('ZREM', AGENDA, RUN .. ' tidy ' .. ROOT)
 redis.call('DEL', K .. ':end')
+local started, ended = unpack(redis.call('HMGET', K, 'started', 'ended'))
+if started and ended then redis.call('HINCRBY', K, 'rested', NOW - tonumber(ended)) end
 redis.call('HSET', K, 'state', 'running', 'retried', NOW)
 count('retried', 1)
 redis.call('HDEL', K, 'ended')

@@ -11,7 +11,7 @@ from redis.connection import AbstractConnection
 from egregore_dist.ledger import Lease, Ledger, Message, Work, logs
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import QUEUE, Play, bad, numbers, ok, track
-from tests.support.waiting import until
+from tests.support.waiting import let_pass, until
 
 
 def busy(play: Play) -> tuple[str, str]:
@@ -135,6 +135,31 @@ def test_a_retried_run_does_not_expire_until_it_ends_again(play: Play) -> None:
     assert sorted(numbers(play.serve(block, play.lane(), want=1)) + numbers(play.serve(block, play.lane()))) == [1, 2]
     assert play.serve(block, lane, ok(1)).late == 1
     assert play.ledger.wait(play.run, 0.001) is False
+
+
+def test_a_retried_run_has_not_run_in_between(play: Play) -> None:
+    """What lay between an end and a retry counts for nothing, however often it was."""
+    play.block(1)
+    for _ in range(2):
+        play.ledger.cancel(play.run)
+        let_pass(0.3)
+        play.ledger.retry(play.run)
+    play.ledger.cancel(play.run)
+    found = play.ledger.run(play.run)
+
+    assert found.started is not None
+    assert found.ended is not None
+    assert 0.6 <= found.rested <= found.ended - found.started
+    assert found.ran(found.ended + 100) == pytest.approx(found.ended - found.started - found.rested)
+
+
+def test_a_run_that_never_began_has_not_rested(play: Play) -> None:
+    """It has waited all the time."""
+    play.ledger.cancel(play.run)
+    let_pass(0.1)
+    play.ledger.retry(play.run)
+
+    assert (play.ledger.run(play.run).rested, play.ledger.run(play.run).ran(10**10)) == (0, 0)
 
 
 def test_a_retried_branch_has_all_its_attempts_again(play: Play) -> None:
