@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from egregore_dist.resources import report
 from egregore_dist.resources.amounts import size
 from egregore_dist.resources.profile import HALF_LIFE, Profile
 from egregore_dist.resources.report import Report
@@ -18,6 +20,9 @@ MARGIN = 0.10
 # What a node needs that hardly ever runs does not count for what runs all the time: its blocks are planned with it.
 _MOST_TIME = 0.95
 
+# Parts of a core that do not add up exactly.
+_ROUNDED = 1e-9
+
 By = Literal["hand", "tuner"]
 
 
@@ -28,12 +33,12 @@ class Capacity:
     Attributes:
         concurrency: lanes that it runs at a time, at most.
         least: the same with `MARGIN` of the memory left alone: a worker that has fewer may have more.
-        free: slots of its machine that no worker has now: nobody gets more than these before others have fewer.
+        free: lanes that it could have beside what all have now: it gets no more than these before others have fewer.
         by: who said so: "hand" for a number that was given, which stays.
         why: in words, with the numbers.
         wanted: lanes that it has, and its part of those that wait.
         cores: what the workers of its machine share.
-        room: lanes that the machine's memory has room for, all workers together.
+        room: lanes of its own that the memory has room for, where no other worker has any.
         memory_per_lane: what was counted for each lane.
     """
 
@@ -53,16 +58,49 @@ class Capacity:
         return self.concurrency
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Machine:
-    """What the workers of one machine share, and what of it was given by hand."""
+    """What the workers of one machine share, in groups and all together, and what is taken of it. Memory in bytes.
 
-    workers: int
-    fixed: int
-    cores: float
-    memory: int
-    room: int
-    lane: int
+    Args:
+        workers: all of them.
+        lanes: by worker, what one of its lanes needs.
+        share: the part of the memory that may be taken.
+    """
+
+    def __init__(self, workers: Sequence[Report], lanes: Mapping[str, int], share: float = 1.0) -> None:
+        self.workers = workers
+        self.lanes = lanes
+        self.cores, self.all_cores = report.cores_of(workers)
+        self.totals: dict[str, int] = {}
+        self._budgets: dict[str, float] = {}
+        for group in {said.group for said in workers}:
+            members = [said for said in workers if said.group == group]
+            newest = max(members, key=lambda said: said.at)
+            self.totals[group] = newest.memory_total
+            self._budgets[group] = share * _budget(members, newest.memory_total, newest.memory_available)
+        newest = max(workers, key=lambda said: (said.machine_total > 0, said.at))
+        known = newest.machine_total > 0
+        self._budget = share * _budget(workers, newest.machine_total, newest.machine_available) if known else math.inf
+        self._slots: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+
+    def room(self, said: Report) -> int:
+        """The lanes of a worker that the memory has room for, where no other has any."""
+        return int(min(self._budgets[said.group], self._budget) / self.lanes[said.worker])
+
+    def take(self, said: Report, lanes: int) -> None:
+        """Lanes of a worker have their part."""
+        self._slots[said.cpu_group] += lanes
+        self._taken[said.group] += lanes * self.lanes[said.worker]
+
+    def free(self, said: Report) -> int:
+        """How many more lanes of a worker there is room for."""
+        lane = self.lanes[said.worker]
+        # Lanes beyond the cores of their group take none of the machine's.
+        busy = sum(min(self._slots[group], cores) for group, cores in self.cores.items())
+        cores = min(self.cores[said.cpu_group] - self._slots[said.cpu_group], self.all_cores - busy)
+        memory = min(self._budgets[said.group] - self._taken[said.group], self._budget - self._taken.total())
+        return max(0, int(min(cores + _ROUNDED, memory // lane)))
 
 
 def tune(
@@ -70,9 +108,10 @@ def tune(
 ) -> dict[str, Capacity]:
     """Share each machine among its workers, by name: together they stay under its cores and 70 % of its memory.
 
-    Each worker keeps one lane at least. Beyond that the cores go where lanes run or wait; what nobody wants is shared
-    too, so that a worker is ready. A number that was given by hand stays, and the others share what it leaves. A worker
-    that takes no lanes now keeps its slots, and does not share.
+    So do those of a control group under its quota, and its limit. Each worker keeps one lane at least. Beyond that the
+    cores go where lanes run or wait; what nobody wants is shared too, so that a worker is ready. A lane counts with the
+    memory that those of its worker need. A number that was given by hand stays, and the others share what it leaves. A
+    worker that takes no lanes now keeps its slots, and does not share.
 
     Args:
         reports: of the live workers.
@@ -113,47 +152,34 @@ def _share(
     workers: Sequence[Report], everyone: Sequence[Report], waiting: Mapping[str, int], needs: Mapping[str, int]
 ) -> dict[str, Capacity]:
     wanted = {said.worker: len(said.lanes) + _part_of(said, everyone, waiting) for said in workers}
-    lane = max(1, *(needs.get(said.worker, MEMORY_PER_NODE) for said in workers))
-    budget, total = _budget(workers)
+    lanes = {said.worker: max(1, needs.get(said.worker, MEMORY_PER_NODE)) for said in workers}
     at_work = [said for said in workers if not said.holds]
-    sharing = [said.worker for said in at_work if said.concurrency_by != "hand"]
-    machine = _Machine(
-        workers=len(workers),
-        fixed=sum(said.slots for said in at_work if said.concurrency_by == "hand"),
-        cores=max(said.cores for said in workers),
-        memory=total,
-        room=int(budget / lane),
-        lane=lane,
-    )
-    most = _shares(machine, machine.room, sharing, wanted)
-    least = _shares(machine, int((1 - MARGIN) * budget / lane), sharing, wanted)
-    taken = sum(said.slots for said in at_work)
-    free = max(0, machine.fixed + sum(most.values()) - taken)
+    most = _shares(_Machine(workers, lanes), at_work, wanted)
+    least = _shares(_Machine(workers, lanes, share=1 - MARGIN), at_work, wanted)
+    now = _Machine(workers, lanes)
+    for said in at_work:
+        now.take(said, said.slots)
     return {
         said.worker: Capacity(
             concurrency=most.get(said.worker, said.slots),
-            least=least.get(said.worker, said.slots),
-            free=free,
+            # Where there is less memory, others may leave it more cores.
+            least=min(least.get(said.worker, said.slots), most.get(said.worker, said.slots)),
+            free=now.free(said),
             by="hand" if said.concurrency_by == "hand" else "tuner",
-            why=_why(said, machine, most.get(said.worker)),
+            why=_why(said, now, most.get(said.worker)),
             wanted=wanted[said.worker],
-            cores=machine.cores,
-            room=machine.room,
-            memory_per_lane=lane,
+            cores=now.all_cores,
+            room=now.room(said),
+            memory_per_lane=lanes[said.worker],
         )
         for said in workers
     }
 
 
-def _budget(workers: Sequence[Report]) -> tuple[float, int]:
+def _budget(members: Iterable[Report], total: int, available: int) -> float:
     # What the pools hold now is theirs to use again.
-    groups = {said.group: said for said in workers}
-    total = sum(said.memory_total for said in groups.values())
-    machine = max(said.machine_total for said in workers)
-    total = min(total, machine) if machine else total
-    used = sum(said.memory_total - said.memory_available for said in groups.values())
-    own = sum(sum(said.children.values()) for said in workers)
-    return max(0.0, MEMORY_SHARE * total - max(0, used - own)), total
+    own = sum(sum(said.children.values()) for said in members)
+    return max(0.0, MEMORY_SHARE * total - max(0, total - available - own))
 
 
 def _part_of(said: Report, everyone: Sequence[Report], waiting: Mapping[str, int]) -> int:
@@ -164,13 +190,18 @@ def _part_of(said: Report, everyone: Sequence[Report], waiting: Mapping[str, int
     return math.ceil(part)
 
 
-def _shares(machine: _Machine, room: int, names: Sequence[str], wanted: Mapping[str, int]) -> dict[str, int]:
+def _shares(machine: _Machine, at_work: Sequence[Report], wanted: Mapping[str, int]) -> dict[str, int]:
     # One to each; then to whom it serves most, so that nobody gets more than it wants while others want; then evenly.
-    # So from more there is more for each, and `least` is never above `concurrency`.
-    shares = dict.fromkeys(names, 1)
-    for _ in range(min(int(machine.cores), room) - machine.fixed - len(shares) if shares else 0):
-        chosen = min(shares, key=lambda name: (shares[name] >= wanted[name], shares[name], name))
-        shares[chosen] += 1
+    sharing = []
+    for said in at_work:
+        by_hand = said.concurrency_by == "hand"
+        machine.take(said, said.slots if by_hand else 1)
+        sharing += [] if by_hand else [said]
+    shares = {said.worker: 1 for said in sharing}
+    while sharing := [said for said in sharing if machine.free(said)]:
+        chosen = min(sharing, key=lambda said: (shares[said.worker] >= wanted[said.worker], shares[said.worker]))
+        machine.take(chosen, 1)
+        shares[chosen.worker] += 1
     return shares
 
 
@@ -179,13 +210,24 @@ def _why(said: Report, machine: _Machine, share: int | None) -> str:
         return f"{said.slots}, as before: it takes no lanes now"
     if share is None:
         return f"{said.slots}, given by hand"
-    others = machine.workers - 1
-    memory = f"memory has room for {machine.room} lanes of {size(machine.lane)}"
-    memory += f" in {MEMORY_SHARE:.0%} of {size(machine.memory)} less what others use"
-    cores = f"{machine.cores:g} cores"
-    if others:
-        cores += f" shared with {others} other worker{'s' if others > 1 else ''}"
-    if machine.fixed:
-        cores += f", {machine.fixed} of them taken by hand"
-    first, second = (memory, cores) if machine.room < int(machine.cores) else (cores, memory)
+    room, total = machine.room(said), machine.totals[said.group]
+    memory = f"memory has room for {room} lanes of {size(machine.lanes[said.worker])}"
+    memory += f" in {MEMORY_SHARE:.0%} of {size(total)} less what others use"
+    own = machine.cores[said.cpu_group]
+    together = [other for other in machine.workers if other.cpu_group == said.cpu_group]
+    cores = f"{own:g} cores"
+    if own < machine.all_cores:
+        cores += _shared(together)
+        if sum(machine.cores.values()) > machine.all_cores:
+            cores += f", and of the machine's {machine.all_cores:g}{_shared(machine.workers)}"
+    else:
+        cores += _shared(machine.workers)
+    first, second = (memory, cores) if room < int(own) else (cores, memory)
     return f"{share} of {first}; {second}" if first is cores else f"{share}: {first}; {second}"
+
+
+def _shared(workers: Sequence[Report]) -> str:
+    others = len(workers) - 1
+    text = f" shared with {others} other worker{'s' if others > 1 else ''}" if others else ""
+    fixed = sum(said.slots for said in workers if said.concurrency_by == "hand" and not said.holds)
+    return f"{text}, {fixed} of them taken by hand" if fixed else text

@@ -28,11 +28,28 @@ class Memory:
     group: str
 
 
-def cores() -> float | None:
-    """The cores that the quotas of this process's groups and of those around them allow; None for no quota."""
-    found = [_quota(folder / "cpu.max") for folder in _groups("")]
-    found += [_share(_read(at / "cpu.cfs_quota_us"), _read(at / "cpu.cfs_period_us")) for at in _groups("cpu")]
-    return min((quota for quota in found if quota is not None), default=None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """The smallest quota of a process's groups.
+
+    Attributes:
+        cores: what all processes of the group may use together.
+        group: tells apart the groups of one machine.
+    """
+
+    cores: float
+    group: str
+
+
+def quota() -> Quota | None:
+    """The smallest quota of this process's groups and of those around them, and the group; None for no quota."""
+    found = [(_quota(folder / "cpu.max"), folder) for folder in _groups("")]
+    found += [(_share(_read(at / "cpu.cfs_quota_us"), _read(at / "cpu.cfs_period_us")), at) for at in _groups("cpu")]
+    quotas = [(cores, folder) for cores, folder in found if cores is not None]
+    if not quotas:
+        return None
+    cores, folder = min(quotas, key=lambda each: each[0])
+    return Quota(cores=cores, group=_name(folder))
 
 
 def memory() -> Memory | None:
@@ -103,7 +120,11 @@ def _memory(folder: Path, limit_name: str, used_name: str, cache_name: str) -> M
     if not 0 < limit < _NO_LIMIT or used < 0:
         return None
     kept = used - min(used, _value(folder / "memory.stat", cache_name) or 0)
-    return Memory(limit=limit, available=max(0, limit - kept), group=str(folder.stat().st_ino))
+    return Memory(limit=limit, available=max(0, limit - kept), group=_name(folder))
+
+
+def _name(folder: Path) -> str:
+    return str(folder.stat().st_ino)
 
 
 def _value(path: Path, name: str) -> int | None:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         host: the machine: processes of one host share its cores and memory.
         cores: cores that it may use (affinity and cgroup quota).
+        cpu_group: what bounds them, the cgroup that has the quota or the cores themselves: processes of one such group
+            share them; "" where nothing does.
+        machine_cores: what the machine itself has; 0 of a release that does not say.
         memory_available: what can be had now, under the cgroup's limit where there is one.
         memory_total: what there is for it: the limit, or the machine's.
         memory_limit: the cgroup's limit; 0 for none.
@@ -40,6 +43,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     host: str
     cores: float
+    cpu_group: str = ""
+    machine_cores: float = 0.0
     memory_available: int
     memory_total: int
     memory_limit: int = 0
@@ -177,6 +182,7 @@ def is_sound(machine: Machine) -> bool:
     """Whether a measurement can be true. A group may have nothing left; a whole machine never has."""
     return (
         0 < machine.cores < math.inf
+        and 0 <= machine.machine_cores < math.inf
         and machine.memory_total > 0
         and 0 <= machine.memory_available <= machine.memory_total
         and (machine.memory_available > 0 or machine.memory_limit > 0)
@@ -204,6 +210,16 @@ def read(raws: Iterable[bytes], *, now: int, ttl: float) -> tuple[Report, ...]:
     return tuple(found)
 
 
+def cores_of(workers: Collection[Report]) -> tuple[dict[str, float], float]:
+    """The cores of one machine's workers: what those of each CPU group share, and what all of them do."""
+    groups: dict[str, float] = {}
+    for said in workers:
+        groups[said.cpu_group] = max(groups.get(said.cpu_group, 0.0), said.cores)
+    machine = max((said.machine_cores for said in workers), default=0.0)
+    together = sum(groups.values())
+    return groups, min(together, machine) if machine else together
+
+
 def memory_of(pids: Iterable[int]) -> dict[int, int]:
     """The memory that processes hold (RSS), without those that cannot be looked at, or of which no truth is told."""
     found = {}
@@ -223,9 +239,12 @@ def _measure() -> Machine:
     group = cgroup.memory()
     if group is not None and group.limit >= total:
         group = None
+    cores, cpu_group, machine_cores = _cores()
     return Machine(
         host=host(),
-        cores=_cores(),
+        cores=cores,
+        cpu_group=cpu_group,
+        machine_cores=machine_cores,
         memory_available=available if group is None else min(available, group.available),
         memory_total=total if group is None else group.limit,
         memory_limit=0 if group is None else group.limit,
@@ -246,10 +265,16 @@ def host() -> str:
         return socket.gethostname()
 
 
-def _cores() -> float:
+def _cores() -> tuple[float, str, float]:
+    # What may be used, what bounds it, and what the machine has.
+    machine = psutil.cpu_count() or 1
     try:
-        cores = float(len(os.sched_getaffinity(0)))
+        allowed = os.sched_getaffinity(0)
     except AttributeError:
-        cores = float(os.cpu_count() or 1)
-    quota = cgroup.cores()
-    return cores if quota is None else max(0.1, min(cores, quota))
+        allowed = set(range(machine))
+    machine = max(machine, len(allowed))
+    quota = cgroup.quota()
+    if quota is not None and quota.cores < len(allowed):
+        return max(0.1, quota.cores), quota.group, float(machine)
+    group = f"cpus:{sum(1 << core for core in allowed):x}" if len(allowed) < machine else ""
+    return float(len(allowed)), group, float(machine)

@@ -250,8 +250,8 @@ MUTATIONS = (
     Mutation(
         name="tuner: memory that varies changes the number of lanes",
         file="egregore_dist/resources/capacity.py",
-        old="int((1 - MARGIN) * budget / lane)",
-        new="int(budget / lane)",
+        old="share=1 - MARGIN",
+        new="share=1.0",
         tests=("tests/unit/resources/test_steady.py",),
     ),
     Mutation(

@@ -114,6 +114,128 @@ def test_what_was_given_by_hand_stays(
         assert found[sharing[0].worker].free == max(0, shares + fixed - now)
 
 
+def pod(name: str, cores: float = 2.0, machine: float = 64.0, memory: int = 4 * GIB, **more: Any) -> Report:
+    """A container with a CPU quota and a memory limit of its own, on a machine with 256 GiB."""
+    values: dict[str, Any] = {
+        "cpu_group": f"cpu of {name}",
+        "machine_cores": machine,
+        "group": f"memory of {name}",
+        "memory_limit": memory,
+        "machine_available": 200 * GIB,
+        "machine_total": 256 * GIB,
+    }
+    return report(name, cores=cores, memory=memory, **(values | more))
+
+
+def test_containers_of_one_machine_have_each_their_quota() -> None:
+    """Each has as many lanes as its own cores, and all together no more than their machine; those of a group share."""
+    ten = [pod(f"p{number}") for number in range(10)]
+    crowded = [pod(f"p{number}", machine=16.0) for number in range(10)]
+    shared = [*(pod(f"s{number}", cpu_group="one") for number in range(2)), pod("alone")]
+    free = [
+        pod("quota", machine=8.0),
+        report("none", machine_cores=8.0, machine_total=256 * GIB, machine_available=200 * GIB),
+    ]
+
+    def tuned(reports: list[Report]) -> list[int]:
+        return [each.concurrency for each in capacity.tune(reports, {"home": 1000}).values()]
+
+    assert tuned(ten) == [2] * 10
+    assert tuned(crowded) == [2] * 6 + [1] * 4
+    assert sorted(tuned(shared)) == [1, 1, 2]
+    assert sorted(tuned(free)) == [2, 6]
+    assert capacity.tune(crowded, {})["p9"].why.startswith(
+        "1 of 2 cores, and of the machine's 16 shared with 9 other workers; memory has room for 57 lanes of 52 MB"
+    )
+
+
+def test_each_lane_counts_with_its_own_memory() -> None:
+    """A container that is small gets what it has room for; a worker with large lanes takes no cores from others."""
+    pods = [pod("small", cores=8.0, machine=8.0, memory=GIB), pod("large", cores=8.0, machine=8.0, memory=16 * GIB)]
+    beside = [report("heavy", cores=16.0, queues=("gpu",)), report("light", cores=16.0)]
+
+    groups = capacity.tune(pods, {"home": 100}, {"small": GIB, "large": GIB})
+    mixed = capacity.tune(beside, {"home": 1000}, {"heavy": 16 * GIB, "light": 50 * MIB})
+    both = capacity.tune(beside, {"home": 1000, "gpu": 9}, {"heavy": 16 * GIB, "light": 50 * MIB})
+
+    assert {name: each.concurrency for name, each in groups.items()} == {"small": 1, "large": 7}
+    assert {name: each.concurrency for name, each in mixed.items()} == {"heavy": 1, "light": 15}
+    assert {name: each.concurrency for name, each in both.items()} == {"heavy": 2, "light": 14}
+    assert all(each.least <= each.concurrency for each in both.values())
+    assert mixed["heavy"].room == 2
+
+
+@hypothesis.given(
+    workers=st.lists(
+        st.tuples(
+            st.sampled_from("xy"),
+            st.sampled_from("uv"),
+            st.integers(1, 6),
+            st.sampled_from(["hand", "tuner"]),
+            st.integers(50 * MIB, 3 * GIB),
+            st.integers(0, 9),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    quotas=st.tuples(st.integers(3, 80), st.integers(3, 80)),
+    machine=st.integers(8, 12),
+    limits=st.tuples(st.integers(GIB, 8 * GIB), st.integers(GIB, 8 * GIB)),
+    memory=st.integers(8 * GIB, 16 * GIB),
+)
+def test_no_group_has_more_than_its_own(
+    workers: list[tuple[str, str, int, str, int, int]],
+    quotas: tuple[int, int],
+    machine: int,
+    limits: tuple[int, int],
+    memory: int,
+) -> None:
+    """Beyond one lane each, all stay within their quota, their limit and the machine, and nothing is left over."""
+    cores = {group: tenths / 10 for group, tenths in zip("xy", quotas, strict=True)}
+    sizes = dict(zip("uv", limits, strict=True))
+    reports = [
+        report(
+            f"w{number}",
+            cores=cores[quota],
+            memory=sizes[limit],
+            lanes=lanes,
+            slots=slots,
+            cpu_group=quota,
+            machine_cores=machine,
+            group=limit,
+            machine_total=memory,
+            machine_available=memory,
+            concurrency_by=by,
+        )
+        for number, (quota, limit, slots, by, _, lanes) in enumerate(workers)
+    ]
+    needs = {f"w{number}": lane for number, (_, _, _, _, lane, _) in enumerate(workers)}
+
+    found = capacity.tune(reports, {"home": 7}, needs)
+
+    def fits(shares: dict[str, int]) -> bool:
+        slots = {group: sum(shares[said.worker] for said in reports if said.cpu_group == group) for group in "xy"}
+        taken = {
+            group: sum(shares[said.worker] * needs[said.worker] for said in reports if said.group == group)
+            for group in "uv"
+        }
+        return (
+            all(slots[group] <= cores[group] for group in {said.cpu_group for said in reports})
+            and sum(slots.values()) <= machine
+            and all(taken[group] <= 0.70 * sizes[group] for group in "uv")
+            and sum(taken.values()) <= 0.70 * memory
+        )
+
+    shares = {name: each.concurrency for name, each in found.items()}
+    hand = {said.worker: said.slots for said in reports if said.concurrency_by == "hand"}
+    assert shares == shares | hand
+    assert all(each.least <= each.concurrency for each in found.values())
+    least = {name: hand.get(name, 1) for name in shares}
+    if fits(least):
+        assert fits(shares)
+        assert not any(fits(shares | {name: shares[name] + 1}) for name in shares if name not in hand)
+
+
 def test_it_says_from_what() -> None:
     """The words have the numbers: of the cores, of the memory where that is less, and of what was given by hand."""
     alone = capacity.tune([report("a")], {}, {"a": GIB})["a"]

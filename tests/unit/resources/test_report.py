@@ -29,6 +29,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cgroup, "_ROOT", root)
     monkeypatch.setattr(cgroup, "_SELF", tmp_path / "self")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 8)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10 * GIB, total=16 * GIB))
     return root
 
@@ -48,6 +49,7 @@ def test_without_a_group_the_machine_counts(group: Path) -> None:
 
     assert (machine.cores, machine.memory_available, machine.memory_total) == (8.0, 10 * GIB, 16 * GIB)
     assert (machine.memory_limit, machine.group) == (0, "")
+    assert (machine.cpu_group, machine.machine_cores) == ("", 8.0)
 
 
 @pytest.mark.parametrize(
@@ -66,15 +68,33 @@ def test_without_a_group_the_machine_counts(group: Path) -> None:
 def test_cores_are_those_of_the_quota(group: Path, files: dict[str, object], cores: float) -> None:
     """The quota counts where it is less than the affinity; no limit, or nonsense, changes nothing."""
     write(group, files)
+    machine = report.measure()
 
-    assert report.measure().cores == cores
+    assert (machine.cores, machine.machine_cores) == (cores, 8.0)
+    folder = (group / next(iter(files))).parent
+    assert machine.cpu_group == ("" if cores == 8.0 else str(folder.stat().st_ino))
 
 
 def test_the_affinity_counts(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that may use two of eight cores reports two."""
+    """A process that may use two of eight cores reports two, and which, unless its quota is less."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    bound = report.measure()
+    write(group, {"cpu.max": "150000 100000"})
+    limited = report.measure()
 
-    assert report.measure().cores == 2.0
+    assert (bound.cores, bound.cpu_group, bound.machine_cores) == (2.0, "cpus:28", 8.0)
+    assert (limited.cores, limited.cpu_group) == (1.5, str(group.stat().st_ino))
+
+
+def test_cores_are_shared_within_groups() -> None:
+    """Groups add up, to no more than the machine; of a release that names none the cores are one group's."""
+    quota = [a_report(cores=2.0, cpu_group=name, machine_cores=16.0) for name in "aabc"]
+    free = a_report(cores=16.0, machine_cores=16.0)
+
+    assert report.cores_of(quota) == ({"a": 2.0, "b": 2.0, "c": 2.0}, 6.0)
+    assert report.cores_of([*quota, free])[1] == 16.0
+    assert report.cores_of([a_report(cores=2.0), a_report(cores=1.5)]) == ({"": 2.0}, 2.0)
+    assert report.cores_of([]) == ({}, 0)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +247,7 @@ def test_a_report_travels() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(said), type=report.Report) == said
     found = msgspec.msgpack.decode(old, type=report.Report)
     assert (found.queues, found.holds, found.concurrency_by, found.lane_memory) == ((), {}, "", 0)
+    assert (found.cpu_group, found.machine_cores, report.read([old], now=0, ttl=1.0)) == ("", 0.0, (found,))
 
 
 def test_reports_that_cannot_be_do_not_count() -> None:
@@ -241,6 +262,8 @@ def test_reports_that_cannot_be_do_not_count() -> None:
         a_report(cores=-2.0),
         a_report(cores=math.inf),
         a_report(cores=math.nan),
+        a_report(machine_cores=-1.0),
+        a_report(machine_cores=math.nan),
         a_report(memory_total=0, memory_available=0),
         a_report(memory_available=-1),
         a_report(memory_available=3),
