@@ -33,7 +33,8 @@ class Capacity:
     Attributes:
         concurrency: lanes that it runs at a time, at most.
         least: the same with `MARGIN` of the memory left alone: a worker that has fewer may have more.
-        free: lanes that it could have beside what all have now: it gets no more than these before others have fewer.
+        free: its part of what nobody has now: it gets no more than these lanes before others have fewer.
+        is_over: what all have now is more than there is for them.
         by: who said so: "hand" for a number that was given, which stays.
         why: in words, with the numbers.
         wanted: lanes that it has, and its part of those that wait.
@@ -45,6 +46,7 @@ class Capacity:
     concurrency: int
     least: int
     free: int
+    is_over: bool
     by: By
     why: str
     wanted: int
@@ -95,12 +97,19 @@ class _Machine:
 
     def free(self, said: Report) -> int:
         """How many more lanes of a worker there is room for."""
-        lane = self.lanes[said.worker]
+        cores, memory = self._left(said)
+        return max(0, int(min(cores, memory // self.lanes[said.worker])))
+
+    def is_over(self, said: Report) -> bool:
+        """Whether more is taken than there is for a worker."""
+        return min(self._left(said)) < 0
+
+    def _left(self, said: Report) -> tuple[float, float]:
         # Lanes beyond the cores of their group take none of the machine's.
         busy = sum(min(self._slots[group], cores) for group, cores in self.cores.items())
         cores = min(self.cores[said.cpu_group] - self._slots[said.cpu_group], self.all_cores - busy)
         memory = min(self._budgets[said.group] - self._taken[said.group], self._budget - self._taken.total())
-        return max(0, int(min(cores + _ROUNDED, memory // lane)))
+        return cores + _ROUNDED, memory
 
 
 def tune(
@@ -158,13 +167,16 @@ def _share(
     least = _shares(_Machine(workers, lanes, share=1 - MARGIN), at_work, wanted)
     now = _Machine(workers, lanes)
     for said in at_work:
-        now.take(said, said.slots)
+        now.take(said, _held(said))
+    over = {said.worker: now.is_over(said) for said in workers}
+    free = _rises(now, [said for said in at_work if said.worker in most], most)
     return {
         said.worker: Capacity(
             concurrency=most.get(said.worker, said.slots),
             # Where there is less memory, others may leave it more cores.
             least=min(least.get(said.worker, said.slots), most.get(said.worker, said.slots)),
-            free=now.free(said),
+            free=free.get(said.worker, 0),
+            is_over=over[said.worker],
             by="hand" if said.concurrency_by == "hand" else "tuner",
             why=_why(said, now, most.get(said.worker)),
             wanted=wanted[said.worker],
@@ -174,6 +186,24 @@ def _share(
         )
         for said in workers
     }
+
+
+def _rises(now: _Machine, sharing: Sequence[Report], most: Mapping[str, int]) -> dict[str, int]:
+    # Who has least comes first; of several that rise in one round all count on the same.
+    has = {said.worker: _held(said) for said in sharing}
+    found = dict.fromkeys(has, 0)
+    rising = list(sharing)
+    while rising := [said for said in rising if has[said.worker] < most[said.worker] and now.free(said)]:
+        chosen = min(rising, key=lambda said: has[said.worker])
+        now.take(chosen, 1)
+        has[chosen.worker] += 1
+        found[chosen.worker] += 1
+    return found
+
+
+def _held(said: Report) -> int:
+    # Lanes beyond what it may take are of a time when it had more slots: they keep them until they end.
+    return max(said.slots, len(said.lanes)) if 0 < said.prefetch < len(said.lanes) else said.slots
 
 
 def _budget(members: Iterable[Report], total: int, available: int) -> float:
@@ -195,7 +225,7 @@ def _shares(machine: _Machine, at_work: Sequence[Report], wanted: Mapping[str, i
     sharing = []
     for said in at_work:
         by_hand = said.concurrency_by == "hand"
-        machine.take(said, said.slots if by_hand else 1)
+        machine.take(said, _held(said) if by_hand else 1)
         sharing += [] if by_hand else [said]
     shares = {said.worker: 1 for said in sharing}
     while sharing := [said for said in sharing if machine.free(said)]:

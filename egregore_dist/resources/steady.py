@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from egregore_dist.resources.amounts import size
 from egregore_dist.resources.report import Machine
 
-#: Rounds in a row that must agree before a number falls, and before it rises. Too many lanes harm, too few only wait.
-FALLS_AFTER, RISES_AFTER = 2, 5
+#: Rounds in a row that must agree before a number falls since all have more than there is, before it falls since others
+#: want more, and before it rises.
+FALLS_AFTER, YIELDS_AFTER, RISES_AFTER = 2, 4, 2
 
 # Left of the memory: below the first part of it, or so many bytes where that is less, nothing more is begun; above half
 # as much again it is.
@@ -22,26 +23,32 @@ _PRESSED_AFTER, _RELIEVED_AFTER = 2, 3
 class Number:
     """A number that changes only once it has been wrong, in one direction, for some rounds in a row.
 
-    After a change everything is seen anew, so it falls at most once in `FALLS_AFTER` rounds, and rises at most once in
-    `RISES_AFTER`.
+    After a change everything is seen anew. For others it falls by half at most: they may want less again soon.
     """
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[int, int]] = deque(maxlen=max(FALLS_AFTER, RISES_AFTER))
+        self._seen: deque[tuple[int, int, bool]] = deque(maxlen=max(FALLS_AFTER, YIELDS_AFTER, RISES_AFTER))
 
-    def next(self, now: int, least: int, most: int) -> int:
-        """What the number shall be, where it is ``now`` and should be between ``least`` and ``most``."""
-        self._seen.append((least, most))
-        falls = list(self._seen)[-FALLS_AFTER:]
-        rises = list(self._seen)[-RISES_AFTER:]
+    def next(self, now: int, least: int, most: int, *, is_over: bool = False) -> int:
+        """What the number shall be, where it is ``now`` and should be between ``least`` and ``most``.
+
+        Args:
+            is_over: there is less than what all have together.
+        """
+        self._seen.append((least, most, is_over))
         found = now
-        if len(falls) == FALLS_AFTER and all(most < now for _, most in falls):
-            found = max(most for _, most in falls)
-        elif len(rises) == RISES_AFTER and all(least > now for least, _ in rises):
-            found = min(least for least, _ in rises)
+        if (too_many := self._last(FALLS_AFTER)) and all(over and most < now for _, most, over in too_many):
+            found = max(most for _, most, _ in too_many)
+        elif (idle := self._last(YIELDS_AFTER)) and all(most < now for _, most, _ in idle):
+            found = max(now // 2, *(most for _, most, _ in idle))
+        elif (short := self._last(RISES_AFTER)) and all(least > now for least, _, _ in short):
+            found = min(least for least, _, _ in short)
         if found != now:
             self._seen.clear()
         return found
+
+    def _last(self, rounds: int) -> list[tuple[int, int, bool]]:
+        return list(self._seen)[-rounds:] if len(self._seen) >= rounds else []
 
 
 @dataclass(slots=True)

@@ -145,7 +145,7 @@ class Tuner(Periodic):
         size = mine.slots if self._size is None else self._size
         # Nobody has more before others have fewer.
         least, most = min(found.least, size + found.free), found.concurrency
-        changed = max(min(size, most), least) if first else self._number.next(size, least, most)
+        changed = max(min(size, most), least) if first else self._number.next(size, least, most, is_over=found.is_over)
         if first or changed != size or size == most:
             self._why = found.why
         self._size = changed

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import hypothesis
+import msgspec
+import pytest
 from hypothesis import strategies as st
 
 from egregore_dist.resources import capacity
@@ -111,7 +113,7 @@ def test_what_was_given_by_hand_stays(
         shares = sum(found[said.worker].concurrency for said in sharing)
         assert shares == max(len(sharing), min(int(cores), int(room)) - fixed)
         now = sum(said.slots for said in reports if not said.holds)
-        assert found[sharing[0].worker].free == max(0, shares + fixed - now)
+        assert sum(found[said.worker].free for said in sharing) == max(0, shares + fixed - now)
 
 
 def pod(name: str, cores: float = 2.0, machine: float = 64.0, memory: int = 4 * GIB, **more: Any) -> Report:
@@ -277,6 +279,41 @@ def test_cores_go_where_work_is() -> None:
     assert [idle[name].concurrency for name in "ab"] == [4, 4]
     assert [waiting[name].concurrency for name in "ab"] == [5, 3]
     assert waiting["a"].wanted == 5
+
+
+@pytest.mark.parametrize(("by", "freed"), [("hand", [0, 0, 3, 4, 4]), ("tuner", [0, 0, 2, 2, 2])])
+def test_what_still_runs_keeps_its_slots(by: str, freed: list[int]) -> None:
+    """A worker that is to run fewer lanes has those that it runs until they end; what one has received it has not."""
+
+    def free(lanes: int, prefetch: int) -> int:
+        shrinking = report("a", slots=2, prefetch=prefetch, lanes=lanes, concurrency_by=by)
+        return capacity.tune([shrinking, report("b", slots=2)], {})["b"].free
+
+    assert [free(lanes, 2) for lanes in (7, 6, 3, 2, 0)] == freed
+
+
+def test_what_has_been_received_has_no_slot() -> None:
+    """A worker that may take more than it runs has the lanes that wait there in none of its slots."""
+    others = report("a", slots=2, prefetch=8, lanes=7, concurrency_by="hand")
+
+    found = [
+        capacity.tune([each, report("b", slots=2)], {})["b"]
+        for each in (others, msgspec.structs.replace(others, prefetch=0))
+    ]
+    assert [each.free for each in found] == [4, 4]
+
+
+def test_several_rise_to_no_more_than_there_is() -> None:
+    """What is free is shared out: whoever has least comes first."""
+    waiting = {"home": 100, "other": 0}
+    idle = report("idle", slots=5, queues=("other",))
+    found = capacity.tune([report("a"), report("b", slots=2), idle], waiting)
+    freed = capacity.tune([report("a"), report("b", slots=2), msgspec.structs.replace(idle, slots=2)], waiting)
+
+    assert [found[name].free for name in ("a", "b", "idle")] == [0, 0, 0]
+    assert [freed[name].free for name in ("a", "b", "idle")] == [2, 1, 0]
+    assert [found[name].is_over for name in ("a", "b", "idle")] == [False] * 3
+    assert capacity.tune([report("a", slots=4), idle], {})["a"].is_over
 
 
 def test_lanes_that_wait_are_everybodys() -> None:

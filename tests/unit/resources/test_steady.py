@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from egregore_dist.resources import capacity, steady
 from egregore_dist.resources.report import Machine, Report
-from egregore_dist.resources.steady import FALLS_AFTER, RISES_AFTER, Number, Pressure
+from egregore_dist.resources.steady import FALLS_AFTER, RISES_AFTER, YIELDS_AFTER, Number, Pressure
 
 MIB = 2**20
 GIB = 2**30
@@ -19,11 +19,11 @@ GIB = 2**30
 bands = st.tuples(st.integers(1, 20), st.integers(0, 5)).map(lambda band: (band[0], band[0] + band[1]))
 
 
-def follow(start: int, series: list[tuple[int, int]]) -> list[int]:
+def follow(start: int, series: list[tuple[tuple[int, int], bool]]) -> list[int]:
     """The number after each round."""
     number, now, found = Number(), start, []
-    for least, most in series:
-        now = number.next(now, least, most)
+    for (least, most), is_over in series:
+        now = number.next(now, least, most, is_over=is_over)
         found.append(now)
     return found
 
@@ -33,27 +33,33 @@ def report(memory: int, **more: object) -> Report:
     return Report(worker="w", memory_available=memory, **(values | more))  # type: ignore[arg-type]
 
 
-@hypothesis.given(start=st.integers(1, 20), series=st.lists(bands, max_size=60))
-def test_a_number_changes_seldom_and_with_reason(start: int, series: list[tuple[int, int]]) -> None:
+@hypothesis.given(start=st.integers(1, 20), series=st.lists(st.tuples(bands, st.booleans()), max_size=60))
+def test_a_number_changes_seldom_and_with_reason(start: int, series: list[tuple[tuple[int, int], bool]]) -> None:
     """Whatever the series: few changes, each after as many rounds as it takes that all asked for it."""
     found = [start, *follow(start, series)]
     changes = [at for at, (before, after) in enumerate(pairwise(found), 1) if before != after]
 
     for last, at in pairwise([0, *changes]):
-        falls = found[at] < found[at - 1]
-        rounds = FALLS_AFTER if falls else RISES_AFTER
-        assert at - last >= rounds
-        asked = series[at - rounds : at]
-        if falls:
-            assert found[at] == max(most for _, most in asked) < found[at - 1]
+        before, after = found[at - 1], found[at]
+        if after > before:
+            assert at - last >= RISES_AFTER
+            assert after == min(least for (least, _), _ in series[at - RISES_AFTER : at]) > before
+            continue
+        assert at - last >= FALLS_AFTER
+        asked = series[at - FALLS_AFTER : at]
+        if all(is_over for _, is_over in asked):
+            assert after == max(most for (_, most), _ in asked) < before
         else:
-            assert found[at] == min(least for least, _ in asked) > found[at - 1]
+            assert at - last >= YIELDS_AFTER
+            most = max(most for (_, most), _ in series[at - YIELDS_AFTER : at])
+            assert after == max(before // 2, most)
+            assert most < before
 
 
-@hypothesis.given(start=st.integers(1, 20), band=bands)
-def test_what_is_wrong_for_long_is_put_right(start: int, band: tuple[int, int]) -> None:
+@hypothesis.given(start=st.integers(1, 20), band=bands, is_over=st.booleans())
+def test_what_is_wrong_for_long_is_put_right(start: int, band: tuple[int, int], is_over: bool) -> None:
     """A band that stays is reached after some rounds; a number that is in it stays."""
-    found = follow(start, [band] * RISES_AFTER)
+    found = follow(start, [(band, is_over)] * (YIELDS_AFTER if is_over else 5 * YIELDS_AFTER))
 
     assert band[0] <= found[-1] <= band[1]
     if band[0] <= start <= band[1]:
@@ -70,7 +76,7 @@ def test_a_noisy_memory_changes_nothing_for_long(seed: int, room: int, start: in
         noise = rng.uniform(0.0, 0.99 * capacity.MARGIN) * room * lane
         said = report(int(min(64 * GIB, free + noise)), slots=now)
         each = capacity.tune([said], {}, {"w": lane})["w"]
-        now = number.next(now, each.least, each.concurrency)
+        now = number.next(now, each.least, each.concurrency, is_over=each.is_over)
         found.append(now)
 
     moves = [after - before for before, after in pairwise([start, *found]) if before != after]
@@ -79,13 +85,15 @@ def test_a_noisy_memory_changes_nothing_for_long(seed: int, room: int, start: in
     assert len(set(found[150:])) <= 2
 
 
-def test_a_noisy_load_does_not_flap() -> None:
-    """Two workers whose load comes and goes at random share eight cores; in 400 rounds they change a few times."""
-    rng = random.Random(4)
-    numbers, now = {"a": Number(), "b": Number()}, {"a": 4, "b": 4}
-    changes = wished = 0
-    last = dict(now)
-    for _ in range(400):
+class Sharing:
+    """Workers that share eight cores."""
+
+    def __init__(self, names: str = "ab") -> None:
+        self.numbers = {name: Number() for name in names}
+        self.now = dict.fromkeys(names, 8 // len(names))
+
+    def round(self, lanes: dict[str, int], waiting: dict[str, int]) -> dict[str, capacity.Capacity]:
+        """One round of all, with so many lanes of each, and so many that wait on the queue of each."""
         reports = [
             Report(
                 worker=name,
@@ -94,21 +102,68 @@ def test_a_noisy_load_does_not_flap() -> None:
                 cores=8.0,
                 memory_available=60 * GIB,
                 memory_total=64 * GIB,
-                slots=now[name],
-                lanes=tuple(map(str, range(rng.choice((0, now[name]))))),
+                slots=slots,
+                queues=(name,),
+                lanes=tuple(map(str, range(lanes[name]))),
             )
-            for name in now
+            for name, slots in self.now.items()
         ]
-        found = capacity.tune(reports, {})
+        found = capacity.tune(reports, waiting)
         for name, each in found.items():
-            after = numbers[name].next(now[name], min(each.least, now[name] + each.free), each.concurrency)
-            changes += after != now[name]
+            least = min(each.least, self.now[name] + each.free)
+            self.now[name] = self.numbers[name].next(self.now[name], least, each.concurrency, is_over=each.is_over)
+        assert sum(self.now.values()) <= 8
+        return found
+
+
+@pytest.mark.parametrize("most_waiting", [0, 9])
+def test_a_noisy_load_does_not_flap(most_waiting: int) -> None:
+    """Two workers whose load comes and goes at random; in 400 rounds they change seldom."""
+    rng = random.Random(4)
+    two = Sharing()
+    changes = wished = 0
+    last = dict(two.now)
+    for _ in range(400):
+        before = dict(two.now)
+        waiting = {name: rng.choice((0, most_waiting)) for name in "ab"}
+        found = two.round({name: rng.choice((0, before[name])) for name in "ab"}, waiting)
+        for name, each in found.items():
+            changes += two.now[name] != before[name]
             wished += each.concurrency != last[name]
-            last[name], now[name] = each.concurrency, after
-        assert sum(now.values()) <= 8
+            last[name] = each.concurrency
 
     assert changes <= 20
     assert wished >= 5 * changes
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 4, 5, 6, 7, 8, 10, 15, 30])
+def test_who_takes_turns_keeps_its_cores(rounds: int) -> None:
+    """Two workers of which one has much to do and the other nothing, for so long each: who works has its part."""
+    two = Sharing()
+    used = []
+    for number in range(480):
+        at_work = "ab"[number // rounds % 2]
+        used.append(two.now[at_work])
+        two.round({name: two.now[name] if name == at_work else 0 for name in "ab"}, {at_work: 100})
+
+    assert sum(used) / len(used) >= (4 if rounds >= 15 or rounds <= 3 else 2.5)
+
+
+@pytest.mark.parametrize("names", ["abc", "abcd", "abcdef"])
+@pytest.mark.parametrize("rounds", [2, 4, 8, 15])
+def test_all_but_one_that_take_turns_use_the_cores(names: str, rounds: int) -> None:
+    """Several workers of which another one is idle in turn: they rise together, and to no more than there is."""
+    sharing = Sharing(names)
+    used = []
+    for number in range(240):
+        idle = names[number // rounds % len(names)]
+        used.append(sum(slots for name, slots in sharing.now.items() if name != idle))
+        sharing.round(
+            {name: 0 if name == idle else slots for name, slots in sharing.now.items()},
+            {name: 100 for name in names if name != idle},
+        )
+
+    assert sum(used) / len(used) >= (4 if len(names) == 3 else 4.5)
 
 
 def machine(available: int, total: int = GIB, **more: int) -> Machine:
