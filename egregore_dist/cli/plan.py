@@ -28,8 +28,9 @@ def plan(workflow: str, items: int, wants_json: bool) -> None:
 
     JSON keys: workflow, blocks: a list of name, path, kind, branches, max_concurrent, lanes, workers, slots, tracks: a
     list of queue, branches, lanes, width, lease, bound (what keeps the lanes from being more), wanted, workers, slots,
-    room (lanes that memory has room for), memory_available, memory_per_node (bytes), memory_from, cpus, gpus, labels,
-    learned: executions, wall, cpu (seconds), memory, reserved (bytes).
+    cores (how many of those have the cores and GPUs), room (lanes that memory has room for), fitting (lanes that have
+    all of these, machine by machine), memory_available, memory_per_node (bytes), memory_from, cpus, gpus, labels,
+    learned: executions, wall, cpu, queued (for a core; seconds), memory, reserved (bytes).
     """
     from egregore_dist.client import plans
     from egregore_dist.workflow.describe import describe

@@ -103,12 +103,15 @@ def _explained(track: Allocation) -> list[str]:
     if track.workers:
         parts += [
             f"{amounts.count(track.slots, 'slot')} of {amounts.count(track.workers, 'worker')}",
+            *([f"{track.cores} with {_devices(track)}"] if track.cores < track.slots else []),
             f"{track.room} in {MEMORY_SHARE:.0%} of {_size(track.memory_available)} of memory",
+            *([f"{track.fitting} machine by machine"] if track.fitting < min(track.cores, track.room) else []),
         ]
+    at_least = ", but one at least" if track.workers and not track.fitting else ""
     lanes, branches = amounts.count(track.lanes, "lane"), amounts.count(track.branches, "branch")
     lines = [
         f"  queue {track.queue!r}: {lanes}{width} for {branches}{lease}",
-        f"    the least of {', '.join(parts)}; bound by: {track.bound}",
+        f"    the least of {', '.join(parts)}{at_least}; bound by: {track.bound}",
         f"    memory per node: {_size(track.memory_per_node)} ({_HAS[track.memory_from]})",
     ]
     if track.cpus is not None:
@@ -122,6 +125,10 @@ def _explained(track: Allocation) -> list[str]:
         cpu = "" if known.cpu is None else f", {_time(known.cpu)} of it on a CPU"
         lines.append(f"    learned of {known.executions:.0f} executions: {_time(known.wall)} a branch{cpu}")
     return lines
+
+
+def _devices(track: Allocation) -> str:
+    return " and ".join([*(["cores"] if (track.cpus or 0) > 1 else []), *(["GPUs"] if track.gpus else [])])
 
 
 def _time(seconds: float) -> str:

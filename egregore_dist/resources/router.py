@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypedDict
 
-from egregore_dist.resources import needs
+from egregore_dist.resources import host, needs
+from egregore_dist.resources.host import Host, Left
 from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.report import Report
 
-MEMORY_SHARE = 0.70
+MEMORY_SHARE = host.MEMORY_SHARE
 MEMORY_PER_NODE = needs.MEMORY_PER_NODE
 
 # What was learned to need next to nothing is planned with so much. Bytes.
@@ -35,7 +36,9 @@ _OF_ASYNC = 0.01
 _LEASE, _OWN = 0.010, 50e-6
 
 Source = Literal["declared", "learned", "assumed", "after OOM"]
-Bound = Literal["branches", "max_concurrent", "slots", "cores", "memory", "other tracks", "no worker", "not optimized"]
+Bound = Literal[
+    "branches", "max_concurrent", "slots", "cores", "GPUs", "memory", "other tracks", "no worker", "not optimized"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,8 @@ class Widths:
 class Allocation:
     """What one track gets, and why. Memory in bytes, times in seconds.
 
+    Alone, it gets the least of ``wanted`` and ``fitting``, and one lane at least.
+
     Attributes:
         queue: where its lanes go.
         branches: how many branches it has.
@@ -122,9 +127,11 @@ class Allocation:
         bound: what keeps the lanes from being more.
         wanted: branches at a time if nothing but the block's own limit counted.
         workers: live workers that may serve it.
-        slots: lanes that their pools run at a time, as many as their cores and GPUs allow.
+        slots: lanes that their pools run at a time.
+        cores: how many of those have the cores and GPUs that they need.
         room: lanes that their memory has room for.
-        memory_available: what their machines can give now; 70 % of it counts.
+        fitting: lanes that have all of these, counted machine by machine.
+        memory_available: what their machines can give them now; 70 % of it counts.
         memory_per_node: what one branch is planned with.
         memory_from: where that comes from.
         cpus: cores that one branch was declared to need.
@@ -142,7 +149,9 @@ class Allocation:
     wanted: int
     workers: int
     slots: int
+    cores: int
     room: int
+    fitting: int
     memory_available: int
     memory_per_node: int
     memory_from: Source
@@ -174,34 +183,12 @@ class Plan:
         return sum(track.lanes for track in self.tracks)
 
 
-@dataclass(slots=True)
-class _Host:
-    """One machine, as the workers on it say."""
+class _Lane(TypedDict):
+    """What one lane takes."""
 
-    cores: float = 0.0
-    gpus: set[str] = field(default_factory=set)
-    available: int = 0
-    budget: float = 0.0
-    groups: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Left:
-    """What is left of a machine while lanes are given out."""
-
-    memory: float
-    cores: float
+    memory: int
+    cpus: float
     gpus: int
-
-    def holds(self, demand: Demand) -> bool:
-        cpus = demand.cpus or 1.0
-        has_cores = cpus <= 1.0 or cpus <= self.cores
-        return demand.memory_per_node[0] <= self.memory and has_cores and demand.gpus <= self.gpus
-
-    def take(self, demand: Demand) -> None:
-        self.memory -= demand.memory_per_node[0]
-        self.cores -= max(1.0, demand.cpus or 1.0)
-        self.gpus -= demand.gpus
 
 
 @dataclass(slots=True)
@@ -218,13 +205,22 @@ class _Offer:
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
-    """What may serve one track: by machine, the slots of its workers and the lanes that its memory has room for."""
+    """What may serve one track: the slots of its workers, with the cores, the GPUs, and the memory that they need."""
 
     workers: int
     slots: int
+    cores: int
+    gpus: int
     room: int
     lanes: int
     memory: int
+
+    @property
+    def bound(self) -> Bound:
+        """What keeps the lanes from being more."""
+        if self.lanes < self.gpus:
+            return "memory"
+        return "GPUs" if self.gpus < self.cores else "cores" if self.cores < self.slots else "slots"
 
 
 class Cluster:
@@ -234,20 +230,13 @@ class Cluster:
         self.reports = tuple(reports)
         # Those that take lanes now: of a queue whose workers are all drained nobody is known yet.
         self._taking = tuple(said for said in self.reports if not said.holds)
-        self._hosts: dict[str, _Host] = {}
+        hosts: dict[str, list[Report]] = {}
         for said in self.reports:
-            host = self._hosts.setdefault(said.host, _Host())
-            host.cores = max(host.cores, said.cores)
-            host.gpus.update(said.gpus)
-            host.groups[said.group] = max(host.groups.get(said.group, 0), said.memory_available)
-            host.available = max(host.available, said.machine_available)
-        for host in self._hosts.values():
-            # Groups of one machine have each their own limit, and all together no more than the machine.
-            together = sum(host.groups.values())
-            host.available = min(together, host.available) if host.available else together
-            host.budget = MEMORY_SHARE * host.available
+            hosts.setdefault(said.host, []).append(said)
+        self._hosts = {name: Host.of(workers) for name, workers in hosts.items()}
         self._pools: dict[tuple[str, int, Source, int | None, float | None], _Pool] = {}
         self._of: dict[frozenset[str], tuple[int, int]] = {}
+        self._least: dict[tuple[str, int], int] = {}
 
     def of(self, queues: frozenset[str]) -> tuple[int, int]:
         """How many workers serve one of these queues, and the slots that they have."""
@@ -257,9 +246,23 @@ class Cluster:
             found = self._of[queues] = (len(slots), sum(slots))
         return found
 
-    def least_budget(self, queue: str) -> int:
-        """The memory that each worker that serves a queue may give at least, in bytes; 0 where none does."""
-        return min((budget(said) for said in self._taking if serves(said, queue)), default=0)
+    def least_share(self, queue: str, lanes: int) -> int:
+        """The memory, in bytes, that each of so many lanes has at least, whichever workers of a queue they run on.
+
+        As many of them are taken to run on one machine, or in one group, as its workers have slots.
+        """
+        found = self._least.get((queue, lanes))
+        if found is None:
+            shared: dict[tuple[str, str | None], tuple[int, int]] = {}
+            for said in self._taking:
+                if serves(said, queue):
+                    machine = [(None, said.machine_total)] if said.machine_total else []
+                    for group, total in ((said.group, said.memory_total), *machine):
+                        slots, most = shared.get((said.host, group), (0, 0))
+                        shared[said.host, group] = slots + said.slots, max(most, int(MEMORY_SHARE * total))
+            shares = (most // min(slots, lanes) for slots, most in shared.values())
+            found = self._least[queue, lanes] = min(shares, default=0)
+        return found
 
     def pool(self, demand: Demand) -> _Pool:
         """What may serve a track."""
@@ -273,29 +276,30 @@ class Cluster:
     def spread(self, demands: Sequence[Demand], wanted: Sequence[int], limit: int | None) -> list[int]:
         """Give the slots of the cluster to several tracks: at least one to each, then by how much each has to do."""
         work = _work(demands)
+        lanes = [_Lane(memory=each.memory_per_node[0], cpus=each.cpus or 1.0, gpus=each.gpus) for each in demands]
         offers = [
             _Offer(said, tuple(at for at, each in enumerate(demands) if _is_able(said, each))) for said in self._taking
         ]
         # First those that can serve little else.
         offers.sort(key=lambda offer: (len(offer.tracks), offer.report.worker))
-        left = {name: _Left(host.budget, host.cores, len(host.gpus)) for name, host in self._hosts.items()}
+        left = {name: Left(machine) for name, machine in self._hosts.items()}
         given = [0] * len(demands)
 
         def give(offer: _Offer, track: int) -> None:
             given[track] += 1
             offer.slots -= 1
-            left[offer.report.host].take(demands[track])
+            left[offer.report.host].take(offer.report, **lanes[track])
 
         for track in sorted(range(len(demands)), key=lambda track: sum(track in offer.tracks for offer in offers)):
             able = [offer for offer in offers if track in offer.tracks and offer.slots > 0]
-            roomy = [offer for offer in able if left[offer.report.host].holds(demands[track])]
+            roomy = [offer for offer in able if left[offer.report.host].holds(offer.report, **lanes[track])]
             if able:
                 give((roomy or able)[0], track)
         free = min(sum(wanted), limit or sum(wanted)) - sum(given)
         for offer in offers:
             while offer.slots > 0 and free > 0:
-                holds = left[offer.report.host].holds
-                open_to = [track for track in offer.tracks if given[track] < wanted[track] and holds(demands[track])]
+                holds, said = left[offer.report.host].holds, offer.report
+                open_to = [at for at in offer.tracks if given[at] < wanted[at] and holds(said, **lanes[at])]
                 if not open_to:
                     break
                 give(offer, max(open_to, key=lambda track: (work[track] / (given[track] + 1), -track)))
@@ -303,24 +307,20 @@ class Cluster:
         return [max(1, number) for number in given]
 
     def _pool(self, demand: Demand, per_node: int) -> _Pool:
-        eligible = [said for said in self._taking if _is_able(said, demand)]
-        slots: dict[str, int] = {}
-        for said in eligible:
-            slots[said.host] = slots.get(said.host, 0) + said.slots
-        if demand.cpus is not None and demand.cpus > 1:
-            for host in slots:
-                slots[host] = min(slots[host], max(1, int(self._hosts[host].cores / demand.cpus)))
-        if demand.gpus:
-            for host in slots:
-                slots[host] = min(slots[host], len(self._hosts[host].gpus) // demand.gpus)
-        room = {host: int(self._hosts[host].budget / per_node) for host in slots}
-        return _Pool(
-            workers=len(eligible),
-            slots=sum(slots.values()),
-            room=sum(room.values()),
-            lanes=sum(min(slots[host], room[host]) for host in slots),
-            memory=sum(self._hosts[host].available for host in slots),
-        )
+        eligible: dict[str, list[Report]] = {}
+        for said in self._taking:
+            if _is_able(said, demand):
+                eligible.setdefault(said.host, []).append(said)
+        slots = cores = gpus = room = lanes = memory = 0
+        for name, workers in eligible.items():
+            machine = self._hosts[name]
+            with_cores = machine.with_cores(workers, demand.cpus or 1.0)
+            with_gpus = min(with_cores, len(machine.gpus) // demand.gpus) if demand.gpus else with_cores
+            slots, cores, gpus = slots + sum(said.slots for said in workers), cores + with_cores, gpus + with_gpus
+            room += machine.room(workers, per_node)
+            lanes += min(with_gpus, machine.with_memory(workers, per_node))
+            memory += machine.memory(workers)
+        return _Pool(sum(map(len, eligible.values())), slots, cores, gpus, room, lanes, memory)
 
 
 def plan(
@@ -345,6 +345,7 @@ def plan(
         optimize: False for as many lanes as branches, each of width 1.
         widths: how many branches a lane may run at a time.
     """
+    demands = [_placed(cluster, demand) for demand in demands]
     pools = [cluster.pool(demand) for demand in demands]
     wanted = [min(max_concurrent or demand.branches, demand.branches) for demand in demands]
     alone = [_alone(pool, most) for pool, most in zip(pools, wanted, strict=True)]
@@ -359,7 +360,7 @@ def plan(
         own, bound = alone[number]
         per_node, source = demand.memory_per_node
         track = Allocation(
-            queue=roomy(cluster, demand.queue, per_node) if source in ("learned", "after OOM") else demand.queue,
+            queue=demand.queue,
             branches=demand.branches,
             lanes=max(1, lanes[number]),
             width=1,
@@ -368,7 +369,9 @@ def plan(
             wanted=wanted[number],
             workers=pool.workers,
             slots=pool.slots,
+            cores=pool.gpus,
             room=pool.room,
+            fitting=pool.lanes,
             memory_available=pool.memory,
             memory_per_node=per_node,
             memory_from=source,
@@ -381,8 +384,8 @@ def plan(
             track = replace(track, bound="max_concurrent")
         if optimize:
             lease = first_lease(demand.learned) if demand.batched and not demand.is_async else 1
-            most = cluster.least_budget(track.queue) // per_node if needs.of(track.queue).most_memory else None
-            track = replace(track, width=_width(demand, track, widths or Widths(), most), lease=lease)
+            width = _width(demand, track, widths or Widths(), cluster, beside=sum(lanes) - lanes[number])
+            track = replace(track, width=width, lease=lease)
         tracks.append(track)
     workers, slots = cluster.of(frozenset(demand.queue for demand in demands))
     return Plan(tracks=tuple(tracks), max_concurrent=max_concurrent, workers=workers, slots=slots)
@@ -415,7 +418,8 @@ def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | No
         serving,
         key=lambda said: (-_lacks(said, needed), _fits(said, memory, None), said.memory_total, said.cores, said.worker),
     )
-    memory, cpus = max(memory or 0, needed.most_memory) or None, max(cpus or 0.0, needed.cpus) or None
+    least, most = needs.declared(memory, cpus)
+    memory, cpus = max(least, needed.most_memory), max(most, needed.cpus)
     wants, has = [], []
     if needed.labels:
         wants.append(_labelled(needed.labels))
@@ -423,11 +427,11 @@ def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | No
     if needed.gpus:
         wants.append(_gpus(needed.gpus))
         has.append(_gpus(len(nearest.gpus)))
-    if memory is not None:
+    if memory:
         wants.append(f"{size(memory)} of memory")
         usable = size(budget(nearest))
         has.append(f"{usable} of memory ({MEMORY_SHARE:.0%} of {size(nearest.memory_total)})")
-    if cpus is not None:
+    if cpus:
         wants.append(f"{cpus:g} cores")
         has.append(f"{nearest.cores:g} cores")
     which, cure = "largest", "declare less, or start a larger worker"
@@ -477,14 +481,18 @@ def _gpus(number: int) -> str:
     return f"{number or 'no'} GPU{'' if number == 1 else 's'}"
 
 
+def _placed(cluster: Cluster, demand: Demand) -> Demand:
+    per_node, source = demand.memory_per_node
+    is_seen = source in ("learned", "after OOM")
+    return replace(demand, queue=roomy(cluster, demand.queue, per_node)) if is_seen else demand
+
+
 def _alone(pool: _Pool, wanted: int) -> tuple[int, Bound]:
     # What a track would get if it were the only one.
     if not pool.workers:
         return (wanted, "branches") if wanted <= UNSEEN else (UNSEEN, "no worker")
     lanes = max(1, min(wanted, pool.lanes))
-    if lanes >= wanted:
-        return lanes, "branches"
-    return lanes, "slots" if pool.lanes >= pool.slots else "memory"
+    return lanes, "branches" if lanes >= wanted else pool.bound
 
 
 def _work(demands: Sequence[Demand]) -> list[float]:
@@ -498,8 +506,7 @@ def _work(demands: Sequence[Demand]) -> list[float]:
     ]
 
 
-def _width(demand: Demand, track: Allocation, widths: Widths, most: int | None) -> int:
-    # At most as many as each worker that may serve it has memory for, where that is bounded.
+def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, *, beside: int) -> int:
     if demand.is_async:
         width = widths.loop
     elif demand.is_blocking and widths.threads > 1:
@@ -510,9 +517,12 @@ def _width(demand: Demand, track: Allocation, widths: Widths, most: int | None) 
     else:
         return 1
     # Each of them takes its memory; what is only assumed for a process is not taken by each of its branches.
-    if track.memory_from != "assumed" and track.workers:
-        width = min(width, max(1, int(MEMORY_SHARE * track.memory_available / track.memory_per_node / track.lanes)))
-    return width if most is None else min(width, max(1, most))
+    if track.memory_from == "assumed" or not track.workers:
+        return width
+    # Lanes of other tracks may run beside them, on each of the workers.
+    lanes = min(track.lanes + beside, max(track.lanes, track.slots))
+    least = min(MEMORY_SHARE * track.memory_available / lanes, cluster.least_share(track.queue, lanes))
+    return min(width, max(1, int(least / track.memory_per_node)))
 
 
 def serves(said: Report, queue: str) -> bool:
@@ -539,7 +549,8 @@ def _is_able(said: Report, demand: Demand) -> bool:
 
 
 def _fits(said: Report, memory: int | None, cpus: float | None) -> bool:
-    return (memory is None or memory <= MEMORY_SHARE * said.memory_total) and (cpus is None or cpus <= said.cores)
+    least, most = needs.declared(memory, cpus)
+    return least <= budget(said) and most <= said.cores
 
 
 def size(count: float) -> str:

@@ -137,7 +137,7 @@ sized = st.lists(
     branches=st.integers(1, 200),
     workers=sized,
     memory=st.none() | st.integers(1, 80 * GIB),
-    cpus=st.none() | st.floats(0.1, 20.0).map(lambda cores: round(cores, 2)),
+    cpus=st.none() | st.floats(0.1, 20.0).map(lambda cores: round(cores, 2)) | st.floats(0.1, 1.0),
 )
 def test_only_workers_that_are_large_enough_count(
     branches: int, workers: list[tuple[str, int, int, float]], memory: int | None, cpus: float | None
@@ -150,14 +150,12 @@ def test_only_workers_that_are_large_enough_count(
     least, most = needs.declared(memory, cpus)
     queue = needs.queue(QUEUE, memory=least, cpus=most)
     [track] = router.plan([Demand(queue=queue, branches=branches, memory=memory, cpus=cpus)], Cluster(reports)).tracks
-    able = [said for said in reports if (memory or 0) <= int(0.70 * said.memory_total) and (cpus or 0.0) <= said.cores]
+    able = [said for said in reports if least <= int(0.70 * said.memory_total) and most <= said.cores]
 
     assert track.workers == len(able)
     assert track.slots <= sum(said.slots for said in able)
     assert all(router.serves(said, track.queue) for said in able)
-    # What each worker is taken to have is in no queue's name.
-    if (least or most) and (memory is None or least) and (cpus is None or most):
-        assert [said for said in reports if router.serves(said, track.queue)] == able
+    assert [said for said in reports if router.serves(said, track.queue)] == able
     refused = router.misfit(Cluster(reports), queue, memory=memory, cpus=cpus)
     assert (refused is None) == bool(able)
 
@@ -248,6 +246,11 @@ def test_tracks_share_what_there_is(
     if limit is not None:
         assert sum(track.lanes for track in beyond) <= limit
     machine = {said.host: said.memory_available for said in reports}
+    for track in seen:
+        if track.width > 1 and track.memory_from != "assumed":
+            for host, memory in machine.items():
+                slots = sum(said.slots for said in reports if said.host == host and router.serves(said, track.queue))
+                assert min(found.lanes, slots) * track.width * track.memory_per_node <= 0.70 * memory
     if beyond:
         taken = sum((track.lanes - 1) * track.memory_per_node for track in beyond)
         assert taken <= 0.70 * sum(machine.values())
@@ -311,7 +314,9 @@ def test_a_plan_tells_its_numbers() -> None:
                 wanted=8,
                 workers=1,
                 slots=16,
+                cores=16,
                 room=7,
+                fitting=7,
                 memory_available=1000 * MIB,
                 memory_per_node=100 * MIB,
                 memory_from="declared",
@@ -344,6 +349,69 @@ def test_a_plan_tells_what_bounds_it(branches: int, limit: int | None, slots: in
     assert plan(branches, [report("w", "a", memory, slots)], limit).tracks[0].bound == bound
 
 
+@pytest.mark.parametrize(
+    ("branches", "memory", "cpus", "gpus", "bound", "numbers"),
+    [
+        (9, GIB, 4.0, 0, "cores", (8, 2, 14)),
+        (9, GIB, 2.0, 1, "GPUs", (8, 3, 14)),
+        (9, GIB, 3.0, 1, "cores", (8, 2, 14)),
+        (2, GIB, 4.0, 0, "branches", (8, 2, 14)),
+        (9, 80 * MIB, 4.0, 0, "memory", (8, 2, 1)),
+        (9, 10 * MIB, 4.0, 0, "memory", (8, 2, 0)),
+    ],
+)
+def test_cores_and_gpus_bound_a_plan(
+    branches: int, memory: int, cpus: float, gpus: int, bound: str, numbers: tuple[int, int, int]
+) -> None:
+    """It says so, with how many slots have them."""
+    worker = report("w", "a", memory, 8, gpus=("0", "1", "2"))
+    [track] = router.plan(
+        [Demand(queue=needs.queue(QUEUE, gpus=gpus), branches=branches, cpus=cpus)], Cluster([worker])
+    ).tracks
+
+    assert (track.bound, (track.slots, track.cores, track.room)) == (bound, numbers)
+    assert track.fitting == min(track.cores, track.room)
+    assert track.lanes == max(1, min(branches, track.fitting))
+
+
+@hypothesis.given(
+    branches=st.integers(1, 100),
+    cluster=machines,
+    memory=st.none() | st.integers(1, 5000 * MIB),
+    seen=st.none() | st.integers(1, 50 * GIB),
+    cpus=st.none() | st.sampled_from([0.5, 2.0, 40.0]),
+)
+def test_the_least_number_of_a_plan_is_its_lanes(
+    branches: int,
+    cluster: dict[str, tuple[int, list[int]]],
+    memory: int | None,
+    seen: int | None,
+    cpus: float | None,
+) -> None:
+    """What is shown gives what was decided: lanes are the least of the numbers, which are of workers that serve it."""
+    reports = reports_of(cluster)
+    [track] = plan(branches, reports, memory=memory, cpus=cpus, learned=learned(1.0, memory=seen)).tracks
+    serving = [said for said in reports if router.serves(said, track.queue)]
+
+    assert track.slots >= track.cores >= track.fitting <= track.room
+    if track.workers:
+        assert track.lanes == max(1, min(track.wanted, track.fitting))
+        assert (track.workers, track.slots) == (len(serving), sum(said.slots for said in serving))
+        assert track.bound == "branches" or track.lanes < track.wanted
+
+
+def test_a_plan_counts_who_can_serve_it() -> None:
+    """Where what was learned leaves one of eleven workers, the slots and the memory are that one's."""
+    small = [report(f"s{number}", f"s{number}", GIB, 4) for number in range(10)]
+    large = report("large", "large", 64 * GIB, 4)
+
+    found = plan(1000, [*small, large], learned=learned(1.0, memory=2 * GIB))
+    [track] = found.tracks
+
+    assert (track.lanes, track.workers, track.slots, track.room, track.bound) == (4, 1, 4, 22, "slots")
+    assert (track.memory_available, found.workers, found.slots) == (64 * GIB, 1, 4)
+
+
 def test_nothing_known_means_fifty_megabytes() -> None:
     """Memory per node is what was declared, else what was learned, else 50 MB."""
     reports = [report("w", "a", 500 * MIB, 64)]
@@ -369,6 +437,39 @@ def test_containers_of_one_machine_have_their_own_memory() -> None:
     assert plan(100, [pod("1", "x"), pod("2", "y")]).lanes == 14
     assert plan(100, [pod("1", "x"), pod("2", "x")]).lanes == 7
     assert plan(100, [pod("1", "x", 600 * MIB), pod("2", "y", 600 * MIB)]).lanes == 8
+
+
+def test_containers_of_one_machine_have_their_own_cores() -> None:
+    """Quotas of their own add up, to no more than their machine has; those of one group count once."""
+
+    def pod(name: str, group: str, machine: float = 64.0) -> Report:
+        return report(name, "a", 64 * GIB, 2, cores=2.0, cpu_group=group, machine_cores=machine)
+
+    def lanes(pods: Sequence[Report]) -> int:
+        demand = Demand(queue=needs.queue(QUEUE, cpus=2), branches=100, cpus=2.0)
+        both = [demand, Demand(queue=needs.queue(QUEUE, cpus=1.5), branches=100, cpus=1.5)]
+        [alone] = router.plan([demand], Cluster(pods)).tracks
+        assert router.plan(both, Cluster(pods)).lanes == max(2, alone.lanes)
+        return alone.lanes
+
+    assert lanes([pod(str(number), str(number)) for number in range(10)]) == 10
+    assert lanes([pod(str(number), str(number), 10.0) for number in range(10)]) == 5
+    assert lanes([pod(str(number), "one") for number in range(10)]) == 1
+    # Of a release that does not name its group.
+    assert lanes([report(str(number), "a", 64 * GIB, 2, cores=2.0) for number in range(10)]) == 1
+
+
+def test_memory_that_is_too_small_for_one_is_nothing() -> None:
+    """What a group has left counts in whole lanes; that of a container that may not serve a track does not count."""
+
+    def pod(name: str, memory: int) -> Report:
+        return report(name, "a", memory, 8, group=name, memory_limit=memory, machine_available=99 * GIB)
+
+    several = plan(100, [pod(str(number), GIB) for number in range(4)], memory=400 * MIB).tracks[0]
+    beside = plan(100, [pod("large", 10 * GIB), *(pod(str(number), GIB) for number in range(9))], memory=GIB).tracks[0]
+
+    assert (several.lanes, several.bound) == (4, "memory")
+    assert (beside.lanes, beside.workers, beside.room, beside.memory_available) == (7, 1, 7, 10 * GIB)
 
 
 def test_what_nobody_serves_yet_gets_some_lanes() -> None:
@@ -461,6 +562,26 @@ def test_width_takes_no_more_than_there_is() -> None:
     needy = router.plan([Demand(queue=QUEUE, branches=600, is_async=True, memory=10 * MIB)], Cluster(reports))
 
     assert [found.tracks[0].width for found in (few, heavy, light, needy)] == [3, 7, 500, 35]
+
+
+def test_width_is_that_of_the_smallest_worker() -> None:
+    """A lane may come to any of the workers: on none do those that run at a time take more than its memory."""
+    large, small = report("large", "a", 256 * GIB, 8), report("small", "b", GIB, 2)
+    limited = report("limited", "a", GIB, 4, group="one", machine_total=256 * GIB, machine_available=250 * GIB)
+    crowd = [
+        report(str(number), "a", 4 * GIB, 2, group=str(number), machine_total=10 * GIB, machine_available=9 * GIB)
+        for number in range(8)
+    ]
+
+    def width(*reports: Report, **more: Any) -> int:
+        demand = Demand(queue=QUEUE, branches=100_000, memory=40 * MIB, **more)
+        return router.plan([demand], Cluster(reports), widths=Widths(threads=32)).tracks[0].width
+
+    assert width(large, is_async=True) == 500
+    assert width(large, small, is_async=True) == int(0.70 * 1024 / 2 / 40)
+    assert width(large, small, batched=True, io=True) == int(0.70 * 1024 / 2 / 40)
+    assert width(large, limited, is_async=True) == int(0.70 * 1024 / 4 / 40)
+    assert width(*crowd, is_async=True) == int(0.70 * 9 * 1024 / 16 / 40)
 
 
 @pytest.mark.parametrize(
@@ -582,10 +703,22 @@ def test_planning_is_quick() -> None:
     assert (time.process_time() - started) / 200 < 0.001
 
 
-@pytest.mark.parametrize("order", [(None, 1.0), (1.0, None)])
-def test_demands_that_differ_have_each_their_own_answer(order: tuple[float | None, float | None]) -> None:
-    """Half a core serves who asks for nothing, and nobody who asks for a whole one, whoever has asked before."""
+@pytest.mark.parametrize("order", [(None, 1.0, 2.0), (2.0, 1.0, None)])
+def test_demands_that_differ_have_each_their_own_answer(order: tuple[float | None, ...]) -> None:
+    """Half a core serves who asks for one at most, which is asked of nobody, and no others, whoever asked before."""
     cluster = Cluster([report("w", "h", GIB, 1, cores=0.5)])
     found = {cpus: cluster.pool(Demand(queue=QUEUE, branches=1, cpus=cpus)).workers for cpus in order}
 
-    assert found == {None: 1, 1.0: 0}
+    assert found == {None: 1, 1.0: 1, 2.0: 0}
+
+
+def test_little_is_asked_of_nobody() -> None:
+    """One core and 50 MiB are no demand: a worker that has less is neither refused nor left out of the plan."""
+    small = report("small", "a", 64 * MIB, 1, cores=0.5)
+
+    found = plan(10, [small, report("other", "b", GIB, 1)], memory=50 * 10**6, cpus=1.0).tracks[0]
+
+    assert router.misfit(Cluster([small]), QUEUE, memory=50 * MIB, cpus=1.0) is None
+    assert router.misfit(Cluster([small]), QUEUE, memory=50 * MIB + 1, cpus=1.0) is not None
+    assert router.misfit(Cluster([small]), QUEUE, memory=None, cpus=1.001) is not None
+    assert found.workers == 2

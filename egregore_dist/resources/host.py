@@ -1,0 +1,102 @@
+"""One machine, as the workers on it say, and what is left of it while lanes are given out. Memory in bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from egregore_dist.resources import report
+from egregore_dist.resources.report import Report
+
+#: The part of a machine's memory that is planned with.
+MEMORY_SHARE = 0.70
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the groups of a machine's workers have, and what all of them have together.
+
+    Attributes:
+        cores: of all.
+        cpu_groups: cores of those that share a quota.
+        gpus: their names.
+        available: memory that all can have now.
+        groups: memory that those who share a limit can have now.
+    """
+
+    cores: float
+    cpu_groups: dict[str, float]
+    gpus: frozenset[str]
+    available: int
+    groups: dict[str, int]
+
+    @classmethod
+    def of(cls, workers: Sequence[Report]) -> Host:
+        """The machine of these workers."""
+        cpu_groups, cores = report.cores_of(workers)
+        groups: dict[str, int] = {}
+        for said in workers:
+            groups[said.group] = max(groups.get(said.group, 0), said.memory_available)
+        together, machine = sum(groups.values()), max(said.machine_available for said in workers)
+        gpus = frozenset(name for said in workers for name in said.gpus)
+        return cls(cores, cpu_groups, gpus, min(together, machine) if machine else together, groups)
+
+    def with_cores(self, workers: Sequence[Report], cpus: float) -> int:
+        """How many slots of some of its workers have so many cores each."""
+        slots = sum(said.slots for said in workers)
+        if cpus <= 1:
+            return slots
+        groups = _slots_by(workers, lambda said: said.cpu_group)
+        own = sum(min(count, int(self.cpu_groups[group] / cpus)) for group, count in groups.items())
+        return min(own, max(1, int(self.cores / cpus)))
+
+    def memory(self, workers: Iterable[Report]) -> int:
+        """What can be given to some of its workers now."""
+        return min(self.available, sum(self.groups[group] for group in {said.group for said in workers}))
+
+    def room(self, workers: Iterable[Report], per_node: int) -> int:
+        """For how many lanes of some of its workers there is memory, of so much each."""
+        own = sum(_room(self.groups[group], per_node) for group in {said.group for said in workers})
+        return min(own, _room(self.available, per_node))
+
+    def with_memory(self, workers: Iterable[Report], per_node: int) -> int:
+        """How many slots of some of its workers have so much memory each."""
+        groups = _slots_by(workers, lambda said: said.group)
+        own = sum(min(count, _room(self.groups[group], per_node)) for group, count in groups.items())
+        return min(own, _room(self.available, per_node))
+
+
+def _slots_by(workers: Iterable[Report], key: Callable[[Report], str]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for said in workers:
+        found[key(said)] += said.slots
+    return found
+
+
+def _room(available: int, per_node: int) -> int:
+    return int(MEMORY_SHARE * available / per_node)
+
+
+class Left:
+    """What is left of a machine, and of its groups."""
+
+    def __init__(self, host: Host) -> None:
+        self._memory = MEMORY_SHARE * host.available
+        self._groups = {group: MEMORY_SHARE * available for group, available in host.groups.items()}
+        self._cores = host.cores
+        self._cpu_groups = dict(host.cpu_groups)
+        self._gpus = len(host.gpus)
+
+    def holds(self, said: Report, *, memory: int, cpus: float, gpus: int) -> bool:
+        """Whether there is enough for one more lane of a worker."""
+        has_cores = cpus <= 1 or cpus <= min(self._cores, self._cpu_groups[said.cpu_group])
+        return has_cores and memory <= min(self._memory, self._groups[said.group]) and gpus <= self._gpus
+
+    def take(self, said: Report, *, memory: int, cpus: float, gpus: int) -> None:
+        """A lane of a worker has its part."""
+        self._memory -= memory
+        self._groups[said.group] -= memory
+        self._cores -= max(1.0, cpus)
+        self._cpu_groups[said.cpu_group] -= max(1.0, cpus)
+        self._gpus -= gpus

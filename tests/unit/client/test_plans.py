@@ -1,0 +1,79 @@
+"""How a plan is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from egregore_dist.client.plans import BlockPlan
+from egregore_dist.resources import needs, router
+from egregore_dist.resources.profile import Learned
+from egregore_dist.resources.report import Report
+from egregore_dist.resources.router import Cluster, Demand
+
+GIB = 2**30
+KNOWN = Learned(executions=9.0, wall=1.0, cpu=1.0, memory=2 * GIB)
+
+
+def report(worker: str, memory: int, slots: int, available: int | None = None) -> Report:
+    return Report(
+        worker=worker,
+        host=worker,
+        pid=1,
+        cores=8.0,
+        memory_total=memory,
+        memory_available=memory if available is None else available,
+        slots=slots,
+        queues=("home",),
+        gpus=("0",),
+    )
+
+
+LARGE = report("large", 64 * GIB, 8)
+
+
+@pytest.mark.parametrize(
+    ("reports", "demand", "lanes", "numbers"),
+    [
+        ([LARGE], {}, "8 lanes", "8 slots of 1 worker, 917 in 70% of 68.7 GB of memory; bound by: slots"),
+        (
+            [LARGE, report("full", GIB, 4, 2**26)],
+            {},
+            "8 lanes",
+            "12 slots of 2 workers, 917 in 70% of 68.8 GB of memory, 8 machine by machine; bound by: memory",
+        ),
+        (
+            [LARGE],
+            {"cpus": 4.0},
+            "2 lanes",
+            "8 slots of 1 worker, 2 with cores, 917 in 70% of 68.7 GB of memory; bound by: cores",
+        ),
+        (
+            [LARGE],
+            {"cpus": 4.0, "queue": needs.queue("home", gpus=1)},
+            "1 lane",
+            "8 slots of 1 worker, 1 with cores and GPUs, 917 in 70% of 68.7 GB of memory; bound by: GPUs",
+        ),
+        (
+            [LARGE, report("small", GIB, 4)],
+            {"learned": KNOWN},
+            "8 lanes",
+            "8 slots of 1 worker, 22 in 70% of 68.7 GB of memory; bound by: slots",
+        ),
+        (
+            [report("small", GIB, 4)],
+            {"learned": KNOWN},
+            "1 lane",
+            "4 slots of 1 worker, 0 in 70% of 1.07 GB of memory, but one at least; bound by: memory",
+        ),
+    ],
+)
+def test_what_is_shown_gives_the_lanes(reports: list[Report], demand: dict[str, Any], lanes: str, numbers: str) -> None:
+    """The least of the numbers is that of the lanes, and what bounds them is named."""
+    asked = Demand(**{"queue": "home", "branches": 100} | demand)
+    planned = router.plan([asked], Cluster(reports))
+    shown = str(BlockPlan(name="it", path=(), kind="map", branches=100, plan=planned)).splitlines()
+
+    assert f": {lanes} for 100 branches" in shown[1]
+    assert shown[2] == f"    the least of 100 branches at a time, {numbers}"
