@@ -79,6 +79,7 @@ class Profile(msgspec.Struct, omit_defaults=True):
         count: executions, aged.
         wall: how long one takes.
         cpu: CPU time of its process, all threads, and of processes that it started and waited for.
+        queued: how long it waited for a core, which others had.
         memory: by how much its process's memory grew at most while it ran (peak RSS).
         size: of the encoded result.
         reserved: memory that is reserved for one since its process was killed for want of it; halved in a half-life.
@@ -89,6 +90,7 @@ class Profile(msgspec.Struct, omit_defaults=True):
     count: float = 0.0
     wall: Histogram = msgspec.field(default_factory=Histogram)
     cpu: Histogram = msgspec.field(default_factory=Histogram)
+    queued: Histogram = msgspec.field(default_factory=Histogram)
     memory: Histogram = msgspec.field(default_factory=Histogram)
     size: Histogram = msgspec.field(default_factory=Histogram)
     reserved: int = 0
@@ -105,6 +107,7 @@ class Profile(msgspec.Struct, omit_defaults=True):
             count=self.count * factor,
             wall=self.wall.scaled(factor),
             cpu=self.cpu.scaled(factor),
+            queued=self.queued.scaled(factor),
             memory=self.memory.scaled(factor),
             size=self.size.scaled(factor),
             reserved=self.reserved,
@@ -121,6 +124,7 @@ def merge(known: Profile, new: Profile) -> Profile:
         count=one.count + other.count,
         wall=one.wall.plus(other.wall),
         cpu=one.cpu.plus(other.cpu),
+        queued=one.queued.plus(other.queued),
         memory=one.memory.plus(other.memory),
         size=one.size.plus(other.size),
         reserved=min(MOST_RESERVED, max(known.reserved_at(at), new.reserved_at(at))),
@@ -165,6 +169,7 @@ class Learned:
         executions: of the function that is known least, aged.
         wall: how long a branch takes, on average.
         cpu: CPU time of a branch, on average; None where that is not known.
+        queued: how long a branch waits for a core, on average; 0 where that is not known.
         memory: p95 of the memory that the neediest function needs; None where that is not known.
         reserved: for the function that needs most of those whose processes were killed for want of memory; 0 for none.
     """
@@ -174,6 +179,12 @@ class Learned:
     cpu: float | None
     memory: int | None
     reserved: int = 0
+    queued: float = 0.0
+
+    @property
+    def uncontended(self) -> float:
+        """How long a branch takes where it finds a core whenever it wants one."""
+        return max(0.0, self.wall - self.queued)
 
 
 def of_branches(branches: Mapping[tuple[str, ...], int], known: Mapping[str, Profile]) -> Learned | None:
@@ -199,6 +210,7 @@ def of_branches(branches: Mapping[tuple[str, ...], int], known: Mapping[str, Pro
         executions=min(profile.count for profile in found),
         wall=_mean(branches, walls, number),
         cpu=_mean(branches, cpus, number) if has_cpu else None,
+        queued=_mean(branches, {function: known[function].queued.mean for function in functions}, number),
         memory=math.ceil(max(memories)) if memories else None,
         reserved=reserved,
     )

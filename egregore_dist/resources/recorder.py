@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from egregore_dist.resources.profile import Profile
 
-# Measuring costs some 15 us, so that executions shorter than this many seconds are not each measured.
+# Measuring costs some 25 us, so that executions shorter than this many seconds are not each measured.
 _WORTH = 5e-3
 _MOST_SKIPPED = 1000
 # The first so many of a function are, since nothing is known of them.
@@ -65,7 +65,10 @@ class Recorder:
             shares_process: others run on other threads of its process, so that nobody can tell its memory.
         """
         alone = self._alone and not shares_process
-        return Measure(self, self._memory, function, alone=alone, shares_thread=shares_thread)
+        tally = self._tallies.get(function)
+        # Of tiny ones nobody asks how long they wait for a core.
+        is_tiny = tally is not None and tally.stands_for > 1
+        return Measure(self, self._memory, function, alone=alone, shares_thread=shares_thread, is_tiny=is_tiny)
 
     def take(self) -> dict[str, Profile]:
         """What was recorded since the last time, by function."""
@@ -73,7 +76,16 @@ class Recorder:
             news, self._news = self._news, {}
         return news
 
-    def record(self, function: str, *, wall: float, cpu: float | None, memory: int | None, size: int) -> None:
+    def record(
+        self,
+        function: str,
+        *,
+        wall: float,
+        cpu: float | None,
+        queued: float | None,
+        memory: int | None,
+        size: int,
+    ) -> None:
         """Record an execution, and as many as were skipped since the last one. Times in seconds, sizes in bytes."""
         with self._lock:
             is_first = not self._news
@@ -86,6 +98,8 @@ class Recorder:
             profile.size.add(size, weight)
             if cpu is not None:
                 profile.cpu.add(cpu, weight)
+            if queued is not None:
+                profile.queued.add(queued, weight)
             if memory is not None:
                 profile.memory.add(memory, weight)
         if is_first:
@@ -113,7 +127,16 @@ class Measure:
         memory: by how many bytes the process grew at most in one of them; None where that is not measured.
     """
 
-    def __init__(self, recorder: Recorder, memory: _Memory, function: str, *, alone: bool, shares_thread: bool) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        memory: _Memory,
+        function: str,
+        *,
+        alone: bool,
+        shares_thread: bool,
+        is_tiny: bool,
+    ) -> None:
         self._recorder = recorder
         self._function = function
         self._memory = memory if alone and not shares_thread else None
@@ -122,7 +145,9 @@ class Measure:
         self._running = False
         self.cpu: float | None = None
         self.memory: int | None = None
+        self._sees_queue = not (shares_thread or is_tiny)
         self._cpu = self._started = 0.0
+        self._queued: float | None = None
 
     def begin(self) -> None:
         """It begins, on this thread."""
@@ -130,6 +155,8 @@ class Measure:
             self._held = self._memory.begin()
         if self._clock is not None:
             self._cpu = self._clock()
+        if self._sees_queue:
+            self._queued = _queued()
         self._started = time.perf_counter()
         self._running = True
 
@@ -142,7 +169,9 @@ class Measure:
         """It ended well, on the same thread, with a result of so many bytes."""
         wall = time.perf_counter() - self._started
         cpu, memory = self._take()
-        self._recorder.record(self._function, wall=wall, cpu=cpu, memory=memory, size=size)
+        before, now = self._queued, None if self._queued is None else _queued()
+        queued = None if before is None or now is None else max(0.0, now - before)
+        self._recorder.record(self._function, wall=wall, cpu=cpu, queued=queued, memory=memory, size=size)
 
     def _take(self) -> tuple[float | None, int | None]:
         self._running = False
@@ -153,6 +182,20 @@ class Measure:
         if memory is not None:
             self.memory = max(memory, self.memory or 0)
         return cpu, memory
+
+
+def _queued() -> float | None:
+    # How long this thread has waited for a core so far, which only Linux tells.
+    try:
+        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return int(os.read(file, 64).split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return None
+    finally:
+        os.close(file)
 
 
 def _process_time() -> float:

@@ -99,8 +99,8 @@ class Demand:
             and known is not None
             and known.cpu is not None
             and is_believed(known)
-            and known.wall >= _WORTH_WAITING
-            and known.cpu < _BLOCKING * known.wall
+            and known.uncontended >= _WORTH_WAITING
+            and known.cpu < _BLOCKING * known.uncontended
         )
 
 
@@ -512,7 +512,7 @@ def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, 
     elif demand.is_blocking and widths.threads > 1:
         known = demand.learned
         # Of next to no time on a core, the ratio may be infinite.
-        waits = math.inf if known is None or not known.cpu else known.wall / known.cpu
+        waits = math.inf if known is None or not known.cpu else known.uncontended / known.cpu
         width = max(1, min(int(min(widths.threads, waits)), math.ceil(track.wanted / track.lanes)))
     else:
         return 1

@@ -21,12 +21,15 @@ def seen(*samples: float) -> Histogram:
     return histogram
 
 
-def known(*walls: float, at: int = 0, cpu: float | None = None, memory: float | None = None) -> Profile:
+def known(
+    *walls: float, at: int = 0, cpu: float | None = None, memory: float | None = None, queued: float | None = None
+) -> Profile:
     return Profile(
         at=at,
         count=float(len(walls)),
         wall=seen(*walls),
         cpu=Histogram() if cpu is None else seen(*[cpu] * len(walls)),
+        queued=Histogram() if queued is None else seen(*[queued] * len(walls)),
         memory=Histogram() if memory is None else seen(*[memory] * len(walls)),
         size=seen(*[1.0] * len(walls)),
     )
@@ -146,7 +149,7 @@ def test_what_is_reserved_is_known_of_branches() -> None:
 
 def test_a_profile_travels() -> None:
     """What is stored is read again; what a release cannot read is nothing."""
-    found = known(0.5, 1.0, at=12, cpu=0.25, memory=3e6)
+    found = known(0.5, 1.0, at=12, cpu=0.25, memory=3e6, queued=0.1)
 
     assert profile.decode(profile.encode(found)) == found
     assert profile.decode(b"\xc1") == profile.decode(b"\x01") == Profile()
@@ -162,6 +165,18 @@ def test_what_is_known_of_branches() -> None:
     assert (found.executions, found.wall, found.cpu) == (1.0, (4.0 + 3 * 1.0) / 4, 0.5)
     assert found.memory is not None
     assert 1000 <= found.memory <= 1200
+
+
+def test_a_wait_for_a_core_is_known_of_branches() -> None:
+    """It adds up as the times do, stays while others learn more, and is none where no release has said so."""
+    merged = profile.merge(known(1.0, queued=0.5), known(1.0, queued=0.25, at=1))
+    older = profile.merge(known(1.0, queued=0.5), known(1.0))
+
+    found = profile.of_branches({("a", "b"): 1, ("a",): 1}, {"a": known(1.0, queued=0.5), "b": known(2.0)})
+    assert found is not None
+    assert (found.wall, found.queued, found.uncontended) == (2.0, 0.5, 1.5)
+    assert merged.queued.mean == pytest.approx(0.375, rel=1e-3)
+    assert (older.queued.mean, older.scaled(0.5).queued.mean) == (0.5, 0.5)
 
 
 def test_what_is_not_known_of_branches() -> None:

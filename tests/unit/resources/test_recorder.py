@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from egregore_dist.resources import recorder
+from egregore_dist.resources import profile, recorder, router
 from egregore_dist.resources.profile import Profile
 from egregore_dist.resources.recorder import Recorder
 
@@ -68,6 +68,60 @@ def test_other_processes_and_threads_count() -> None:
     by_thread = taken(recorded).cpu.mean
     assert by_process >= 0.2
     assert by_thread >= 0.1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/thread-self/schedstat"), reason="needs Linux's /proc to see the queue")
+def test_what_waits_for_a_core_is_told_from_what_waits_for_others() -> None:
+    """Beside others on its core a computation takes long, and waits for the core; a sleep waits for something else."""
+    recorded = Recorder(lambda: None, alone=True)
+    code = "import time\nlimit = time.monotonic() + 60\nprint(flush=True)\nwhile time.monotonic() < limit: pass"
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    others = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)]
+    try:
+        for other in others:
+            assert other.stdout is not None
+            other.stdout.readline()
+        for _ in range(8):
+            record(recorded, "burns", lambda: burn(0.02))
+            record(recorded, "sleeps", lambda: time.sleep(0.02))
+    finally:
+        os.sched_setaffinity(0, cores)
+        for other in others:
+            other.kill()
+            other.communicate()
+
+    news = recorded.take()
+    burns, sleeps = (profile.of_branches({(name,): 1}, news) for name in ("burns", "sleeps"))
+    assert burns is not None
+    assert burns.cpu is not None
+    assert sleeps is not None
+    assert burns.wall >= 2 * burns.cpu
+    assert burns.cpu >= 0.7 * burns.uncontended
+    assert sleeps.uncontended >= 0.02
+    demands = {
+        name: router.Demand(queue="home", branches=100, batched=True, learned=known)
+        for name, known in {"burns": burns, "sleeps": sleeps}.items()
+    }
+    assert {name: demand.is_blocking for name, demand in demands.items()} == {"burns": False, "sleeps": True}
+
+
+def test_without_a_queue_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody counts, where its thread is shared, and of tiny executions, nobody knows how long they waited."""
+    asked: list[int] = []
+    monkeypatch.setattr(recorder, "_queued", lambda: asked.append(1))
+    recorded = Recorder(lambda: None, alone=True)
+    record(recorded, "f", lambda: time.sleep(0.006))
+    assert recorded.take()["f"].queued.buckets == {}
+
+    asked.clear()
+    shared = recorded.measure("f", shares_thread=True)
+    shared.begin()
+    shared.end(1)
+    assert not asked
+    for _ in range(100_000):
+        record(recorded, "tiny", lambda: None)
+    assert len(asked) < 20
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc to reset the peak")

@@ -521,6 +521,19 @@ def test_what_waits_gets_width(known: Learned | None, threads: int, width: int) 
 
 
 @pytest.mark.parametrize(
+    ("wall", "cpu", "queued", "width"),
+    [(0.083, 0.02, 0.063, 1), (0.083, 0.02, 0.0, 4), (0.2, 0.02, 0.1, 5), (0.1, 0.0, 0.096, 1), (0.1, 0.02, 0.2, 1)],
+)
+def test_a_wait_for_a_core_is_no_wait_for_others(wall: float, cpu: float, queued: float, width: int) -> None:
+    """What a crowded machine takes from a branch does not count as time in which its process could do other things."""
+    known = Learned(executions=100.0, wall=wall, cpu=cpu, memory=None, queued=queued)
+    demand = Demand(queue=QUEUE, branches=1000, batched=True, learned=known)
+    found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=32))
+
+    assert found.tracks[0].width == width
+
+
+@pytest.mark.parametrize(
     ("io", "batched", "is_async", "width"),
     [
         (True, True, False, 32),
