@@ -19,22 +19,27 @@ class Bounds:
         group: the processes that have one memory limit with the worker; "" for all of the machine.
         memory: of that group.
         machine: of the machine.
+        cpu_group: the processes that have one CPU quota with the worker; "" for all of the machine.
         cores: of that group.
+        machine_cores: of the machine.
     """
 
     group: str
     memory: int
     machine: int
+    cpu_group: str
     cores: float
+    machine_cores: float
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one lane has of its machine: bytes, cores, and of which group."""
+    """What one lane has of its machine: bytes, cores, and of which groups."""
 
     memory: int
     cores: float
     group: str
+    cpu_group: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,8 @@ class Answer:
         has_room: whether there is.
         is_stale: whether there is nothing for the lane to do: its block has ended, or others do what is left.
         memory: bytes that other lanes have on the machine, all workers together.
-        cores: cores that they have, of the group.
+        cores: cores that they have, of the CPU group.
+        machine_cores: cores that they have on the machine.
         lanes: how many they are.
         others_first: whether somebody waits there for longer.
         grant: what the lane needs, and has if there is room.
@@ -55,6 +61,7 @@ class Answer:
     is_stale: bool = False
     memory: int
     cores: float
+    machine_cores: float
     lanes: int
     others_first: bool
     grant: Grant
@@ -100,16 +107,20 @@ class Rooms:
         about = ["", "", "", 0] if run is None else [keys.run(run), "", "", 0]
         if run is not None and block is not None:
             about[1:] = [keys.block(run, "b", block), f"{keys.block(run, 'q', block)}:{track}", track]
-        sizes = [memory, round(cores * 1000), bounds.group, bounds.memory, bounds.machine, int(bounds.cores * 1000)]
-        said, taken, busy, lanes, others, has, of_cores = self._ask("admit", queue, lane, *sizes, self._ttl, *about)
+        needed = [memory, round(cores * 1000)]
+        there = [bounds.group, bounds.cpu_group, bounds.memory, bounds.machine]
+        there += [int(bounds.cores * 1000), int(bounds.machine_cores * 1000)]
+        answer = self._ask("admit", queue, lane, *needed, *there, self._ttl, *about)
+        said, taken, busy, lanes, others, has, of_cores, all_busy = answer
         return Answer(
             has_room=said == _ADMITTED,
             is_stale=said == _STALE,
             memory=int(taken),
             cores=busy / 1000,
+            machine_cores=all_busy / 1000,
             lanes=int(lanes),
             others_first=bool(others),
-            grant=Grant(int(has), of_cores / 1000, bounds.group),
+            grant=Grant(int(has), of_cores / 1000, bounds.group, bounds.cpu_group),
         )
 
     def sync(self, has: Mapping[str, Grant]) -> bool:
@@ -120,7 +131,7 @@ class Rooms:
         told = [
             value
             for lane, grant in has.items()
-            for value in (lane, grant.memory, round(grant.cores * 1000), grant.group)
+            for value in (lane, grant.memory, round(grant.cores * 1000), grant.group, grant.cpu_group)
         ]
         return bool(self._ask("sync", self._ttl, *told)[0])
 

@@ -205,7 +205,14 @@ class Admission(Periodic):
 
 def _bounds(said: Report) -> Bounds:
     machine = int(router.MEMORY_SHARE * (said.machine_total or said.memory_total))
-    return Bounds(group=said.group, memory=router.budget(said), machine=machine, cores=said.cores)
+    return Bounds(
+        group=said.group,
+        memory=router.budget(said),
+        machine=machine,
+        cpu_group=said.cpu_group,
+        cores=said.cores,
+        machine_cores=said.machine_cores or said.cores,
+    )
 
 
 def _why(queue: str, said: Report, answer: Answer) -> str:
@@ -214,10 +221,11 @@ def _why(queue: str, said: Report, answer: Answer) -> str:
         return "others wait there for longer"
     parts = []
     if needed.most_memory:
-        most = router.size(min(bounds.memory, bounds.machine))
-        parts.append(f"{router.size(answer.memory)} of {most}")
+        parts.append(f"{router.size(answer.memory)} of {router.size(min(bounds.memory, bounds.machine))}")
     if needed.cpus:
-        parts.append(f"{answer.cores:g} of {bounds.cores:g} cores")
+        own = bounds.cores - answer.cores <= bounds.machine_cores - answer.machine_cores
+        taken, most = (answer.cores, bounds.cores) if own else (answer.machine_cores, bounds.machine_cores)
+        parts.append(f"{taken:g} of {most:g} cores")
     return f"{' and '.join(parts)} are reserved for {answer.lanes} lane{'' if answer.lanes == 1 else 's'} there"
 
 

@@ -15,7 +15,7 @@ from tests.support.waiting import until
 
 HOST = "here"
 GIB = 2**30
-BOUNDS = Bounds(group="", memory=7 * GIB, machine=7 * GIB, cores=4.0)
+BOUNDS = Bounds(group="", memory=7 * GIB, machine=7 * GIB, cpu_group="", cores=4.0, machine_cores=4.0)
 
 
 def worker(ledger: Ledger, name: str, ttl: float = 60.0) -> Rooms:
@@ -26,7 +26,22 @@ def worker(ledger: Ledger, name: str, ttl: float = 60.0) -> Rooms:
 
 def gib(count: float) -> Grant:
     """So much memory."""
-    return Grant(int(count * GIB), 0.0, "")
+    return Grant(int(count * GIB), 0.0, "", "")
+
+
+def bounds_of(
+    group: str = "",
+    memory: int = 7 * GIB,
+    machine: int = 7 * GIB,
+    *,
+    cpu_group: str = "",
+    cores: float = 4.0,
+    machine_cores: float = 4.0,
+) -> Bounds:
+    """What the lanes of one control group may have."""
+    return Bounds(
+        group=group, memory=memory, machine=machine, cpu_group=cpu_group, cores=cores, machine_cores=machine_cores
+    )
 
 
 def let_be_silent(ledger: Ledger, seconds: float) -> None:
@@ -51,7 +66,7 @@ def test_memory_is_given_once(ledger: Ledger) -> None:
     assert ask(one, "a", 4 * GIB).grant == gib(4)
     refused = ask(other, "b", 4 * GIB)
     assert refused == Answer(
-        has_room=False, memory=4 * GIB, cores=0.0, lanes=1, others_first=False, grant=Grant(4 * GIB, 0.0, "")
+        has_room=False, memory=4 * GIB, cores=0.0, machine_cores=0.0, lanes=1, others_first=False, grant=gib(4)
     )
     assert ask(other, "c", 3 * GIB).has_room
     other.sync({"c": gib(3)})
@@ -80,9 +95,44 @@ def test_cores_are_given_once(ledger: Ledger) -> None:
     assert ask(rooms, "b", 0, 1.5).cores == 2.5
 
 
+def test_cores_are_those_of_a_quota_and_of_the_machine(ledger: Ledger) -> None:
+    """Whatever groups share the memory, lanes have no more cores than their quota, and all no more than the machine."""
+    rooms = worker(ledger, "one@here")
+    limited = {name: bounds_of(name, 4 * GIB) for name in ("/a", "/b")}
+    assert ask(rooms, "1", 0, 3.0, bounds=limited["/a"]).has_room
+    refused = ask(rooms, "2", 0, 3.0, bounds=limited["/b"])
+    assert (refused.has_room, refused.cores, refused.machine_cores) == (False, 3.0, 3.0)
+    rooms.leave("q@memory:1")
+    rooms.sync({})
+
+    quota = {name: bounds_of(cpu_group=name, cores=2.0) for name in ("/a", "/b", "/c")}
+    assert [ask(rooms, name, 0, 2.0, bounds=quota[name]).has_room for name in ("/a", "/b")] == [True, True]
+    full = ask(rooms, "3", 0, 2.0, bounds=quota["/c"])
+    assert (full.has_room, full.cores, full.machine_cores) == (False, 0.0, 4.0)
+    assert ask(rooms, "4", GIB, bounds=quota["/c"]).has_room
+    rooms.sync({"/a": Grant(0, 2.0, "", "/a"), "/b": Grant(0, 2.0, "", "/b")})
+    assert ask(rooms, "5", 0, 1.0, bounds=quota["/a"]).cores == 2.0
+
+
+def test_what_another_release_wrote_counts(ledger: Ledger) -> None:
+    """A lane or a wait that names no CPU group is of the machine's."""
+    one, other = worker(ledger, "one@here"), worker(ledger, "other@here")
+    key = ledger.keys.machine(HOST)
+    assert not ask(other, "b", 8 * GIB, queue="q@memory:8").has_room
+    since = cast(bytes, ledger.redis.hget(key, "wait q@memory:8\nother@here")).decode().split()[0]
+    ledger.redis.hset(key, "wait q@memory:8\nother@here", f"{since} {int(since) + 60000} group /a b")
+    assert ask(one, "c", GIB, queue="q@memory:1").has_room
+    until(lambda: ask(one, "d", GIB, bounds=bounds_of("/a b")).others_first, what="a later millisecond")
+
+    first = cast(bytes, ledger.redis.hget(key, "lane one@here c")).decode().split()[0]
+    ledger.redis.hset(key, "lane one@here c", f"{first} {GIB} 3000 /a b")
+    answer = ask(one, "e", 0, 2.0)
+    assert (answer.memory, answer.cores, answer.machine_cores, answer.has_room) == (GIB, 3.0, 3.0, False)
+
+
 def test_groups_have_limits_of_their_own(ledger: Ledger) -> None:
     """A control group has no more than its limit, and all of them together no more than the machine."""
-    group = {name: Bounds(group=name, memory=4 * GIB, machine=6 * GIB, cores=4.0) for name in ("/a b", "/c", "")}
+    group = {name: bounds_of(name, 4 * GIB, 6 * GIB) for name in ("/a b", "/c", "")}
     rooms = worker(ledger, "one@here")
 
     assert ask(rooms, "1", 3 * GIB, bounds=group["/a b"]).has_room
@@ -93,14 +143,18 @@ def test_groups_have_limits_of_their_own(ledger: Ledger) -> None:
 
 def test_a_full_group_keeps_nobody_of_others_waiting(ledger: Ledger) -> None:
     """Who waits for its own group alone has no turn on the machine; who waits for the machine has."""
-    group = {name: Bounds(group=name, memory=4 * GIB, machine=9 * GIB, cores=2.0) for name in ("/a", "/b")}
+    group = {
+        name: bounds_of(name, 4 * GIB, 9 * GIB, cpu_group=name, cores=2.0, machine_cores=6.0) for name in ("/a", "/b")
+    }
     rooms, other = worker(ledger, "one@here"), worker(ledger, "other@here")
     assert ask(rooms, "1", 4 * GIB, cores=2.0, bounds=group["/a"]).has_room
     assert not ask(rooms, "2", GIB, queue="q@memory:2", bounds=group["/a"]).has_room
 
-    # Cores are those of a group, too.
+    # So it is with cores.
     assert ask(other, "3", GIB, cores=2.0, bounds=group["/b"]).has_room
-    large = Bounds(group="/c", memory=9 * GIB, machine=9 * GIB, cores=2.0)
+    assert not ask(other, "6", 0, cores=1.0, queue="q@cpus:1", bounds=group["/b"]).has_room
+    assert ask(other, "7", 0, cores=1.0, queue="q@cpus:2", bounds=bounds_of(cpu_group="/d", machine_cores=6.0)).has_room
+    large = bounds_of("/c", 9 * GIB, 9 * GIB, cpu_group="/c", cores=2.0)
     assert not ask(rooms, "5", 9 * GIB, queue="q@memory:9", bounds=large).has_room
     until(lambda: ask(other, "4", GIB, bounds=group["/b"]).others_first, what="a later millisecond")
 
@@ -188,7 +242,7 @@ def test_a_lane_of_many_needs_as_much_as_many(ledger: Ledger) -> None:
     rooms.sync({})
     rooms.leave("q@memory:1")
     wide = rooms.admit("q@cpus:1", "a", memory=0, cores=1.0, bounds=BOUNDS, of=of)
-    assert (wide.has_room, wide.grant) == (True, Grant(0, 3.0, ""))
+    assert (wide.has_room, wide.grant) == (True, Grant(0, 3.0, "", ""))
 
 
 def test_a_lane_that_has_nothing_to_do_needs_nothing(ledger: Ledger) -> None:
@@ -253,7 +307,7 @@ def test_never_more_than_there_is(ledger: Ledger, steps: list[Step]) -> None:
             del admitted[key]
 
     def sync(of: str) -> None:
-        has = {lane: Grant(it.memory, it.cores, "") for (name, lane), it in admitted.items() if name == of}
+        has = {lane: Grant(it.memory, it.cores, "", "") for (name, lane), it in admitted.items() if name == of}
         workers[of].sync(has)
 
     for step in steps:
@@ -280,7 +334,7 @@ def test_never_more_than_there_is(ledger: Ledger, steps: list[Step]) -> None:
                 step.lane,
                 memory=step.memory,
                 cores=step.cores,
-                bounds=Bounds(group="", memory=7, machine=7, cores=4.0),
+                bounds=bounds_of(memory=7, machine=7),
             )
             assert answer.memory == sum(it.memory for it in others)
             assert answer.lanes == len(others)

@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from egregore_dist import errors
@@ -32,6 +33,8 @@ class Rooms:
         self.is_stale = False
         self.away = False
         self.waits = False
+        # That others have: of the group, and on the machine.
+        self.cores = (0.0, 0.0)
         self.asked: list[tuple[str, str]] = []
         self.told: list[set[str]] = []
         self.left: list[str] = []
@@ -45,10 +48,11 @@ class Rooms:
             has_room=self.has_room and not self.is_stale,
             is_stale=self.is_stale,
             memory=5 * GIB,
-            cores=0.0,
+            cores=self.cores[0],
+            machine_cores=self.cores[1],
             lanes=3,
             others_first=False,
-            grant=Grant(how["memory"], how["cores"], ""),
+            grant=Grant(how["memory"], how["cores"], "", ""),
         )
 
     def sync(self, has: dict[str, Grant]) -> bool:
@@ -132,6 +136,24 @@ def test_what_a_lane_needs_is_asked_for(world: World) -> None:
     world.serve(Message(task=apps.COLLECT, id="other"))
     assert world.rooms.how["of"] == ("run", None, 0)
     assert world.handled == ["lane", "other"]
+
+
+def test_cores_of_a_quota_and_of_the_machine_are_asked_for(world: World) -> None:
+    """With the groups that share them, of a release that names none the machine's; what is short is said."""
+    said = msgspec.structs.replace(SAID, group="m", cpu_group="c", cores=2.0, machine_cores=8.0)
+    world.worker.egregore_heartbeat.said = said
+    world.rooms.has_room = False
+    found = []
+    for number, world.rooms.cores in enumerate([(2.0, 3.0), (1.0, 7.5)]):
+        world.serve(Message(f"home@cpus:{number + 2}"))
+        found.append(world.intake.closed()[f"home@cpus:{number + 2}"].partition(" are")[0])
+
+    bounds = world.rooms.how["bounds"]
+    assert (bounds.group, bounds.cpu_group, bounds.cores, bounds.machine_cores) == ("m", "c", 2.0, 8.0)
+    assert found == ["2 of 2 cores", "7.5 of 8 cores"]
+    world.worker.egregore_heartbeat.said = SAID
+    world.serve(Message("home@cpus:1.5"))
+    assert (world.rooms.how["bounds"].cpu_group, world.rooms.how["bounds"].machine_cores) == ("", 2.0)
 
 
 def test_what_finds_no_room_goes_back(world: World) -> None:
