@@ -10,7 +10,7 @@ from egregore_dist.client import why
 from egregore_dist.engine import compile as compiler
 from egregore_dist.ledger import Ledger, browse, waits
 from egregore_dist.ledger.keys import ROOT
-from egregore_dist.resources import report
+from egregore_dist.resources import chains, report
 from egregore_dist.settings import Settings
 from egregore_dist.workflow import spec
 
@@ -84,6 +84,6 @@ def _needs(raw: bytes, functions: bytes, queue: str, path: spec.Path | None) -> 
 
 
 def _need(part: compiler.Part, functions: tuple[str, ...]) -> why.Need:
-    refs = {functions[at] for chain in part.chains for at in chain}
+    refs = {functions[at] for chain in part.chains for at in chains.functions(chain)}
     modules = frozenset(ref.split(":")[1] for ref in refs if ref.startswith("m:"))
     return why.Need(memory=part.memory, cpus=part.cpus, modules=modules)

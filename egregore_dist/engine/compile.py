@@ -15,15 +15,15 @@ from egregore_dist.engine import interpret, limited
 from egregore_dist.engine.interpret import Meet
 from egregore_dist.ledger import FailedCall, NewBlock, Track
 from egregore_dist.ledger.keys import child
-from egregore_dist.resources import needs, router
+from egregore_dist.resources import chains, needs, router
+from egregore_dist.resources.chains import Chain, Choice
 from egregore_dist.resources.profile import Learned
 from egregore_dist.settings import Settings
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.limits import Named
 
-Chain = tuple[int, ...]
-# What is known of branches that execute these functions, by their index, one after the other: so many of each.
-Knows = Callable[[Mapping[Chain, int]], Learned | None]
+# What is known of branches that execute these functions, by their index: so many of each.
+Knows = Callable[[Mapping[Chain[int], int]], Learned | None]
 
 # Functions of one track that are looked up at most: more of them are not planned with.
 _MOST_FUNCTIONS = 64
@@ -46,7 +46,7 @@ class Part:
     """The branches of one track, and what the neediest was declared to need (bytes, cores).
 
     ``io``: whether all were declared to wait for others most of their time, or one not to; None where neither is so.
-    ``chains``: how many branches execute these functions one after the other; empty where those are too many.
+    ``chains``: how many branches execute these functions; empty where those are too many.
     """
 
     kind: Kind
@@ -54,7 +54,7 @@ class Part:
     memory: int | None
     cpus: float | None
     io: bool | None = None
-    chains: Mapping[Chain, int] = field(default_factory=dict)
+    chains: Mapping[Chain[int], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,15 +306,15 @@ def _part(kind: Kind, branches: Sequence[int], roots: Sequence[spec.StepSpec]) -
     # What another block executes, or a lane of another queue, is planned there.
     inside = [[node for node in _own(roots[branch]) if interpret.belongs(node, kind.queue)] for branch in branches]
     every = [node for nodes in inside for node in nodes]
-    chains = Counter(tuple(node.function for node in nodes) for nodes in inside)
-    is_known = 0 < len({node.function for node in every}) <= _MOST_FUNCTIONS and () not in chains
+    found = Counter(_chain(roots[branch], kind.queue) for branch in branches)
+    is_known = 0 < len({at for chain in found for at in chains.functions(chain)}) <= _MOST_FUNCTIONS and () not in found
     return Part(
         kind=kind,
         branches=tuple(branches),
         memory=max((node.memory or 0 for node in every), default=0) or None,
         cpus=max((node.cpus or 0.0 for node in every), default=0.0) or None,
         io=_io(node for node in every if not node.is_async),
-        chains=dict(chains) if is_known else {},
+        chains=dict(found) if is_known else {},
     )
 
 
@@ -332,6 +332,18 @@ def _own(step: spec.StepSpec) -> Iterator[spec.NodeSpec]:
     if not isinstance(step, spec.ParallelSpec | spec.MapSpec):
         for inner in spec.children(step):
             yield from _own(inner)
+
+
+def _chain(step: spec.StepSpec, queue: str) -> Chain[int]:
+    # What the lanes of a queue execute of a branch, before any block.
+    if isinstance(step, spec.NodeSpec):
+        return (step.function,) if interpret.belongs(step, queue) else ()
+    if isinstance(step, spec.ParallelSpec | spec.MapSpec):
+        return ()
+    parts = tuple(_chain(inner, queue) for inner in spec.children(step))
+    if isinstance(step, spec.DecisionSpec):
+        return (*_chain(step.node, queue), *([Choice(parts)] if any(parts) else []))
+    return tuple(link for part in parts for link in part)
 
 
 def _kind(root: spec.StepSpec, default_queue: str, optimize: bool) -> Kind:

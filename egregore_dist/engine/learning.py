@@ -8,11 +8,12 @@ import time
 from collections.abc import Mapping
 
 from egregore_dist import errors
-from egregore_dist.engine.compile import Chain, Knows
+from egregore_dist.engine.compile import Knows
 from egregore_dist.engine.later import Later
 from egregore_dist.ledger import Ledger
 from egregore_dist.ledger.profiles import Profiles
-from egregore_dist.resources import profile, router
+from egregore_dist.resources import chains, profile, router
+from egregore_dist.resources.chains import Chain
 from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.recorder import Recorder
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 _KEEP_AFTER, _FRESH, _SOON = 1.0, 2.0, 0.1
 _ANSWERS_KEPT = 256
 
-_Question = tuple[tuple[tuple[str, ...], int], ...]
+_Question = tuple[tuple[Chain[str], int], ...]
 
 
 class Learning:
@@ -49,8 +50,8 @@ class Learning:
         That too little is known is a tenth of a second old at first.
         """
 
-        def knows(chains: Mapping[Chain, int]) -> Learned | None:
-            return self._answer(_named(functions, chains))
+        def knows(branches: Mapping[Chain[int], int]) -> Learned | None:
+            return self._answer(_named(functions, branches))
 
         return knows
 
@@ -82,13 +83,15 @@ class Learning:
 
 def knowing(profiles: Profiles, functions: tuple[str, ...]) -> Knows:
     """Answers what is known of the branches of a workflow with these functions, now."""
-    return lambda chains: _look_up(profiles, _named(functions, chains))
+    return lambda branches: _look_up(profiles, _named(functions, branches))
 
 
-def _named(functions: tuple[str, ...], chains: Mapping[Chain, int]) -> _Question:
-    return tuple((tuple(functions[at] for at in chain), n) for chain, n in chains.items())
+def _named(functions: tuple[str, ...], branches: Mapping[Chain[int], int]) -> _Question:
+    return tuple((chains.named(chain, functions), n) for chain, n in branches.items())
 
 
 def _look_up(profiles: Profiles, question: _Question) -> Learned | None:
     branches = dict(question)
-    return profile.of_branches(branches, profiles.read({name for chain in branches for name in chain}))
+    return profile.of_branches(
+        branches, profiles.read({name for chain in branches for name in chains.functions(chain)})
+    )

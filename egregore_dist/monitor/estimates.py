@@ -13,15 +13,16 @@ from egregore_dist.engine import compile as compiler
 from egregore_dist.ledger import Ledger, Work
 from egregore_dist.ledger.openblocks import OpenBlock
 from egregore_dist.ledger.profiles import Profiles
-from egregore_dist.resources import profile
+from egregore_dist.resources import chains, profile
+from egregore_dist.resources.chains import Chain
 from egregore_dist.workflow import spec
 
 # Blocks of which is kept what their branches execute, and runs whose specs are read at a time: the others next time.
 _KEPT, _RUNS_READ = 4096, 200
 
 _Place = tuple[str, spec.Path]
-# So many branches execute these functions one after the other; none where that is not known.
-_Chains = dict[tuple[str, ...], int]
+# So many branches execute these functions; none where that is not known.
+_Chains = dict[Chain[str], int]
 
 
 @dataclass(slots=True)
@@ -51,10 +52,11 @@ class Estimator:
         waiting = [block for block in blocks if block.waiting]
         with self._lock:
             self._look_up(waiting)
-            chains = [self._chains.get((block.run, block.path), {}) for block in waiting]
-        known = self._profiles.read({function for each in chains for chain in each for function in chain})
+            found_of = [self._chains.get((block.run, block.path), {}) for block in waiting]
+        functions = {name for each in found_of for chain in each for name in chains.functions(chain)}
+        known = self._profiles.read(functions)
         found: dict[str, Estimate] = {}
-        for block, each in zip(waiting, chains, strict=True):
+        for block, each in zip(waiting, found_of, strict=True):
             estimate = found.setdefault(block.series, Estimate())
             learned = profile.of_branches(each, known)
             if learned is None or not learned.executions:
@@ -73,8 +75,8 @@ class Estimator:
                 missing.setdefault(block.run, set()).add(block.path)
         works = self._ledger.works(list(missing)) if missing else {}
         for run, paths in missing.items():
-            for path, chains in zip(paths, _chains_of(paths, works.get(run), self._queue), strict=True):
-                self._chains[run, path] = chains
+            for path, found in zip(paths, _chains_of(paths, works.get(run), self._queue), strict=True):
+                self._chains[run, path] = found
         while len(self._chains) > _KEPT:
             self._chains.popitem(last=False)
 
@@ -98,6 +100,6 @@ def _chains(step: spec.StepSpec, functions: Sequence[str], queue: str) -> _Chain
     found: _Chains = {}
     for part in parts:
         for chain, branches in part.chains.items():
-            named = tuple(functions[at] for at in chain)
+            named = chains.named(chain, functions)
             found[named] = found.get(named, 0) + branches
     return found

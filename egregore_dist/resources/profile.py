@@ -6,10 +6,13 @@ Pure values: each quantity is a histogram, so profiles of many processes can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
+
+from egregore_dist.resources import chains
+from egregore_dist.resources.chains import Chain, Choice
 
 #: Seconds after which what was learned counts half beside what is new.
 HALF_LIFE = 3600.0
@@ -22,6 +25,9 @@ MOST = 1000.0
 _PER_DOUBLING = 4
 _LOWEST, _HIGHEST = -200, 200
 _NEGLIGIBLE = 1e-4
+
+# However long ago it was, what was executed counts where nothing else was.
+_LEAST_OFTEN = 1e-9
 
 
 class Histogram(msgspec.Struct, omit_defaults=True):
@@ -166,7 +172,7 @@ class Learned:
     """What is known of the branches of a track. Times in seconds, memory in bytes.
 
     Attributes:
-        executions: of the function that is known least, aged.
+        executions: of the function that is known least, aged; those of the steps of a decision together.
         wall: how long a branch takes, on average.
         cpu: CPU time of a branch, on average; None where that is not known.
         queued: how long a branch waits for a core, on average; 0 where that is not known.
@@ -187,39 +193,102 @@ class Learned:
         return max(0.0, self.wall - self.queued)
 
 
-def of_branches(branches: Mapping[tuple[str, ...], int], known: Mapping[str, Profile]) -> Learned | None:
+def of_branches(branches: Mapping[Chain[str], int], known: Mapping[str, Profile]) -> Learned | None:
     """What is known of branches, or None where one of their functions is not known.
 
-    Where memory is reserved for one that is, though others are not, this is of no executions.
+    Of a choice each chain counts as often as it was executed, and one that never was while others were does not. Where
+    memory is reserved for a function that is known, though others are not, this is of no executions.
 
     Args:
-        branches: how many branches execute these functions one after the other.
+        branches: how many branches execute each chain of functions.
         known: profiles, by function.
     """
-    functions = {function for chain in branches for function in chain}
+    functions = {function for chain in branches for function in chains.functions(chain)}
     found = [profile for function in functions if (profile := known.get(function)) is not None and profile.count > 0]
     reserved = max((known[function].reserved for function in functions if function in known), default=0)
-    if not found or len(found) < len(functions):
+    now = max((profile.at for profile in found), default=0)
+    costs = [(_cost(chain, known, now), count) for chain, count in branches.items()]
+    cost = _mean([(each, count) for each, count in costs if each is not None])
+    if not found or cost is None or None in [each for each, _ in costs]:
         return Learned(executions=0.0, wall=0.0, cpu=None, memory=None, reserved=reserved) if reserved else None
-    number = sum(branches.values())
-    walls = {function: known[function].wall.mean for function in functions}
-    cpus = {function: known[function].cpu.mean for function in functions}
-    has_cpu = all(profile.cpu.buckets for profile in found)
     memories = [profile.memory.quantile(0.95) for profile in found if profile.memory.buckets]
     return Learned(
-        executions=min(profile.count for profile in found),
-        wall=_mean(branches, walls, number),
-        cpu=_mean(branches, cpus, number) if has_cpu else None,
-        queued=_mean(branches, {function: known[function].queued.mean for function in functions}, number),
+        executions=min(each.executions for each, _ in costs if each is not None),
+        wall=cost.wall,
+        cpu=cost.cpu,
+        queued=cost.queued,
         memory=math.ceil(max(memories)) if memories else None,
         reserved=reserved,
     )
 
 
-def _mean(branches: Mapping[tuple[str, ...], int], values: Mapping[str, float], number: int) -> float:
-    total: float = sum(count * _total(chain, values) for chain, count in branches.items())
-    return total / number
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What one execution of a chain takes, in seconds; how many are known, and how many that is now, aged."""
+
+    executions: float = math.inf
+    often: float = math.inf
+    wall: float = 0.0
+    cpu: float | None = 0.0
+    queued: float = 0.0
+
+    def then(self, other: _Cost) -> _Cost:
+        """Both, one after the other."""
+        return _Cost(
+            executions=min(self.executions, other.executions),
+            often=min(self.often, other.often),
+            wall=self.wall + other.wall,
+            cpu=None if self.cpu is None or other.cpu is None else self.cpu + other.cpu,
+            queued=self.queued + other.queued,
+        )
 
 
-def _total(chain: Iterable[str], values: Mapping[str, float]) -> float:
-    return sum(values[function] for function in chain)
+def _cost(chain: Chain[str], known: Mapping[str, Profile], now: int) -> _Cost | None:
+    # None where something in it is not known.
+    found = _Cost()
+    for link in chain:
+        part = (
+            _cost_of_choice(link, known, now, found.often) if isinstance(link, Choice) else _cost_of(link, known, now)
+        )
+        if part is None:
+            return None
+        found = found.then(part)
+    return found
+
+
+def _cost_of(function: str, known: Mapping[str, Profile], now: int) -> _Cost | None:
+    profile = known.get(function)
+    if profile is None or profile.count <= 0:
+        return None
+    return _Cost(
+        executions=profile.count,
+        often=max(_LEAST_OFTEN, profile.count * _aged(profile.at, now)),
+        wall=profile.wall.mean,
+        cpu=profile.cpu.mean if profile.cpu.buckets else None,
+        queued=profile.queued.mean,
+    )
+
+
+def _cost_of_choice(choice: Choice[str], known: Mapping[str, Profile], now: int, asked: float) -> _Cost | None:
+    costs = [cost for chain in choice.chains if chain and (cost := _cost(chain, known, now)) is not None]
+    # What nobody sees here is executed elsewhere, whenever it is none of the others.
+    elsewhere = not all(choice.chains)
+    away = max(0.0, asked - sum(cost.often for cost in costs)) if elsewhere and math.isfinite(asked) else 0.0
+    found = _mean([*((cost, cost.often) for cost in costs), (_Cost(), away)])
+    if found is None:
+        return _Cost() if elsewhere else None
+    executions = away + sum(cost.executions for cost in costs)
+    often = away + sum(cost.often for cost in costs)
+    return replace(found, executions=executions, often=often)
+
+
+def _mean(costs: Sequence[tuple[_Cost, float]]) -> _Cost | None:
+    total = sum(weight for _, weight in costs)
+    if not total:
+        return None
+    cpus = [(cost.cpu, weight) for cost, weight in costs]
+    return _Cost(
+        wall=sum(cost.wall * weight for cost, weight in costs) / total,
+        cpu=None if None in [cpu for cpu, _ in cpus] else sum((cpu or 0.0) * weight for cpu, weight in cpus) / total,
+        queued=sum(cost.queued * weight for cost, weight in costs) / total,
+    )

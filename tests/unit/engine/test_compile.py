@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from egregore_dist import Sequence, errors, node, parallel
+from egregore_dist import Sequence, decision, errors, node, parallel
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.compile import Kind
 from egregore_dist.engine.interpret import Meet, Value
 from egregore_dist.ledger import NewBlock
+from egregore_dist.resources.chains import Chain, Choice
 from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.report import Report
 from egregore_dist.resources.router import Cluster
@@ -203,11 +204,26 @@ def test_a_track_knows_what_its_branches_execute() -> None:
     assert compiler.shape(block_of(many), HOME).parts[0].chains == {}
 
 
+def test_the_steps_of_a_decision_are_a_choice() -> None:
+    """A branch executes one of them, or goes on elsewhere; where all do that, it executes its function alone."""
+
+    def route(value: int) -> str:
+        return "plain"
+
+    decide = decision("route")(route)
+    flow = Sequence(light, decide.to(plain, Sequence(plain.alias("x"), light).alias("both"), away=parallel(plain)))
+    [part] = compiler.shape(block_of(flow.map()), HOME).parts
+    [parked] = compiler.shape(block_of(decide.to(a=parallel(plain), b=heavy).map()), HOME).parts
+
+    assert part.chains == {(0, 1, Choice(((2,), (2, 0), ()))): 1}
+    assert parked.chains == {(0,): 1}
+
+
 def test_what_is_known_is_planned_with(settings: Settings) -> None:
     """What was learned of a track's functions decides how much memory its branches are planned with."""
     asked = []
 
-    def knows(chains: Mapping[compiler.Chain, int]) -> Learned:
+    def knows(chains: Mapping[Chain[int], int]) -> Learned:
         asked.append(chains)
         return Learned(executions=9.0, wall=1.0, cpu=1.0, memory=10 * 2**30)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from egregore_dist.resources import profile
+from egregore_dist.resources.chains import Chain, Choice
 from egregore_dist.resources.profile import Histogram, Profile
 
 HOUR = 3_600_000
@@ -177,6 +178,77 @@ def test_a_wait_for_a_core_is_known_of_branches() -> None:
     assert (found.wall, found.queued, found.uncontended) == (2.0, 0.5, 1.5)
     assert merged.queued.mean == pytest.approx(0.375, rel=1e-3)
     assert (older.queued.mean, older.scaled(0.5).queued.mean) == (0.5, 0.5)
+
+
+def executed(times: int, seconds: float, cpu: float | None = None, at: int = 0) -> Profile:
+    """Known of so many executions that took so long each."""
+    return known(*[seconds] * times, at=at, cpu=cpu)
+
+
+FETCH_OR_RARE = ("route", Choice((("fetch",), ("rare",))))
+
+
+def test_of_a_choice_one_is_taken() -> None:
+    """Each counts as often as it was executed, lately; what never was does not while another was."""
+    often = {"route": executed(1000, 0.0, 0.0), "fetch": executed(999, 0.1, 0.001)}
+    once = often | {"rare": executed(1, 20.0, 20.0)}
+    since = often | {"fetch": profile.merge(often["fetch"], executed(999, 0.1, 0.001, at=10 * HOUR))}
+
+    never, found, later = (
+        profile.of_branches({FETCH_OR_RARE: 3}, each) for each in (often, once, since | {"rare": once["rare"]})
+    )
+    assert never is not None
+    assert found is not None
+    assert later is not None
+    assert (never.wall, never.cpu, never.executions) == pytest.approx((0.1, 0.001, 999))
+    assert (found.wall, found.cpu, found.executions) == pytest.approx((0.1199, 0.020999, 1000))
+    assert later.wall < 0.101
+    assert profile.of_branches({FETCH_OR_RARE: 3}, {"route": executed(9, 0.0)}) is None
+    assert profile.of_branches({FETCH_OR_RARE: 3}, {"fetch": executed(9, 0.0)}) is None
+    long_ago = {"route": executed(9, 0.0, at=10**6 * HOUR), "fetch": executed(9, 0.5)}
+    assert (profile.of_branches({FETCH_OR_RARE: 3}, long_ago) or never).wall == 0.5
+
+
+def test_what_a_choice_executes_elsewhere_takes_nothing_here() -> None:
+    """A step that parks the branch has no functions here: it is taken whenever no other step is."""
+    choice = ("route", Choice((("fetch",), ())), "last")
+    seen = {"route": executed(100, 0.5), "fetch": executed(25, 4.0), "last": executed(100, 1.0)}
+
+    found, alone = (profile.of_branches({choice: 2}, each) for each in (seen, seen | {"fetch": Profile()}))
+    assert found is not None
+    assert alone is not None
+    assert (found.wall, found.executions, alone.wall) == (2.5, 100, 1.5)
+    assert profile.of_branches({(Choice((("fetch",), ())),): 2}, seen) is not None
+
+
+chains_of = st.recursive(
+    st.lists(st.sampled_from("abcd"), min_size=1, max_size=3).map(tuple),
+    lambda inner: st.lists(inner, min_size=1, max_size=3).map(lambda parts: ("r", Choice(tuple(parts)), "z")),
+    max_leaves=6,
+)
+
+
+@hypothesis.given(
+    chain=chains_of,
+    seen_of=st.fixed_dictionaries({name: st.tuples(st.integers(0, 50), st.floats(0, 100)) for name in "abcdrz"}),
+)
+def test_a_branch_takes_no_more_than_its_longest_way(chain: Chain[str], seen_of: dict[str, tuple[int, float]]) -> None:
+    """What it is known to take lies between its shortest way and its longest, of those that are known throughout."""
+    all_known = {name: executed(times, seconds) for name, (times, seconds) in seen_of.items() if times}
+
+    def ways(chain: Chain[str]) -> list[list[str]]:
+        found: list[list[str]] = [[]]
+        for link in chain:
+            more = [way for each in link.chains for way in ways(each)] if isinstance(link, Choice) else [[link]]
+            found = [before + after for before in found for after in more]
+        return found
+
+    walls = [sum(seen_of[name][1] for name in way) for way in ways(chain) if set(way) <= all_known.keys()]
+    learned = profile.of_branches({chain: 1}, all_known)
+
+    assert (learned is None) == (not walls)
+    if learned is not None:
+        assert min(walls) * (1 - 1e-9) <= learned.wall <= max(walls) * (1 + 1e-9)
 
 
 def test_what_is_not_known_of_branches() -> None:
