@@ -149,7 +149,8 @@ class ParallelTimeoutError(RunFailed, TimeoutError):
     Attributes:
         block: the name of the block.
         timeout: its timeout, in seconds.
-        results: the values of the branches that had ended by then, by name.
+        results: how the branches had ended that had by then, by name: their values, and under ``on_error="collect"``
+            a `BranchError` for each that had failed.
         running: the names of the branches that were running at the deadline.
         pending: the names of the branches that had not started.
         stopping: how long after the deadline, in seconds, nothing of the block ran any more; None where something still

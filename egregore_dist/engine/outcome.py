@@ -97,6 +97,14 @@ class Reader:
             values[branch] = codec.encode(error, where=f"the error of branch {names[branch]!r}")
         return record, [(names[branch], values[branch]) for branch in range(record.n)]
 
+    def _branch_errors(
+        self, record: BlockRecord, names: list[Any], failures: dict[int, bytes]
+    ) -> dict[Any, errors.BranchError]:
+        return {
+            names[branch]: self._branch_error(raw, names[branch], self._step(record, branch))
+            for branch, raw in failures.items()
+        }
+
     def _branch_error(self, raw: bytes, name: Any, step: spec.StepSpec) -> errors.BranchError:
         cause, leaf = self._cause(raw, step)
         if isinstance(cause, errors.ParallelExecutionError | errors.ParallelTimeoutError):
@@ -133,15 +141,17 @@ class Reader:
         if record.state == "timeout":
             running = self._ledger.running(self._run, block)
             were = "was" if len(running) == 1 else "were"
-            known = {*running, *failures, *self._ledger.results(self._run, block)}
+            ended = results | self._branch_errors(record, names, failures)
+            known = {*ended, *(names[branch] for branch in running)}
+            badly = f", {len(failures)} of them badly" if failures else ""
             error = errors.ParallelTimeoutError(
                 f"block {record.name!r} of run {self._run!r} did not end within its timeout of {record.timeout} s: "
-                f"{len(results)} of {record.n} branches had ended, {len(running)} {were} running",
+                f"{len(ended)} of {record.n} branches had ended{badly}, {len(running)} {were} running",
                 block=record.name,
                 timeout=record.timeout or 0.0,
-                results=results,
+                results={name: ended[name] for name in names if name in ended},
                 running=[names[branch] for branch in running],
-                pending=[names[branch] for branch in range(record.n) if branch not in known],
+                pending=[name for name in names if name not in known],
                 stopping=self._stopping(record),
                 run_id=self._run,
             )
@@ -159,10 +169,7 @@ class Reader:
             f"branch {names[first]!r}{at} of block {record.name!r} failed in run {self._run!r}: {said}",
             block=record.name,
             branch=names[first],
-            errors={
-                names[branch]: self._branch_error(raw, names[branch], self._step(record, branch))
-                for branch, raw in failures.items()
-            },
+            errors=self._branch_errors(record, names, failures),
             results=results,
             run_id=self._run,
             node=leaf.node if leaf else None,

@@ -222,6 +222,22 @@ def test_what_ended_before_the_deadline_is_kept(local: LocalCluster, tmp_path: P
 
 
 @in_time
+def test_what_failed_before_the_deadline_is_named(local: LocalCluster, tmp_path: Path) -> None:
+    """Where failures are collected, the error of a deadline holds those that there were until then."""
+    deep = Sequence(parallel(fails, name="inner"), name="deep")
+    block = parallel(fine, fails, deep, lingers, on_error="collect", timeout=2.5, name="timed")
+    with pytest.raises(ParallelTimeoutError, match=r"3 of 4 branches had ended, 2 of them badly, 1 was") as caught:
+        block(str(tmp_path))
+
+    found = caught.value.results
+    assert (list(found), caught.value.running, caught.value.pending) == (["fine", "fails", "deep"], ["lingers"], [])
+    assert found["fine"] == "fine"
+    assert isinstance(found["fails"], BranchError)
+    assert (found["fails"].branch, found["fails"].node, found["fails"].message) == ("fails", "fails", "('broken', 7)")
+    assert found["deep"].type.endswith(".ParallelExecutionError")
+
+
+@in_time
 def test_a_deadline_inside_ends_the_outer_block(local: LocalCluster, tmp_path: Path) -> None:
     """A nested block's deadline fails the branch that holds it, with the nested error as the cause."""
     with pytest.raises(ParallelExecutionError) as caught:

@@ -425,8 +425,8 @@ MUTATIONS = (
     Mutation(
         name="an error that tells of one failure where two are known",
         file="egregore_dist/engine/outcome.py",
-        old="                for branch, raw in failures.items()\n            },\n            results=results,",
-        new="                for branch, raw in [*failures.items()][:1]\n            },\n            results=results,",
+        old="            for branch, raw in failures.items()\n        }\n",
+        new="            for branch, raw in [*failures.items()][:1]\n        }\n",
         tests=("tests/cluster/test_engine.py::test_every_failure_that_is_known_is_told",),
     ),
 )
