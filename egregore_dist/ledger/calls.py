@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,12 +11,7 @@ from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff
 
 from egregore_dist import errors
 from egregore_dist.ledger import scripts
-from egregore_dist.ledger.connection import reachable
-
-log = logging.getLogger(__name__)
-
-# Seconds between two lines of log about a server that refuses to write.
-_SAY_EVERY = 30.0
+from egregore_dist.ledger.connection import Refusals, reachable
 
 _T = TypeVar("_T")
 
@@ -51,6 +45,9 @@ class Calls:
         backoff: the pauses before a call that the server refused is made again.
         retries: how often it is.
 
+    Attributes:
+        refusals: is told of each that the server refused.
+
     Methods raise `errors.BrokerUnavailable` and `errors.BrokerFull`, see `reachable`.
     """
 
@@ -59,7 +56,7 @@ class Calls:
         self._backoff = backoff
         self._retries = retries
         self._known_scripts: set[str] = set()
-        self._said = -_SAY_EVERY
+        self.refusals = Refusals()
 
     def one(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Make a transition, and return its reply."""
@@ -94,9 +91,7 @@ class Calls:
             try:
                 return ask()
             except errors.BrokerFull as error:
-                if time.monotonic() - self._said > _SAY_EVERY:
-                    self._said = time.monotonic()
-                    log.warning("the ledger waits: %s", error, extra={"action": "ledger_full"})
+                self.refusals.tell(error)
                 time.sleep(self._backoff.compute(failures))
         return ask()
 

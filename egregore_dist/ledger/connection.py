@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,8 @@ import redis
 import redis.asyncio
 
 from egregore_dist import errors
+
+log = logging.getLogger(__name__)
 
 # A connection that died in silence is noticed, and made again, within ten seconds.
 CONNECTION: dict[str, Any] = {"socket_timeout": 6.0, "socket_connect_timeout": 3.0, "socket_keepalive": True}
@@ -42,6 +46,9 @@ _TURNS_AWAY = {
     "CLUSTERDOWN": "its cluster is down",
     "MASTERDOWN": "it is a replica that has lost its primary",
 }
+
+# Seconds between two lines of log about a server that refuses to write.
+_SAY_EVERY = 30.0
 
 _CODE = re.compile(rf"(?:^|[\s-])({'|'.join(_REFUSALS)})\s")
 
@@ -155,3 +162,16 @@ def refusal(error: BaseException) -> str | None:
         return _REFUSALS["READONLY"]
     found = _CODE.search(str(error))
     return _REFUSALS[found[1]] if found else None
+
+
+class Refusals:
+    """Has the log say that a server refuses to write, now and then."""
+
+    def __init__(self) -> None:
+        self._said = -_SAY_EVERY
+
+    def tell(self, error: errors.BrokerFull) -> None:
+        """Say it, unless it was said a moment ago."""
+        if time.monotonic() - self._said > _SAY_EVERY:
+            self._said = time.monotonic()
+            log.warning("the ledger waits: %s", error, extra={"action": "ledger_full"})

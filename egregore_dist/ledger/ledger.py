@@ -605,9 +605,20 @@ class Ledger:
         return replies.run_record(run, fields), value
 
     def wait(self, run: str, seconds: float) -> bool:
-        """Wait until a run has ended, at most ``seconds`` (10 ms to 3 s). Returns whether it has."""
-        with reachable():
-            return bool(self.redis.execute_command(*replies.wait_command(self.keys, run, seconds)))  # type: ignore[no-untyped-call]
+        """Wait until a run has ended, at most ``seconds`` (10 ms to 3 s). Returns whether it has.
+
+        A server that refuses to write, as this wait does, is asked only whether it has, and again after a pause.
+        """
+        try:
+            with reachable():
+                return bool(self.redis.execute_command(*replies.wait_command(self.keys, run, seconds)))  # type: ignore[no-untyped-call]
+        except errors.BrokerFull as error:
+            with reachable():
+                has_ended = bool(self.redis.exists(self.keys.part(run, "end")))
+            if not has_ended:
+                self._calls.refusals.tell(error)
+                time.sleep(replies.pause_for(seconds))
+            return has_ended
 
     def events(
         self, run: str, after: str, seconds: float, part: StreamOfRun = "events"

@@ -37,6 +37,8 @@ EVENTS_READ = 1000
 
 # Seconds that one call waits at most: a connection that says nothing for its socket's timeout is taken for dead.
 LONGEST_WAIT = CONNECTION["socket_timeout"] / 2
+# The most that is waited between two looks for an end, on a server that takes no wait.
+_LONGEST_PAUSE = 0.25
 
 
 def wait_command(keys: Keys, run: str, seconds: float) -> tuple[str | float, ...]:
@@ -44,6 +46,11 @@ def wait_command(keys: Keys, run: str, seconds: float) -> tuple[str | float, ...
     end = keys.part(run, "end")
     # Redis 6.2 takes a millisecond for less than one, and that for no limit.
     return ("BLMOVE", end, end, "LEFT", "LEFT", max(0.01, min(seconds, LONGEST_WAIT)))
+
+
+def pause_for(seconds: float) -> float:
+    """How long to pause in place of a wait of so many seconds that the server refuses."""
+    return max(0.01, min(seconds, _LONGEST_PAUSE))
 
 
 def block_for(seconds: float) -> int:

@@ -12,8 +12,9 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
+from egregore_dist import errors
 from egregore_dist.ledger import replies
-from egregore_dist.ledger.connection import options, outlasting, reachable
+from egregore_dist.ledger.connection import Refusals, options, outlasting, reachable
 from egregore_dist.ledger.keys import Keys
 from egregore_dist.ledger.records import StreamOfRun
 
@@ -30,6 +31,7 @@ class Watch:
         pool = self._redis.connection_pool
         pool.connection_class = outlasting(pool.connection_class)
         self._keys = keys
+        self._refusals = Refusals()
 
     async def __aenter__(self) -> Self:
         return self
@@ -41,8 +43,16 @@ class Watch:
 
     async def wait(self, run: str, seconds: float) -> bool:
         """As `Ledger.wait`."""
-        with _cancellable(), reachable():
-            return bool(await self._redis.execute_command(*replies.wait_command(self._keys, run, seconds)))  # type: ignore[no-untyped-call]
+        try:
+            with _cancellable(), reachable():
+                return bool(await self._redis.execute_command(*replies.wait_command(self._keys, run, seconds)))  # type: ignore[no-untyped-call]
+        except errors.BrokerFull as error:
+            with _cancellable(), reachable():
+                has_ended = bool(await self._redis.exists(self._keys.part(run, "end")))
+            if not has_ended:
+                self._refusals.tell(error)
+                await asyncio.sleep(replies.pause_for(seconds))
+            return has_ended
 
     async def events(
         self, run: str, after: str, seconds: float, part: StreamOfRun = "events"

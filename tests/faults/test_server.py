@@ -22,7 +22,17 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from egregore_dist import BrokerFull, BrokerUnavailable, LocalCluster, Run, RunLost, Sequence, node, parallel
+from egregore_dist import (
+    BrokerFull,
+    BrokerUnavailable,
+    LocalCluster,
+    ParallelExecutionError,
+    Run,
+    RunLost,
+    Sequence,
+    node,
+    parallel,
+)
 from egregore_dist.client import server as embedded
 from egregore_dist.engine import app as apps
 from egregore_dist.ledger import Ledger
@@ -192,6 +202,10 @@ def test_threads_outlive_a_restart() -> None:
         assert (cluster.workers[0].pid, cluster.workers[0].alive) == (pid, True)
 
 
+def _fails(data: object) -> None:
+    raise ValueError(data)
+
+
 def _pause(seconds: float) -> float:
     import time
 
@@ -272,6 +286,41 @@ def test_a_server_that_refuses_to_write(trial: Trial, how: str, figure: Callable
     )
 
 
+@pytest.mark.parametrize("how", REFUSALS)
+def test_a_server_that_refuses_to_write_can_be_read(trial: Trial, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What has ended is read as ever, by those who wait too; a run that goes on is waited for, and the log says why."""
+    refuse, allow = REFUSALS[how]
+    server: redis.Redis = trial.ledger.redis
+    good = trial.submit(parallel(quick, anap), 0.01)
+    bad = trial.submit(parallel(node("fails")(_fails), quick), 0.01)
+    begun = trial.submit(Sequence(nap.map(), join), [3.0])
+    assert len(trial.result(good)) == 2
+    with pytest.raises(ParallelExecutionError):
+        trial.result(bad)
+    trial.wait_for(1, node="nap")
+    server.execute_command(*refuse)
+    try:
+        found = Run(good.id)
+        assert len(found.result(timeout=5)) == 2
+        assert len(asyncio.run(asyncio.wait_for(_awaited(found), 5))) == 2
+        assert [event.type for event in found.events()][-1] == "run.ended"
+        assert list(found.logs(follow=True)) == []
+        assert found.report().state == "succeeded"
+        with pytest.raises(ParallelExecutionError) as caught:
+            Run(bad.id).result(timeout=5)
+        assert caught.value.branch == "fails"
+        assert caplog.records == []
+        with pytest.raises(TimeoutError, match="has not ended"):
+            begun.result(timeout=1)
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(_awaited(begun), 1))
+        assert [record.action for record in caplog.records] == ["ledger_full"] * 2  # type: ignore[attr-defined]
+    finally:
+        server.execute_command(*allow)
+
+    assert len(trial.result(begun)) == 1
+
+
 @pytest.mark.timeout(300)
 def test_a_full_server_is_drained(trial: Trial, long: bool) -> None:
     """Messages that fill the server are taken off it although it is full, by workers that were just started too."""
@@ -345,7 +394,8 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
         ledger = Ledger(apps.ledger_url(cluster.settings), prefix=cluster.settings.prefix)
         pid = cluster.workers[0].pid
         flow = Sequence(node("pause")(_pause).map(), node("count")(len))
-        running = flow.submit([1.0] * 3)
+        ended, running = flow.submit([0.0]), flow.submit([1.0] * 3)
+        assert ended.result(timeout=30) == 1
         until(lambda: running.status == "running")
         filler = small_disk / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -362,6 +412,7 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
         until(refuses, what="the server's refusal")
         with pytest.raises(BrokerUnavailable, match="cannot write to its disk"):
             flow.submit([0.0])
+        assert ended.result(timeout=5) == 1
         let_pass(4.0)
         assert cluster.workers[0].alive
         filler.unlink()
