@@ -20,6 +20,7 @@ import tenacity
 
 from egregore_dist import errors
 from egregore_dist.client import events, session, stored, waiting
+from egregore_dist.client.deadlines import Deadlines
 from egregore_dist.client.events import Event
 from egregore_dist.client.logs import LogLine, Reading, Wanted
 from egregore_dist.client.runreport import RunReport
@@ -360,7 +361,7 @@ class Run:
             # Seen once, so that it can be told apart from one that never was when it is missing.
             patient(self._record)
         with shown(self._ledger, self.id, progress) as update:
-            teller = _Teller(self)
+            teller, deadlines = _Teller(self), Deadlines(self._session, self.id)
             while True:
                 if patient(self._ledger.wait, self.id, self._next_wait(deadline, update.interval)):
                     end = patient(self._end)
@@ -371,6 +372,8 @@ class Run:
                 patient(self._record)
                 if deadline is not None and time.monotonic() >= deadline:
                     return None
+                if deadlines.is_due():
+                    deadlines.keep()
                 if teller.is_due():
                     teller.tell()
 
@@ -388,11 +391,13 @@ class Run:
     async def _wait_for_end(self) -> Any:
         if self._epoch is None:
             await asyncio.to_thread(_patient, self._record)
-        teller = _Teller(self)
+        teller, deadlines = _Teller(self), Deadlines(self._session, self.id)
         async with self._ledger.watch() as watch:
             while True:
                 if not await _apatient(watch.wait, self.id, _WAIT):
                     await asyncio.to_thread(_patient, self._record)
+                    if deadlines.is_due():
+                        await asyncio.to_thread(deadlines.keep)
                     if teller.is_due():
                         await asyncio.to_thread(teller.tell)
                 elif (end := await asyncio.to_thread(_patient, self._end)) is not None:

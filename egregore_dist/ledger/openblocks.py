@@ -13,6 +13,8 @@ from egregore_dist.ledger.records import path_of
 
 # Entries of the agenda that are read at most.
 _LOOKED_AT = 20_000
+# About so many open blocks of a run are looked at at a time.
+_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,29 @@ def _open(run: str, block: str, series: str, n: int, done: int, running: int, pa
         waiting=max(0, n - done - running),
         running=running,
     )
+
+
+def deadlines(ledger: Ledger, run: str, cursor: int = 0) -> tuple[dict[str, float], int]:
+    """When open blocks of a run are to end, of a bounded number at a time.
+
+    Args:
+        cursor: where to go on; 0 for the first ones.
+
+    Returns:
+        The seconds that each block has left, below 0 where its deadline is over: those whose own is the first of theirs
+        and of the blocks around them. And the cursor to go on with, 0 where these were the last.
+    """
+    with reachable():
+        after, names = cast(
+            tuple[int, list[bytes]], ledger.redis.sscan(ledger.keys.part(run, "open"), cursor, count=_AT_A_TIME)
+        )
+        pipe = ledger.redis.pipeline(transaction=False)
+        pipe.time()
+        for name in names:
+            pipe.hmget(ledger.keys.block(run, "b", name.decode()), "ends_by", "ends_with")
+        time, *found = pipe.execute()
+    now = replies.milliseconds(time)
+    return {block.decode(): (int(at) - now) / 1000 for at, block in found if at is not None}, int(after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -298,6 +298,28 @@ def test_a_deadline_needs_no_client(local: LocalCluster, tmp_path: Path) -> None
     assert (caught.value.block, caught.value.results) == ("left", {"fine": "fine"})
 
 
+@pytest.mark.parametrize("how", ["result", "await"])
+def test_a_deadline_needs_no_worker(tmp_path: Path, how: str) -> None:
+    """Where every worker is dead, who waits for the run ends a block at its deadline, and what depends on it."""
+    inner = parallel(fine, lingers, max_concurrent=1, timeout=2.5, name="inner")
+    with LocalCluster(workers=1, concurrency=2) as cluster:
+        run = parallel(inner, fine, name="outer").submit(str(tmp_path))
+        until(lambda: lines(tmp_path / "started") == ["lingers"], seconds=15, what="the node")
+        cluster.workers[0].kill()
+        started = time.monotonic()
+
+        async def waited() -> Any:
+            return await asyncio.wait_for(run, 20)
+
+        with pytest.raises(ParallelExecutionError) as caught:
+            _ = run.result(timeout=20) if how == "result" else asyncio.run(waited())
+
+        assert time.monotonic() - started < 2.5 + 5
+        cause = caught.value.__cause__
+        assert isinstance(cause, ParallelTimeoutError)
+        assert (cause.block, cause.results, cause.running) == ("inner", {"fine": "fine"}, ["lingers"])
+
+
 # A failing branch
 
 

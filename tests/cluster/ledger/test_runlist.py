@@ -206,3 +206,25 @@ def test_counts(ledger: Ledger) -> None:
     backlog = openblocks.backlog(ledger)
     assert (backlog.blocks, backlog.running, backlog.waiting) == (4, 1, 7)
     assert runlist.known(ledger) == 4
+
+
+def test_deadlines(play: Play) -> None:
+    """The first deadline of each open block is told with the block whose it is, by the server's clock."""
+    outer = play.block(2, timeout=60.0)
+    token = play.lane()
+    play.serve(outer, token)
+    inner = play.nest(outer, 0, token, 1, timeout=90.0)
+    play.serve(outer, token)
+    sooner = play.nest(outer, 1, token, 1, timeout=30.0)
+
+    found, cursor = openblocks.deadlines(play.ledger, play.run)
+    assert set(found) == {outer, sooner}
+    assert (50 < found[outer] <= 60, 20 < found[sooner] <= 30, cursor) == (True, True, 0)
+    play.pass_deadline(outer)
+    assert openblocks.deadlines(play.ledger, play.run)[0].keys() == {outer}
+    assert openblocks.deadlines(play.ledger, play.run)[0][outer] < -1000
+    play.ledger.sweep(play.run, "deadline", inner, workers=None)
+    assert play.state == "running"
+    play.make_due("deadline", outer)
+    play.ledger.sweep(play.run, "deadline", inner, workers=None)
+    assert play.state == "failed"
