@@ -248,7 +248,8 @@ def resume(run_id: str, wants_json: bool) -> None:
 def retry(run_id: str, wants_json: bool) -> None:
     """Run again what did not end well in a run that failed or was cancelled, and keep the rest.
 
-    A run that goes on or has succeeded stays as it is. JSON keys: id, state.
+    What its end has stopped is waited for first, some seconds at most. A run that goes on or has succeeded stays as it
+    is. JSON keys: id, state.
     """
     run = _run(run_id)
     before = run.status

@@ -221,9 +221,12 @@ class Run:
     def retry(self) -> str:
         """Run again what did not end well, and keep the rest. Returns the run's state.
 
-        Only a run that failed or was cancelled is changed. Raises `RunNotFound`, `RunLost`.
+        Only a run that failed or was cancelled is changed. What its end has stopped is waited for first, the grace and
+        three seconds at most, so that no branch runs beside its former attempt. Raises `RunNotFound`, `RunLost`.
         """
         with self._missed():
+            if not self._session.let_stop(self.id):
+                return self.status
             before, wanted = self._ledger.retry(self.id)
         if before not in ("failed", "cancelled"):
             return before

@@ -21,12 +21,11 @@ from egregore_dist.engine import forking
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.runtime import signer
-from egregore_dist.ledger import Ledger
-from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger import ENDED, Ledger, lanes
 from egregore_dist.settings import Settings, load
 
-# Seconds beyond the grace, in which a process that did not stop is killed.
-_STOP_MARGIN = 1.0
+# Seconds beyond the grace, in which a process that did not stop is killed, and its worker says so.
+_STOP_MARGIN = 3.0
 _LOOK_EVERY = 0.02
 
 
@@ -84,9 +83,26 @@ class Session:
             errors.BrokerUnavailable: the ledger cannot be reached.
         """
         self.ledger.cancel(run)
+        self.let_stop(run)
+
+    def let_stop(self, run: str) -> bool:
+        """Wait until nothing of a run that has ended runs any more, no longer than a node may take to stop.
+
+        What a dead worker had is not waited for, once its report has expired. Returns False where the run goes on,
+        since it has been retried.
+
+        Raises:
+            errors.RunNotFound: there is no such run.
+            errors.BrokerUnavailable: the ledger cannot be reached.
+        """
         until = time.monotonic() + self.settings.stop_grace + _STOP_MARGIN
-        while self.ledger.stopped(run, ROOT) is None and time.monotonic() < until:
+        blocks: list[str] | None = None
+        while self.ledger.run(run).state in ENDED:
+            blocks = lanes.stopping(self.ledger, run, blocks)
+            if not blocks or time.monotonic() >= until:
+                return True
             time.sleep(_LOOK_EVERY)
+        return False
 
     def _finish(self) -> None:
         if os.getpid() != self.pid:

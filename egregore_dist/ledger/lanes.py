@@ -1,10 +1,10 @@
-"""What the lanes of workers are at: as these report, and as the ledger has it now."""
+"""What the lanes of workers are at: as these report, and as the ledger has it now; and which have still to stop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.ledger import Ledger
@@ -87,3 +87,33 @@ def _lane(work: AtWork, workflow: bytes, name: Any, lane: bytes | None) -> AtBlo
         held=held,
         since=since / 1000 if since else None,
     )
+
+
+def stopping(ledger: Ledger, run: str, blocks: Iterable[str] | None = None) -> list[str]:
+    """The blocks of a run that has ended whose lanes have not all left yet; those of dead workers never do.
+
+    Args:
+        blocks: the only ones to look at; absent, all of the run.
+
+    Raises:
+        errors.BrokerUnavailable: the ledger cannot be reached.
+    """
+    keys, server = ledger.keys, ledger.redis
+    with reachable():
+        if blocks is None:
+            blocks = [name.decode() for name in cast(set[bytes], server.smembers(keys.part(run, "blocks")))]
+        asked = list(blocks)
+        pipe = server.pipeline(transaction=False)
+        for block in asked:
+            pipe.hkeys(keys.block(run, "l", block))
+        workers = {block: _workers(names) for block, names in zip(asked, pipe.execute(), strict=True)}
+        named = sorted(set[str]().union(*workers.values()))
+        for worker in named:
+            pipe.exists(keys.worker(worker))
+        alive = {worker for worker, there in zip(named, pipe.execute(), strict=True) if there}
+    return [block for block in asked if workers[block] & alive]
+
+
+def _workers(names: Iterable[bytes]) -> set[str]:
+    # Beside the branches that are leased, "@<worker>/<pid>/<lane>" of each lane.
+    return {name[1:].decode().rsplit("/", 2)[0] for name in names if name.startswith(b"@")}

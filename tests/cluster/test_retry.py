@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,6 @@ def needs_key(folder: str) -> str:
 
 @node
 def waits_for_key(folder: str) -> str:
-    import time
-
     while not (Path(folder) / "key").exists():
         time.sleep(0.01)
     return "open"
@@ -105,6 +104,65 @@ def test_a_cancelled_run_goes_on(local: LocalCluster, tmp_path: Path) -> None:
     run.retry()
 
     assert run.result(timeout=30) == {"waits_for_key": "open", "counted": 1}
+
+
+def say(folder: str, line: str) -> None:
+    with (Path(folder) / "said").open("a") as file:
+        file.write(f"{line}\n")
+
+
+def said(folder: Path) -> list[str]:
+    """What nodes have said so far."""
+    return (folder / "said").read_text().splitlines() if (folder / "said").exists() else []
+
+
+@node
+def leaves_late(folder: str) -> str:
+    """Takes a while to stop."""
+    say(folder, "begins")
+    try:
+        while not (Path(folder) / "key").exists():
+            time.sleep(0.01)
+    finally:
+        time.sleep(1.2)
+        say(folder, "ends")
+    return "open"
+
+
+def test_a_retry_waits_for_what_the_end_has_stopped(local: LocalCluster, tmp_path: Path) -> None:
+    """No branch runs beside its former attempt, though that one takes its time to stop."""
+    run = parallel(leaves_late, max_concurrent=1).submit(str(tmp_path))
+    until(lambda: said(tmp_path) == ["begins"])
+    run.cancel()
+
+    run.retry()
+
+    until(lambda: said(tmp_path).count("begins") == 2)
+    assert said(tmp_path) == ["begins", "ends", "begins"]
+    (tmp_path / "key").touch()
+    assert run.result(timeout=30) == {"leaves_late": "open"}
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_a_retry_waits_for_nobody_for_ever(
+    local: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_alive: bool
+) -> None:
+    """A lane that does not say that it has left is waited for while stopping may take; a dead worker's not at all."""
+    run = parallel(waits_for_key).submit(str(tmp_path))
+    until(lambda: run.status == "running")
+    run.cancel()
+    ledger, worker = session.current().ledger, local.workers[0].name if is_alive else "gone@nowhere"
+    assert session.current().let_stop(run.id)
+    ledger.redis.hset(ledger.keys.block(run.id, "l", "0"), f"@{worker}/1/lane", "1:1:0:1")
+    (tmp_path / "key").touch()
+    monkeypatch.setattr(session, "_STOP_MARGIN", 0.0)
+
+    began = time.monotonic()
+    run.retry()
+    took = time.monotonic() - began
+
+    assert (took >= session.current().settings.stop_grace) == is_alive
+    assert run.result(timeout=30) == {"waits_for_key": "open"}
 
 
 def test_a_run_that_succeeded_stays_as_it_is(local: LocalCluster, tmp_path: Path) -> None:

@@ -501,15 +501,22 @@ def _consecutive(executions: Iterable[Execution]) -> Iterator[tuple[Execution, E
 
 def _live_until(execution: Execution, events: Iterable[Happened], block: Block | None) -> float:
     # An attempt is live until it ends, or is taken from its lane, or its block ends: what it does later does not count.
+    # A retry waits for what the end has stopped, so one whose block is opened again is live until it ends itself. When
+    # it was killed nobody has written down.
     names = block.names if block is not None else ()
     ends = [execution.end if execution.end is not None else inf]
+    closed = inf
     for event in events:
         if event.at + JITTER < execution.start:
             continue
         is_its = any((names[branch] if branch < len(names) else None) == execution.branch for branch in event.branches)
-        if event.type == "block.ended" or (event.type in GIVEN_BACK and (execution.branch is None or is_its)):
+        if event.type in GIVEN_BACK and (execution.branch is None or is_its):
             ends.append(event.at)
-    return min(ends)
+        elif event.type == "block.ended":
+            closed = min(closed, event.at)
+        elif event.type == "block.opened" and execution.end is not None:
+            closed = inf
+    return min(*ends, closed)
 
 
 def _numbered(events: Iterable[Happened], attempts: int) -> Iterator[str]:

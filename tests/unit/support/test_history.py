@@ -100,6 +100,12 @@ def numbered(found: History, *, at: int, attempt: int) -> None:
     run_is(found, events=events)
 
 
+def retried(found: History) -> None:
+    """Its block was ended while branch 1 ran, and soon opened again."""
+    event(found, 2500, "block.ended", block="0.0-", state="cancelled")
+    event(found, 3000, "block.opened", block="0.0-")
+
+
 def unwritten(found: History) -> None:
     """No node has written down what it did."""
     found.executions.clear()
@@ -127,6 +133,16 @@ FORGED: dict[str, tuple[str, Callable[[History], object], str]] = {
     ),
     "a value from nowhere": ("I3", lambda it: block_is(it, values={0: "va", 1: "vx"}), "no execution that ended"),
     "two attempts at once": ("I4", lambda it: ran(it, 2, start=3000), "attempt 2 began at 3000 while attempt 1"),
+    "two tries at once": (
+        "I4",
+        lambda it: (retried(it), ran(it, 1, end=3500), ran(it, 2, start=3100)),
+        "attempt 2 began at 3100 while attempt 1",
+    ),
+    "over the limit after a retry": (
+        "I5",
+        lambda it: (retried(it), ran(it, 1, end=3500), ran(it, 2, start=3100)),
+        "2 at once at 3100, its limit is 1",
+    ),
     "a fourth attempt": ("I4", lambda it: ran(it, 2, attempt=4), "attempt 4 of 3"),
     "lost too often": (
         "I4",
@@ -239,6 +255,15 @@ def test_a_breach_is_found(name: str) -> None:
     forge(found)
 
     assert any(said in it.what for it in history.check(found) if it.invariant == invariant), history.check(found)
+
+
+def test_what_was_killed_before_a_retry_is_over() -> None:
+    """Nobody has written down when it was killed: it is taken to have been when its block ended."""
+    found = copy.deepcopy(sound())
+    retried(found)
+    ran(found, 2, start=3100)
+
+    assert not any(it.invariant == "I5" or "while attempt" in it.what for it in history.check(found))
 
 
 def test_every_invariant_has_a_forgery() -> None:
