@@ -23,6 +23,7 @@ from egregore_dist.client.monitor import LocalMonitor
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
+from egregore_dist.client.supervisor import Supervisor
 from egregore_dist.engine import app as apps
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import load
@@ -40,6 +41,7 @@ class LocalWorker:
         name: the name that it reports under.
         pid: its main process, or None before it was started.
         has_served: whether it has reported since it was started last.
+        restarts: how often it was started again since then, because it had failed.
     """
 
     def __init__(
@@ -56,8 +58,12 @@ class LocalWorker:
         self._options += [] if gpus is None else [f"--gpus={gpus}"]
         self.log = folder / f"{name.partition('@')[0]}.log"
         self.has_served = False
+        self.restarts = 0
         self._cluster = cluster
         self._process: Process | None = None
+        # Whether it was asked to end; and, of those who start it, one at a time.
+        self._asked = False
+        self._starting = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<LocalWorker {self.name} {'alive' if self.alive else 'stopped'}>"
@@ -74,6 +80,29 @@ class LocalWorker:
 
     def start(self) -> None:
         """Start it, without waiting until it is ready; one that was killed starts anew."""
+        with self._starting:
+            self._asked, self.has_served, self.restarts = False, False, 0
+            self._spawn()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended, with another exit code than 0, though nobody asked it to here."""
+        return not (self._process is None or self._asked or self._process.alive or self._process.returncode == 0)
+
+    def revive(self) -> None:
+        """Start it again, if it has failed."""
+        with self._starting:
+            if self._process is None or not self.has_failed:
+                return
+            # Where the keeper was killed the worker may live on.
+            self._process.kill()
+            self._spawn()
+            self.restarts += 1
+        if self._asked:
+            # Meanwhile, which the new process has not heard.
+            self.kill()
+
+    def _spawn(self) -> None:
         arguments = [
             sys.executable,
             "-m",
@@ -92,21 +121,23 @@ class LocalWorker:
         # A worker that is killed cannot remove its pool's temporary directory: it goes with the cluster's own.
         folder = self.log.parent
         environment = {**self._cluster.worker_environment(), "TMPDIR": str(folder)}
-        self.has_served = False
         self._process = Process.spawn(arguments, env=environment, log=self.log, remove=folder)
 
     def kill(self) -> None:
         """Kill it and its pool at once (SIGKILL)."""
+        self._asked = True
         if self._process is not None:
             self._process.kill()
 
     def terminate(self) -> None:
         """Ask it to stop once what runs has ended, without waiting."""
+        self._asked = True
         if self._process is not None:
             self._process.terminate()
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stop it: what runs may end within ``timeout`` seconds, then it is killed."""
+        self._asked = True
         if self._process is not None:
             self._process.stop(timeout)
 
@@ -124,6 +155,9 @@ class LocalWorker:
 
 class LocalCluster:
     """A server and workers on this machine; as a context manager it is also what this process submits to.
+
+    A worker that fails is started again: after a second, and after twice as long, a minute at most, each time that it
+    fails within a minute. One that ends with the exit code 0, or was ended by its handle, is not.
 
     Args:
         workers: how many workers.
@@ -175,6 +209,7 @@ class LocalCluster:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._monitor: LocalMonitor | None = None
         self._monitor_lock = threading.Lock()
+        self._supervisor: Supervisor | None = None
         self._owner = os.getpid()
         # Several clusters of one program may share a broker, where no two workers may have one name.
         self._host = f"local-{os.getpid()}-{next(_numbers)}"
@@ -260,6 +295,8 @@ class LocalCluster:
             for _ in range(self._wanted):
                 self.add_worker(wait=False)
             self.wait_ready()
+            self._supervisor = Supervisor(self.workers)
+            self._supervisor.start()
         except BaseException:
             self.stop()
             raise
@@ -284,6 +321,9 @@ class LocalCluster:
         """Stop the workers and the server. What runs may end within some seconds. Stopping twice does nothing."""
         if os.getpid() != self._owner:
             return
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
         if self._monitor is not None:
             self._monitor.stop()
             self._monitor = None

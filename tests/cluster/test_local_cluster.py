@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,14 @@ import pytest
 
 from egregore_dist import Context, LocalCluster, errors, node, parallel
 from egregore_dist.client import session
+from tests.support import watching
 from tests.support.trial import notice_soon
-from tests.support.waiting import until
+from tests.support.waiting import let_pass, until
 
 
 @node
 def where(gate: str, context: Context) -> str:
     """Wait for the gate, the first time only, and say who runs this."""
-    import os
-
     (Path(gate).parent / f"{context.branch}-{context.attempt}").touch()
     while context.attempt == 1 and not Path(gate).exists():
         time.sleep(0.01)
@@ -27,8 +28,6 @@ def where(gate: str, context: Context) -> str:
 
 @node
 def parent(_: None) -> int:
-    import os
-
     return os.getppid()
 
 
@@ -55,6 +54,29 @@ def test_workers_are_killed_restarted_added_and_stopped(tmp_path: Path, monkeypa
             str(first.pid),
             str(third.pid),
         }
+
+
+def test_a_run_outlives_all_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are killed from outside are started again, and go on; one that is told to stop is not."""
+    notice_soon(monkeypatch)
+    with LocalCluster(workers=2) as cluster:
+        first, second = cluster.workers
+        run = parallel(where, where.alias("again")).submit(str(tmp_path / "gate"))
+        until(lambda: (tmp_path / "where-1").exists() and (tmp_path / "again-1").exists())
+        for worker in (first, second):
+            watching.expect_end(worker)
+            os.kill(worker.pid or 0, signal.SIGKILL)
+
+        assert set(run.result(timeout=60).values()) <= {str(first.pid), str(second.pid)}
+        assert (first.restarts, second.restarts, second.alive) == (1, 1, True)
+
+        os.kill(first.pid or 0, signal.SIGTERM)
+        until(lambda: not first.alive)
+        let_pass(3.0)
+        assert (first.alive, first.has_failed, first.restarts) == (False, False, 1)
+        first.start()
+        cluster.wait_ready()
+        assert (first.alive, first.restarts) == (True, 0)
 
 
 def test_a_worker_that_is_gone_keeps_no_other_from_being_added() -> None:

@@ -131,8 +131,7 @@ def test_what_is_forged_is_found(monkeypatch: pytest.MonkeyPatch, served: bool) 
         assert run.result(timeout=60) == [0, 2, 4, 6]
         assert watching.broken(cluster) == []
         if not served:
-            watching.expect_end(cluster.workers[0])
-            os.kill(cluster.workers[0].pid or 0, signal.SIGKILL)
+            cluster.workers[0].kill()
             until(lambda: not cluster.workers[0].alive, what="its end")
             assert watching.broken(cluster) == []
         forger = Forger(session.current().ledger, run.id)

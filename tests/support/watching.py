@@ -132,7 +132,8 @@ def known(cluster: LocalCluster) -> History:
     finally:
         ledger.close()
     found.seen = [seen for seen in _seen if seen.run in found.runs and not _was_retried(found.runs[seen.run])]
-    found.died = [_died(worker) for worker in cluster.workers if not _runs(worker) and worker not in _asked]
+    died = [worker for worker in cluster.workers if worker.restarts or not _runs(worker)]
+    found.died = [_died(worker) for worker in died if worker not in _asked]
     return found
 
 
