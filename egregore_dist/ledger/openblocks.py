@@ -43,12 +43,32 @@ class OpenBlock:
         return self.id == ROOT
 
 
-def look(ledger: Ledger) -> tuple[list[OpenBlock], float]:
-    """The open blocks, as many as are looked at, and how many seconds the agenda's first entry is late."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What was seen of the open blocks.
+
+    Attributes:
+        blocks: as many as are looked at.
+        late: seconds that the agenda's first entry is late.
+        share: the part of all that they are, from 0 to 1.
+    """
+
+    blocks: list[OpenBlock]
+    late: float
+    share: float
+
+    def of_all(self, number: float) -> int:
+        """How many there are of what these blocks have so many of, if the others are like them."""
+        return round(number / self.share)
+
+
+def look(ledger: Ledger) -> Look:
+    """Look at the open blocks. Raises `errors.BrokerUnavailable`."""
     with reachable():
         now = replies.milliseconds(ledger.redis.time())
+        known = int(ledger.redis.zcard(ledger.keys.agenda))
         entries = cast(
-            list[tuple[bytes, float]], ledger.redis.zrange(ledger.keys.agenda, 0, _LOOKED_AT, withscores=True)
+            list[tuple[bytes, float]], ledger.redis.zrange(ledger.keys.agenda, 0, _LOOKED_AT - 1, withscores=True)
         )
         asked = [entry.decode().split(" ") for entry, _ in entries]
         places = sorted({(run, block) for run, kind, block in asked if kind != "tidy"})
@@ -66,7 +86,7 @@ def look(ledger: Ledger) -> tuple[list[OpenBlock], float]:
         # It may have expired or been deleted since.
         if n is not None:
             found.append(_open(run, block, series[run], int(n), int(done or 0), int(running or 0), path or b""))
-    return found, late
+    return Look(blocks=found, late=late, share=min(1.0, len(entries) / known) if entries and known else 1.0)
 
 
 def _open(run: str, block: str, series: str, n: int, done: int, running: int, path: bytes) -> OpenBlock:
@@ -121,11 +141,11 @@ class Backlog:
 
 
 def backlog(ledger: Ledger) -> Backlog:
-    """What is to be done, in as many open blocks as `look` looks at."""
-    blocks, late = look(ledger)
+    """What is to be done: where there are very many open blocks, as those that were looked at have it."""
+    found = look(ledger)
     return Backlog(
-        blocks=len(blocks),
-        waiting=sum(block.waiting for block in blocks),
-        running=sum(block.running for block in blocks),
-        late=late,
+        blocks=found.of_all(len(found.blocks)),
+        waiting=found.of_all(sum(block.waiting for block in found.blocks)),
+        running=found.of_all(sum(block.running for block in found.blocks)),
+        late=found.late,
     )

@@ -89,12 +89,13 @@ class _Ledger(Collector):
         return found
 
     def _backlog(self) -> Iterator[Metric]:
-        blocks, late = openblocks.look(self._ledger)
-        yield GaugeMetricFamily("egregore_open_blocks", "Blocks that have not ended.", len(blocks))
+        look = openblocks.look(self._ledger)
+        number = look.of_all(len(look.blocks))
+        yield GaugeMetricFamily("egregore_open_blocks", "Blocks that have not ended.", number)
         by_state: Counter[tuple[str, str]] = Counter(
             {("waiting", OTHER): 0, ("running", OTHER): 0, ("parked", OTHER): 0}
         )
-        for block in blocks:
+        for block in look.blocks:
             by_state["waiting", block.series] += block.waiting
             by_state["running", block.series] += block.running
             if not block.is_run:
@@ -104,20 +105,20 @@ class _Ledger(Collector):
         text = "Branches of them: those that nobody executes yet, are executed, or wait for a block that they met."
         branches = GaugeMetricFamily("egregore_branches", text, labels=["state", "workflow"])
         for (state, workflow), number in sorted(by_state.items()):
-            branches.add_metric([state, workflow], max(0, number))
+            branches.add_metric([state, workflow], look.of_all(max(0, number)))
         yield branches
         text = "Seconds of work in the branches that wait, by what was learned of their nodes."
         seconds = GaugeMetricFamily("egregore_backlog_seconds", text, labels=["workflow"])
         text = "Branches that wait, of which it was not learned yet how long they take."
         unknown = GaugeMetricFamily("egregore_backlog_unknown_branches", text, labels=["workflow"])
-        estimates = self._estimator.estimate(blocks)
+        estimates = self._estimator.estimate(look.blocks)
         for workflow in sorted({OTHER, *estimates}):
             estimate = estimates.get(workflow)
-            seconds.add_metric([workflow], 0.0 if estimate is None else estimate.seconds)
-            unknown.add_metric([workflow], 0 if estimate is None else estimate.unknown)
+            seconds.add_metric([workflow], 0.0 if estimate is None else estimate.seconds / look.share)
+            unknown.add_metric([workflow], 0 if estimate is None else look.of_all(estimate.unknown))
         yield from (seconds, unknown)
         overdue = "Seconds that the agenda's oldest entry is late: the janitor's work, normally about 0."
-        yield GaugeMetricFamily("egregore_agenda_late_seconds", overdue, late)
+        yield GaugeMetricFamily("egregore_agenda_late_seconds", overdue, look.late)
 
     def _limits(self) -> Iterator[Metric]:
         text = "Branches that have a place of a limit."

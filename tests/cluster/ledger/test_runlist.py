@@ -208,6 +208,17 @@ def test_counts(ledger: Ledger) -> None:
     assert runlist.known(ledger) == 4
 
 
+def test_more_open_blocks_than_are_looked_at(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there is of all is projected from those."""
+    monkeypatch.setattr(openblocks, "_LOOKED_AT", 5)
+    for _ in range(20):
+        Play.submit(ledger)
+    look, backlog = openblocks.look(ledger), openblocks.backlog(ledger)
+
+    assert (len(look.blocks), look.share, look.of_all(len(look.blocks))) == (5, 0.25, 20)
+    assert (backlog.blocks, backlog.waiting, backlog.running) == (20, 20, 0)
+
+
 def test_deadlines(play: Play) -> None:
     """The first deadline of each open block is told with the block whose it is, by the server's clock."""
     outer = play.block(2, timeout=60.0)
