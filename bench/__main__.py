@@ -15,12 +15,13 @@ from rich.console import Console
 
 from bench import account, figures, machine, monitor, plain, suite, workloads
 from bench.figures import Figure
+from bench.measure import Sample
 from egregore_dist import LocalCluster
 
 # One worker with as many processes as the plain one has.
 PROCESSES = 2
 SIZES, MORE_SIZES = (3, 1000), (1, 3, 10, 100, 1000, 10_000)
-# The last is sampled too: of a small block, most is what there is once.
+# Of a small block, most is what there is once; of a large one, what there is for each branch.
 ACCOUNTED = (3, 1000, 100_000)
 
 
@@ -70,14 +71,16 @@ def main(quick: bool, all_sizes: bool, accounting: bool, monitoring: bool, as_js
 
 def _account(bench: suite.Bench, cluster: LocalCluster) -> Iterator[Figure]:
     info: Any = bench.server.info("server")
-    worker = cluster.workers[0].pid
-    assert worker is not None
-    processes = account.Processes(client=os.getpid(), server=info["process_id"], worker=worker)
-    flow = workloads.mapped()
+    workers = tuple(worker.pid for worker in cluster.workers if worker.pid is not None)
+    processes = account.Processes(client=os.getpid(), server=info["process_id"], workers=workers)
     for count in ACCOUNTED:
-        work = partial(flow, list(range(count)))
-        yield from account.by_process(processes, bench.server, work, branches=count, rounds=bench.rounds(8))
-    yield from account.by_module(processes, work, branches=count)
+        work = partial(workloads.branches(count), 1)
+        cost = account.cost(processes, bench.server, work, units=count, rounds=bench.rounds(8))
+        for name, values in cost.seconds.items():
+            yield Figure(name=f"a branch of {count}: {name}", sample=Sample.of(values), unit="s")
+        for role, modules in account.by_module(processes, work, units=count).items():
+            for module, seconds in modules:
+                yield Figure(name=f"a branch of {count}: {role}, {module}", sample=Sample.of([seconds]), unit="s")
 
 
 if __name__ == "__main__":

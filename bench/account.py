@@ -1,4 +1,4 @@
-"""Where the time goes: what each process computes for a branch, and in which part of the package its worker does."""
+"""Where the time goes: what each process computes, how often it wakes, and which part of the package is at work."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
 import redis
-
-from bench.figures import Figure
-from bench.measure import Sample
 
 # Seconds: the system counts CPU time in hundredths, so that less is not worth reading.
 _ROUND = 2.0
@@ -30,82 +28,138 @@ OUTSIDE = "celery"
 _LEAST, REST = 0.02, "all others"
 
 
+#: The parts of a cluster, as its accounts name them.
+CLIENT, MAIN, POOL, SERVER = "client", "worker, its main process", "worker, its pool", "server"
+SCRIPTS, WALL = "server, in scripts", "wall time"
+
+
+class NoProfiler(Exception):
+    """Raised where py-spy is not installed, or may not look at a process."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processes:
     """The processes of one cluster, by pid."""
 
     client: int
     server: int
-    worker: int
+    workers: tuple[int, ...]
 
-    def pool(self) -> list[psutil.Process]:
-        """The worker's pool."""
-        return psutil.Process(self.worker).children()
+    def by_role(self) -> dict[str, list[int]]:
+        """The processes of each part."""
+        pool = [child.pid for worker in self.workers for child in psutil.Process(worker).children()]
+        return {CLIENT: [self.client], MAIN: [*self.workers], POOL: pool, SERVER: [self.server]}
 
 
-def by_process(
-    processes: Processes, server: redis.Redis, work: Callable[[], object], *, branches: int, rounds: int
-) -> Iterator[Figure]:
-    """What a branch costs each process in CPU time, what the server's scripts take of that, and the wall time.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one unit of some work costs, once for each time it was measured.
+
+    Attributes:
+        seconds: of CPU time by part, of the server's scripts, and on the wall.
+        wakes: how often each part had waited and went on.
+        sent: how often the server was sent something.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    wakes: dict[str, list[float]] = field(default_factory=dict)
+    sent: list[float] = field(default_factory=list)
+
+
+def cost(
+    processes: Processes,
+    server: redis.Redis,
+    work: Callable[[], object],
+    *,
+    units: int,
+    rounds: int,
+    least: float = _ROUND,
+) -> Cost:
+    """What a unit of the work costs each part of the cluster.
 
     Args:
-        work: runs all branches once.
-        branches: how many those are.
-        rounds: how many values; each is of as many runs as make two seconds.
+        work: does all units once.
+        units: how many those are: branches, or runs.
+        rounds: how many values.
+        least: seconds of each; as many repetitions as fit, and one at the least.
     """
     work()
-    taken: dict[str, list[float]] = {}
+    found = Cost()
     for _ in range(rounds):
-        before, scripts, started, runs = _cpu(processes), _scripts(server), time.perf_counter(), 0
-        while time.perf_counter() - started < _ROUND:
+        before, started, times = _used(processes, server), time.perf_counter(), 0
+        while not times or time.perf_counter() - started < least:
             work()
-            runs += 1
-        wall = time.perf_counter() - started
-        used = {name: after - before[name] for name, after in _cpu(processes).items()}
-        used |= {"server, in scripts": _scripts(server) - scripts, "wall time": wall}
-        for name, seconds in used.items():
-            taken.setdefault(name, []).append(seconds / (runs * branches))
-    for name, values in taken.items():
-        yield Figure(name=f"a branch of {branches}: {name}", sample=Sample.of(values), unit="s")
+            times += 1
+        wall, after = time.perf_counter() - started, _used(processes, server)
+        done = times * units
+        for name, seconds in after.seconds.items():
+            found.seconds.setdefault(name, []).append((seconds - before.seconds[name]) / done)
+        found.seconds.setdefault(WALL, []).append(wall / done)
+        for name, wakes in after.wakes.items():
+            found.wakes.setdefault(name, []).append((wakes - before.wakes[name]) / done)
+        found.sent.append((after.sent - before.sent) / done)
+    return found
 
 
-def by_module(processes: Processes, work: Callable[[], object], *, branches: int) -> Iterator[Figure]:
-    """What a branch costs the worker's pool, by the module of the package that was at work, as py-spy samples it.
+def by_module(
+    processes: Processes,
+    work: Callable[[], object],
+    *,
+    units: int,
+    spy: Sequence[str] | None = None,
+    seconds: int = _SAMPLE_FOR,
+) -> dict[str, list[tuple[str, float]]]:
+    """What a unit costs client, main process and pool, by the module of the package that was at work: seconds.
 
     Only what computes is sampled. Time in a library counts for the module that called it.
 
+    Args:
+        work: does all units once.
+        units: how many those are.
+        spy: the command of py-spy; absent, the one that is installed.
+        seconds: for how long.
+
     Raises:
-        RuntimeError: py-spy is not installed, or may not look at the worker.
+        NoProfiler: py-spy is not installed, or may not look.
     """
-    spy = _spy()
+    command = list(spy or _spy())
     work()
-    pool = processes.pool()
+    roles = {role: pids for role, pids in processes.by_role().items() if role != SERVER}
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, str(process.pid)) for process in pool]
         # `--gil`: only who holds it; a call that waits for the server has let it go.
-        options = ["--gil", "--format=raw", f"--rate={_RATE}", f"--duration={_SAMPLE_FOR}"]
+        options = ["--gil", "--format=raw", f"--rate={_RATE}", f"--duration={seconds}"]
         spies = [
             subprocess.Popen(
-                [*spy, "record", *options, f"--output={file}", f"--pid={process.pid}"],
+                [*command, "record", *options, f"--output={Path(folder, str(pid))}", f"--pid={pid}"],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for process, file in zip(pool, files, strict=True)
+            for pids in roles.values()
+            for pid in pids
         ]
-        done, before = 0, sum(_seconds(process.pid) for process in pool)
+        done, before = 0, {role: sum(map(_seconds, pids)) for role, pids in roles.items()}
         while any(each.poll() is None for each in spies):
             work()
-            done += branches
-        used = sum(_seconds(process.pid) for process in pool) - before
+            done += units
+        used = {role: sum(map(_seconds, pids)) - before[role] for role, pids in roles.items()}
         for each in spies:
+            _, said = each.communicate()
             if each.returncode:
-                assert each.stderr is not None
-                raise RuntimeError(f"py-spy could not look at a worker: {each.stderr.read().strip()}")
-        sampled = shares(line for file in files for line in file.read_text().splitlines())
+                raise NoProfiler(f"py-spy could not look at a process: {said.strip()}")
+        found = {}
+        for role, pids in roles.items():
+            # Who never computed has no file.
+            files = [file for pid in pids if (file := Path(folder, str(pid))).exists()]
+            sampled = shares(line for file in files for line in file.read_text().splitlines())
+            found[role] = [(module, share * used[role] / done) for module, share in _told(sampled)]
+    return found
+
+
+def _told(sampled: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
     told = [(module, share) for module, share in sampled if share >= _LEAST]
-    for module, share in [*told, (REST, 1 - sum(share for _, share in told))]:
-        yield Figure(name=f"a branch of {branches}: pool, {module}", sample=Sample.of([share * used / done]), unit="s")
+    rest = 1 - sum(share for _, share in told)
+    return [*told, (REST, rest)] if sampled and len(told) < len(sampled) else told
 
 
 def shares(stacks: Iterable[str]) -> list[tuple[str, float]]:
@@ -131,13 +185,33 @@ def _module(frames: list[str]) -> str:
     return OUTSIDE
 
 
-def _cpu(processes: Processes) -> dict[str, float]:
-    return {
-        "client": _seconds(processes.client),
-        "worker, its main process": _seconds(processes.worker),
-        "worker, its pool": sum(_seconds(process.pid) for process in processes.pool()),
-        "server": _seconds(processes.server),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Used:
+    seconds: dict[str, float]
+    wakes: dict[str, int]
+    sent: int
+
+
+def _used(processes: Processes, server: redis.Redis) -> _Used:
+    roles = processes.by_role()
+    seconds = {role: sum(map(_seconds, pids)) for role, pids in roles.items()}
+    info: Any = server.info("stats")
+    return _Used(
+        seconds=seconds | {SCRIPTS: _scripts(server)},
+        wakes={role: sum(map(_wakes, pids)) for role, pids in roles.items()},
+        sent=info.get("total_reads_processed", 0),
+    )
+
+
+def _wakes(pid: int) -> int:
+    """How often threads of a process gave up the processor to wait; 0 where the system does not tell."""
+    total = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        # A thread may have ended since.
+        with suppress(OSError):
+            found = [line for line in status.read_text().splitlines() if line.startswith("voluntary_ctxt_switches")]
+            total += sum(int(line.partition(":")[2]) for line in found)
+    return total
 
 
 def _seconds(pid: int) -> float:
@@ -153,5 +227,5 @@ def _scripts(server: redis.Redis) -> float:
 def _spy() -> list[str]:
     found = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
     if found is None:
-        raise RuntimeError("py-spy is not installed: pip install py-spy")
+        raise NoProfiler("py-spy is not installed: pip install py-spy")
     return [found]

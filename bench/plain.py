@@ -38,15 +38,23 @@ class PlainCelery:
         """Run a chord of ``count`` trivial tasks, and wait for its callback's result."""
         header = [workloads.plain_trivial.s(1) for _ in range(count)]
         callback = chord(group(header, app=workloads.plain), app=workloads.plain)(workloads.plain_total.s())
-        key = self._backend.get_key_for_task(callback.id)
+        found = self._wait(callback.id, f"the chord of {count} tasks", timeout)
+        if found != count:
+            raise RuntimeError(f"the chord of {count} tasks ended with {found!r}")
+
+    def task(self, *, timeout: float = 60.0) -> None:
+        """Run one trivial task, and wait for its result."""
+        self._wait(workloads.plain_trivial.delay(1).id, "the task", timeout)
+
+    def _wait(self, task: str, name: str, timeout: float) -> object:
+        key = self._backend.get_key_for_task(task)
         limit = time.monotonic() + timeout
         while (raw := self._results.get(key)) is None:
             if time.monotonic() > limit:
-                raise TimeoutError(f"the chord of {count} tasks did not end within {timeout} s")
+                raise TimeoutError(f"{name} did not end within {timeout} s")
             time.sleep(_POLL)
-        found = self._backend.decode_result(cast(bytes, raw))["result"]
-        if found != count:
-            raise RuntimeError(f"the chord of {count} tasks ended with {found!r}")
+        found: object = self._backend.decode_result(cast(bytes, raw))["result"]
+        return found
 
     def close(self) -> None:
         """Close the connections."""
