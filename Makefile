@@ -16,7 +16,7 @@ help:
 	@echo "make soak    run workflows under faults for half an hour (ARGS='--seconds 300' for less)"
 	@echo "make lint    check style, types and layers"
 	@echo "make bench   print the figures"
-	@echo "make bench-peers  measure beside Dask, Ray, Prefect and others, into docs/benchmarks (15 minutes)"
+	@echo "make bench-peers  measure beside Dask, Ray, Prefect and others, into docs/benchmarks (half an hour)"
 	@echo "make mutants break the code in many ways, and see that a test fails each time"
 	@echo "make clean   remove all that make has made"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from bench.peers import cases, host, peers, processes, tables, venvs
+from bench.peers import cases, estimate, host, peers, plan, processes, tables, venvs
 from bench.peers.cases import ANSWER_AFTER, PAGE, Case
 from bench.peers.harness import Harness
 from bench.peers.peers import Peer
@@ -29,7 +29,7 @@ _DOCS = processes.ROOT / "docs" / "benchmarks"
 _QUICK = processes.ROOT / "build" / "bench-peers"
 _FOLDER: Any = click.Path(file_okay=False, path_type=Path)
 _DEFAULT_CAP, _CHOSEN_CAP = 12.0, 60.0
-_MINUTES = 14.0
+_MINUTES = 35.0
 _INTERRUPTED = 130
 
 
@@ -39,8 +39,8 @@ class Options:
 
     peer: tuple[str, ...]
     workload: tuple[str, ...]
-    all: bool
     rounds: int
+    wide: int
     minutes: float | None
     cap: float | None
     quick: bool
@@ -58,7 +58,12 @@ class Options:
     @property
     def chosen(self) -> bool:
         """Whether somebody has said what to measure: then it takes what it takes."""
-        return self.all or bool(self.workload)
+        return bool(self.workload)
+
+    @property
+    def figures(self) -> int:
+        """How often each figure to reach is measured."""
+        return min(1, self.rounds) if self.quick else self.rounds
 
     @property
     def seconds(self) -> float:
@@ -74,18 +79,21 @@ class Options:
             return self.cap
         return _CHOSEN_CAP if self.chosen else _DEFAULT_CAP
 
-    def wants(self, case: Case, peer: Peer) -> bool:
-        """Whether the peer is to do this case."""
-        if self.workload:
-            return case.workload in self.workload or case.name in self.workload
-        return self.all or case.chosen_by_default(peer)
+    @property
+    def limit(self) -> str:
+        """What is over when nothing new is begun."""
+        return f"the time of {self.seconds / 60:g} minutes"
+
+    def wants(self, case: Case) -> bool:
+        """Whether the case is to be measured."""
+        return not self.chosen or case.workload in self.workload or case.name in self.workload
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--peer", multiple=True, help="Only these peers.")
 @click.option("--workload", multiple=True, help="Only these workloads, or single cases.")
-@click.option("--all", is_flag=True, help="Every case for every peer: more than an hour.")
-@click.option("--rounds", default=3, type=click.IntRange(min=1), help="How often each case is measured.")
+@click.option("--rounds", default=5, type=click.IntRange(min=0), help="How often the figures to reach are measured.")
+@click.option("--wide", default=1, type=click.IntRange(min=0), help="How often all else is measured.")
 @click.option("--minutes", type=float, help=f"Begin nothing after that long: {_MINUTES:g} where nothing is chosen.")
 @click.option("--cap", type=float, help=f"Seconds a piece of work may take: {_DEFAULT_CAP:g}, or {_CHOSEN_CAP:g}.")
 @click.option("--quick", is_flag=True, help="Tiny work, one round: to see that all works; the figures mean nothing.")
@@ -95,7 +103,11 @@ class Options:
 @click.option("--list", is_flag=True, help="Show peers and workloads.")
 @click.option("--output", type=_FOLDER, help="Where the results go: docs/benchmarks, or build/bench-peers if quick.")
 def main(**given: Any) -> None:
-    """Measure this package beside its peers: the same work, two processes each, in turn."""
+    """Measure this package beside its peers: the same work, two processes each, in turn.
+
+    First come the figures to reach, each beside the one peer that it is held against, and then every other case of
+    every peer.
+    """
     options = Options(**given)
     known, every = peers.load(), cases.every(quick=options.quick)
     if options.list:
@@ -109,18 +121,12 @@ def main(**given: Any) -> None:
     _check("workload", options.workload, [name for case in every for name in (case.workload, case.name)])
     # As Ctrl-C, so that all that runs is stopped.
     signal.signal(signal.SIGTERM, _interrupted)
-    rounds = 1 if options.quick else options.rounds
-    results = begin(options, rounds)
+    results = begin(options)
     chosen = [peer for name, peer in known.items() if not options.peer or name in options.peer]
     try:
         interpreters = install(chosen, results)
         if not options.install_only:
-            plan = {
-                peer: [case for case in every if options.wants(case, peer)]
-                for peer in chosen
-                if peer.name in interpreters
-            }
-            measure(plan, interpreters, results, options, rounds)
+            measure([peer for peer in chosen if peer.name in interpreters], every, interpreters, results, options)
         interrupted = False
     except KeyboardInterrupt:
         interrupted = True
@@ -131,8 +137,9 @@ def main(**given: Any) -> None:
         sys.exit(_INTERRUPTED)
 
 
-def begin(options: Options, rounds: int) -> Results:
+def begin(options: Options) -> Results:
     """Results to fill: new ones, or those that were measured before."""
+    rounds = f"{options.figures} of each figure to reach, {options.wide} of all else"
     about = host.describe(["make bench-peers", *sys.argv[1:]], rounds)
     if options.quick:
         about = {"**tiny work**": "to see that all works; the figures and their titles mean nothing", **about}
@@ -140,27 +147,44 @@ def begin(options: Options, rounds: int) -> Results:
     if not options.add or not file.exists():
         return Results(about, file)
     found = Results.read(file)
-    found.about["added"] = f"{about['date']}, {about['repeat']}"
+    found.about["added"] = f"{about['date']}, commit {about['commit']}, {about['repeat']}"
     return found
 
 
+def before(options: Options) -> Results:
+    """What was measured last, to estimate by; empty where nothing was, or nothing that can be read."""
+    for folder in (options.folder, _DOCS):
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+            return Results.read(folder / RESULTS)
+    return Results({})
+
+
 def measure(
-    plan: dict[Peer, list[Case]], interpreters: dict[str, Path], results: Results, options: Options, rounds: int
+    chosen: Sequence[Peer],
+    every: Sequence[Case],
+    interpreters: dict[str, Path],
+    results: Results,
+    options: Options,
 ) -> None:
-    """Carry out the plan, and stop all that was started for it."""
-    wanted = {case.name: case for planned in plan.values() for case in planned}
-    every = [case for case in cases.every(quick=options.quick) if case.name in wanted]
-    known = results.cases | {case.name: case.as_dict() for case in every}
+    """Measure what was chosen, and stop all that was started for it."""
+    known = {peer.name: peer for peer in chosen}
+    first = results.last_round() + 1
+    figures = list(plan.figures(known, every, options.wants, times=options.figures, first=first))
+    wide = list(plan.wide(known, every, options.wants, times=options.wide, first=first + len(figures)))
+    planned = [(case, peer) for each in (*figures, *wide) for peer, found in each.turns for case in found]
+    every_known = results.cases | {case.name: case.as_dict() for case, _ in planned}
     # In the order of the catalogue, whatever was measured first.
-    results.cases = {case.name: known[case.name] for case in cases.every() if case.name in known}
-    for peer, planned in plan.items():
-        for case in planned:
-            results.forget(case.name, peer.name)
+    results.cases = {case.name: every_known[case.name] for case in cases.every() if case.name in every_known}
+    for case, peer in planned:
+        results.forget(case.name, peer.name)
+    told = estimate.seconds([*figures, *wide], before(options), cap=options.longest)
+    most = "" if options.seconds == float("inf") else f"; after {options.limit} nothing new is begun"
+    say(f"{len(planned)} measurements: about {told / 60:.0f} minutes{most}")
     mark, started = uuid.uuid4().hex, time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="egb-", ignore_cleanup_errors=True) as folder, _web(mark) as page:
             try:
-                Harness(
+                harness = Harness(
                     results=results,
                     interpreters=interpreters,
                     folder=Path(folder),
@@ -168,9 +192,11 @@ def measure(
                     page=page,
                     cap=options.longest,
                     until=started + options.seconds,
-                    sparing=not options.chosen,
+                    limit=options.limit,
                     say=say,
-                ).run(plan, rounds)
+                )
+                harness.run(figures)
+                harness.run(wide)
             finally:
                 processes.sweep(mark)
     finally:
@@ -235,7 +261,7 @@ def _web(mark: str) -> Iterator[str]:
 
 
 def write(results: Results, output: Path) -> None:
-    """The page, and the plots where matplotlib can be installed."""
+    """The pages, and the plots where matplotlib can be installed."""
     (output / TABLES).write_text(tables.page(results), "utf-8")
     say(f"written: {output / TABLES}")
     try:

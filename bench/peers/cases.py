@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench.peers import makespan
-from bench.peers.peers import OURS, Peer
 from bench.peers.protocol import Setup, Work
 
 KB, MB = 1000, 1_000_000
@@ -22,6 +21,8 @@ FOUR = Setup(workers=2, processes=2)
 PAGE = "/"
 ANSWER_AFTER = 0.05
 _SMALL_COUNT, _SMALL_SIZE = 8, 100 * KB
+# Repetitions by the number of trivial branches.
+_FEW, _MANY = {1: 20, 3: 40, 10: 20, 100: 8}, {1000: 5, 10_000: 1, 100_000: 1}
 
 Mode = Literal["measure", "runs", "beside", "memory"]
 
@@ -43,7 +44,6 @@ class Case:
         ideal: seconds that nobody can be faster than, where that is known.
         x: its place on the axis of the workload's plot.
         large: the block that it is measured beside.
-        default: whether it is measured where nothing is chosen: by nobody, by everybody, or by these.
     """
 
     name: str
@@ -58,7 +58,6 @@ class Case:
     ideal: float | None = None
     x: float = 0.0
     large: Work | None = None
-    default: tuple[str, ...] | bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """What the tables and plots need."""
@@ -72,18 +71,13 @@ class Case:
         size = work.item if work.function == "make" else work.size
         return float(work.expected * max(size, 1))
 
-    def chosen_by_default(self, peer: Peer) -> bool:
-        """Whether the peer does it where no workload is chosen."""
-        if peer.default is not None:
-            return self.name in peer.default
-        return peer.name in self.default if isinstance(self.default, tuple) else self.default
-
 
 def every(*, quick: bool = False) -> list[Case]:
     """All cases; small ones where it has to be quick, to see that they work."""
-    # Memory first and large data last: what stays of one is not the other's.
-    cases = [*_memory(), *_trivial(), *_busy(), *_waiting(), *_runs(), *_skewed(), *_nested(), *_scale()]
-    cases += [*_beside(), *_sizes()]
+    # Small ones first: they tell what the larger ones would take. Memory before what is large, and large data last:
+    # what stays of one is not the other's.
+    cases = [*_trivial(_FEW), *_memory(), *_trivial(_MANY), *_busy(), *_waiting(), *_runs(), *_skewed(), *_nested()]
+    cases += [*_scale(), *_beside(), *_sizes()]
     return [small(case) for case in cases] if quick else cases
 
 
@@ -133,16 +127,8 @@ def shortest(work: Work, slots: int, *, width: int = 1, async_width: int = 1) ->
     return makespan.bound(seconds, min(at_a_time, work.cap or at_a_time))
 
 
-def _trivial() -> Iterator[Case]:
-    for count, repeats, default in (
-        (1, 20, False),
-        (3, 40, True),
-        (10, 20, False),
-        (100, 8, True),
-        (1000, 5, True),
-        (10_000, 1, (OURS,)),
-        (100_000, 1, (OURS,)),
-    ):
+def _trivial(sizes: dict[int, int]) -> Iterator[Case]:
+    for count, repeats in sizes.items():
         yield Case(
             name=f"trivial-{count}",
             workload="trivial",
@@ -152,12 +138,11 @@ def _trivial() -> Iterator[Case]:
             within=3.0,
             warm=3 if count <= 10 else 1 if count <= 1000 else 0,
             x=count,
-            default=default,
         )
 
 
 def _busy() -> Iterator[Case]:
-    for milliseconds, count, default in ((1, 400, False), (10, 100, True), (100, 20, False)):
+    for milliseconds, count in ((1, 400), (10, 100), (100, 20)):
         work = Work(function="spin", item=milliseconds / 1000, count=count)
         yield Case(
             name=f"cpu-{milliseconds}ms",
@@ -168,7 +153,6 @@ def _busy() -> Iterator[Case]:
             warm=1,
             ideal=shortest(work, TWO.slots),
             x=milliseconds,
-            default=default,
         )
 
 
@@ -180,7 +164,6 @@ def _waiting() -> Iterator[Case]:
         work=Work(function="doze", item=0.1, count=100),
         warm=1,
         x=0,
-        default=True,
     )
     yield Case(
         name="async",
@@ -188,7 +171,6 @@ def _waiting() -> Iterator[Case]:
         title="1000 branches of `await asyncio.sleep(1)`",
         work=Work(function="asleep", item=1.0, count=1000),
         x=1,
-        default=True,
     )
     yield Case(
         name="http",
@@ -213,7 +195,6 @@ def _skewed() -> Iterator[Case]:
         setup=FOUR,
         repeats=2,
         ideal=shortest(work, FOUR.slots),
-        default=(OURS, "dask", "ray", "egregore", "pool"),
     )
 
 
@@ -227,7 +208,6 @@ def _sizes() -> Iterator[Case]:
         title=f"an input of 50 MB to {READERS} branches",
         work=Work(kind="share", function="measure", size=LARGE_INPUT, count=READERS),
         x=LARGE_INPUT,
-        default=(OURS,),
     )
     for size in SIZES:
         work = Work(function="make", item=size, count=2)
@@ -235,7 +215,15 @@ def _sizes() -> Iterator[Case]:
 
 
 def _sized(workload: str, size: int, title: str, work: Work) -> Case:
-    return Case(name=f"{workload}-{_size(size)}", workload=workload, title=title, work=work, repeats=3, warm=1, x=size)
+    return Case(
+        name=f"{workload}-{_size(size)}",
+        workload=workload,
+        title=title,
+        work=work,
+        repeats=3 if size <= MB else 1,
+        warm=1,
+        x=size,
+    )
 
 
 def _nested() -> Iterator[Case]:
@@ -253,11 +241,11 @@ def _nested() -> Iterator[Case]:
 
 def _scale() -> Iterator[Case]:
     for workers in range(1, 5):
-        work, setup = Work(function="doze", item=0.02, count=200), Setup(workers=workers, processes=1)
+        work, setup = Work(function="doze", item=0.02, count=100), Setup(workers=workers, processes=1)
         yield Case(
             name=f"workers-{workers}",
             workload="workers",
-            title=f"200 branches of `time.sleep(0.02)`, first run, {workers} worker(s) of one process",
+            title=f"100 branches of `time.sleep(0.02)`, first run, {workers} worker(s) of one process",
             work=work,
             setup=setup,
             x=workers,
@@ -272,12 +260,12 @@ def _runs() -> Iterator[Case]:
         work=Work(count=3),
         mode="runs",
         within=3.0,
-        default=True,
+        warm=CLIENTS,
     )
 
 
 def _beside() -> Iterator[Case]:
-    for name, large, default in (("beside", 100_000, (OURS,)), ("beside-10000", 10_000, False)):
+    for name, large in (("beside", 100_000), ("beside-10000", 10_000)):
         yield Case(
             name=name,
             workload="beside",
@@ -287,7 +275,6 @@ def _beside() -> Iterator[Case]:
             mode="beside",
             repeats=20,
             x=large,
-            default=default,
         )
 
 
@@ -298,7 +285,6 @@ def _memory() -> Iterator[Case]:
         title="memory while 1000 trivial branches run, again and again for three seconds",
         work=Work(count=1000),
         mode="memory",
-        default=True,
     )
 
 

@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from bench.measure import turns
 from bench.peers import makespan, processes
 from bench.peers.cases import PAGE, Case, shortest
-from bench.peers.peers import Peer
+from bench.peers.peers import OURS, Peer
+from bench.peers.plan import Round
 from bench.peers.processes import DriverFailed, DriverProcess
 from bench.peers.protocol import Setup
-from bench.peers.results import Results
+from bench.peers.results import NOT_BEGUN, Results
 from bench.peers.visit import Visit
 from egregore_dist.client.server import Server
 
@@ -42,7 +42,7 @@ class Harness:
         page: the address of the web server.
         cap: seconds that one piece of work may take.
         until: the moment after which nothing new is begun.
-        sparing: whether peers that are seldom measured take part in the first round only.
+        limit: what that moment is, in words.
         say: tells what is done.
     """
 
@@ -54,22 +54,28 @@ class Harness:
     cap: float
     until: float
     say: Callable[[str], None]
-    sparing: bool = False
+    limit: str = "the time"
     _visits: int = field(default=0, init=False)
+    _round: int = field(default=0, init=False)
 
-    def run(self, plan: dict[Peer, list[Case]], rounds: int) -> None:
-        """Measure all of the plan, round by round, so that a slow minute meets all peers alike."""
-        peers = {peer.name: peer for peer in plan}
+    def run(self, plan: Sequence[Round]) -> None:
+        """Measure all of the plan, round by round; what is not begun in time is in the results with that reason."""
         try:
-            for number, names in enumerate(turns(peers, rounds), 1):
-                for name in names:
-                    if number > 1 and self.sparing and peers[name].seldom:
-                        continue
-                    self.say(f"round {number} of {rounds}: {peers[name].title}")
-                    for cases in grouped(plan[peers[name]]):
-                        self._group(peers[name], cases[0].setup, cases)
+            for each in plan:
+                self.say(f"round {each.number}: {each.title}")
+                self._round = each.number
+                for peer, cases in each.turns:
+                    self.say(f"  {peer.title}")
+                    once = each.is_brief and peer.seldom
+                    for group in grouped([brief(case) for case in cases] if once else cases):
+                        self._group(peer, group[0].setup, group)
         except OutOfTime:
-            self.say("the time is over: what was measured is kept")
+            self.say(f"{self.limit} is over: what was measured is kept")
+            for peer, cases in (turn for each in plan for turn in each.turns):
+                for case in cases:
+                    known = {**self.results.values.get(case.name, {}), **self.results.skipped.get(case.name, {})}
+                    if peer.name not in known:
+                        self.results.skip(case.name, peer.name, f"{NOT_BEGUN}{self.limit} was over")
 
     def _group(self, peer: Peer, setup: Setup, cases: Sequence[Case]) -> None:
         """Measure the cases of one setup, with a new cluster after each that did not end."""
@@ -96,7 +102,8 @@ class Harness:
         if peer.name in self.results.skipped.get(case.name, {}):
             return False
         least = max(self._at_least(peer, case), self._scaled_up(peer, case))
-        if least > self.cap:
+        # Without this package's own there is nothing to hold a peer against.
+        if least > self.cap and peer.name != OURS:
             self.results.skip(
                 case.name, peer.name, f"would take {least:.0f} s or more, and the cap is {self.cap:.0f} s"
             )
@@ -108,16 +115,21 @@ class Harness:
         return shortest(work, case.setup.slots, width=peer.width, async_width=peer.async_width)
 
     def _scaled_up(self, peer: Peer, case: Case) -> float:
-        """What the case would take, going by the smaller ones of its workload."""
-        if case.workload not in ("trivial", "input", "result"):
-            return 0.0
+        """What the case would take, going by smaller ones: of its own workload, and as many trivial branches."""
+        work = case.large or case.work
+        least = self._extrapolated(peer, "trivial", float(work.expected)) if work.kind == "each" else 0.0
+        if case.workload in ("input", "result", "nested"):
+            least = max(least, self._extrapolated(peer, case.workload, case.amount))
+        return least
+
+    def _extrapolated(self, peer: Peer, workload: str, amount: float) -> float:
         known = {
             seen["amount"]: seconds
             for name, seen in self.results.cases.items()
-            if seen["workload"] == case.workload and seen["amount"] < case.amount
+            if seen["workload"] == workload and seen["amount"] < amount
             if (seconds := self.results.median(name, peer.name)) is not None
         }
-        return makespan.extrapolated(list(known.items()), case.amount)
+        return makespan.extrapolated(list(known.items()), amount)
 
     @contextmanager
     def _cluster(self, peer: Peer, setup: Setup) -> Iterator[Visit]:
@@ -137,7 +149,9 @@ class Harness:
             if not answer["ok"]:
                 self.say(driver.tail())
                 raise NotStarted(f"its cluster did not start: {answer['error']}")
-            self.say(f"    started in {time.monotonic() - started:.1f} s ({setup.workers} x {setup.processes})")
+            took = time.monotonic() - started
+            self.results.peers[peer.name]["start"] = round(took, 2)
+            self.say(f"    started in {took:.1f} s ({setup.workers} x {setup.processes})")
             yield Visit(peer=peer, driver=driver, mark=self.mark, server=server)
 
     def _sweep(self, peer: Peer) -> None:
@@ -160,9 +174,14 @@ class Harness:
             self.results.skip(case.name, peer.name, reason)
             self.say(f"    {case.name}: {reason}")
             return
-        self.results.add(case.name, peer.name, metrics)
+        self.results.add(case.name, peer.name, self._round, metrics)
         shown = ", ".join(f"{name} {sorted(values)[len(values) // 2]:.4g}" for name, values in metrics.items())
         self.say(f"    {case.name}: {shown} ({time.monotonic() - started:.1f} s)")
+
+
+def brief(case: Case) -> Case:
+    """The case for a peer that is slow: once, without warming."""
+    return replace(case, warm=min(case.warm, 1) if case.mode == "runs" else 0, repeats=1)
 
 
 def grouped(cases: Sequence[Case]) -> list[list[Case]]:

@@ -10,15 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.peers.processes import ROOT
 from egregore_dist.client import server
 from egregore_dist.resources import report
 
 
-def describe(command: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Machine, versions, date and how to repeat; no names of machines, and no paths."""
+def describe(command: Sequence[str], rounds: str) -> dict[str, Any]:
+    """Machine, versions, commit, date and how to repeat; no names of machines, and no paths."""
     machine = report.measure()
     return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "commit": commit(),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "processor": _processor(),
         "cores": f"{machine.cores:g}",
@@ -29,6 +31,17 @@ def describe(command: Sequence[str], rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "repeat": f"`{_repeat(command)}`",
     }
+
+
+def commit() -> str:
+    """What of the project is measured, as git has it: with ``-dirty`` where files differ from that."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return "not known: there is no git"
+    return done.stdout.strip() or f"not known: {done.stderr.strip()}"
 
 
 def _repeat(command: Sequence[str]) -> str:

@@ -26,8 +26,7 @@ class Peer:
         server: whether it needs a Redis or Valkey server.
         servers: what the command lines of its own servers look like.
         options: for its driver.
-        seldom: whether one round has to do where nothing is chosen.
-        default: its cases where nothing is chosen; None for those that are measured with everybody.
+        seldom: whether it is so slow that once has to do, without warming.
         width: waiting branches that one process runs at a time.
         async_width: async branches that one process runs at a time.
     """
@@ -43,7 +42,6 @@ class Peer:
     servers: str = ""
     options: dict[str, str] = field(default_factory=dict)
     seldom: bool = False
-    default: list[str] | None = None
     width: int = 1
     async_width: int = 1
 

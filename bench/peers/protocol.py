@@ -95,5 +95,8 @@ class Driver(Protocol):
     def settle(self) -> None:
         """Wait until nothing is left to do."""
 
+    def left(self) -> int | None:
+        """How many branches are not done yet, of all that is going on; None where the peer has no word for that."""
+
     def stop(self) -> None:
         """Stop all that was started."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = "seconds"
-Rounds = list[list[float]]
+NOT_BEGUN = "not begun: "
+#: The values of each round, by the round's number.
+Rounds = dict[int, list[float]]
 
 
 class Results:
@@ -27,6 +29,7 @@ class Results:
         self.cases: dict[str, dict[str, Any]] = {}
         self.values: dict[str, dict[str, dict[str, Rounds]]] = {}
         self.skipped: dict[str, dict[str, str]] = {}
+        self.account: dict[str, Any] = {}
         self._file = file
 
     @classmethod
@@ -35,15 +38,31 @@ class Results:
         document = json.loads(file.read_text("utf-8"))
         found = cls(document["about"], file)
         found.peers, found.cases = document["peers"], document["cases"]
-        found.values, found.skipped = document["values"], document["skipped"]
+        # JSON has no numbers for keys.
+        found.values = {
+            case: {
+                peer: {
+                    metric: {int(number): values for number, values in rounds.items()}
+                    for metric, rounds in metrics.items()
+                }
+                for peer, metrics in by_peer.items()
+            }
+            for case, by_peer in document["values"].items()
+        }
+        found.skipped, found.account = document["skipped"], document["account"]
         return found
 
-    def add(self, case: str, peer: str, metrics: dict[str, list[float]]) -> None:
-        """One round's values of a case."""
+    def add(self, case: str, peer: str, number: int, metrics: dict[str, list[float]]) -> None:
+        """The values of a case in the round of this number."""
         kept = self.values.setdefault(case, {}).setdefault(peer, {})
         for metric, values in metrics.items():
-            kept.setdefault(metric, []).append(values)
+            kept.setdefault(metric, {})[number] = values
         self.keep()
+
+    def last_round(self) -> int:
+        """The largest number that a round has; 0 where there is none."""
+        by_peer = [metrics for peers in self.values.values() for metrics in peers.values()]
+        return max((number for metrics in by_peer for rounds in metrics.values() for number in rounds), default=0)
 
     def forget(self, case: str, peer: str) -> None:
         """Drop what is known of a case, to measure it anew."""
@@ -57,14 +76,14 @@ class Results:
 
     def rounds(self, case: str, peer: str, metric: str = SECONDS) -> Rounds:
         """The values of a case, round by round; empty where there are none."""
-        return self.values.get(case, {}).get(peer, {}).get(metric, [])
+        return self.values.get(case, {}).get(peer, {}).get(metric, {})
 
     def median(self, case: str, peer: str, metric: str = SECONDS) -> float | None:
         """The median of the rounds' medians."""
         return middle(self.rounds(case, peer, metric))
 
-    def ratio(self, ours: tuple[str, str, str], theirs: tuple[str, str, str]) -> float | None:
-        """One median over another, paired by round where both were measured in each.
+    def ratios(self, ours: tuple[str, str, str], theirs: tuple[str, str, str]) -> list[float]:
+        """One over another, once for each round that has both.
 
         Args:
             ours: case, peer and metric of what is above the line.
@@ -80,6 +99,7 @@ class Results:
             "cases": self.cases,
             "values": self.values,
             "skipped": self.skipped,
+            "account": self.account,
         }
 
     def keep(self) -> None:
@@ -93,23 +113,26 @@ class Results:
 
 def middle(rounds: Rounds) -> float | None:
     """The median of the rounds' medians, so that a round with more values counts no more than another."""
-    return statistics.median(statistics.median(values) for values in rounds) if rounds else None
+    return statistics.median(medians(rounds)) if rounds else None
+
+
+def medians(rounds: Rounds) -> list[float]:
+    """The median of each round."""
+    return [statistics.median(values) for values in rounds.values()]
 
 
 def spread(rounds: Rounds) -> tuple[float, float]:
     """The least and the largest of all values."""
-    flat = [value for values in rounds for value in values]
+    flat = [value for values in rounds.values() for value in values]
     return min(flat), max(flat)
 
 
-def paired(above: Rounds, below: Rounds) -> float | None:
-    """The median of the rounds' ratios, or the ratio of the medians where the rounds do not match."""
-    if not above or not below:
-        return None
-    if len(above) == len(below):
-        pairs = zip(above, below, strict=True)
-        return statistics.median(statistics.median(one) / statistics.median(other) for one, other in pairs)
-    return (middle(above) or 0.0) / (middle(below) or float("inf"))
+def paired(above: Rounds, below: Rounds) -> list[float]:
+    """The ratio of the medians in each round that both have."""
+    return [
+        statistics.median(above[number]) / statistics.median(below[number])
+        for number in sorted(above.keys() & below.keys())
+    ]
 
 
 def percentile(values: Iterable[float], share: float) -> float:

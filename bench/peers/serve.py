@@ -16,16 +16,20 @@ from typing import Any, NoReturn
 from bench.peers import work as functions
 from bench.peers.protocol import Driver, Setup, Unsupported, Work
 
-# Branches for each second that a large block is given before the first small one: by then it is submitted, and begins.
-_BESIDE_LEAD = 50_000
+# Seconds between two looks at whether a large block runs, and until one of which nobody can tell is taken to run.
+_LOOK_EVERY, _LEAD = 0.005, 0.5
+# No small block begins when less than this share of the large one is left: it might outlast it, and be faster for that.
+_LEAST_LEFT = 0.1
 
 
 def measure(driver: Driver, work: Work, *, warm: int, repeats: int, within: float) -> dict[str, Any]:
     """Time the work ``repeats`` times; after ``within`` seconds neither warming nor timing goes on, but once each."""
     call = _checked(driver.prepare(work), work.expected)
     begun = time.perf_counter()
+    calls = 0
     for _ in range(warm):
         call()
+        calls += 1
         if time.perf_counter() - begun > within:
             break
     taken: list[float] = []
@@ -35,13 +39,13 @@ def measure(driver: Driver, work: Work, *, warm: int, repeats: int, within: floa
         started = time.perf_counter()
         call()
         taken.append(time.perf_counter() - started)
-    return {"seconds": taken}
+    return {"seconds": taken, "calls": calls + len(taken)}
 
 
-def runs(driver: Driver, work: Work, *, threads: int, seconds: float) -> dict[str, Any]:
+def runs(driver: Driver, work: Work, *, threads: int, warm: int, seconds: float) -> dict[str, Any]:
     """Do the work again and again from several threads, and time each."""
     call = _checked(driver.prepare(work), work.expected)
-    for _ in range(threads):
+    for _ in range(warm):
         call()
     driver.settle()
     taken: list[float] = []
@@ -67,11 +71,14 @@ def runs(driver: Driver, work: Work, *, threads: int, seconds: float) -> dict[st
 
 
 def beside(driver: Driver, work: Work, large: Work, *, repeats: int) -> dict[str, Any]:
-    """Time the work on an idle cluster, and then while the large piece of work runs."""
+    """Time the work on an idle cluster, and then while the large piece of work runs.
+
+    A driver that can tell what is left of the large one says when it has begun, and when to stop: what the client still
+    has to read when all branches are done is no load for the cluster. For others it runs until the client has all.
+    """
     call, big = _checked(driver.prepare(work), work.expected), _checked(driver.prepare(large), large.expected)
     call()
     idle = measure(driver, work, warm=0, repeats=repeats, within=10.0)["seconds"]
-    ended: list[float] = []
     failed: list[BaseException] = []
 
     def background() -> None:
@@ -79,24 +86,34 @@ def beside(driver: Driver, work: Work, large: Work, *, repeats: int) -> dict[str
             big()
         except BaseException as error:
             failed.append(error)
-        ended.append(time.perf_counter())
 
     thread = threading.Thread(target=background, daemon=True)
     thread.start()
-    time.sleep(large.count / _BESIDE_LEAD)
+    left = _begun(driver, thread)
     busy: list[float] = []
-    while len(busy) < repeats and not ended:
+    lefts: list[float] = []
+    while len(busy) < repeats and thread.is_alive() and (left is None or left >= _LEAST_LEFT * large.count):
         started = time.perf_counter()
         call()
-        stopped = time.perf_counter()
         # One that outlasts the large one has waited for all of it: that counts, and is the last.
-        busy.append(stopped - started)
+        busy.append(time.perf_counter() - started)
+        lefts += [] if left is None else [left / large.count]
+        left = driver.left()
     thread.join()
     if failed:
         raise failed[0]
     if not busy:
         raise Unsupported("the large block had ended before the small one began")
-    return {"seconds": busy, "idle": idle}
+    return {"seconds": busy, "idle": idle, "left": lefts}
+
+
+def _begun(driver: Driver, thread: threading.Thread) -> int | None:
+    """Wait until what the thread does is begun; what is left of it."""
+    while (left := driver.left()) == 0 and thread.is_alive():
+        time.sleep(_LOOK_EVERY)
+    if left is None:
+        time.sleep(_LEAD)
+    return left
 
 
 def answer(driver: Driver, request: dict[str, Any]) -> dict[str, Any]:

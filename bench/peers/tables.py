@@ -42,14 +42,14 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def cell(rounds: kept.Rounds, unit: figures.Unit = "s") -> str:
-    """Median and spread."""
+    """Median, spread, and how many rounds they are of."""
     middle = kept.middle(rounds)
     if middle is None:
         return ""
     least, most = kept.spread(rounds)
     shown = figures.shown(middle, unit)
     spread = f" ({figures.shown(least, unit)} to {figures.shown(most, unit)})" if least != most else ""
-    return f"{shown}{spread}"
+    return f"{shown}{spread}, n={len(rounds)}"
 
 
 def _known(results: Results, case: str) -> bool:
@@ -60,7 +60,8 @@ def _about(results: Results) -> str:
     lines = [
         "# Benchmark against the peers",
         "",
-        "Written by `make bench-peers`; [README.md](README.md) says how to read it.",
+        "Written by `make bench-peers`; [README.md](README.md) says how to read it. In the tables, `n` is in how many",
+        "rounds a value was measured.",
         "",
     ]
     lines += [f"- {name}: {value}" for name, value in results.about.items()]
@@ -70,18 +71,28 @@ def _about(results: Results) -> str:
 def _targets(found: list[Target]) -> str:
     rows = [
         [
-            target.name,
-            "not measured" if target.value is None else _shown(target, target.value),
-            _shown(target, target.most),
+            target.line.name,
+            target.missing if target.value is None else shown(target, target.value),
+            _range(target),
+            str(len(target.values)),
+            shown(target, target.line.most),
             {None: "", True: "yes", False: "**no**"}[target.reached],
         ]
         for target in found
     ]
-    return "## Figures to reach\n\n" + table(["figure", "measured", "at most", "reached"], rows)
+    said = "A factor is the median of the rounds that have both sides, one measured right after the other."
+    header = ["figure", "measured", "least and most", "rounds", "at most", "reached"]
+    return f"## Figures to reach\n\n{said}\n\n{table(header, rows)}"
 
 
-def _shown(target: Target, value: float) -> str:
-    return figures.shown(value, "s") if target.unit == "s" else f"{value:.3g} times"
+def shown(target: Target, value: float) -> str:
+    """A value of a figure to reach, with its unit."""
+    return figures.shown(value, "s") if target.line.unit == "s" else f"{value:.3g} times"
+
+
+def _range(target: Target) -> str:
+    values = target.values
+    return f"{shown(target, min(values))} to {shown(target, max(values))}" if len(values) > 1 else ""
 
 
 def _workload(results: Results, workload: str, cases: list[str]) -> Iterator[str]:
@@ -94,7 +105,11 @@ def _workload(results: Results, workload: str, cases: list[str]) -> Iterator[str
     else:
         yield _by_case(results, cases)
     if workload == "beside":
-        yield _by_metric(results, cases[0], {"idle": "s", SECONDS: "s"})
+        for case in cases:
+            if case not in results.values:
+                continue
+            yield f"`{case}`, and how much of the large one was left when the small ones began:"
+            yield _by_metric(results, case, {"idle": "s", SECONDS: "s", "left": "ratio"})
     if reasons := list(_reasons(results, cases)):
         yield "Not measured, or not in every round:"
         yield "\n".join(reasons)
@@ -114,7 +129,7 @@ def _by_case(results: Results, cases: list[str]) -> str:
 
 
 def _by_metric(results: Results, case: str, metrics: dict[str, figures.Unit]) -> str:
-    titles = {SECONDS: "time a run", "per_second": "runs a second", "idle": "on an idle cluster"}
+    titles = {SECONDS: "time a run", "per_second": "runs a second", "idle": "on an idle cluster", "left": "left"}
     rows = [
         [
             results.peers[peer]["title"],

@@ -32,14 +32,14 @@ class Visit:
         request: dict[str, Any] = {"do": "measure", "work": work.as_dict()}
         timed = {"warm": case.warm, "repeats": case.repeats, "within": case.within}
         if case.mode == "runs":
-            request |= {"do": "runs", "threads": CLIENTS, "seconds": case.within}
+            request |= {"do": "runs", "threads": CLIENTS, "warm": case.warm, "seconds": case.within}
             answer = self.driver.ask(request, timeout=timeout)
             return answer, _of_runs(answer) if answer["ok"] else {}
         if case.mode == "beside":
             assert case.large is not None
             request |= {"do": "beside", "large": case.large.as_dict(), "repeats": case.repeats}
             answer = self.driver.ask(request, timeout=timeout)
-            return answer, {name: answer[name] for name in (SECONDS, "idle")} if answer["ok"] else {}
+            return answer, {name: answer[name] for name in (SECONDS, "idle", "left") if answer.get(name)}
         if case.mode == "memory":
             return self._memory(request, timeout)
         before = self._written()
@@ -48,8 +48,7 @@ class Visit:
             return answer, {}
         metrics = {SECONDS: answer[SECONDS]}
         if work.kind == "share" and self.server is not None:
-            times = case.warm + len(answer[SECONDS])
-            metrics["written"] = [(self._written() - before) / times / work.size]
+            metrics["written"] = [(self._written() - before) / answer["calls"] / work.size]
         return answer, metrics
 
     def _memory(self, request: dict[str, Any], timeout: float) -> tuple[dict[str, Any], dict[str, list[float]]]:

@@ -51,6 +51,9 @@ class Driver:
     def settle(self) -> None:
         wait_until_empty(self._server, celery_app.QUEUE)
 
+    def left(self) -> int | None:
+        return None
+
     def stop(self) -> None:
         self._children.stop()
 

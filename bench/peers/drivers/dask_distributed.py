@@ -49,6 +49,9 @@ class Driver:
     def settle(self) -> None:
         pass
 
+    def left(self) -> int | None:
+        return None
+
     def stop(self) -> None:
         self._client.close()
         self._cluster.close()

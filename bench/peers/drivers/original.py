@@ -36,6 +36,9 @@ class Driver:
     def settle(self) -> None:
         pass
 
+    def left(self) -> int | None:
+        return None
+
     def stop(self) -> None:
         pass
 

@@ -10,7 +10,9 @@ from bench.peers import work as functions
 from bench.peers.drivers.queues import wait_until_empty
 from bench.peers.protocol import Setup, Work
 from egregore_dist import LocalCluster, node, parallel
-from egregore_dist.workflow.parallel import Parallel
+from egregore_dist.client import session
+from egregore_dist.ledger import openblocks
+from egregore_dist.workflow.parallel import Map, Parallel
 
 
 class Driver:
@@ -18,27 +20,33 @@ class Driver:
 
     def start(self, setup: Setup) -> None:
         self._server = redis.Redis.from_url(setup.server)
-        self._cluster = LocalCluster(setup.workers, setup.processes, broker_url=setup.server)
-        self._cluster.__enter__()
+        self.cluster = LocalCluster(setup.workers, setup.processes, broker_url=setup.server)
+        self.cluster.__enter__()
 
     def prepare(self, work: Work) -> Callable[[], object]:
-        function = functions.FUNCTIONS[work.function]
-        if work.kind == "nest":
-            nested = _nested(work.depth, work.fan)
-            return lambda: nested.run(1)
-        if work.items is not None:
-            each, items = node("item")(function).map(max_concurrent=work.cap), work.items
-            return lambda: each.run(items)
-        branches = [node(f"n{number}")(function) for number in range(work.count)]
-        block = parallel(*branches, max_concurrent=work.cap)
-        data = work.data
-        return lambda: block.run(data)
+        step, data = built(work)
+        return lambda: step.run(data)
 
     def settle(self) -> None:
-        wait_until_empty(self._server, self._cluster.settings.queue)
+        wait_until_empty(self._server, self.cluster.settings.queue)
+
+    def left(self) -> int:
+        blocks, _ = openblocks.look(session.current().ledger)
+        return sum(block.waiting + block.running for block in blocks if not block.is_run)
 
     def stop(self) -> None:
-        self._cluster.__exit__(None, None, None)
+        self.cluster.__exit__(None, None, None)
+
+
+def built(work: Work) -> tuple[Parallel | Map, object]:
+    """The work as a step, and its input."""
+    function = functions.FUNCTIONS[work.function]
+    if work.kind == "nest":
+        return _nested(work.depth, work.fan), 1
+    if work.items is not None:
+        return node("item")(function).map(max_concurrent=work.cap), work.items
+    branches = [node(f"n{number}")(function) for number in range(work.count)]
+    return parallel(*branches, max_concurrent=work.cap), work.data
 
 
 def _nested(depth: int, fan: int) -> Parallel:

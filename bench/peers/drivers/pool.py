@@ -29,6 +29,9 @@ class Driver:
     def settle(self) -> None:
         pass
 
+    def left(self) -> int | None:
+        return None
+
     def stop(self) -> None:
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)

@@ -75,6 +75,9 @@ class Driver:
     def settle(self) -> None:
         pass
 
+    def left(self) -> int | None:
+        return None
+
     def stop(self) -> None:
         ray.shutdown()
 

@@ -45,6 +45,9 @@ class Driver:
     def settle(self) -> None:
         pass
 
+    def left(self) -> int | None:
+        return None
+
     def stop(self) -> None:
         self._wait(self._app.broker.shutdown())
         self._children.stop()
