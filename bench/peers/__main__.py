@@ -18,13 +18,13 @@ from typing import Any
 
 import click
 
-from bench.peers import cases, estimate, host, peers, plan, processes, tables, venvs
+from bench.peers import account_page, accounts, cases, estimate, host, peers, plan, processes, tables, venvs
 from bench.peers.cases import ANSWER_AFTER, PAGE, Case
 from bench.peers.harness import Harness
-from bench.peers.peers import Peer
+from bench.peers.peers import OURS, Peer
 from bench.peers.results import Results
 
-RESULTS, TABLES = "results.json", "results.md"
+RESULTS, TABLES, ACCOUNT = "results.json", "results.md", "account.md"
 _DOCS = processes.ROOT / "docs" / "benchmarks"
 _QUICK = processes.ROOT / "build" / "bench-peers"
 _FOLDER: Any = click.Path(file_okay=False, path_type=Path)
@@ -105,8 +105,8 @@ class Options:
 def main(**given: Any) -> None:
     """Measure this package beside its peers: the same work, two processes each, in turn.
 
-    First come the figures to reach, each beside the one peer that it is held against, and then every other case of
-    every peer.
+    First come the figures to reach, each beside the one peer that it is held against, then the account of where the
+    time goes, and then every other case of every peer.
     """
     options = Options(**given)
     known, every = peers.load(), cases.every(quick=options.quick)
@@ -178,6 +178,8 @@ def measure(
     for case, peer in planned:
         results.forget(case.name, peer.name)
     told = estimate.seconds([*figures, *wide], before(options), cap=options.longest)
+    accounted = {case.name for each in figures for peer, found in each.turns if peer.name == OURS for case in found}
+    told += accounts.SECONDS if accounted.intersection(accounts.ALWAYS) else 0.0
     most = "" if options.seconds == float("inf") else f"; after {options.limit} nothing new is begun"
     say(f"{len(planned)} measurements: about {told / 60:.0f} minutes{most}")
     mark, started = uuid.uuid4().hex, time.monotonic()
@@ -196,12 +198,35 @@ def measure(
                     say=say,
                 )
                 harness.run(figures)
+                if time.monotonic() < harness.until:
+                    explain(results, accounted, mark, quick=options.quick)
+                else:
+                    results.account = {"missing": f"{options.limit} was over."}
                 harness.run(wide)
             finally:
                 processes.sweep(mark)
     finally:
         results.about["took"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
         results.keep()
+
+
+def explain(results: Results, among: Collection[str], mark: str, *, quick: bool) -> None:
+    """Make the account of where the time goes, of some of these cases."""
+    names = accounts.wanted(results, among)
+    if not names:
+        return
+    say(f"where the time goes: {', '.join(names)}")
+    try:
+        spy = str(venvs.python(venvs.SPY, venvs.SPY_PACKAGES).with_name("py-spy"))
+    except venvs.NotInstalled as error:
+        say(f"    py-spy cannot be installed: {error}")
+        spy = ""
+    try:
+        results.account = accounts.ask(names, spy=spy, mark=mark, quick=quick)
+    except accounts.NoAccount as error:
+        say(f"    no account: {error}")
+        results.account = {"missing": str(error)}
+    results.keep()
 
 
 def show(known: dict[str, Peer], every: Sequence[Case]) -> None:
@@ -262,8 +287,9 @@ def _web(mark: str) -> Iterator[str]:
 
 def write(results: Results, output: Path) -> None:
     """The pages, and the plots where matplotlib can be installed."""
-    (output / TABLES).write_text(tables.page(results), "utf-8")
-    say(f"written: {output / TABLES}")
+    for name, page in ((TABLES, tables.page(results)), (ACCOUNT, account_page.page(results))):
+        (output / name).write_text(page, "utf-8")
+        say(f"written: {output / name}")
     try:
         python = venvs.python(venvs.PLOTS, venvs.PLOT_PACKAGES)
     except venvs.NotInstalled as error:

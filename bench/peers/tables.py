@@ -81,8 +81,9 @@ def _targets(found: list[Target]) -> str:
         for target in found
     ]
     said = "A factor is the median of the rounds that have both sides, one measured right after the other."
+    missed = "" if all(target.reached for target in found) else " [account.md](account.md) says what stands in the way."
     header = ["figure", "measured", "least and most", "rounds", "at most", "reached"]
-    return f"## Figures to reach\n\n{said}\n\n{table(header, rows)}"
+    return f"## Figures to reach\n\n{said}{missed}\n\n{table(header, rows)}"
 
 
 def shown(target: Target, value: float) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / ".venvs"
 PLOTS = "plots"
 PLOT_PACKAGES = ["matplotlib==3.11.2"]
+SPY = "spy"
+SPY_PACKAGES = ["py-spy==0.4.3"]
 _INSTALL_TIMEOUT = 900.0
 _VERSIONS = (
     "import json,sys\nfrom importlib import metadata\nprint(json.dumps({n: metadata.version(n) for n in sys.argv[1:]}))"
