@@ -31,7 +31,7 @@ class Driver:
         wait_until_empty(self._server, self.cluster.settings.queue)
 
     def left(self) -> int:
-        blocks, _ = openblocks.look(session.current().ledger)
+        blocks = openblocks.look(session.current().ledger).blocks
         return sum(block.waiting + block.running for block in blocks if not block.is_run)
 
     def stop(self) -> None:
