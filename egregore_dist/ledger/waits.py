@@ -175,7 +175,7 @@ def look(ledger: Ledger, run: str) -> Look | None:
         fields, work, count, at = pipe.execute()
         if fields[0] is None:
             raise replies.not_found(run)
-        record = replies.run_record(run, fields)
+        record, paused = replies.run_record(run, fields), fields[replies.RUN_FIELDS.index("paused")]
         if record.state in ENDED:
             return None
         outermost = [ROOT, *([at.decode()] if at is not None else [])]
@@ -184,7 +184,7 @@ def look(ledger: Ledger, run: str) -> Look | None:
     return Look(
         record=record,
         now=now,
-        paused=int(fields[-1]) if fields[-1] else None,
+        paused=int(paused) if paused else None,
         work=replies.work(run, work),
         open=int(count),
         blocks=tuple(blocks),

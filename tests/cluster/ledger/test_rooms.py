@@ -122,7 +122,7 @@ def test_what_another_release_wrote_counts(ledger: Ledger) -> None:
     since = cast(bytes, ledger.redis.hget(key, "wait q@memory:8\nother@here")).decode().split()[0]
     ledger.redis.hset(key, "wait q@memory:8\nother@here", f"{since} {int(since) + 60000} group /a b")
     assert ask(one, "c", GIB, queue="q@memory:1").has_room
-    until(lambda: ask(one, "d", GIB, bounds=bounds_of("/a b")).others_first, what="a later millisecond")
+    until(lambda: ask(one, "", GIB, bounds=bounds_of("/a b")).others_first, what="a later millisecond")
 
     first = cast(bytes, ledger.redis.hget(key, "lane one@here c")).decode().split()[0]
     ledger.redis.hset(key, "lane one@here c", f"{first} {GIB} 3000 /a b")
