@@ -8,7 +8,7 @@ from time import monotonic
 from egregore_dist.engine import others
 
 #: Seconds that a lane serves at least, before it looks whether others wait. Coming anew costs some milliseconds.
-TURN = 0.1
+TURN = 0.03
 
 # It is also so many times as long as coming took: a large input is not read for a few branches. No more than the
 # second, in seconds, or what coming took: others wait for it.
