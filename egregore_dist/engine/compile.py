@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from celery import Celery, chord, group
@@ -74,11 +74,25 @@ def shape(step: spec.StepSpec, default_queue: str) -> Shape:
         roots = step.branches
     elif isinstance(step, spec.MapSpec):
         roots = (step.body,)
-    members: dict[Kind, list[int]] = {}
+    alike: dict[Hashable, list[int]] = {}
     for branch, root in enumerate(roots):
-        members.setdefault(_kind(root, default_queue, optimize), []).append(branch)
-    batched = optimize and all(stays(root, branch_queue(root, default_queue)) for root in roots)
-    return Shape(tuple(_part(kind, branches, roots) for kind, branches in members.items()), optimize, batched)
+        alike.setdefault(_likeness(root, branch), []).append(branch)
+    # Of branches that are alike one is looked at: a large block has many of few kinds.
+    members: dict[Kind, list[list[int]]] = {}
+    for branches in alike.values():
+        members.setdefault(_kind(roots[branches[0]], default_queue, optimize), []).append(branches)
+    batched = optimize and all(
+        stays(root, branch_queue(root, default_queue)) for root in (roots[branches[0]] for branches in alike.values())
+    )
+    return Shape(tuple(_part(kind, groups, roots) for kind, groups in members.items()), optimize, batched)
+
+
+def _likeness(root: spec.StepSpec, branch: int) -> Hashable:
+    # All that a shape is made of, so not the name.
+    if not isinstance(root, spec.NodeSpec):
+        return branch
+    declared = (root.queue, root.labels, root.gpus, root.memory, root.cpus, root.io, root.limit)
+    return root.function, root.is_async, declared
 
 
 def new_block(
@@ -302,15 +316,16 @@ def _limited_to(track: Track, limit: Named | None, bucket: str, branches: tuple[
     return replace(track, limit=name, lanes=lanes, count=len(branches), branches=branches)
 
 
-def _part(kind: Kind, branches: Sequence[int], roots: Sequence[spec.StepSpec]) -> Part:
+def _part(kind: Kind, groups: Sequence[Sequence[int]], roots: Sequence[spec.StepSpec]) -> Part:
     # What another block executes, or a lane of another queue, is planned there.
-    inside = [[node for node in _own(roots[branch]) if interpret.belongs(node, kind.queue)] for branch in branches]
-    every = [node for nodes in inside for node in nodes]
-    found = Counter(_chain(roots[branch], kind.queue) for branch in branches)
+    every = [node for branches in groups for node in _own(roots[branches[0]]) if interpret.belongs(node, kind.queue)]
+    found: Counter[Chain[int]] = Counter()
+    for branches in groups:
+        found[_chain(roots[branches[0]], kind.queue)] += len(branches)
     is_known = 0 < len({at for chain in found for at in chains.functions(chain)}) <= _MOST_FUNCTIONS and () not in found
     return Part(
         kind=kind,
-        branches=tuple(branches),
+        branches=tuple(sorted(branch for branches in groups for branch in branches)),
         memory=max((node.memory or 0 for node in every), default=0) or None,
         cpus=max((node.cpus or 0.0 for node in every), default=0.0) or None,
         io=_io(node for node in every if not node.is_async),

@@ -365,3 +365,26 @@ def test_the_app_reads_strict_json_only(app: Celery) -> None:
     """No pickle on the wire, late acknowledgement, one message ahead."""
     assert list(app.conf.accept_content) == ["json"]
     assert (app.conf.task_acks_late, app.conf.worker_prefetch_multiplier) == (True, 1)
+
+
+def test_branches_that_are_alike_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of very many costs little to plan; which branches are of which track, and how many, is as it was."""
+    looked: list[object] = []
+    kind = compiler._kind
+
+    def seen(root: spec.StepSpec, default: str, optimize: bool) -> Kind:
+        looked.append(root)
+        return kind(root, default, optimize)
+
+    monkeypatch.setattr(compiler, "_kind", seen)
+    few = [node(f"few{number}")(plain.fn) for number in range(200)]
+    many = [node(f"many{number}", queue="gpu", memory="1GiB", cpus=2)(plain.fn) for number in range(200)]
+    mixed = [branch for pair in zip(few, many, strict=True) for branch in pair]
+    found = compiler.shape(block_of(parallel(*mixed, Sequence(plain, light), Sequence(light, plain))), HOME)
+
+    assert len(looked) == 4
+    one, other = found.parts
+    assert (one.kind.queue, one.branches) == (HOME, (*range(0, 400, 2), 400, 401))
+    assert (other.kind.queue, other.branches) == (HEAVY, tuple(range(1, 400, 2)))
+    assert (one.memory, other.memory, other.cpus) == (None, 2**30, 2)
+    assert (sum(one.chains.values()), sum(other.chains.values())) == (202, 200)
