@@ -12,7 +12,7 @@ TURN = 0.03
 
 # It is also so many times as long as coming took: a large input is not read for a few branches. No more than the
 # second, in seconds, or what coming took: others wait for it.
-_COMING, _COMING_MOST = 10, 1.0
+_COMING, _COMING_MOST = 3, 1.0
 # A lane of many can leave only when all of them have ended. Where that takes longer than the first, in seconds, it
 # stays for the second, or twice as long as it has tried to leave: else its slot would stand idle behind a few long
 # ones. Each time it tries twice as long, so that it leaves at last, whatever its branches take.
