@@ -79,11 +79,11 @@ def shape(step: spec.StepSpec, default_queue: str) -> Shape:
         alike.setdefault(_likeness(root, branch), []).append(branch)
     # Of branches that are alike one is looked at: a large block has many of few kinds.
     members: dict[Kind, list[list[int]]] = {}
+    batched = optimize
     for branches in alike.values():
-        members.setdefault(_kind(roots[branches[0]], default_queue, optimize), []).append(branches)
-    batched = optimize and all(
-        stays(root, branch_queue(root, default_queue)) for root in (roots[branches[0]] for branches in alike.values())
-    )
+        root = roots[branches[0]]
+        members.setdefault(_kind(root, default_queue, optimize), []).append(branches)
+        batched = batched and stays(root, branch_queue(root, default_queue))
     return Shape(tuple(_part(kind, groups, roots) for kind, groups in members.items()), optimize, batched)
 
 

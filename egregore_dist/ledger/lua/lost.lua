@@ -3,7 +3,8 @@
 -- ARGV  block, token, branch that it executed or -1, verdict, attempts at most, how it ended, node or "", then, where it was
 --       killed for want of memory: queue where the branch that it executed waits from now on, lanes that may serve such
 --       branches there, and what to say where this was its last attempt; else "", 0, ""; 1 where each of those that may be
---       to blame runs alone from now on, else 0; then for each node that was over its timeout when the process was killed: branch, node, calls of it up to now, calls at most, failure
+--       to blame runs alone from now on, else 0; then for each node that was over its timeout when the process was
+--       killed: branch, node, calls of it up to now, calls at most, failure
 --       verdict "lost": the branch has cost a process (where none is known, each that the lane held has); the last of its
 --               attempts it ends as lost.  "stopped": of the others nobody is to blame
 --       A node that was over its timeout is called again, or, after its last call, its branch ends with the failure.
