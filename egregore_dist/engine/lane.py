@@ -135,10 +135,16 @@ class Lane:
         if self._leaves():
             return self._leave(to)
         entered = None
+        load = self._load or self._runtime.known_workload(self._run)
         self._runtime.board.come(self._run, to.block, to.track, self._token)
         if to.lease is None:
             entered = to.entered or self._ledger.enter(
-                self._run, to.block, to.track, self._token, work=self._load is None
+                self._run,
+                to.block,
+                to.track,
+                self._token,
+                work=self._load is None,
+                created=None if load is None else load.created,
             )
             if entered is None:
                 self._runtime.set_aside(self._run, to.block, self._token)
@@ -156,13 +162,13 @@ class Lane:
             record, now = self._ledger.look(self._run, to.block)
             leases = [to.lease]
         if self._load is None:
-            work = entered.work if entered is not None else None
-            assert work is not None
+            assert entered is not None
             try:
-                self._load = self._runtime.workload(self._run, work)
+                self._load = load if entered.work is None else self._runtime.workload(self._run, entered.work)
             except Exception as error:
                 self._refuse(record, to.track, leases, error)
                 return None
+            assert self._load is not None
             self._trace = traced.of_run(self._ledger, self._load, self._worker)
         place = Place(self._runtime, self._load, self._inputs, record, to.track, now)
         self._places[to.block, to.track] = place

@@ -38,6 +38,7 @@ from egregore_dist.workflow.binding import Parameters
 log = logging.getLogger(__name__)
 
 _SPECS_KEPT = 256
+_RUNS_KEPT = 64
 _REPORTS_FRESH = 1.0
 
 # While the ledger is away, a lane keeps its leases and waits some ten minutes: its branches are not run twice.
@@ -60,7 +61,7 @@ class Callee:
 class Workload:
     """A run's workflow as this process executes it. ``shapes`` is shared by the runs of one spec.
 
-    ``trace``: where the run stands in a trace, or "".
+    ``trace``: where the run stands in a trace, or "". ``created``: when it was submitted, in server milliseconds.
     """
 
     run: str
@@ -70,6 +71,7 @@ class Workload:
     queue: str
     shapes: Shapes
     trace: str = ""
+    created: int = 0
 
     def shape(self, path: spec.Path, queue: str) -> Shape:
         """The shape of the block at ``path``, met or served by a lane of a queue.
@@ -112,6 +114,7 @@ class Runtime:
         self.learning = Learning(self.ledger, self.later, alone=in_main)
         self.loader = Loader(signer(settings), settings.modules)
         self._specs: OrderedDict[tuple[str, bytes], tuple[spec.WorkflowSpec, Shapes]] = OrderedDict()
+        self._workloads: OrderedDict[str, Workload] = OrderedDict()
         self._callees: OrderedDict[str, Callee] = OrderedDict()
         self._cluster: tuple[float, Cluster] = (-_REPORTS_FRESH, Cluster())
         self._lock = threading.Lock()
@@ -136,7 +139,14 @@ class Runtime:
         functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
         workflow, shapes = known
         queue = work.queue or self.settings.queue
-        return Workload(run, work.workflow, workflow.root, functions, queue, shapes, work.trace)
+        made = Workload(run, work.workflow, workflow.root, functions, queue, shapes, work.trace, work.created)
+        self._keep(self._workloads, run, made, _RUNS_KEPT)
+        return made
+
+    def known_workload(self, run: str) -> Workload | None:
+        """A run's work as it was decoded last, or None; whether it still holds, its ``created`` tells."""
+        with self._lock:
+            return self._workloads.get(run)
 
     def callee(self, load: Workload, function: int, *, branch: int, attempt: int, node: str) -> Callee:
         """The function of a node, which a branch comes to.

@@ -136,25 +136,39 @@ class Ledger:
         new, epoch, waits = self._transition("submit", run, args)
         return Accepted(bool(new), epoch.decode(), bool(waits))
 
-    def enter(self, run: str, block: str, track: int, token: str, *, work: bool) -> Entered | None:
+    def enter(
+        self, run: str, block: str, track: int, token: str, *, work: bool, created: int | None = None
+    ) -> Entered | None:
         """Come to a block as a new lane: its record, the first leases, the server's time, and the run's work if asked.
 
         Of the whole run's block its input too. Returns None where there is no such block.
+
+        Args:
+            token: the lane, as for `serve`.
+            work: whether to read the run's work; it can be megabytes.
+            created: of the work that the caller has of a run of this id: where it still holds, it is not read.
         """
         args = replies.serve_args(block, track, token, 0, 0, (), ())
         reads: list[tuple[Any, ...]] = [("TIME",), ("HGETALL", self.keys.block(run, "b", block))]
-        reads += [("HMGET", self.keys.run(run), *replies.WORK_FIELDS)] if work else []
+        if work:
+            wanted = replies.WORK_FIELDS if created is None else ["created"]
+            reads.append(("HMGET", self.keys.run(run), *wanted))
         reads += [("GET", self.keys.block(run, "i", block))] if block == ROOT else []
         started = time.monotonic()
         (now, fields, *rest), (served,) = self._calls.together(self._keys(run), reads, [("serve", args)])
         if not fields:
             return None
         answer = self._served(run, served)
+        found = None
+        if work and created is None:
+            found = replies.work(run, rest[0])
+        elif work and rest[0] != [str(created).encode()]:
+            found = self.work(run)
         return Entered(
             record=BlockRecord.of(block, fields),
             served=self._in_time(run, block, track, token, started, answer),
             now=replies.milliseconds(now),
-            work=replies.work(run, rest[0]) if work else None,
+            work=found,
             input=rest[-1] if block == ROOT else None,
         )
 

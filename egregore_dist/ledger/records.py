@@ -469,6 +469,7 @@ class Work:
         functions: the references of its functions, encoded.
         queue: the Celery queue of nodes that ask for no other.
         trace: where the run stands in a trace, as `wire.tracing` says it, or "".
+        created: when the run was submitted, in server milliseconds: an id may be used again after its run was deleted.
     """
 
     workflow: str
@@ -476,13 +477,14 @@ class Work:
     functions: bytes
     queue: str = ""
     trace: str = ""
+    created: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Entered:
     """What a lane learns when it comes to a block.
 
-    ``now`` in server milliseconds; ``work`` only if asked for; ``input`` where it was at hand.
+    ``now`` in server milliseconds; ``work`` only if asked for and not known; ``input`` where it was at hand.
     """
 
     record: BlockRecord

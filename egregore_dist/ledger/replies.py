@@ -30,7 +30,7 @@ RUN_FIELDS = ["state", "workflow", "created", "started", "ended", "epoch", "paus
 # Seconds; a longer timeout is as good as this one, and its milliseconds stay whole numbers in the scripts.
 _LONGEST_TIMEOUT = 100 * 365 * 86400
 
-WORK_FIELDS = ["workflow", "spec", "functions", "queue", "trace"]
+WORK_FIELDS = ["workflow", "spec", "functions", "queue", "trace", "created"]
 
 # Events of a run that one call reads at most.
 EVENTS_READ = 1000
@@ -60,10 +60,17 @@ def block_for(seconds: float) -> int:
 
 def work(run: str, fields: Sequence[bytes | None]) -> Work:
     """A run's work, from `WORK_FIELDS`."""
-    workflow, spec, functions, queue, trace = fields
+    workflow, spec, functions, queue, trace, created = fields
     if workflow is None or spec is None or functions is None:
         raise not_found(run)
-    return Work(workflow.decode(), spec, functions, (queue or b"").decode(), (trace or b"").decode())
+    return Work(
+        workflow=workflow.decode(),
+        spec=spec,
+        functions=functions,
+        queue=(queue or b"").decode(),
+        trace=(trace or b"").decode(),
+        created=int(created or 0),
+    )
 
 
 def serve_args(

@@ -211,6 +211,19 @@ def test_an_id_is_used_once(local: LocalCluster, tmp_path: Path) -> None:
     assert path.read_text().splitlines() == ["used-once"]
 
 
+def test_an_id_is_used_again_after_its_run_was_deleted(local: LocalCluster) -> None:
+    """For another workflow: no process takes it for the one that it had under this id."""
+    ledger = session.current().ledger
+    results: list[object] = []
+    for _ in range(8):
+        # Five, so that one process does not get the same one each time.
+        for step in (double, triple, double, double, triple):
+            results.append(step.submit(5, id="twice").result(timeout=30))
+            ledger.delete("twice")
+
+    assert results == [10, 15, 10, 10, 15] * 8
+
+
 def waited_for_its_message(run: Run) -> float:
     """Seconds from a run's submission to its first lease; where a janitor had to publish its message they are 2."""
     told = {event.type: event.time for event in run.events()}

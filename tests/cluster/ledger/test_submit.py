@@ -79,8 +79,22 @@ def test_a_lane_that_comes_to_a_run_learns_all_it_needs(play: Play) -> None:
     assert entered.record.id == ROOT
     assert entered.record.queues == ("q",)
     assert numbers(entered.served) == [0]
-    assert entered.work == Work("flow", b"spec", b"functions")
+    assert entered.work is not None
+    assert entered.work == Work("flow", b"spec", b"functions", created=entered.work.created)
     assert abs(entered.now - play.now()) < 5000
+
+
+def test_a_lane_that_knows_the_work_of_a_run_does_not_read_it(play: Play) -> None:
+    """Only what was submitted at another time, under the same id, is read: it is another run."""
+    created = play.ledger.work(play.run).created
+
+    known = play.ledger.enter(play.run, ROOT, 0, play.lane(), work=True, created=created)
+    other = play.ledger.enter(play.run, ROOT, 0, play.lane(), work=True, created=created - 1)
+
+    assert known is not None
+    assert known.work is None
+    assert other is not None
+    assert other.work == play.ledger.work(play.run)
 
 
 def test_entering_what_is_not_there_finds_nothing(ledger: Ledger) -> None:
