@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -93,15 +94,16 @@ def _rows(
         kind = {"": "running", "succeeded": "ok"}.get(timeline.state, "error")
         bars.append((started, end, kind, timeline.state or "runs"))
     yield _Row(clean(name), 0, bars, False, "run")
-    by_block: dict[str, list[tuple[int, list[Attempt]]]] = {}
-    for (id, branch), attempts in timeline.attempts.items():
-        by_block.setdefault(id, []).append((branch, attempts))
     ordered = sorted(timeline.blocks.values(), key=lambda block: block.opened)
+    by_block: dict[str, list[tuple[int, list[Attempt]]]] = {block.id: [] for block in ordered[:BLOCKS_SHOWN]}
+    for (id, branch), attempts in timeline.attempts.items():
+        if id in by_block:
+            by_block[id].append((branch, attempts))
     for block in ordered[:BLOCKS_SHOWN]:
         depth = block.id.count(".")
         kind = {"open": "running", "ok": "ok"}.get(block.state, "error")
         over = block.ended or end
-        found = by_block.get(block.id, [])
+        found = by_block[block.id]
         yield _Row(clean(block.name), depth, [(block.opened, over, kind, block.state)], block.id in critical, "block")
         yield from _branches(block, found, depth + 1, end, critical, names, clean)
         if block.partial:
@@ -120,14 +122,17 @@ def _branches(
     names: Callable[[str, int], str],
     clean: Callable[[str], str],
 ) -> Iterator[_Row]:
-    def took(entry: tuple[int, list[Attempt]]) -> float:
-        return sum(_over(attempt, end) - attempt.start for attempt in entry[1])
+    # The one that the end waited for belongs in, however short it was.
+    waited_for = {place[1] for place in critical if isinstance(place, tuple) and place[0] == block.id}
 
-    shown = found
-    if len(found) > ALL_SHOWN:
-        # The one that the end waited for belongs in, however short it was.
-        shown = sorted(found, key=lambda entry: ((block.id, entry[0]) in critical, took(entry)), reverse=True)
-        shown = shown[:BRANCHES_SHOWN]
+    def tells(entry: tuple[int, list[Attempt]]) -> tuple[bool, float]:
+        branch, attempts = entry
+        took = 0.0
+        for attempt in attempts:
+            took += _over(attempt, end) - attempt.start
+        return branch in waited_for, took
+
+    shown = found if len(found) <= ALL_SHOWN else heapq.nlargest(BRANCHES_SHOWN, found, key=tells)
     for branch, attempts in sorted(shown, key=lambda entry: entry[0]):
         bars, free, number = [], block.opened, 0
         for attempt in attempts:

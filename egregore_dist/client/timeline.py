@@ -227,9 +227,10 @@ class Timeline:
         self._parked.add(place)
 
     def _start(self, block: str, branch: int, event: Event) -> None:
-        attempts = self.attempts.get((block, branch), [])
+        place = (block, branch)
+        attempts = self.attempts.get(place, [])
         if attempts and attempts[-1].end is None:
-            if (block, branch) in self._parked:
+            if place in self._parked:
                 # It goes on after the block that it has met.
                 return
             if attempts[-1].cut is None:
@@ -245,16 +246,17 @@ class Timeline:
             # Its last attempt tells most.
             self._kept -= len(attempts)
             attempts = []
-        self.attempts[block, branch] = attempts
-        made = Attempt(event.time, None, "running", event.worker or "", max(1, len(event.branches)))
-        made.number, made.behind = event.attempts.get(branch, 1), self._passed.get((block, branch), "")
+        self.attempts[place] = attempts
+        made = Attempt(event.time, None, "running", event.worker or "", len(event.branches) or 1)
+        made.number, made.behind = event.attempts.get(branch, 1), self._passed.get(place, "")
         attempts.append(made)
         self._kept += 1
         self._live.setdefault(block, set()).add(branch)
 
     def _end(self, block: str, branch: int, event: Event, how: str) -> Attempt | None:
         """The attempt that has ended, where it is known."""
-        attempts, last = self.attempts.get((block, branch)), None
+        place = (block, branch)
+        attempts, last = self.attempts.get(place), None
         # The last time that it was stopped it has failed with that, and both are said.
         if attempts and (attempts[-1].end is None or (attempts[-1].how, how) == ("stopped", "error")):
             last = attempts[-1]
@@ -262,8 +264,9 @@ class Timeline:
             last.number = event.attempts.get(branch, last.number)
             last.size, last.spent = event.sizes.get(branch), event.spent.get(branch, last.spent)
             last.node = event.nodes.get(branch, last.node)
-        self._live.get(block, set()).discard(branch)
-        self._parked.discard((block, branch))
+        if block in self._live:
+            self._live[block].discard(branch)
+        self._parked.discard(place)
         return last
 
     def _split(self, place: tuple[str, int], calls: Sequence[FailedCall], end: float) -> None:
