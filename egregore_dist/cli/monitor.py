@@ -13,6 +13,9 @@ from egregore_dist.cli.failing import Quit
 _ROLES = click.Choice(["viewer", "operator", "admin"])
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
+# How far one that a program starts beside its workers gives way to them.
+_NICER = 10
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, envvar="EGREGORE_MONITOR_HOST", show_envvar=True)
@@ -113,6 +116,8 @@ def monitor(
         descriptor=fd,
     )
     config.check()
+    if fd is not None:
+        os.nice(_NICER)
     serve.serve(config, target.session(), lambda address: click.echo(f"monitor: {address}"))
 
 
