@@ -11,8 +11,9 @@ from egregore_dist.ledger.browse import BlockGlance
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.replies import EVENTS_READ
 
-# Attempts that are remembered of one run: the events themselves stay in the ledger.
+# Attempts and blocks that are remembered of one run: the events themselves stay in the ledger.
 _ATTEMPTS_KEPT = 20_000
+_BLOCKS_KEPT = 20_000
 # Seconds. By the record a block is opened when its transition begins, and by the event a little later.
 _APART = 1.0
 
@@ -209,7 +210,9 @@ class Timeline:
 
     def _open(self, block: str, event: Event) -> None:
         known = self.blocks.get(block)
-        if known is None:
+        if known is None and len(self.blocks) >= _BLOCKS_KEPT:
+            self.partial = True
+        elif known is None:
             name, n = event.detail.get("name", ""), int(event.detail.get("n", 0))
             self.blocks[block] = BlockTimes(block, name, n, event.time)
         else:
@@ -224,7 +227,8 @@ class Timeline:
             last = attempts[-1]
             last.behind, last.met = (block, "") if is_again else (last.behind, block)
             last.within = True
-        self._parked.add(place)
+        if attempts or len(self._parked) < _ATTEMPTS_KEPT:
+            self._parked.add(place)
 
     def _start(self, block: str, branch: int, event: Event) -> None:
         place = (block, branch)
@@ -238,9 +242,7 @@ class Timeline:
                 attempts.pop()
                 self._kept -= 1
         if self._kept >= _ATTEMPTS_KEPT:
-            self.partial = True
-            if block in self.blocks:
-                self.blocks[block].partial = True
+            self._lose(block)
             if not attempts:
                 return
             # Its last attempt tells most.
@@ -252,6 +254,12 @@ class Timeline:
         attempts.append(made)
         self._kept += 1
         self._live.setdefault(block, set()).add(branch)
+
+    def _lose(self, block: str) -> None:
+        """Not all attempts of a block's branches are remembered."""
+        self.partial = True
+        if block in self.blocks:
+            self.blocks[block].partial = True
 
     def _end(self, block: str, branch: int, event: Event, how: str) -> Attempt | None:
         """The attempt that has ended, where it is known."""
@@ -274,7 +282,7 @@ class Timeline:
         attempts = self.attempts[place]
         last = attempts.pop()
         if self._kept + len(calls) > _ATTEMPTS_KEPT:
-            self.partial = True
+            self._lose(place[0])
             attempts.append(last)
             return
         number = last.number - len(calls)
@@ -301,8 +309,9 @@ class Timeline:
 
     def _pass(self, block: str) -> None:
         place = hangs_on(block)
-        self._passed[place] = block
         attempts = self.attempts.get(place)
+        if attempts or len(self._passed) < _ATTEMPTS_KEPT:
+            self._passed[place] = block
         if attempts:
             attempts[-1].within = False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from egregore_dist.client.events import FailedCall, Spent
@@ -60,6 +62,29 @@ def test_what_is_remembered_of_a_run_is_bounded() -> None:
         made.add(event(103.0, "branches.started", "0.0-1", branches=tuple(range(start, start + 1000)), worker="w"))
 
     assert len(made.attempts) < 25_000
+    assert made.partial
+
+
+def test_what_is_remembered_of_nested_blocks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that opens ever more blocks does not fill the monitor's memory either."""
+    monkeypatch.setattr("egregore_dist.client.timeline._ATTEMPTS_KEPT", 200)
+    monkeypatch.setattr("egregore_dist.client.timeline._BLOCKS_KEPT", 200)
+    made, taken = timeline(*STORY[:4]), []
+    tracemalloc.start()
+    try:
+        for number in range(3000):
+            id = f"0.0-1.{number}-0"
+            made.add(event(103.0, "branches.started", "0.0-1", branches=(number,), worker="w"))
+            made.add(event(104.0, "block.opened", id, name="inner", n="1"))
+            made.add(event(104.0, "branches.started", id, branches=(0,), worker="w"))
+            made.add(event(105.0, "block.ended", id, state="ok"))
+            made.add(event(106.0, "branches.ended", "0.0-1", branches=(number,), worker="w"))
+            if number % 1000 == 999:
+                taken.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+
+    assert taken[2] < 1.1 * taken[0]
     assert made.partial
 
 
@@ -245,7 +270,7 @@ def test_more_calls_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None
     made = timeline(*STORY[:5], event(108.0, "branches.ended", "0.0-1", branches=(1,), calls={1: CALLS}))
 
     assert [how for _, _, how, *_ in parts(made, ("0.0-1", 1))] == ["ok"]
-    assert made.partial
+    assert made.lacks("0.0-1")
 
 
 def test_what_failed_is_what_the_end_waited_for() -> None:
