@@ -207,8 +207,8 @@ class Lane:
         # Tracks are planned to share the slots: where one is dry, its slot is for the others that may run here.
         self._dry.add((record.id, track))
         for other, queue in enumerate(record.queues):
-            # A lane has the memory of as many branches as it was admitted with.
-            fits = record.widths[other] <= record.widths[track] or not needs.of(queue).most_memory
+            # A lane has what as many branches need as it was admitted with.
+            fits = record.widths[other] <= record.widths[track] or not needs.of(queue).has_sizes
             if queue == record.queues[track] and fits and (record.id, other) not in self._dry:
                 return Next(record.id, other)
         return None
@@ -404,7 +404,7 @@ class Lane:
             calls=() if spending is None else spending.failed_calls,
         )
         run, parent, token = self._run, place.record.id, self._token
-        fits = block.tracks[0].width == 1 or not needs.of(place.queue).most_memory
+        fits = block.tracks[0].width == 1 or not needs.of(place.queue).has_sizes
         if not (shape.optimize and place.record.n == 1 and block.tracks[0].queue == place.queue and fits):
             if self._ledger.open(run, parent, lease, place.track, token, block) is None:
                 return None

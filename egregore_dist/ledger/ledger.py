@@ -416,7 +416,7 @@ class Ledger:
         args: list[str | int | bytes] = [block, token, branch, loss.verdict, ATTEMPTS, loss.why, loss.node]
         short = loss.short
         args += ["", 0, ""] if short is None else [short.queue, short.lanes, short.text]
-        args += [int(loss.alone)]
+        args += [int(loss.lacked_memory)]
         for over in loss.overruns:
             args += [over.branch, over.node, over.calls, over.most, over.failure]
         return list(self._go_on(run, replies.messages(self._transition("lost", run, args))))
@@ -549,6 +549,12 @@ class Ledger:
             and (branch is None or found[2 * i + 1] == token.encode())
             for i, (_, _, branch, token) in enumerate(questions)
         ]
+
+    def leased(self, run: str, block: str, token: str) -> list[int]:
+        """The branches of a block that a lane holds."""
+        with reachable():
+            found = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, "l", block)))
+        return [int(branch) for branch, holder in found.items() if holder == token.encode()]
 
     def stopped(self, run: str, block: str) -> int | None:
         """When the last lane of an ended block and those inside it was gone, in server ms; None while there is one."""

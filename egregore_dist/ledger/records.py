@@ -423,8 +423,8 @@ class Loss:
         why: how the process ended.
         node: the node that was called, or "".
         overruns: each that there was.
-        short: what follows where it was killed for want of memory.
-        alone: where it is not known who is to blame, whether each of them runs alone from now on.
+        lacked_memory: whether it was killed for want of memory.
+        short: what follows from that, where there is something to do.
     """
 
     verdict: Literal["lost", "stopped"]
@@ -432,8 +432,8 @@ class Loss:
     why: str = ""
     node: str = ""
     overruns: tuple[Overrun, ...] = ()
+    lacked_memory: bool = False
     short: Shortage | None = None
-    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,11 @@ class Needs:
         """Bytes that one branch needs, as was declared or learned."""
         return max(self.memory, self.learned)
 
+    @property
+    def has_sizes(self) -> bool:
+        """Whether a lane is admitted with the memory, cores or GPUs of as many branches as it runs at a time."""
+        return bool(self.most_memory or self.cpus or self.gpus)
+
 
 def queue(
     base: str,

@@ -6,6 +6,7 @@ Every decision carries the numbers that it came from.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict
@@ -20,6 +21,8 @@ MEMORY_PER_NODE = needs.MEMORY_PER_NODE
 
 # What was learned to need next to nothing is planned with so much. Bytes.
 _LEAST_MEMORY = 2**20
+# Of a quotient of cores: 3.3 of them are three times 1.1.
+_TOLERANCE = 1e-9
 
 #: Lanes at most where no worker has reported that could serve them: some, for those that will come.
 UNSEEN = 64
@@ -69,11 +72,14 @@ class Demand:
     def memory_per_node(self) -> tuple[int, Source]:
         """The memory that a branch is planned with: as it was declared, else learned, else 50 MB.
 
-        More is reserved for it where that was not enough, and its process was killed for want of memory.
+        More is reserved for it where that was not enough, and its process was killed for want of memory. What was seen
+        then counts for more than what is only assumed.
         """
         planned, source = self._planned
         reserved = self.learned.reserved if self.learned is not None else 0
-        return (reserved, "after OOM") if reserved > planned else (planned, source)
+        if reserved > planned or (reserved and source == "assumed"):
+            return max(_LEAST_MEMORY, reserved), "after OOM"
+        return planned, source
 
     @property
     def _planned(self) -> tuple[int, Source]:
@@ -263,6 +269,26 @@ class Cluster:
             shares = (most // min(slots, lanes) for slots, most in shared.values())
             found = self._least[queue, lanes] = min(shares, default=0)
         return found
+
+    def most_together(self, queue: str, lanes: int, *, cpus: float, gpus: int) -> float:
+        """How many branches of so many cores and GPUs each of so many lanes may run at a time, wherever it runs.
+
+        As many of the lanes are taken to run on one machine, or under one quota, as its workers have slots.
+        """
+        slots: Counter[tuple[str, str | None]] = Counter()
+        cores: dict[tuple[str, str | None], float] = {}
+        names: dict[tuple[str, str | None], set[str]] = {}
+        for said in self._taking:
+            if serves(said, queue):
+                machine, group = (said.host, None), (said.host, said.cpu_group)
+                slots[machine] += said.slots
+                slots[group] += said.slots
+                cores[machine] = self._hosts[said.host].cores
+                cores[group] = max(said.cores, cores.get(group, 0.0))
+                names.setdefault(machine, set()).update(said.gpus)
+        parts = [cores[place] / cpus / min(slots[place], lanes) for place in cores] if cpus else []
+        parts += [len(names[place]) / gpus / min(slots[place], lanes) for place in names] if gpus else []
+        return min(parts, default=math.inf)
 
     def pool(self, demand: Demand) -> _Pool:
         """What may serve a track."""
@@ -516,11 +542,16 @@ def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, 
         width = max(1, min(int(min(widths.threads, waits)), math.ceil(track.wanted / track.lanes)))
     else:
         return 1
-    # Each of them takes its memory; what is only assumed for a process is not taken by each of its branches.
-    if track.memory_from == "assumed" or not track.workers:
+    if not track.workers:
         return width
     # Lanes of other tracks may run beside them, on each of the workers.
     lanes = min(track.lanes + beside, max(track.lanes, track.slots))
+    # Each of them takes the cores and GPUs that it was declared to need.
+    together = cluster.most_together(track.queue, track.lanes, cpus=demand.cpus or 0.0, gpus=demand.gpus)
+    width = max(1, int(min(together + _TOLERANCE, width)))
+    # And its memory; what is only assumed for a process is not taken by each of its branches.
+    if track.memory_from == "assumed":
+        return width
     least = min(MEMORY_SHARE * track.memory_available / lanes, cluster.least_share(track.queue, lanes))
     return min(width, max(1, int(least / track.memory_per_node)))
 

@@ -1,4 +1,4 @@
-"""What follows where a process was killed for want of memory: more is reserved for its node, where there is more."""
+"""What follows where a process was killed for want of memory: more is reserved for its nodes, where there is more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from egregore_dist.workflow import spec
 
 
 def after(ledger: Ledger, note: Note, *, held: int, lasted: float, ttl: float) -> Shortage | None:
-    """Double what is reserved for the node that a process was at, and find where its branch has that.
+    """Reserve more for the node that a process was at, and find where its branch has that.
+
+    What it was alone at is reserved twice as much. Of branches that ran together in it, each is taken to need twice its
+    part of what the process held: so half as many run together from then on. Where it is not known at which of their
+    nodes it was, that is so of each node.
 
     Args:
         note: what the process was executing.
@@ -35,31 +39,40 @@ def after(ledger: Ledger, note: Note, *, held: int, lasted: float, ttl: float) -
     """
     where = note.where
     block = ledger.block(where.run, where.block)
-    if block is None or note.branch == NOBODY:
+    if block is None:
+        return None
+    together = ledger.leased(where.run, where.block, where.token) if note.loop else [note.branch]
+    branch = note.branch if note.branch != NOBODY else next(iter(together), NOBODY)
+    if branch == NOBODY:
         return None
     try:
         work = ledger.work(where.run)
         path = () if where.block == ROOT else block.path
         top = spec.step_at(spec.decode(work.spec).root, path)
         if where.block != ROOT:
-            top = spec.step_at(top, interpret.branch_path(top, (), note.branch))
+            top = spec.step_at(top, interpret.branch_path(top, (), branch))
         functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
     except (errors.RunNotFound, msgspec.MsgspecError):
         # It has expired, or another release wrote it.
         return None
-    called = {functions[node.function]: node for node in interpret.nodes(top) if node.name == note.node}
+    nodes = [node for node in interpret.nodes(top) if note.node in ("", node.name)]
+    called = {functions[node.function]: node for node in nodes}
     if not called:
         return None
     cluster = Cluster(report.read(ledger.reports().values(), now=ledger.now(), ttl=ttl))
     name = where.token.rsplit("/", 2)[0]
     had = next((router.budget(said) for said in cluster.reports if said.worker == name), MOST_RESERVED)
-    reserved = _reserve(ledger, called, held=held, had=had, lasted=lasted)
-    queue = router.roomy(cluster, block.queues[where.track], reserved)
+    reserved = _reserve(ledger, called, held=held, together=max(1, len(together)), had=had, lasted=lasted)
+    queue = block.queues[where.track]
+    if len(together) <= 1:
+        queue = router.roomy(cluster, queue, reserved)
     lanes = cluster.pool(Demand(queue=queue, branches=1, memory=reserved)).lanes
-    return Shortage(queue=queue, lanes=max(1, lanes), text=_told(cluster, queue, note.node, reserved))
+    return Shortage(queue=queue, lanes=max(1, lanes), text=_told(cluster, queue, nodes, reserved))
 
 
-def _reserve(ledger: Ledger, called: dict[str, spec.NodeSpec], *, held: int, had: int, lasted: float) -> int:
+def _reserve(
+    ledger: Ledger, called: dict[str, spec.NodeSpec], *, held: int, together: int, had: int, lasted: float
+) -> int:
     profiles = Profiles(ledger)
     known, now = profiles.read_at(called)
     found: dict[str, Profile] = {}
@@ -69,14 +82,19 @@ def _reserve(ledger: Ledger, called: dict[str, spec.NodeSpec], *, held: int, had
         planned, _ = Demand(queue="", branches=1, memory=node.memory, learned=learned).memory_per_node
         # What was raised while this one ran, or what its worker did not have, is not what was too little for it.
         had_it = planned <= had and its.raised <= now - lasted * 1000
-        reserved = min(MOST_RESERVED, max(2 * planned if had_it else planned, 2 * held))
+        if together > 1:
+            reserved = max(its.reserved, 2 * held // together)
+        else:
+            reserved = max(2 * planned if had_it else planned, 2 * held)
+        reserved = min(MOST_RESERVED, reserved)
         found[function] = Profile(reserved=reserved, raised=now)
     profiles.learn(found)
     return max(each.reserved for each in found.values())
 
 
-def _told(cluster: Cluster, queue: str, node: str, reserved: int) -> str:
-    text = f"{router.size(reserved)} are reserved for node {node!r} from now on"
+def _told(cluster: Cluster, queue: str, nodes: Iterable[spec.NodeSpec], reserved: int) -> str:
+    names = dict.fromkeys(repr(node.name) for node in nodes)
+    text = f"{router.size(reserved)} are reserved for node {' and '.join(names)} from now on"
     return text + _too_small((said for said in cluster.reports if router.serves(said, queue)), queue, reserved)
 
 

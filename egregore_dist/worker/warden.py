@@ -21,7 +21,7 @@ from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import publish
-from egregore_dist.engine.board import NEVER, NOBODY, Call, Note, Reader, Rest
+from egregore_dist.engine.board import NEVER, NOBODY, Call, Note, Reader, Rest, Where
 from egregore_dist.engine.later import Later
 from egregore_dist.ledger import Ledger, Loss, Message, Overrun
 from egregore_dist.resources import cgroup, oom, recorder, router
@@ -59,7 +59,7 @@ class _Child:
     gone: Reason | None = None
     killed: float | None = None
     blamed: str = ""
-    held: tuple[float, int] = (0.0, 0)
+    held: tuple[float | Where, int] = (0.0, 0)
 
 
 @dataclass(slots=True)
@@ -199,11 +199,11 @@ class Warden:
 
     def _judge(self, child: _Child, note: Note) -> None:
         now = monotonic()
-        work = _at_work(note)
-        if work.branch != NOBODY:
+        work = _at_work(note, now)
+        if work.branch != NOBODY or note.loop:
             # Of one that is dead already, nothing can be seen.
             held = recorder.held(child.pid)
-            child.held = (work.since, held) if held else child.held
+            child.held = (_what_holds(work), held) if held else child.held
         reasons = _reasons(note, now)
         lane = _lane(note)
         if child.gone in (lane, (*lane, note.branch, note.since)):
@@ -319,7 +319,7 @@ class Warden:
                 continue
             note = child.reader.read()
             if note is not None:
-                self._dead.append(self._died(child, _at_work(note), *ended))
+                self._dead.append(self._died(child, _at_work(note, monotonic()), *ended))
             child.reader.close()
             child.reader.path.unlink(missing_ok=True)
             del self._children[child.pid]
@@ -359,16 +359,14 @@ class Warden:
         dead.out_of_memory = False
 
     def _died(self, child: _Child, note: Note, code: int | None, text: str) -> _Dead:
-        held = child.held[1] if child.held[0] == note.since else 0
+        held = child.held[1] if child.held[0] == _what_holds(note) else 0
         is_short = code == -signal.SIGKILL and child.killed is None and self._out_of_memory.killed()
         if is_short:
             text += f" (out of memory), it held {router.size(held)}" if held else " (out of memory)"
         loss = self._loss(child, note, text)
         lasted = monotonic() - note.since
         is_lost = is_short and loss.verdict == "lost"
-        if is_lost and note.branch == NOBODY:
-            # Whose memory it was shows when each of them has its process to itself.
-            loss = replace(loss, alone=True)
+        loss = replace(loss, lacked_memory=is_lost)
         return _Dead(child.pid, note, loss, held=held, lasted=lasted, out_of_memory=is_lost)
 
     def _loss(self, child: _Child, note: Note, text: str) -> Loss:
@@ -402,12 +400,18 @@ def _reasons(note: Note, now: float) -> list[Reason]:
     return found
 
 
-def _at_work(note: Note) -> Note:
-    # While an event loop waits, the process may be at a call on a thread: where there is one, at that.
-    if note.branch != NOBODY or len(note.watched) != 1:
+def _at_work(note: Note, now: float) -> Note:
+    # While an event loop waits, the process may be at a call on a thread: where there is one, at that. What is overdue may
+    # be a call on the loop.
+    if note.branch != NOBODY or len(note.watched) != 1 or note.watched[0].stop_at <= now:
         return note
     (call,) = note.watched
     return replace(note, call=call, since=call.called)
+
+
+def _what_holds(note: Note) -> float | Where:
+    # Many branches share what their process holds.
+    return note.where if note.loop else note.since
 
 
 def _lane(note: Note) -> Reason:

@@ -383,7 +383,7 @@ MUTATIONS = (
     Mutation(
         name="a branch that has cost a process, and runs beside others",
         file=f"{LUA}/lost.lua",
-        old="if is_known or alone == '1' then",
+        old="if is_known or lacks then",
         new="if false then",
         tests=(f"{LEDGER}/test_lost.py",),
     ),

@@ -28,8 +28,9 @@
 --                         tried:<branch> ("<calls> <node>": of a node whose timeout cost its process), again:<branch> (the
 --                         same, of a node with a limit that is to be tried again), place:<branch> (see _limits.lua),
 --                         beside:<branch> (how often the process ended for timeouts of others), sole:<branch> (its process
---                         was at it when that ended, or may have been, and lacked memory). None of losses once a block has
---                         ended well at which it stood
+--                         was at it when that ended, or may have been, and lacked memory), crowd:<branch> (it was one of many
+--                         whose process lacked memory: how many of those may run together, 0 for as many as before). None of
+--                         losses once a block has ended well at which it stood
 --   K:r:<block>   hash    <branch> -> encoded value;  K:e:<block>  hash  <branch> -> encoded failure
 --   K:end         list    one entry, the state, when the run ends;  K:events  stream  what happened, bounded
 --   K:waits       zset    packed { block, branch, token, call, calls at most, node } -> until when the branch waits before its
@@ -429,7 +430,8 @@ local function complete(block)
   local parent, branch, track = unpack(redis.call('HMGET', key('b', block), 'parent', 'branch', 'track'))
   redis.call('HDEL', key('l', parent), branch)
   -- What has cost it a process before it came here has been done.
-  redis.call('HDEL', key('m', parent), 'lost:' .. branch, 'why:' .. branch, 'died:' .. branch, 'sole:' .. branch)
+  redis.call('HDEL', key('m', parent), 'lost:' .. branch, 'why:' .. branch, 'died:' .. branch, 'sole:' .. branch,
+    'crowd:' .. branch)
   redis.call('HINCRBY', key('b', parent), 'running', -1)
   redis.call('LPUSH', key('q', parent) .. ':' .. track, branch)
   hint_soon(parent)
@@ -499,7 +501,9 @@ local function set_deadline(block)
 end
 
 -- Marks that a retry forgets.
-local OF_ATTEMPTS = { lost = true, why = true, died = true, sole = true, tried = true, beside = true, again = true }
+local OF_ATTEMPTS = {
+  lost = true, why = true, died = true, sole = true, crowd = true, tried = true, beside = true, again = true
+}
 
 -- Open again a block that did not end well, see retry.lua, and those below it, as many as one call may. A branch that waits
 -- while the block that it stands at has not ended well is one whose block there was no room for yet.

@@ -2,11 +2,12 @@
 --
 -- ARGV  block, token, branch that it executed or -1, verdict, attempts at most, how it ended, node or "", then, where it was
 --       killed for want of memory: queue where the branch that it executed waits from now on, lanes that may serve such
---       branches there, and what to say where this was its last attempt; else "", 0, ""; 1 where each of those that may be
---       to blame runs alone from now on, else 0; then for each node that was over its timeout when the process was
---       killed: branch, node, calls of it up to now, calls at most, failure
---       verdict "lost": the branch has cost a process (where none is known, each that the lane held has); the last of its
---               attempts it ends as lost.  "stopped": of the others nobody is to blame
+--       branches there, and what to say where this was its last attempt; else "", 0, ""; 1 where it was killed for want of
+--       memory, else 0; then for each node that was over its timeout when the process was killed: branch, node, calls of it
+--       up to now, calls at most, failure
+--       verdict "lost": the branch has cost a process (where none is known, each that the lane held has, but of many that
+--               ran together and lacked memory none); the last of its attempts it ends as lost.  "stopped": of the others
+--               nobody is to blame
 --       A node that was over its timeout is called again, or, after its last call, its branch ends with the failure.
 -- Returns messages to publish, flat.
 --
@@ -15,7 +16,7 @@
 -- A lane holds branches of one block. But its last transition may have taken it to another one before it could say so: up
 -- to the parent, whose branch the commit that completed the block leased to it, or down to the block that its one branch met.
 
-local block, token, branch_at_work, verdict, attempts, why, node, roomy, lanes_there, about, alone = unpack(ARGV, 1, 11)
+local block, token, branch_at_work, verdict, attempts, why, node, roomy, lanes_there, about, lacked = unpack(ARGV, 1, 11)
 attempts = tonumber(attempts)
 local overruns = {}
 for i = 12, #ARGV, 5 do
@@ -61,6 +62,23 @@ local function move(block, branch)
   return tostring(to)
 end
 
+-- Many ran together, and lacked memory. Where it is known in whose turn that was, it may have been that one. If it comes
+-- again to one of those beside it, or nobody is known, it is their number: half of them run together from now on, and where
+-- no fewer did than their track has, no more of that. Returns how many may; 0: as many as before.
+local function thin(block, track, together)
+  local marks, again, were_fewer = {}, branch_at_work == '-1', false
+  for i, branch in ipairs(together) do marks[i] = 'crowd:' .. branch end
+  for _, mark in ipairs(redis.call('HMGET', key('m', block), unpack(marks))) do
+    if mark then again, were_fewer = true, were_fewer or mark ~= '0' end
+  end
+  if not again then return 0 end
+  local half, width = math.floor(#together / 2), 'width:' .. track
+  if not were_fewer then
+    redis.call('HSET', key('b', block), width, math.min(half, tonumber(redis.call('HGET', key('b', block), width))))
+  end
+  return half
+end
+
 local function take_back(block, verdict, overruns)
   local L = key('l', block)
   local mine = redis.call('HGET', L, '@' .. token)
@@ -68,31 +86,33 @@ local function take_back(block, verdict, overruns)
   if state_of(block) ~= 'open' then return left(block, token) end
   local held, width = held_by(block, token)
   hold(block, token, nil, math.min(held, width), 0, width)
-  local leases, over, failed, moved = redis.call('HGETALL', L), {}, 0, nil
+  local leases, its, over, failed, moved, crowd = redis.call('HGETALL', L), {}, {}, 0, nil, nil
   for i = 1, #leases, 2 do
-    local branch = leases[i]
-    if leases[i + 1] == token then
-      if verdict == 'lost' and (branch_at_work == '-1' or branch == branch_at_work) then
-        local is_known = branch == branch_at_work
-        if is_known or alone == '1' then redis.call('HSET', key('m', block), 'sole:' .. branch, 1) end
-        if is_known and roomy ~= '' then moved = move(block, branch) end
-        failed = failed + lose(block, branch, attempts, why, node, about)
-      elseif overruns[branch] then
-        over[#over + 1] = branch
-      else
-        if next(overruns) then redis.call('HINCRBY', key('m', block), 'beside:' .. branch, 1) end
-        -- A lane of many has begun all that it holds.
-        if width > 1 then
-          event('branch.stopped', 'block', block, 'branch', branch, 'lane', token, 'attempt', attempt_at(block, branch))
-        end
-        give_back(block, branch)
+    if leases[i + 1] == token then its[#its + 1] = leases[i] end
+  end
+  local track, lacks = string.match(mine, '^%d+:%d+:(%d+)'), verdict == 'lost' and lacked == '1'
+  if lacks and width > 1 and #its > 1 then crowd = thin(block, track, its) end
+  for _, branch in ipairs(its) do
+    local is_known = branch == branch_at_work or (lacks and #its == 1)
+    if verdict == 'lost' and (is_known or (branch_at_work == '-1' and not crowd)) then
+      if is_known or lacks then redis.call('HSET', key('m', block), 'sole:' .. branch, 1) end
+      if is_known and roomy ~= '' then moved = move(block, branch) end
+      failed = failed + lose(block, branch, attempts, why, node, about)
+    elseif overruns[branch] then
+      over[#over + 1] = branch
+    else
+      if next(overruns) then redis.call('HINCRBY', key('m', block), 'beside:' .. branch, 1) end
+      if crowd then redis.call('HSET', key('m', block), (crowd == 1 and 'sole:' or 'crowd:') .. branch, crowd) end
+      -- A lane of many has begun all that it holds.
+      if width > 1 then
+        event('branch.stopped', 'block', block, 'branch', branch, 'lane', token, 'attempt', attempt_at(block, branch))
       end
+      give_back(block, branch)
     end
   end
   -- One after the other in the queue, so that they run among themselves.
   for _, branch in ipairs(over) do failed = failed + overrun(block, branch, overruns[branch]) end
   if settle(block, failed) then return end
-  local track = string.match(mine, '^%d+:%d+:(%d+)')
   if waiting_for_lanes(block, track) > 0 then ask_lane(block, track) end
   if moved and moved ~= track and waiting_for_lanes(block, moved) > 0 then ask_lane(block, moved) end
   hint_soon(block)

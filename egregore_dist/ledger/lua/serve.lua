@@ -36,12 +36,16 @@ local LOST_BESIDE_AT_MOST = 2
 
 -- Its attempt, the block that it goes on after, its mark `again` or `tried`, and beside whom it runs: "alone" where it has cost
 -- a process, or was lost twice beside others, who may be to blame; "again" where it was over a timeout: with others of those,
--- in a lane of many; "any" else.
+-- in a lane of many; "any" else. Where no more than so many may run together, that follows: "any 8".
 local function attempt_of(of, branch, width)
-  local lost, after, tried, beside, again, sole = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch,
-    'at:' .. branch, 'tried:' .. branch, 'beside:' .. branch, 'again:' .. branch, 'sole:' .. branch))
+  local lost, after, tried, beside, again, sole, crowd = unpack(redis.call('HMGET', key('m', of), 'lost:' .. branch,
+    'at:' .. branch, 'tried:' .. branch, 'beside:' .. branch, 'again:' .. branch, 'sole:' .. branch, 'crowd:' .. branch))
   local company, is_sole = tried and 'again' or 'any', sole or tonumber(lost or 0) >= LOST_BESIDE_AT_MOST
-  if is_sole or tonumber(beside or 0) >= BESIDE_AT_MOST or (tried and width == 1) then company = 'alone' end
+  if is_sole or tonumber(beside or 0) >= BESIDE_AT_MOST or (tried and width == 1) then
+    company = 'alone'
+  elseif crowd and crowd ~= '0' and width > 1 then
+    company = company .. ' ' .. crowd
+  end
   local calls = again or tried or ''
   return attempt_from(lost, calls), after or '', calls, company
 end
@@ -300,7 +304,7 @@ if todo > 0 and free > 0 then
       for _, part in ipairs({ branch, attempt, after, tried }) do again[#again + 1] = part end
       leases[#leases + 1], leases[#leases + 2] = branch, token
       if attempt > 1 then of_leases[#of_leases + 1], of_leases[#of_leases + 2] = tonumber(branch), attempt end
-      take, group = take - 1, company
+      take, group = math.min(take, tonumber(string.match(company, ' (%d+)') or take)) - 1, company
       if needs_place then placed[#placed + 1] = branch end
       if group == 'alone' then take = 0 end
     end

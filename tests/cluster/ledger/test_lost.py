@@ -80,18 +80,101 @@ def test_where_nobody_is_known_all_are_blamed(play: Play) -> None:
     assert {int(event["branch"]) for event in play.events("branch.lost")} == set(held)
 
 
-def test_who_may_have_taken_the_memory_runs_alone(play: Play) -> None:
-    """It is not known who has: so each shows it by itself, and what it lacked is known then."""
-    block, dying = play.block(40, tracks=[track(40, width=3, lanes=1)]), play.lane()
-    assert len(play.serve(block, dying).leases) == 3
-    play.ledger.lost(play.run, block, dying, replace(lost(), alone=True))
+def short_of_memory(branch: int | None = None) -> Loss:
+    """A process was killed for want of memory: in a branch's turn, or while none had one."""
+    return replace(lost(branch), lacked_memory=True)
 
-    lane, held = play.lane(), list[int]()
-    for _ in range(3):
-        (lease,) = play.serve(block, lane, ok(*held)).leases
-        assert lease.attempt == 2
-        held = [lease.branch]
-    assert len(play.serve(block, lane, ok(*held)).leases) == 3
+
+def companies(play: Play, block: str) -> list[list[int]]:
+    """What lanes execute together until the block ends, where nothing else goes wrong."""
+    found = []
+    while held := numbers(play.serve(block, lane := play.lane())):
+        while held:
+            found.append(held)
+            served = play.serve(block, lane, ok(*held))
+            held = numbers(served) if served.state == "open" else []
+    return found
+
+
+def test_those_that_lacked_memory_are_halved(play: Play) -> None:
+    """It is not known who took it: nobody is blamed, and half as many run together, of their track too."""
+    block, dying = play.block(40, tracks=[track(40, width=16, lanes=1)]), play.lane()
+    together = numbers(play.serve(block, dying))
+    assert len(together) == 16
+
+    play.ledger.lost(play.run, block, dying, short_of_memory())
+    assert not play.events("branch.lost")
+    assert len(play.events("branch.stopped")) == 16
+    found = companies(play, block)
+    assert [len(company) for company in found] == [8] * 5
+    assert {*found[0], *found[1]} == set(together)
+
+
+def test_one_that_takes_the_memory_is_found(play: Play) -> None:
+    """Those that die again are halved again, and their track is not: in the end it is alone, and is blamed."""
+    block, greedy = play.block(64, tracks=[track(64, width=32, lanes=1)], on_error="collect"), 5
+    sizes, most = [], []
+    while held := numbers(play.serve(block, lane := play.lane())):
+        while held:
+            if greedy in held:
+                sizes.append(len(held))
+                short = short_of_memory(greedy if len(held) == 1 and len(sizes) % 2 else None)
+                play.ledger.lost(play.run, block, lane, short)
+                break
+            most.append(len(held))
+            served = play.serve(block, lane, ok(*held))
+            held = numbers(served) if served.state == "open" else []
+
+    assert sizes == [32, 16, 8, 4, 2, 1, 1, 1]
+    assert sorted(play.ledger.failures(play.run, block)) == [greedy]
+    assert most.count(16) >= 2
+    assert sum(most) == 63
+
+
+def test_whose_turn_it_was_is_taken_to_be_to_blame_once(play: Play) -> None:
+    """It runs alone, and the others as before; where it comes to those again, it is their number."""
+    block, dying = play.block(64, tracks=[track(64, width=16, lanes=1)]), play.lane()
+    first = numbers(play.serve(block, dying))
+    play.ledger.lost(play.run, block, dying, short_of_memory(first[3]))
+    assert play.record(block).widths == (16,)
+
+    second = play.lane()
+    beside = numbers(play.serve(block, second))
+    assert set(beside) == {*first[4:]}
+    play.ledger.lost(play.run, block, second, short_of_memory(beside[0]))
+    assert play.record(block).widths == (6,)
+    found = companies(play, block)
+    assert [first[3]] in found
+    assert [beside[0]] in found
+    assert max(map(len, found)) == 6
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("room", [1, 7, 25])
+def test_branches_of_which_too_many_run_together(play: Play, room: int, is_known: bool) -> None:
+    """All take as much: few processes are killed until as many run as there is memory for, and all end well."""
+    block = play.block(300, tracks=[track(300, width=50, lanes=1)], on_error="collect")
+    killed = 0
+    while held := numbers(play.serve(block, lane := play.lane())):
+        while held:
+            if len(held) > room:
+                killed += 1
+                play.ledger.lost(play.run, block, lane, short_of_memory(held[room] if is_known else None))
+                break
+            served = play.serve(block, lane, ok(*held))
+            held = numbers(served) if served.state == "open" else []
+
+    assert play.record(block).state == "ok"
+    assert killed < 60 if room == 1 else killed < 20
+
+
+def test_one_that_is_left_of_many_is_to_blame(play: Play) -> None:
+    """Nobody had a turn, and only one was there: it goes where there is more memory."""
+    block, dying = play.block(1, tracks=[track(1, width=8, lanes=1)]), play.lane()
+    assert numbers(play.serve(block, dying)) == [0]
+
+    play.ledger.lost(play.run, block, dying, replace(short_of_memory(), short=SHORT))
+    assert play.serve(block, play.lane(), track=1).leases == (Lease(0, 2),)
 
 
 ROOMY = f"{QUEUE}@learned:1000"

@@ -42,11 +42,11 @@ def block(ledger: Ledger) -> tuple[Play, str]:
     return play, play.nest(ROOT, 0, lane, 2, path=(), tracks=[track(2)])
 
 
-def at(play: Play, block: str, branch: int = 1, name: str = "heavy") -> Note:
+def at(play: Play, block: str, branch: int = 1, name: str = "heavy", *, token: str = "", loop: bool = False) -> Note:
     """What a process was executing."""
     call = Call(branch=branch, attempt=1, calls=1, retries=0, called=0.0, stop_at=NEVER, node=name)
-    where = Where(play.run, block, 0, play.lane())
-    return Note(number=1, where=where, loop=False, since=0.0, stop_at=NEVER, call=call, watched=(), asked=NEVER)
+    where = Where(play.run, block, 0, token or play.lane())
+    return Note(number=1, where=where, loop=loop, since=0.0, stop_at=NEVER, call=call, watched=(), asked=NEVER)
 
 
 def says(ledger: Ledger, name: str, memory: int, queues: tuple[str, ...] = (QUEUE,)) -> None:
@@ -107,6 +107,29 @@ def test_it_goes_where_that_fits(block: tuple[Play, str]) -> None:
     assert found.lanes == 4
     assert "which no live worker" not in found.text
     assert queue(30 * GIB) == f"{QUEUE}@learned:{int(0.70 * 40 * GIB)}"
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_branches_that_ran_together_are_taken_to_need_their_parts(ledger: Ledger, known: bool) -> None:
+    """Twice that: so that of the next plan half as many run together; nothing is moved for what others held."""
+    described = describe.describe(heavy.map())
+    play = Play(ledger, "oom-run")
+    functions = msgspec.msgpack.encode(["m:heavy"])
+    ledger.submit(play.run, Work("flow", described.encoded, functions, QUEUE), code={}, input=b"\x01", queue=QUEUE)
+    root, token = play.lane(), play.lane()
+    play.serve(ROOT, root)
+    block = play.nest(ROOT, 0, root, 20, path=(), tracks=[track(20, width=10)])
+    assert len(play.serve(block, token).leases) == 10
+    says(ledger, "small", 2 * GIB)
+
+    branch, name = (3, "heavy") if known else (NOBODY, "")
+    note = at(play, block, branch, name, token=token, loop=True)
+    found = shortage.after(ledger, note, held=GIB, lasted=1.0, ttl=TTL)
+
+    assert found is not None
+    assert found.queue == QUEUE
+    assert found.text == "215 MB are reserved for node 'heavy' from now on"
+    assert Profiles(ledger).read(["m:heavy"])["m:heavy"].reserved == pytest.approx(GIB / 5, rel=0.01)
 
 
 def test_what_is_reserved_is_bounded(block: tuple[Play, str]) -> None:

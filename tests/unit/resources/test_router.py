@@ -657,6 +657,37 @@ def test_what_no_worker_has_says_why() -> None:
     assert "has labels disk=ssd, zone=eu and 7.52 GB of memory (70% of 10.7 GB): declare less, or start" in heavy
 
 
+@pytest.mark.parametrize(
+    ("more", "lanes", "width"),
+    [
+        ({"is_async": True}, 2, 500),
+        ({"is_async": True, "cpus": 1.0}, 2, 4),
+        ({"is_async": True, "cpus": 4.0}, 2, 1),
+        ({"io": True, "cpus": 0.5}, 2, 8),
+        ({"is_async": True, "queue": needs.queue(QUEUE, gpus=1)}, 1, 1),
+        ({"io": True, "queue": needs.queue(QUEUE, gpus=1)}, 1, 1),
+    ],
+)
+def test_width_takes_no_more_cores_and_gpus_than_there_are(more: dict[str, Any], lanes: int, width: int) -> None:
+    """Each of those that run side by side was declared to need them."""
+    demand = Demand(**{"queue": QUEUE, "branches": 1000, "batched": True, **more})
+    worker = report("w", "a", 640 * GIB, 2, cores=8.0, gpus=("0",))
+
+    (track,) = router.plan([demand], Cluster([worker]), widths=Widths(loop=500, threads=32)).tracks
+
+    assert (track.lanes, track.width) == (lanes, width)
+
+
+def test_width_takes_no_more_memory_than_there_was() -> None:
+    """What a process of many was killed for is known, though it is less than one process is taken to need."""
+    known = Learned(executions=0.0, wall=0.0, cpu=None, memory=None, reserved=20 * MIB)
+    demand = Demand(queue=QUEUE, branches=1000, is_async=True, learned=known)
+
+    (track,) = router.plan([demand], Cluster([report("w", "a", 10 * GIB, 1)]), widths=Widths(loop=500)).tracks
+
+    assert (track.memory_from, track.width) == ("after OOM", 358)
+
+
 def test_what_ran_out_of_memory_is_planned_with_more() -> None:
     """What is reserved goes before what was declared or learned, where it is more; who has that serves it."""
     small = report("small", "a", 10 * GIB, 8)

@@ -375,3 +375,16 @@ def test_a_process_dies_while_its_loop_waits(world: World, threads: tuple[int, .
 
     (loss,) = world.lost
     assert (loss.verdict, loss.branch, loss.node) == ("lost", blamed, "crunch" if blamed else "")
+
+
+def test_a_process_dies_while_one_call_on_its_loop_is_overdue(world: World) -> None:
+    """What is being stopped is not for that to blame."""
+    board = at_a_block(world)
+    board.serve(None, loop=True, width=4)
+    board.watch(3, 3, 1, b"slow", 1, 0, world.now, world.now + 0.2)
+    world.pass_by(0.5, step=0.5)
+    world.is_dead = True
+    world.pass_by(0.5, step=0.5)
+
+    (loss,) = world.lost
+    assert (loss.verdict, loss.branch, loss.node) == ("lost", None, "")
