@@ -19,7 +19,7 @@ import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
 from egregore_dist import errors
-from egregore_dist.engine import announce, leaving, publish, threads, traced
+from egregore_dist.engine import announce, leaving, others, publish, threads, traced
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Again, Job, NodeTimeout, acall, call, raised
@@ -112,7 +112,8 @@ class Lane:
         self._dry: set[tuple[str, int]] = set()
         self._loop = Loop()
         self._committer: ThreadPoolExecutor | None = None
-        self._turn = Turn()
+        self._turn = Turn(lambda since: others.wait(since, has_room=self._has_room))
+        self._has_room = False
         # The block that this lane is at with what it goes through there; and those that it has called others to before.
         self._at: tuple[str, Batch] | None = None
         self._called: set[str] = set()
@@ -170,6 +171,7 @@ class Lane:
                 return None
             assert self._load is not None
             self._trace = traced.of_run(self._ledger, self._load, self._worker)
+        self._has_room = needs.of(record.queues[to.track]).takes_room
         place = Place(self._runtime, self._load, self._inputs, record, to.track, now)
         self._places[to.block, to.track] = place
         return self._serve_place(place, leases)
@@ -207,7 +209,7 @@ class Lane:
         # Tracks are planned to share the slots: where one is dry, its slot is for the others that may run here.
         self._dry.add((record.id, track))
         for other, queue in enumerate(record.queues):
-            # A lane has what as many branches need as it was admitted with.
+            # A lane was admitted with what so many branches need.
             fits = record.widths[other] <= record.widths[track] or not needs.of(queue).has_sizes
             if queue == record.queues[track] and fits and (record.id, other) not in self._dry:
                 return Next(record.id, other)

@@ -1,6 +1,6 @@
 """Whether others wait for a slot of this worker: its main process knows, and lanes that have had their turn ask.
 
-Two times that the processes of a pool share with the worker that forked them: a look at memory, which nothing holds up.
+Times that the processes of a pool share with the worker that forked them: a look at memory, which nothing holds up.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import struct
 from time import monotonic
 
 _TIME = struct.Struct("@d")
-_ASKED, _SEEN = 0, _TIME.size
-_memory = mmap.mmap(-1, 2 * _TIME.size)
+_ASKED, _SEEN, _SHORT = 0, _TIME.size, 2 * _TIME.size
+_memory = mmap.mmap(-1, 3 * _TIME.size)
 
 
-def wait(since: float) -> bool:
-    """Whether somebody has been seen to wait, then or later; asked by a lane that would leave for them."""
+def wait(since: float, *, has_room: bool = False) -> bool:
+    """Whether somebody has been seen to wait, then or later; asked by a lane that would leave for them.
+
+    Args:
+        since: when the lane began.
+        has_room: whether it has room of the machine, for which others may wait too.
+    """
     _TIME.pack_into(_memory, _ASKED, monotonic())
-    (seen,) = _TIME.unpack_from(_memory, _SEEN)
-    return bool(seen >= since)
+    (seen,), (short,) = _TIME.unpack_from(_memory, _SEEN), _TIME.unpack_from(_memory, _SHORT)
+    return bool(seen >= since or (has_room and short >= since))
 
 
 def asked() -> float:
@@ -26,6 +31,8 @@ def asked() -> float:
     return float(_TIME.unpack_from(_memory, _ASKED)[0])
 
 
-def say(waiting: bool) -> None:
-    """Say whether somebody waits now."""
-    _TIME.pack_into(_memory, _SEEN, monotonic() if waiting else 0.0)
+def say(waiting: bool, *, for_room: bool = False) -> None:
+    """Say whether somebody waits now, for a slot or only for room of the machine."""
+    now = monotonic()
+    _TIME.pack_into(_memory, _SEEN, now if waiting else 0.0)
+    _TIME.pack_into(_memory, _SHORT, now if for_room else 0.0)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from egregore_dist.engine import others
-
 #: Seconds that a lane serves at least, before it looks whether others wait. Coming anew costs some milliseconds.
 TURN = 0.03
 
 # It is also so many times as long as coming took: a large input is not read for a few branches. No more than the
-# second, in seconds, or what coming took: others wait for it.
-_COMING, _COMING_MOST = 3, 1.0
+# second, in seconds, or what coming took up to the third, which may have been an outage: others wait for it.
+_COMING, _COMING_MOST, _AS_LONG = 3, 1.0, 10.0
 # A lane of many can leave only when all of them have ended. Where that takes longer than the first, in seconds, it
 # stays for the second, or twice as long as it has tried to leave: else its slot would stand idle behind a few long
 # ones. Each time it tries twice as long, so that it leaves at last, whatever its branches take.
@@ -27,7 +25,7 @@ class Turn:
             cost nothing.
     """
 
-    def __init__(self, others_wait: Callable[[float], bool] = others.wait) -> None:
+    def __init__(self, others_wait: Callable[[float], bool]) -> None:
         self._others_wait = others_wait
         self._began = monotonic()
         self._until = self._began + TURN
@@ -40,7 +38,7 @@ class Turn:
         if not self._has_come:
             self._has_come, now = True, monotonic()
             took = now - self._began
-            self._until = max(self._until, now + min(_COMING * took, max(_COMING_MOST, took)))
+            self._until = max(self._until, now + min(_COMING * took, max(_COMING_MOST, min(took, _AS_LONG))))
 
     def is_over(self) -> bool:
         """Whether the lane should leave; once it should, that stays so."""

@@ -109,7 +109,7 @@ class Rooms:
             about[1:] = [keys.block(run, "b", block), f"{keys.block(run, 'q', block)}:{track}", track]
         needed = [memory, round(cores * 1000)]
         there = [bounds.group, bounds.cpu_group, bounds.memory, bounds.machine]
-        there += [int(bounds.cores * 1000), int(bounds.machine_cores * 1000)]
+        there += [round(bounds.cores * 1000), round(bounds.machine_cores * 1000)]
         answer = self._ask("admit", queue, lane, *needed, *there, self._ttl, *about)
         said, taken, busy, lanes, others, has, of_cores, all_busy = answer
         return Answer(

@@ -52,9 +52,14 @@ class Needs:
         return max(self.memory, self.learned)
 
     @property
+    def takes_room(self) -> bool:
+        """Whether a lane has to be admitted to its machine."""
+        return bool(self.most_memory or self.cpus)
+
+    @property
     def has_sizes(self) -> bool:
-        """Whether a lane is admitted with the memory, cores or GPUs of as many branches as it runs at a time."""
-        return bool(self.most_memory or self.cpus or self.gpus)
+        """Whether a lane has only what as many branches need as it was planned to run at a time."""
+        return self.takes_room or self.gpus > 0
 
 
 def queue(

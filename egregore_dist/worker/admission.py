@@ -80,7 +80,7 @@ class Admission(Periodic):
         info = message.delivery_info if isinstance(message.delivery_info, Mapping) else {}
         queue = str(info.get("routing_key") or "")
         needed = needs.of(queue)
-        if not (needed.most_memory or needed.cpus):
+        if not needed.takes_room:
             handle()
             return
         lane = str(message.headers["id"])

@@ -33,7 +33,7 @@ class Lookout:
 
     Args:
         queues: asked for what this worker has not received.
-        names: the queues that this worker consumes.
+        names: the queues that this worker takes lanes of.
     """
 
     def __init__(self, queues: Queues, names: Callable[[], Collection[str]]) -> None:
@@ -49,7 +49,7 @@ class Lookout:
             lanes: how many lanes are at work.
             at_work: how many tasks are, lanes and others.
             received: how many tasks this worker has taken from its queues and not begun.
-            slots: how many can be at work at a time.
+            slots: how many shall be at work at a time; more are, where it has just become less.
             is_short: whether lanes are known to wait for what those at work have of the machine.
         """
         now, asked = monotonic(), others.asked()
@@ -60,10 +60,13 @@ class Lookout:
             return SELDOM
         if asked > self._none_at - _NEWS and now >= self._next:
             self._next = now + min(max(OFTEN, _SHARE * (now - asked)), _AT_LEAST_EVERY)
-            others.say(is_short or (at_work >= slots and self._somebody_waits(received)))
+            others.say(
+                at_work >= slots and self._somebody_waits(received, at_work > slots),
+                for_room=is_short,
+            )
         return OFTEN
 
-    def _somebody_waits(self, received: int) -> bool:
+    def _somebody_waits(self, received: int, is_over: bool) -> bool:
         # A lane that leaves publishes its successor, so without the broker it stays, whoever waits.
         waiting = self._queues.waiting(self._names())
-        return waiting is not None and waiting + received > 0
+        return waiting is not None and (is_over or waiting + received > 0)

@@ -106,7 +106,11 @@ class Fairness(Periodic):
         return self._pause
 
     def begin(self, parent: Any) -> None:
-        self._lookout = Lookout(Queues(parent.app), lambda: tuple(parent.app.amqp.queues.consume_from))
+        def taken() -> list[str]:
+            closed = parent.egregore_intake.closed()
+            return [name for name in tuple(parent.app.amqp.queues.consume_from) if name not in closed]
+
+        self._lookout = Lookout(Queues(parent.app), taken)
 
     def tick(self, parent: Any) -> None:
         received, at_work = pool.requests()
@@ -114,7 +118,7 @@ class Fairness(Periodic):
             lanes=sum(envelope.is_ours(request.type) for request in at_work),
             at_work=len(at_work),
             received=len(received),
-            slots=pool.slots(parent.pool),
+            slots=parent.egregore_tuner.slots(),
             is_short=parent.egregore_admission.is_short(),
         )
 

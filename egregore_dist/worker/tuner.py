@@ -76,14 +76,18 @@ class Tuner(Periodic):
     def told(self) -> dict[str, Any]:
         """What the worker's report says of its size, by the report's fields."""
         by, why = self._by()
-        slots = pool.slots(self._worker.pool)
         return {
-            "slots": slots if self._size is None else min(slots, self._size),
+            "slots": self.slots(),
             "concurrency_by": by,
             "concurrency_why": why,
             "prefetch_why": _ACKS_LATE if self._owns else "as the settings of its own app say",
             "lane_memory": self._lane,
         }
+
+    def slots(self) -> int:
+        """How many lanes shall be at work at a time: of a pool that shrinks more are, until they have left."""
+        slots = pool.slots(self._worker.pool)
+        return slots if self._size is None else min(slots, self._size)
 
     def set(self, size: int | None) -> None:
         """Set the number by hand from now on, or, with None, leave it to the tuner. Called on the loop's thread.

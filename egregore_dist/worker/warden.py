@@ -401,8 +401,8 @@ def _reasons(note: Note, now: float) -> list[Reason]:
 
 
 def _at_work(note: Note, now: float) -> Note:
-    # While an event loop waits, the process may be at a call on a thread: where there is one, at that. What is overdue may
-    # be a call on the loop.
+    # While an event loop waits, the process may be at a call on a thread: where there is one, at that. One that is
+    # overdue may be a call on the loop.
     if note.branch != NOBODY or len(note.watched) != 1 or note.watched[0].stop_at <= now:
         return note
     (call,) = note.watched

@@ -163,6 +163,20 @@ def one_slot(tmp_path: Path, cluster: LocalCluster, *arguments: str) -> Iterator
         worker.kill()
 
 
+def test_a_pool_shrinks_while_a_block_lasts() -> None:
+    """Its lanes give back slots that it shall not have any more, whoever waits; those that it keeps go on."""
+    with LocalCluster(workers=1, concurrency=4) as cluster, submitting(cluster.settings):
+        workers = session.current().workers
+        run = short.map().submit(list(range(4 * BRANCHES)))
+        until(lambda: len(workers.list()[0].lanes) == 4, what="its lanes")
+        workers.concurrency(workers.list()[0].worker, 2)
+        until(lambda: len(workers.list()[0].children) == 2, what="a smaller pool")
+        before = ended(run)
+        until(lambda: ended(run) > before, what="branches that end in it")
+        assert run.status == "running"
+        run.cancel()
+
+
 def test_those_on_other_queues_do_not_wait(tmp_path: Path) -> None:
     """A worker of two queues: a large block on one does not keep small runs on the other waiting."""
 

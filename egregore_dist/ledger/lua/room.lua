@@ -5,7 +5,7 @@
 --            "lane <worker> <lane>" -> "<until> <bytes> <thousandths of a core> <place>", of a lane that was admitted; it
 --                                      counts until then, ms of the machine's clock, unless its worker says again that it has it
 --            "wait <queue>\n<worker>" -> "<since> <seen> <lacks> <place>", of lanes that were not, while that worker goes on
---                                      asking, server ms; lacks "group": there is room on the machine, and none in the group
+--                                      asking, ms of that clock; lacks "group": there is room on the machine, and none in the group
 --                                      that shares its memory, "cores": none in the one that shares its cores
 --            a place is "<group>", or "<group>\n<CPU group>": of the worker's processes, "" for all of the machine
 --            "clock" -> "<heard> <away>": when anybody asked last, server ms, and for how many ms nobody could
@@ -23,7 +23,7 @@
 -- Who was refused first has its turn first, whatever it needs: so small needs do not keep a large one waiting for ever. One
 -- that its own group has no room for keeps nobody of other groups waiting.
 -- What a worker has counts as long as it says so. While nobody could ask, the machine's clock stands still: after an outage all
--- that ran before it counts until its worker has had the time to say so again.
+-- that ran before it counts until its worker has had the time to say so again. So it does where the server's is set back.
 
 local MACHINE, what, worker = KEYS[1], ARGV[1], ARGV[2]
 local PREFIX = string.sub(AGENDA, 1, -8)
@@ -42,11 +42,11 @@ local known = redis.call('HGETALL', MACHINE)
 local heard, away = NOW, 0
 for i = 1, #known, 2 do
   if known[i] == 'clock' then
-    heard, away = string.match(known[i + 1], '^(%d+) (%d+)$')
+    heard, away = string.match(known[i + 1], '^(%d+) (%-?%d+)$')
     heard, away = tonumber(heard), tonumber(away)
   end
 end
-if NOW - heard > SILENCE then away = away + NOW - heard end
+if NOW - heard > SILENCE or NOW < heard then away = away + NOW - heard end
 local at = NOW - away
 redis.call('HSET', MACHINE, 'clock', string.format('%.0f %.0f', NOW, away))
 redis.call('PEXPIRE', MACHINE, KEPT)
@@ -69,7 +69,7 @@ if what == 'sync' then
     local kind, name = string.match(known[i], '^(%a+) ?(.*)$')
     if kind == 'wait' then
       local seen = string.match(known[i + 1], '^%d+ (%d+)')
-      if tonumber(seen) + ASKED_LATELY >= NOW then waits = 1 end
+      if tonumber(seen) + ASKED_LATELY >= at then waits = 1 end
     elseif kind == 'lane' and not has[known[i]] and string.match(name, '^(.*) %S+$') == worker then
       redis.call('HDEL', MACHINE, known[i])
     end
@@ -118,7 +118,7 @@ for i = 1, #known, 2 do
     local since, seen, lacks, its_group, its_cpu_group =
       string.match(known[i + 1], '^(%d+) (%d+) (%a+) ([^\n]*)\n?(.*)$')
     since = tonumber(since)
-    if tonumber(seen) + ASKED_LATELY < NOW then
+    if tonumber(seen) + ASKED_LATELY < at then
       redis.call('HDEL', MACHINE, known[i])
     elseif string.match(name, '^(.*)\n') == queue then
       waits = math.min(since, waits or since)
@@ -129,7 +129,7 @@ for i = 1, #known, 2 do
   end
 end
 
-local others_first = first < (waits or NOW)
+local others_first = first < (waits or at)
 local in_machine = all + bytes <= of_machine and (cpus == 0 or all_busy + cpus <= machine_cores)
 local has_memory, has_cores = in_group + bytes <= of_group, cpus == 0 or busy + cpus <= cores
 local fits = in_machine and has_memory and has_cores
@@ -141,6 +141,6 @@ if has_room and lane ~= '' then
   end
 else
   local lacks = (not in_machine or fits) and 'machine' or has_memory and 'cores' or 'group'
-  redis.call('HSET', MACHINE, wait_of(queue, worker), string.format('%.0f %.0f %s %s', waits or NOW, NOW, lacks, place))
+  redis.call('HSET', MACHINE, wait_of(queue, worker), string.format('%.0f %.0f %s %s', waits or at, at, lacks, place))
 end
 return { has_room and 1 or 0, all, busy, lanes, others_first and 1 or 0, bytes, cpus, all_busy }

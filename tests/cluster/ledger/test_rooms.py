@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from egregore_dist.ledger import Ledger
@@ -112,6 +113,34 @@ def test_cores_are_those_of_a_quota_and_of_the_machine(ledger: Ledger) -> None:
     assert ask(rooms, "4", GIB, bounds=quota["/c"]).has_room
     rooms.sync({"/a": Grant(0, 2.0, "", "/a"), "/b": Grant(0, 2.0, "", "/b")})
     assert ask(rooms, "5", 0, 1.0, bounds=quota["/a"]).cores == 2.0
+
+
+@pytest.mark.parametrize("cores", [2.01, 2.03, 4.02, 8.03, 32.3])
+def test_all_cores_of_a_machine_can_be_asked_for(ledger: Ledger, cores: float) -> None:
+    """Numbers of cores are compared as they are written, whatever a computer makes of them."""
+    bounds = bounds_of(cores=cores, machine_cores=cores)
+
+    assert ask(worker(ledger, "one@here"), "a", 0, cores, bounds=bounds).has_room
+
+
+def test_a_clock_that_is_set_back_holds_nobody_up(ledger: Ledger) -> None:
+    """What a worker that died had is free after its time, and who waited and went is forgotten, as if it was not."""
+    one, other = worker(ledger, "one@here", ttl=0.3), worker(ledger, "other@here")
+    assert ask(one, "a", 4 * GIB).has_room
+    assert not ask(one, "b", 6 * GIB, queue="q@memory:2").has_room
+    key = ledger.keys.machine(HOST)
+    for name, value in cast(dict[bytes, bytes], ledger.redis.hgetall(key)).items():
+        first, _, rest = value.decode().partition(" ")
+        if name == b"clock":
+            # An hour later by the server's clock, and by the machine's too: then it is set right.
+            ledger.redis.hset(key, name, f"{int(first) + 3_600_000} 0")
+        elif name.startswith(b"lane"):
+            ledger.redis.hset(key, name, f"{int(first) + 3_600_000} {rest}")
+        else:
+            seen, _, rest = rest.partition(" ")
+            ledger.redis.hset(key, name, f"{int(first) + 3_600_000} {int(seen) + 3_600_000} {rest}")
+
+    until(lambda: ask(other, "c", 4 * GIB).has_room, what="room that a dead worker had")
 
 
 def test_what_another_release_wrote_counts(ledger: Ledger) -> None:

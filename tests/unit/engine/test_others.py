@@ -31,6 +31,15 @@ def test_who_was_seen_before_does_not_count() -> None:
     assert not others.wait(began)
 
 
+def test_who_waits_for_room_is_for_those_who_have_some() -> None:
+    """A lane that was admitted with nothing would leave for nobody."""
+    began = monotonic()
+    others.say(False, for_room=True)
+
+    assert not others.wait(began)
+    assert others.wait(began, has_room=True)
+
+
 def test_a_process_of_the_pool_asks_and_is_told() -> None:
     """What it asks is seen by the process that forked it, and what that one has said by it."""
     before = monotonic()

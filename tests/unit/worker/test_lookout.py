@@ -18,6 +18,7 @@ class World:
         self.now = 1000.0
         self.asked = 0.0
         self.said: bool | None = None
+        self.said_for_room = False
         self.messages: int | None = 0
         self.looks: list[float] = []
         self.closed = False
@@ -31,8 +32,8 @@ class World:
     def close(self) -> None:
         self.closed = True
 
-    def say(self, waiting: bool) -> None:
-        self.said = waiting
+    def say(self, waiting: bool, *, for_room: bool = False) -> None:
+        self.said, self.said_for_room = waiting, for_room
 
 
 @pytest.fixture
@@ -54,13 +55,14 @@ def look(
     lanes: int = 1,
     received: int = 0,
     slots: int = 1,
+    is_short: bool = False,
 ) -> None:
     """Let time pass with so many lanes at work."""
     until = world.now + seconds
     while world.now < until:
         if asks:
             world.asked = world.now
-        world.now += mine.look(lanes=lanes, at_work=lanes, received=received, slots=slots)
+        world.now += mine.look(lanes=lanes, at_work=lanes, received=received, slots=slots, is_short=is_short)
 
 
 def test_nobody_is_asked_before_a_lane_asks(world: World) -> None:
@@ -106,6 +108,27 @@ def test_where_a_slot_is_free_nobody_waits(world: World) -> None:
 
     assert world.looks == []
     assert world.said is False
+
+
+def test_of_a_pool_that_shall_be_smaller_lanes_leave(world: World) -> None:
+    """Until no more are at work than shall be, whoever waits; but not where none could publish its successor."""
+    mine = Lookout(world, lambda: ["egregore"])
+    look(mine, world, 0.1, asks=True, lanes=8, slots=4)
+    assert world.said is True
+
+    look(mine, world, 0.1, asks=True, lanes=4, slots=4)
+    assert world.said is False
+
+    world.messages = None
+    look(mine, world, 0.1, asks=True, lanes=8, slots=4)
+    assert world.said is False
+
+
+def test_room_of_the_machine_is_for_those_who_have_it_to_give(world: World) -> None:
+    """It is said beside what is said of slots: of a lane that has none nobody would gain."""
+    look(Lookout(world, lambda: ["egregore"]), world, 0.1, asks=True, is_short=True)
+
+    assert (world.said, world.said_for_room) == (False, True)
 
 
 def test_without_the_broker_lanes_stay(world: World) -> None:
