@@ -481,7 +481,7 @@ def roomy(cluster: Cluster, queue: str, memory: int) -> str:
     budgets = [budget(said) for said in cluster.reports if serves(said, plain)]
     enough = [each for each in budgets if each >= memory]
     most = min(_rounded(memory), min(enough)) if enough else max(budgets, default=0)
-    return needs.with_learned(plain, most) if most > MEMORY_PER_NODE else plain
+    return needs.with_learned(plain, most) if min(memory, most) > MEMORY_PER_NODE else plain
 
 
 def _rounded(memory: int) -> int:

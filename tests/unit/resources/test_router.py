@@ -714,6 +714,7 @@ def test_what_ran_out_of_memory_is_planned_with_more() -> None:
     sizes=st.lists(st.integers(100 * MIB, 100 * GIB), min_size=1, max_size=5),
     is_async=st.booleans(),
 )
+@hypothesis.example(seen=needs.MEMORY_PER_NODE, sizes=[100 * MIB], is_async=False)
 def test_what_was_seen_is_asked_for(seen: int, sizes: list[int], is_async: bool) -> None:
     """Lanes go to workers that have what a branch was seen to need, a quarter more at most; or where there is most."""
     reports = [report(f"w{number}", f"h{number}", size, 4) for number, size in enumerate(sizes)]
