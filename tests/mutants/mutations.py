@@ -229,7 +229,7 @@ MUTATIONS = (
     Mutation(
         name="turn: coming does not count",
         file="egregore_dist/engine/turn.py",
-        old="now + min(_COMING * took, max(_COMING_MOST, took))",
+        old="now + min(_COMING * took, max(_COMING_MOST, min(took, _AS_LONG)))",
         new="now",
         tests=("tests/unit/engine/test_turn.py",),
     ),
@@ -369,8 +369,8 @@ MUTATIONS = (
     Mutation(
         name="losses of a run that count however far it has come",
         file=f"{LUA}/_common.lua",
-        old="'lost:' .. branch, 'why:' .. branch, 'died:' .. branch, 'sole:' .. branch)",
-        new="'sole:' .. branch)",
+        old="'lost:' .. branch, 'why:' .. branch, 'died:' .. branch, 'sole:' .. branch,",
+        new="'sole:' .. branch,",
         tests=(f"{LEDGER}/test_repair.py", "-k", "goes_on"),
     ),
     Mutation(
@@ -386,6 +386,20 @@ MUTATIONS = (
         old="if is_known or lacks then",
         new="if false then",
         tests=(f"{LEDGER}/test_lost.py",),
+    ),
+    Mutation(
+        name="branches that lacked memory together, and run together again",
+        file=f"{LUA}/lost.lua",
+        old="math.floor(#together / 2)",
+        new="#together",
+        tests=(f"{LEDGER}/test_lost.py", "-k", "halved"),
+    ),
+    Mutation(
+        name="a block that goes on as wide as when its process lacked memory",
+        file=f"{LUA}/lost.lua",
+        old="if not were_fewer then",
+        new="if false then",
+        tests=(f"{LEDGER}/test_lost.py", "-k", "memory or together"),
     ),
     Mutation(
         name="a place in a block that ended badly, looked after by nobody",
