@@ -206,8 +206,17 @@ def measure(
             finally:
                 processes.sweep(mark)
     finally:
-        results.about["took"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
+        took(results, time.monotonic() - started)
         results.keep()
+
+
+def took(results: Results, seconds: float) -> None:
+    """Note how long it took to measure: of what was added, beside what is said of that."""
+    told = f"{seconds / 60:.1f} minutes"
+    if "added" in results.about:
+        results.about["added"] += f", {told}"
+    else:
+        results.about["took"] = told
 
 
 def explain(results: Results, among: Collection[str], mark: str, *, quick: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.peers import cases, estimate, host, makespan, memory, peers, plan, results, serve, tables, targets
+from bench.peers.__main__ import took
 from bench.peers.cases import Case
 from bench.peers.harness import Harness, brief, grouped
 from bench.peers.peers import OURS
@@ -497,3 +498,13 @@ def test_a_peer_that_cannot_tell_is_measured_until_its_client_has_all() -> None:
 
     assert found["left"] == []
     assert 3 <= len(found[SECONDS]) <= 20
+
+
+def test_what_was_added_does_not_change_how_long_the_rest_took() -> None:
+    """Each says it of itself."""
+    whole = Results({})
+    took(whole, 1200)
+    whole.about["added"] = "2026-01-01"
+    took(whole, 90)
+
+    assert whole.about == {"took": "20.0 minutes", "added": "2026-01-01, 1.5 minutes"}
