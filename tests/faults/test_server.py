@@ -243,7 +243,7 @@ def test_no_busy_loop_while_the_server_is_away(
 
 #: How a server is made to refuse writes, and to take them again.
 REFUSALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "full": (("CONFIG", "SET", "maxmemory", "1mb"), ("CONFIG", "SET", "maxmemory", "0")),
+    "full": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
     "read-only": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
     "without replicas": (
         ("CONFIG", "SET", "min-replicas-to-write", "1"),
