@@ -10,6 +10,7 @@ from typing import Literal
 
 from egregore_dist.resources import report
 from egregore_dist.resources.amounts import size
+from egregore_dist.resources.host import ROUNDED
 from egregore_dist.resources.profile import HALF_LIFE, Profile
 from egregore_dist.resources.report import Report
 from egregore_dist.resources.router import MEMORY_PER_NODE, MEMORY_SHARE, serves
@@ -19,9 +20,6 @@ MARGIN = 0.10
 
 # What a node needs that hardly ever runs does not count for what runs all the time: its blocks are planned with it.
 _MOST_TIME = 0.95
-
-# Parts of a core that do not add up exactly.
-_ROUNDED = 1e-9
 
 By = Literal["hand", "tuner"]
 
@@ -109,7 +107,7 @@ class _Machine:
         busy = sum(min(self._slots[group], cores) for group, cores in self.cores.items())
         cores = min(self.cores[said.cpu_group] - self._slots[said.cpu_group], self.all_cores - busy)
         memory = min(self._budgets[said.group] - self._taken[said.group], self._budget - self._taken.total())
-        return cores + _ROUNDED, memory
+        return cores + ROUNDED, memory
 
 
 def tune(

@@ -12,6 +12,9 @@ from egregore_dist.resources.report import Report
 #: The part of a machine's memory that is planned with.
 MEMORY_SHARE = 0.70
 
+#: Parts of a core that do not add up exactly.
+ROUNDED = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -48,8 +51,8 @@ class Host:
         if cpus <= 1:
             return slots
         groups = _slots_by(workers, lambda said: said.cpu_group)
-        own = sum(min(count, int(self.cpu_groups[group] / cpus)) for group, count in groups.items())
-        return min(own, max(1, int(self.cores / cpus)))
+        own = sum(min(count, _times(self.cpu_groups[group], cpus)) for group, count in groups.items())
+        return min(own, max(1, _times(self.cores, cpus)))
 
     def memory(self, workers: Iterable[Report]) -> int:
         """What can be given to some of its workers now."""
@@ -74,6 +77,10 @@ def _slots_by(workers: Iterable[Report], key: Callable[[Report], str]) -> Counte
     return found
 
 
+def _times(cores: float, cpus: float) -> int:
+    return int(cores / cpus + ROUNDED)
+
+
 def _room(available: int, per_node: int) -> int:
     return int(MEMORY_SHARE * available / per_node)
 
@@ -84,8 +91,8 @@ class Left:
     def __init__(self, host: Host) -> None:
         self._memory = MEMORY_SHARE * host.available
         self._groups = {group: MEMORY_SHARE * available for group, available in host.groups.items()}
-        self._cores = host.cores
-        self._cpu_groups = dict(host.cpu_groups)
+        self._cores = host.cores + ROUNDED
+        self._cpu_groups = {group: cores + ROUNDED for group, cores in host.cpu_groups.items()}
         self._gpus = len(host.gpus)
 
     def holds(self, said: Report, *, memory: int, cpus: float, gpus: int) -> bool:

@@ -459,6 +459,16 @@ def test_containers_of_one_machine_have_their_own_cores() -> None:
     assert lanes([report(str(number), "a", 64 * GIB, 2, cores=2.0) for number in range(10)]) == 1
 
 
+@pytest.mark.parametrize(("cores", "cpus", "lanes"), [(3.3, 1.1, 3), (6.6, 1.1, 6), (4.2, 1.4, 3), (3.2, 1.1, 2)])
+def test_cores_are_divided_as_they_are_written(cores: float, cpus: float, lanes: int) -> None:
+    """Three times 1.1 cores are 3.3 cores, for one track and for several."""
+    cluster = Cluster([report("w", "a", 64 * GIB, 9, cores=cores, machine_cores=64.0, cpu_group="g")])
+    demand = Demand(queue=needs.queue(QUEUE, cpus=cpus), branches=100, cpus=cpus)
+
+    assert router.plan([demand], cluster).lanes == lanes
+    assert router.plan([demand, demand], cluster).lanes == lanes
+
+
 def test_memory_that_is_too_small_for_one_is_nothing() -> None:
     """What a group has left counts in whole lanes; that of a container that may not serve a track does not count."""
 
