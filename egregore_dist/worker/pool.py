@@ -6,12 +6,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery.worker import state
 
-from egregore_dist.resources import fingerprint, needs, report
+from egregore_dist.resources import fingerprint, needs, report, router
+from egregore_dist.resources.report import Report
 from egregore_dist.worker import envelope
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
@@ -143,31 +144,33 @@ def nodes(modules: Iterable[str]) -> dict[str, str]:
     return {name: fingerprint.of(found[name]) for name in sorted(found)}
 
 
-def functions(modules: Iterable[str], queues: Collection[str], default_queue: str) -> tuple[str, ...]:
-    """References of the functions of those nodes in loaded modules that run on one of these queues."""
+def functions(modules: Iterable[str], said: Report, default_queue: str) -> tuple[str, ...]:
+    """References of the functions of those nodes in loaded modules whose branches a worker may run, as it says."""
     found = {
         f"m:{value.fn.__module__}:{value.fn.__qualname__}"
-        for module in modules
-        for value in vars(sys.modules.get(module, object)).values()
-        if isinstance(value, Node) and (value.options.queue or default_queue) in queues
+        for value in _nodes(modules)
+        if router.serves(said, _queue(value, default_queue))
     }
     return tuple(sorted(found))
 
 
 def queues(modules: Iterable[str], default_queue: str) -> frozenset[str]:
     """The queues of the nodes in loaded modules, with what each needs of a worker."""
-    options = [
-        value.options
-        for module in modules
-        for value in vars(sys.modules.get(module, object)).values()
-        if isinstance(value, Node)
-    ]
-    found = set()
-    for each in options:
-        memory, cpus = needs.declared(each.memory, each.cpus)
-        base = each.queue or default_queue
-        found.add(needs.queue(base, labels=each.labels, gpus=each.gpus or 0, memory=memory, cpus=cpus))
-    return frozenset(found)
+    return frozenset(_queue(value, default_queue) for value in _nodes(modules))
+
+
+def _nodes(modules: Iterable[str]) -> Iterator[Node[Any, Any]]:
+    for module in modules:
+        for value in vars(sys.modules.get(module, object)).values():
+            if isinstance(value, Node):
+                yield value
+
+
+def _queue(value: Node[Any, Any], default_queue: str) -> str:
+    asked = value.options
+    memory, cpus = needs.declared(asked.memory, asked.cpus)
+    base = asked.queue or default_queue
+    return needs.queue(base, labels=asked.labels, gpus=asked.gpus or 0, memory=memory, cpus=cpus)
 
 
 def slots(pool: Any) -> int:

@@ -179,7 +179,7 @@ class Tuner(Periodic):
         self._largest.append(max(mine.children.values(), default=0) if is_prefork else 0)
         if time.monotonic() >= self._learned_at + _LEARN_EVERY:
             self._learned_at = time.monotonic()
-            functions = pool.functions(self.settings.modules, mine.queues, self.settings.queue)
+            functions = pool.functions(self.settings.modules, mine, self.settings.queue)
             known = self._profiles.read(functions) if functions else {}
             self._learned = capacity.memory_of_lane(known.values(), now)
         own = _own_memory() if is_prefork else 0

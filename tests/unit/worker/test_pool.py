@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from celery.worker import state
 
+from egregore_dist import node
+from egregore_dist.resources.report import Report
 from egregore_dist.worker import pool
+
+GIB = 2**30
 
 
 class _Request:
@@ -101,3 +107,40 @@ def test_a_worker_begins_though_its_processes_are_killed(codes: tuple[int | None
     pool.on_start(prefork, lambda _: None)
 
     assert prefork.did_start_ok() is starts
+
+
+def test_a_worker_is_weighed_by_what_it_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes that count for it are those of its queues whose labels, GPUs and declared sizes it has."""
+    module = ModuleType("flows")
+
+    def light(x: int) -> int:
+        return x
+
+    def heavy(x: int) -> int:
+        return x
+
+    def drawing(x: int) -> int:
+        return x
+
+    def elsewhere(x: int) -> int:
+        return x
+
+    module.__dict__.update(
+        light=node(light),
+        heavy=node(memory="8GB", cpus=4)(heavy),
+        drawing=node(gpus=1, labels={"zone": "eu"})(drawing),
+        elsewhere=node(queue="other")(elsewhere),
+    )
+    monkeypatch.setitem(sys.modules, "flows", module)
+
+    def counted(memory: int, **more: Any) -> list[str]:
+        values: dict[str, Any] = {"cores": 8.0, "queues": ("home",)}
+        said = Report(
+            worker="w", host="a", pid=1, slots=8, memory_available=memory, memory_total=memory, **(values | more)
+        )
+        return [each.rpartition(".")[2] for each in pool.functions(("flows", "gone"), said, "home")]
+
+    assert counted(8 * GIB) == ["light"]
+    assert counted(16 * GIB) == ["heavy", "light"]
+    assert counted(16 * GIB, cores=2.0, labels=("zone=eu",), gpus=("0",)) == ["drawing", "light"]
+    assert counted(16 * GIB, queues=("other",)) == ["elsewhere"]
