@@ -83,6 +83,7 @@ class _Machine:
         self._budget = share * _budget(workers, newest.machine_total, newest.machine_available) if known else math.inf
         self._slots: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
+        self._busy, self._all_taken = 0.0, 0
 
     def room(self, said: Report) -> int:
         """The lanes of a worker that the memory has room for, where no other has any."""
@@ -90,8 +91,13 @@ class _Machine:
 
     def take(self, said: Report, lanes: int) -> None:
         """Lanes of a worker have their part."""
-        self._slots[said.cpu_group] += lanes
-        self._taken[said.group] += lanes * self.lanes[said.worker]
+        slots, memory = self._slots[said.cpu_group] + lanes, lanes * self.lanes[said.worker]
+        # Lanes beyond the cores of their group take none of the machine's.
+        cores = self.cores[said.cpu_group]
+        self._busy += min(slots, cores) - min(slots - lanes, cores)
+        self._slots[said.cpu_group] = slots
+        self._taken[said.group] += memory
+        self._all_taken += memory
 
     def free(self, said: Report) -> int:
         """How many more lanes of a worker there is room for."""
@@ -103,15 +109,17 @@ class _Machine:
         return min(self._left(said)) < 0
 
     def _left(self, said: Report) -> tuple[float, float]:
-        # Lanes beyond the cores of their group take none of the machine's.
-        busy = sum(min(self._slots[group], cores) for group, cores in self.cores.items())
-        cores = min(self.cores[said.cpu_group] - self._slots[said.cpu_group], self.all_cores - busy)
-        memory = min(self._budgets[said.group] - self._taken[said.group], self._budget - self._taken.total())
+        cores = min(self.cores[said.cpu_group] - self._slots[said.cpu_group], self.all_cores - self._busy)
+        memory = min(self._budgets[said.group] - self._taken[said.group], self._budget - self._all_taken)
         return cores + ROUNDED, memory
 
 
 def tune(
-    reports: Iterable[Report], waiting: Mapping[str, int], memory_per_lane: Mapping[str, int] | None = None
+    reports: Iterable[Report],
+    waiting: Mapping[str, int],
+    memory_per_lane: Mapping[str, int] | None = None,
+    *,
+    host: str | None = None,
 ) -> dict[str, Capacity]:
     """Share each machine among its workers, by name: together they stay under its cores and 70 % of its memory.
 
@@ -124,14 +132,21 @@ def tune(
         reports: of the live workers.
         waiting: by queue, lanes that nobody serves yet.
         memory_per_lane: by worker, bytes that a lane was learned to need; 50 MB where nothing is known.
+        host: the machine that is shared; None for all.
     """
     found: dict[str, Capacity] = {}
     hosts: dict[str, list[Report]] = {}
     everyone = sorted(reports, key=lambda said: said.worker)
     for said in everyone:
-        hosts.setdefault(said.host, []).append(said)
+        if host is None or said.host == host:
+            hosts.setdefault(said.host, []).append(said)
+    parts = {
+        queue: lanes / max(1, sum(serves(said, queue) for said in everyone))
+        for queue, lanes in waiting.items()
+        if lanes > 0
+    }
     for workers in hosts.values():
-        found |= _share(workers, everyone, waiting, memory_per_lane or {})
+        found |= _share(workers, parts, memory_per_lane or {})
     return found
 
 
@@ -155,10 +170,11 @@ def memory_of_lane(known: Iterable[Profile], now: int) -> int:
     return 0
 
 
-def _share(
-    workers: Sequence[Report], everyone: Sequence[Report], waiting: Mapping[str, int], needs: Mapping[str, int]
-) -> dict[str, Capacity]:
-    wanted = {said.worker: len(said.lanes) + _part_of(said, everyone, waiting) for said in workers}
+def _share(workers: Sequence[Report], parts: Mapping[str, float], needs: Mapping[str, int]) -> dict[str, Capacity]:
+    wanted = {
+        said.worker: len(said.lanes) + math.ceil(sum(part for queue, part in parts.items() if serves(said, queue)))
+        for said in workers
+    }
     lanes = {said.worker: max(1, needs.get(said.worker, MEMORY_PER_NODE)) for said in workers}
     at_work = [said for said in workers if not said.holds]
     most = _shares(_Machine(workers, lanes), at_work, wanted)
@@ -208,14 +224,6 @@ def _budget(members: Iterable[Report], total: int, available: int) -> float:
     # What the pools hold now is theirs to use again.
     own = sum(sum(said.children.values()) for said in members)
     return max(0.0, MEMORY_SHARE * total - max(0, total - available - own))
-
-
-def _part_of(said: Report, everyone: Sequence[Report], waiting: Mapping[str, int]) -> int:
-    part = 0.0
-    for queue, lanes in waiting.items():
-        if lanes > 0 and serves(said, queue):
-            part += lanes / sum(serves(other, queue) for other in everyone)
-    return math.ceil(part)
 
 
 def _shares(machine: _Machine, at_work: Sequence[Report], wanted: Mapping[str, int]) -> dict[str, int]:

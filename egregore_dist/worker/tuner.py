@@ -144,7 +144,7 @@ class Tuner(Periodic):
 
     def _decide(self, mine: Report, reports: Sequence[Report], now: int) -> None:
         needs = {said.worker: said.lane_memory for said in reports if said.lane_memory}
-        found = capacity.tune(reports, self._waiting(mine, reports, now), needs)[mine.worker]
+        found = capacity.tune(reports, self._waiting(mine, reports, now), needs, host=mine.host)[mine.worker]
         first = self._size is None
         size = mine.slots if self._size is None else self._size
         # Nobody has more before others have fewer.

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from egregore_dist.resources import capacity
+from egregore_dist.resources import capacity, router
 from egregore_dist.resources.profile import HALF_LIFE, Profile
 from egregore_dist.resources.report import Report
 
@@ -321,6 +321,26 @@ def test_lanes_that_wait_are_everybodys() -> None:
     found = capacity.tune([report("a"), report("b", host="other")], {"home": 5})
 
     assert [found[name].wanted for name in "ab"] == [3, 3]
+
+
+def test_the_work_grows_with_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who serves a queue is found once a worker, however many there are; of one machine the others' shares are not."""
+    reports = [report(f"w{number}", f"h{number % 20}") for number in range(40)]
+    waiting = {f"home@learned:{number}00000000": number for number in range(1, 11)}
+    asked: list[str] = []
+
+    def serves(said: Report, queue: str) -> bool:
+        asked.append(queue)
+        return router.serves(said, queue)
+
+    monkeypatch.setattr(capacity, "serves", serves)
+    everywhere = capacity.tune(reports, waiting)
+    assert len(asked) <= 2 * len(reports) * len(waiting)
+    asked.clear()
+    here = capacity.tune(reports, waiting, host="h3")
+
+    assert here == {name: everywhere[name] for name in ("w3", "w23")}
+    assert len(asked) <= (len(reports) + 2) * len(waiting)
 
 
 def test_what_a_pool_holds_is_its_own() -> None:
