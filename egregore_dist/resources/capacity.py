@@ -37,7 +37,7 @@ class Capacity:
         why: in words, with the numbers.
         wanted: lanes that it has, and its part of those that wait.
         cores: what the workers of its machine share.
-        room: lanes of its own that the memory has room for, where no other worker has any.
+        room: lanes of its own that the memory has room for, where no other worker that takes lanes has any.
         memory_per_lane: what was counted for each lane.
     """
 
@@ -61,6 +61,8 @@ class Capacity:
 class _Machine:
     """What the workers of one machine share, in groups and all together, and what is taken of it. Memory in bytes.
 
+    Lanes that run on workers that take no more have their part from the start.
+
     Args:
         workers: all of them.
         lanes: by worker, what one of its lanes needs.
@@ -77,25 +79,27 @@ class _Machine:
             members = [said for said in workers if said.group == group]
             newest = max(members, key=lambda said: said.at)
             self.totals[group] = newest.memory_total
-            self._budgets[group] = share * _budget(members, newest.memory_total, newest.memory_available)
+            self._budgets[group] = share * self._planned(members, newest.memory_total, newest.memory_available)
         newest = max(workers, key=lambda said: (said.machine_total > 0, said.at))
         known = newest.machine_total > 0
-        self._budget = share * _budget(workers, newest.machine_total, newest.machine_available) if known else math.inf
+        self._budget = (
+            share * self._planned(workers, newest.machine_total, newest.machine_available) if known else math.inf
+        )
         self._slots: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
         self._busy, self._all_taken = 0.0, 0
+        for said in workers:
+            if said.holds:
+                self._run(said, _held(said))
 
     def room(self, said: Report) -> int:
-        """The lanes of a worker that the memory has room for, where no other has any."""
+        """The lanes of a worker that the memory has room for, where no other that takes lanes has any."""
         return int(min(self._budgets[said.group], self._budget) / self.lanes[said.worker])
 
     def take(self, said: Report, lanes: int) -> None:
         """Lanes of a worker have their part."""
-        slots, memory = self._slots[said.cpu_group] + lanes, lanes * self.lanes[said.worker]
-        # Lanes beyond the cores of their group take none of the machine's.
-        cores = self.cores[said.cpu_group]
-        self._busy += min(slots, cores) - min(slots - lanes, cores)
-        self._slots[said.cpu_group] = slots
+        self._run(said, lanes)
+        memory = lanes * self.lanes[said.worker]
         self._taken[said.group] += memory
         self._all_taken += memory
 
@@ -107,6 +111,22 @@ class _Machine:
     def is_over(self, said: Report) -> bool:
         """Whether more is taken than there is for a worker."""
         return min(self._left(said)) < 0
+
+    def _run(self, said: Report, lanes: int) -> None:
+        # Lanes beyond the cores of their group take none of the machine's.
+        slots, cores = self._slots[said.cpu_group], self.cores[said.cpu_group]
+        self._busy += min(slots + lanes, cores) - min(slots, cores)
+        self._slots[said.cpu_group] += lanes
+
+    def _planned(self, members: Iterable[Report], total: int, available: int) -> float:
+        own = sum(self._own(said) for said in members)
+        return max(0.0, MEMORY_SHARE * total - max(0, total - available - own))
+
+    def _own(self, said: Report) -> int:
+        # What the pools hold now is theirs to use again. Of one that takes no lanes it is not: those that it still runs
+        # may come to need more.
+        held = sum(said.children.values())
+        return min(0, held - _held(said) * self.lanes[said.worker]) if said.holds else held
 
     def _left(self, said: Report) -> tuple[float, float]:
         cores = min(self.cores[said.cpu_group] - self._slots[said.cpu_group], self.all_cores - self._busy)
@@ -126,7 +146,8 @@ def tune(
     So do those of a control group under its quota, and its limit. Each worker keeps one lane at least. Beyond that the
     cores go where lanes run or wait; what nobody wants is shared too, so that a worker is ready. A lane counts with the
     memory that those of its worker need. A number that was given by hand stays, and the others share what it leaves. A
-    worker that takes no lanes now keeps its slots, and does not share.
+    worker that takes no lanes now keeps its slots, and does not share: of those that it still runs the others leave it
+    the cores and the memory.
 
     Args:
         reports: of the live workers.
@@ -216,14 +237,10 @@ def _rises(now: _Machine, sharing: Sequence[Report], most: Mapping[str, int]) ->
 
 
 def _held(said: Report) -> int:
-    # Lanes beyond what it may take are of a time when it had more slots: they keep them until they end.
-    return max(said.slots, len(said.lanes)) if 0 < said.prefetch < len(said.lanes) else said.slots
-
-
-def _budget(members: Iterable[Report], total: int, available: int) -> float:
-    # What the pools hold now is theirs to use again.
-    own = sum(sum(said.children.values()) for said in members)
-    return max(0.0, MEMORY_SHARE * total - max(0, total - available - own))
+    # Lanes beyond what it may take are of a time when it had more slots: they keep them until they end. Those of one
+    # that takes no more are all that it needs slots for.
+    slots = max(said.slots, len(said.lanes)) if 0 < said.prefetch < len(said.lanes) else said.slots
+    return min(slots, len(said.lanes)) if said.holds else slots
 
 
 def _shares(machine: _Machine, at_work: Sequence[Report], wanted: Mapping[str, int]) -> dict[str, int]:
@@ -266,4 +283,6 @@ def _shared(workers: Sequence[Report]) -> str:
     others = len(workers) - 1
     text = f" shared with {others} other worker{'s' if others > 1 else ''}" if others else ""
     fixed = sum(said.slots for said in workers if said.concurrency_by == "hand" and not said.holds)
-    return f"{text}, {fixed} of them taken by hand" if fixed else text
+    text += f", {fixed} of them taken by hand" if fixed else ""
+    running = sum(_held(said) for said in workers if said.holds)
+    return f"{text}, {running} of them with lanes of workers that take no more" if running else text

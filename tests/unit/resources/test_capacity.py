@@ -81,7 +81,7 @@ def test_workers_of_one_machine_share_it(
 def test_what_was_given_by_hand_stays(
     cores: float, memory: int, workers: list[tuple[int, str, bool, int]], per_lane: int
 ) -> None:
-    """A number by hand stays and is taken off; one that takes no lanes keeps its own; the others share the rest."""
+    """A number by hand stays and is taken off, as is what runs where no lanes are taken; the others share the rest."""
     reports = [
         report(
             f"w{number}",
@@ -109,9 +109,10 @@ def test_what_was_given_by_hand_stays(
         if said not in sharing:
             assert each.concurrency == each.least == said.slots
     if sharing:
-        room = max(0.0, 0.70 * 64 * GIB - (64 * GIB - memory)) // per_lane
+        running = sum(min(said.slots, len(said.lanes)) for said in reports if said.holds)
+        room = max(0.0, 0.70 * 64 * GIB - (64 * GIB - memory) - running * per_lane) // per_lane
         shares = sum(found[said.worker].concurrency for said in sharing)
-        assert shares == max(len(sharing), min(int(cores), int(room)) - fixed)
+        assert shares == max(len(sharing), min(int(cores) - running, int(room)) - fixed)
         now = sum(said.slots for said in reports if not said.holds)
         assert sum(found[said.worker].free for said in sharing) == max(0, shares + fixed - now)
 
@@ -290,6 +291,35 @@ def test_what_still_runs_keeps_its_slots(by: str, freed: list[int]) -> None:
         return capacity.tune([shrinking, report("b", slots=2)], {})["b"].free
 
     assert [free(lanes, 2) for lanes in (7, 6, 3, 2, 0)] == freed
+
+
+@pytest.mark.parametrize("reason", ["drained", "memory pressure"])
+def test_what_runs_on_workers_that_take_no_lanes_is_not_given_away(reason: str) -> None:
+    """Their lanes keep cores and memory until they end, and what their pools hold is nobody's to use again."""
+    machine = {"memory": 5 * GIB, "memory_total": 16 * GIB}
+    holds = {"concurrency_by": "tuner", "holds": {reason: "for now"}}
+    needs = {"held": int(2.5 * GIB), "other": GIB}
+
+    def other(lanes: int, held: float = 2.5, available: int = 5 * GIB) -> capacity.Capacity:
+        children = {number: int(held * GIB) for number in range(4)}
+        workers = [
+            report("held", slots=4, lanes=lanes, children=children, **machine | holds),
+            report("other", slots=4, **machine),
+        ]
+        reports = [msgspec.structs.replace(said, memory_available=available) for said in workers]
+        return capacity.tune(reports, {"home": 100}, needs)["other"]
+
+    alone = capacity.tune([report("other", slots=4, **machine)], {"home": 100}, needs)["other"]
+    assert (alone.concurrency, alone.room) == (1, 0)
+    assert [(other(lanes).concurrency, other(lanes).room) for lanes in (4, 1, 0)] == [(1, 0)] * 3
+    assert [other(lanes, 0.0, 16 * GIB).room for lanes in (4, 1, 0)] == [1, 8, 11]
+
+    needs["other"] = 50 * MIB
+    found = [other(lanes, available=10 * GIB) for lanes in (4, 1, 0)]
+    assert [(each.concurrency, each.free) for each in found] == [(4, 0), (7, 3), (8, 4)]
+    assert found[0].why.startswith(
+        "4 of 8 cores shared with 1 other worker, 4 of them with lanes of workers that take no"
+    )
 
 
 def test_what_has_been_received_has_no_slot() -> None:
