@@ -23,14 +23,14 @@ class Host:
     Attributes:
         cores: of all.
         cpu_groups: cores of those that share a quota.
-        gpus: their names.
+        gpus: how many workers may use each, by its name.
         available: memory that all can have now.
         groups: memory that those who share a limit can have now.
     """
 
     cores: float
     cpu_groups: dict[str, float]
-    gpus: frozenset[str]
+    gpus: Counter[str]
     available: int
     groups: dict[str, int]
 
@@ -42,7 +42,7 @@ class Host:
         for said in workers:
             groups[said.group] = max(groups.get(said.group, 0), said.memory_available)
         together, machine = sum(groups.values()), max(said.machine_available for said in workers)
-        gpus = frozenset(name for said in workers for name in said.gpus)
+        gpus = Counter(name for said in workers for name in said.gpus)
         return cls(cores, cpu_groups, gpus, min(together, machine) if machine else together, groups)
 
     def with_cores(self, workers: Sequence[Report], cpus: float) -> int:
@@ -53,6 +53,15 @@ class Host:
         groups = _slots_by(workers, lambda said: said.cpu_group)
         own = sum(min(count, _times(self.cpu_groups[group], cpus)) for group, count in groups.items())
         return min(own, max(1, _times(self.cores, cpus)))
+
+    @staticmethod
+    def with_gpus(workers: Iterable[Report], gpus: int) -> int:
+        """How many slots of some of its workers have so many GPUs each, of those that these may use."""
+        own, names = 0, set[str]()
+        for said in workers:
+            own += min(said.slots, len(said.gpus) // gpus)
+            names.update(said.gpus)
+        return min(own, len(names) // gpus)
 
     def memory(self, workers: Iterable[Report]) -> int:
         """What can be given to some of its workers now."""
@@ -93,12 +102,14 @@ class Left:
         self._groups = {group: MEMORY_SHARE * available for group, available in host.groups.items()}
         self._cores = host.cores + ROUNDED
         self._cpu_groups = {group: cores + ROUNDED for group, cores in host.cpu_groups.items()}
-        self._gpus = len(host.gpus)
+        # Those that few may use come first.
+        self._gpus = sorted(host.gpus, key=lambda name: (host.gpus[name], name))
 
     def holds(self, said: Report, *, memory: int, cpus: float, gpus: int) -> bool:
         """Whether there is enough for one more lane of a worker."""
         has_cores = cpus <= 1 or cpus <= min(self._cores, self._cpu_groups[said.cpu_group])
-        return has_cores and memory <= min(self._memory, self._groups[said.group]) and gpus <= self._gpus
+        has_gpus = not gpus or gpus <= len(self._free_gpus(said))
+        return has_cores and has_gpus and memory <= min(self._memory, self._groups[said.group])
 
     def take(self, said: Report, *, memory: int, cpus: float, gpus: int) -> None:
         """A lane of a worker has its part."""
@@ -106,4 +117,8 @@ class Left:
         self._groups[said.group] -= memory
         self._cores -= max(1.0, cpus)
         self._cpu_groups[said.cpu_group] -= max(1.0, cpus)
-        self._gpus -= gpus
+        for name in self._free_gpus(said)[:gpus]:
+            self._gpus.remove(name)
+
+    def _free_gpus(self, said: Report) -> list[str]:
+        return [name for name in self._gpus if name in said.gpus]

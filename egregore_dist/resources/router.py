@@ -341,7 +341,7 @@ class Cluster:
         for name, workers in eligible.items():
             machine = self._hosts[name]
             with_cores = machine.with_cores(workers, demand.cpus or 1.0)
-            with_gpus = min(with_cores, len(machine.gpus) // demand.gpus) if demand.gpus else with_cores
+            with_gpus = min(with_cores, machine.with_gpus(workers, demand.gpus)) if demand.gpus else with_cores
             slots, cores, gpus = slots + sum(said.slots for said in workers), cores + with_cores, gpus + with_gpus
             room += machine.room(workers, per_node)
             lanes += min(with_gpus, machine.with_memory(workers, per_node))

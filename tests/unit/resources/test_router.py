@@ -106,7 +106,7 @@ placed = st.lists(
 def test_only_workers_that_have_it_count(
     branches: int, workers: list[tuple[str, int, frozenset[str], int]], labels: frozenset[str], gpus: int
 ) -> None:
-    """Lanes stay within the slots of workers with all labels and the GPUs, and within each machine's GPUs."""
+    """Lanes stay within the slots of workers with all labels and the GPUs, and within the GPUs of these."""
     reports = [
         report(f"w{number}@{host}", host, 64 * GIB, slots, labels=tuple(own), gpus=tuple(map(str, range(count))))
         for number, (host, slots, own, count) in enumerate(workers)
@@ -116,9 +116,9 @@ def test_only_workers_that_have_it_count(
     able = [said for said in reports if labels <= set(said.labels) and gpus <= len(said.gpus)]
     lanes = 0
     for host in {said.host for said in able}:
-        slots = sum(said.slots for said in able if said.host == host)
-        on_host = max(len(said.gpus) for said in reports if said.host == host)
-        lanes += min(slots, on_host // gpus) if gpus else slots
+        here = [said for said in able if said.host == host]
+        slots = sum(min(said.slots, len(said.gpus) // gpus) if gpus else said.slots for said in here)
+        lanes += min(slots, max(len(said.gpus) for said in here) // gpus) if gpus else slots
 
     assert (track.workers, track.gpus, track.labels) == (len(able), gpus, tuple(sorted(labels)))
     assert track.lanes == (min(branches, lanes) if able else min(branches, router.UNSEEN))
@@ -170,6 +170,33 @@ def test_tracks_share_the_gpus() -> None:
     ]
 
     assert [track.lanes for track in router.plan(tracks, cluster).tracks] == [1, 1, 6]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "lanes"),
+    [
+        # Of another queue.
+        (1, [(8, "0", QUEUE), (8, "1", "other")], 1),
+        (1, [(8, "0", QUEUE), (8, "1", QUEUE)], 2),
+        (1, [(8, "01", QUEUE), (8, "0", QUEUE)], 2),
+        # Slots that have none, and GPUs that have no slots, or no others beside them.
+        (1, [(1, "012", QUEUE), (8, "0", QUEUE)], 2),
+        (2, [(8, "012", QUEUE), (8, "345", QUEUE)], 2),
+    ],
+)
+def test_the_gpus_are_those_of_the_workers_that_serve_it(
+    gpus: int, workers: list[tuple[int, str, str]], lanes: int
+) -> None:
+    """Those of others on their machine do not count, for one track and for several."""
+    cluster = Cluster(
+        report(f"w{number}", "a", 64 * GIB, slots, gpus=tuple(names), queues=(queue,))
+        for number, (slots, names, queue) in enumerate(workers)
+    )
+    demand = Demand(queue=needs.queue(QUEUE, gpus=gpus), branches=9)
+    [alone] = router.plan([demand], cluster).tracks
+
+    assert (alone.lanes, alone.cores, alone.bound) == (lanes, lanes, "GPUs")
+    assert router.plan([demand, demand], cluster).lanes == max(2, lanes)
 
 
 @hypothesis.given(branches=st.integers(1, 1000), limit=limits, cluster=machines, data=st.data())
