@@ -17,6 +17,8 @@ _NO_LIMIT = 2**60
 class Memory:
     """The smallest limit of a process's groups, and what is left of all of them, in bytes.
 
+    Of several groups with the same limit it is that of the outermost, which bounds them together.
+
     Attributes:
         limit: what all processes of the group may take together.
         available: what can be had until then; file caches that can be dropped count as free.
@@ -30,7 +32,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """The smallest quota of a process's groups.
+    """The smallest quota of a process's groups; of equal ones that of the outermost, which bounds them together.
 
     Attributes:
         cores: what all processes of the group may use together.
@@ -48,7 +50,7 @@ def quota() -> Quota | None:
     quotas = [(cores, folder) for cores, folder in found if cores is not None]
     if not quotas:
         return None
-    cores, folder = min(quotas, key=lambda each: each[0])
+    cores, folder = min(reversed(quotas), key=lambda each: each[0])
     return Quota(cores=cores, group=_name(folder))
 
 
@@ -65,7 +67,7 @@ def memory() -> Memory | None:
     limits = [each for each in found if each is not None]
     if not limits:
         return None
-    return replace(min(limits, key=lambda each: each.limit), available=min(each.available for each in limits))
+    return replace(min(reversed(limits), key=lambda each: each.limit), available=min(each.available for each in limits))
 
 
 def oom_kills() -> int | None:

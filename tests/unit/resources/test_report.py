@@ -173,6 +173,30 @@ def test_the_tightest_group_around_counts(group: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("quota", "limit", "used"),
+    [
+        ("{}/cpu.max", "{}/memory.max", "{}/memory.current"),
+        ("cpu/{}/cpu.cfs_quota_us", "memory/{}/memory.limit_in_bytes", "memory/{}/memory.usage_in_bytes"),
+    ],
+)
+def test_groups_in_one_of_the_same_limits_share_it(group: Path, quota: str, limit: str, used: str) -> None:
+    """As the containers of a pod: the limits are those of the group around them, and count once."""
+    found = []
+    for child in ("pod/a", "pod/b"):
+        for folder, taken in (("pod", GIB), (child, GIB // 2)):
+            files = {quota: "200000 100000", limit: 4 * GIB, used: taken}
+            if quota.startswith("cpu/"):
+                files |= {quota: 200000, "cpu/{}/cpu.cfs_period_us": 100000}
+            write(group, {name.format(folder): content for name, content in files.items()})
+        write(group, {}, f"4:memory:/{child}\n3:cpu:/{child}\n0::/{child}\n")
+        found.append(report.measure())
+
+    assert report.cores_of([a_report(**msgspec.structs.asdict(each)) for each in found])[1] == 2.0
+    assert {(each.cores, each.memory_limit, each.memory_available) for each in found} == {(2.0, 4 * GIB, 3 * GIB)}
+    assert [each.group for each in found] == [str((group / limit.format("pod")).parent.stat().st_ino)] * 2
+
+
+@pytest.mark.parametrize(
     "self", ["0::/../elsewhere\n", "0::\n", "nonsense", "0::/not/here\n", "1:name=systemd:/\n0::/\n"]
 )
 def test_a_group_seen_from_inside_is_the_root(group: Path, self: str) -> None:
