@@ -29,14 +29,15 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         host: the machine: processes of one host share its cores and memory.
         cores: cores that it may use (affinity and cgroup quota).
         cpu_group: what bounds them, the cgroup that has the quota or the cores themselves: processes of one such group
-            share them; "" where nothing does.
-        machine_cores: what the machine itself has; 0 of a release that does not say.
+            share them; "" where that is not known.
+        cpu_set: the cores that it may be on (affinity), by their numbers; none of a release that does not say.
+        machine_cores: what the machine itself has; 0 where that is not known.
         memory_available: what can be had now, under the cgroup's limit where there is one.
         memory_total: what there is for it: the limit, or the machine's.
         memory_limit: the cgroup's limit; 0 for none.
         group: the cgroup that has the limit: processes of one group share what it leaves; "" for none.
-        machine_available: what the machine itself could still give.
-        machine_total: what the machine itself has.
+        machine_available: what the machine itself could still give; 0 where that is not known.
+        machine_total: what the machine itself has; 0 where that is not known.
         load: the machine's load average of the last minute.
         cpu: the share of the machine's cores that were busy since the last report, 0 to 1.
     """
@@ -44,6 +45,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: str
     cores: float
     cpu_group: str = ""
+    cpu_set: tuple[int, ...] = ()
     machine_cores: float = 0.0
     memory_available: int
     memory_total: int
@@ -215,7 +217,10 @@ def cores_of(workers: Collection[Report]) -> tuple[dict[str, float], float]:
     groups: dict[str, float] = {}
     for said in workers:
         groups[said.cpu_group] = max(groups.get(said.cpu_group, 0.0), said.cores)
-    machine = max((said.machine_cores for said in workers), default=0.0)
+    if all(said.cpu_set for said in workers):
+        machine = float(len(set().union(*(said.cpu_set for said in workers))))
+    else:
+        machine = max(said.machine_cores for said in workers)
     together = sum(groups.values())
     return groups, min(together, machine) if machine else together
 
@@ -237,20 +242,23 @@ def _measure() -> Machine:
     memory = psutil.virtual_memory()
     available, total = int(memory.available), int(memory.total)
     group = cgroup.memory()
-    if group is not None and group.limit >= total:
+    if group is not None and group.limit > total:
         group = None
-    cores, cpu_group, machine_cores = _cores()
+    # A container that is shown its own limit for the machine's memory (lxcfs) does not see its machine.
+    is_seen = group is None or group.limit < total
+    cores, cpu_group, cpu_set, machine_cores = _cores()
     return Machine(
         host=host(),
         cores=cores,
         cpu_group=cpu_group,
-        machine_cores=machine_cores,
+        cpu_set=cpu_set,
+        machine_cores=machine_cores if is_seen else 0.0,
         memory_available=available if group is None else min(available, group.available),
         memory_total=total if group is None else group.limit,
         memory_limit=0 if group is None else group.limit,
         group="" if group is None else group.group,
-        machine_available=available,
-        machine_total=total,
+        machine_available=available if is_seen else 0,
+        machine_total=total if is_seen else 0,
         load=float(psutil.getloadavg()[0]),
         cpu=psutil.cpu_percent(interval=None) / 100,
     )
@@ -265,16 +273,17 @@ def host() -> str:
         return socket.gethostname()
 
 
-def _cores() -> tuple[float, str, float]:
-    # What may be used, what bounds it, and what the machine has.
+def _cores() -> tuple[float, str, tuple[int, ...], float]:
+    # What may be used, what bounds it, which they are, and what the machine has.
     machine = psutil.cpu_count() or 1
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:
         allowed = set(range(machine))
     machine = max(machine, len(allowed))
+    cpu_set = tuple(sorted(allowed))
     quota = cgroup.quota()
     if quota is not None and quota.cores < len(allowed):
-        return max(0.1, quota.cores), quota.group, float(machine)
-    group = f"cpus:{sum(1 << core for core in allowed):x}" if len(allowed) < machine else ""
-    return float(len(allowed)), group, float(machine)
+        return max(0.1, quota.cores), quota.group, cpu_set, float(machine)
+    # Also where they are all that there seem to be: a container may not see the others.
+    return float(len(allowed)), f"cpus:{sum(1 << core for core in allowed):x}", cpu_set, float(machine)

@@ -32,6 +32,9 @@ _LOOK_EVERY = 0.2
 # For so long the thread that consumes does not ask a ledger that has not answered.
 _LEFT_ALONE = 5.0
 
+# More memory, and more cores, than any machine has.
+_UNBOUNDED = 2**50
+
 
 # Run, block and track.
 Of = tuple[str, str | None, int]
@@ -204,14 +207,15 @@ class Admission(Periodic):
 
 
 def _bounds(said: Report) -> Bounds:
-    machine = int(router.MEMORY_SHARE * (said.machine_total or said.memory_total))
+    # Who does not see its machine is bounded by its own groups alone.
+    total = said.machine_total or (_UNBOUNDED if said.group else said.memory_total)
     return Bounds(
         group=said.group,
         memory=router.budget(said),
-        machine=machine,
+        machine=int(router.MEMORY_SHARE * total),
         cpu_group=said.cpu_group,
         cores=said.cores,
-        machine_cores=said.machine_cores or said.cores,
+        machine_cores=said.machine_cores or (_UNBOUNDED if said.cpu_group else said.cores),
     )
 
 

@@ -200,7 +200,7 @@ def machine(argument: str) -> None:
     psutil.virtual_memory = lambda: SimpleNamespace(total=total, available=total, used=0, percent=0.0)
     cgroup.memory = lambda: None
     report.host = lambda: name
-    report._cores = lambda: (float(cores), "", float(cores))
+    report._cores = lambda: (float(cores), "", (), float(cores))
 
 
 HOOKS: dict[str, Callable[[str], None]] = {

@@ -15,7 +15,8 @@ import msgspec
 import psutil
 import pytest
 
-from egregore_dist.resources import cgroup, report
+from egregore_dist.resources import capacity, cgroup, report
+from egregore_dist.resources.host import Host
 
 GIB = 2**30
 NO_LIMIT_V1 = 0x7FFFFFFFFFFFF000
@@ -49,7 +50,7 @@ def test_without_a_group_the_machine_counts(group: Path) -> None:
 
     assert (machine.cores, machine.memory_available, machine.memory_total) == (8.0, 10 * GIB, 16 * GIB)
     assert (machine.memory_limit, machine.group) == (0, "")
-    assert (machine.cpu_group, machine.machine_cores) == ("", 8.0)
+    assert (machine.cpu_group, machine.cpu_set, machine.machine_cores) == ("cpus:ff", tuple(range(8)), 8.0)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_cores_are_those_of_the_quota(group: Path, files: dict[str, object], cor
 
     assert (machine.cores, machine.machine_cores) == (cores, 8.0)
     folder = (group / next(iter(files))).parent
-    assert machine.cpu_group == ("" if cores == 8.0 else str(folder.stat().st_ino))
+    assert machine.cpu_group == ("cpus:ff" if cores == 8.0 else str(folder.stat().st_ino))
 
 
 def test_the_affinity_counts(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +85,7 @@ def test_the_affinity_counts(group: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     assert (bound.cores, bound.cpu_group, bound.machine_cores) == (2.0, "cpus:28", 8.0)
     assert (limited.cores, limited.cpu_group) == (1.5, str(group.stat().st_ino))
+    assert bound.cpu_set == limited.cpu_set == (3, 5)
 
 
 def test_cores_are_shared_within_groups() -> None:
@@ -95,6 +97,50 @@ def test_cores_are_shared_within_groups() -> None:
     assert report.cores_of([*quota, free])[1] == 16.0
     assert report.cores_of([a_report(cores=2.0), a_report(cores=1.5)]) == ({"": 2.0}, 2.0)
     assert report.cores_of([]) == ({}, 0)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores"),
+    [
+        ([(2.0, "cpus:3", (0, 1)), (4.0, "cpus:f", (0, 1, 2, 3))], 4.0),
+        ([(2.0, "cpus:3", (0, 1)), (2.0, "cpus:c", (2, 3))], 4.0),
+        ([(1.5, "one", (0, 1)), (1.5, "other", (0, 1))], 2.0),
+        ([(0.5, "one", (0, 1)), (1.0, "other", (0, 1))], 1.5),
+        # One of a release that does not say.
+        ([(2.0, "cpus:3", ()), (4.0, "cpus:f", (0, 1, 2, 3))], 6.0),
+    ],
+)
+def test_together_they_have_the_cores_that_they_may_be_on(
+    workers: list[tuple[float, str, tuple[int, ...]]], cores: float
+) -> None:
+    """What overlaps counts once, whatever quotas there are; of a release that does not say the machine bounds it."""
+    reports = [
+        a_report(worker=str(number), cores=own, cpu_group=group, cpu_set=cpu_set, machine_cores=8.0)
+        for number, (own, group, cpu_set) in enumerate(workers)
+    ]
+
+    assert report.cores_of(reports)[1] == cores
+
+
+def test_containers_that_do_not_see_their_machine_add_up(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each is shown its own limit and cores for the machine's (lxcfs), two have twice as much."""
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=3 * GIB, total=4 * GIB))
+    said = []
+    for number, cores in enumerate([{0, 1}, {2, 3}]):
+        root = group / f"container{number}"
+        monkeypatch.setattr(cgroup, "_ROOT", root)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores)
+        write(root, {"memory.max": 4 * GIB, "memory.current": GIB})
+        measured = msgspec.structs.asdict(report.measure())
+        said.append(a_report(**measured | {"worker": str(number), "slots": 2, "queues": ("home",)}))
+
+    assert [(each.cores, each.memory_total, each.memory_available) for each in said] == [(2.0, 4 * GIB, 3 * GIB)] * 2
+    assert len({each.group for each in said}) == len({each.cpu_group for each in said}) == 2
+    assert report.cores_of(said)[1] == 4.0
+    assert Host.of(said).available == 6 * GIB
+    found = capacity.tune(said, {"home": 100}, {"0": GIB * 4 // 5, "1": GIB * 4 // 5})
+    assert [each.concurrency for each in found.values()] == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,22 @@ def test_cores_of_a_quota_and_of_the_machine_are_asked_for(world: World) -> None
     assert (world.rooms.how["bounds"].cpu_group, world.rooms.how["bounds"].machine_cores) == ("", 2.0)
 
 
+def test_who_does_not_see_its_machine_is_bounded_by_its_groups(world: World) -> None:
+    """A container that is shown no more than itself takes nothing of what others of its machine may have."""
+    own = {"group": "m", "cpu_group": "c"}
+    seen = {"machine_cores": 8.0, "machine_total": 64 * GIB}
+    bounds = []
+    for more in ({}, own, own | seen):
+        world.worker.egregore_heartbeat.said = msgspec.structs.replace(SAID, **more)
+        world.serve(Message("home@cpus:2"))
+        bounds.append(world.rooms.how["bounds"])
+
+    assert [(each.cores, each.memory) for each in bounds] == [(2.0, int(0.70 * 8 * GIB))] * 3
+    assert (bounds[0].machine_cores, bounds[0].machine) == (2.0, bounds[0].memory)
+    assert min(bounds[1].machine_cores, bounds[1].machine) > 10**12
+    assert (bounds[2].machine_cores, bounds[2].machine) == (8.0, int(0.70 * 64 * GIB))
+
+
 def test_what_finds_no_room_goes_back(world: World) -> None:
     """Its queue is closed, so what was on its way goes back unasked; it is open again when there is room."""
     world.rooms.has_room = False
