@@ -100,8 +100,8 @@ def declared(memory: int | None, cpus: float | None) -> tuple[int, float]:
     """The memory and the cores that decide where a node runs: 0 of what each worker is taken to have."""
     return (
         min(memory, _MOST_MEMORY) if memory is not None and memory > MEMORY_PER_NODE else 0,
-        # As a name says it.
-        math.ceil(min(cpus, _MOST_CPUS) * 1000) / 1000 if cpus is not None and cpus > 1 else 0.0,
+        # As a name says it; a thousand times a decimal is not always whole.
+        math.ceil(round(min(cpus, _MOST_CPUS) * 1000, 6)) / 1000 if cpus is not None and cpus > 1 else 0.0,
     )
 
 

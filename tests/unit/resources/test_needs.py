@@ -46,7 +46,13 @@ def test_what_is_declared_fits_in_a_name(memory: int | None, cpus: float | None)
     assert (its_memory == 0) == (memory is None or memory <= needs.MEMORY_PER_NODE)
     assert (its_cpus == 0) == (cpus is None or cpus <= 1)
     if its_cpus and cpus is not None and cpus < 10**6:
-        assert cpus <= its_cpus <= cpus + 0.0011
+        assert cpus - 1e-8 <= its_cpus <= cpus + 0.0011
+
+
+@pytest.mark.parametrize("cpus", [1.1, 4.03, 4.031, 16.1, 32.7])
+def test_cores_are_declared_as_they_are_written(cpus: float) -> None:
+    """A worker of just so many cores has them."""
+    assert needs.declared(None, cpus) == (0, cpus)
 
 
 @pytest.mark.parametrize(
