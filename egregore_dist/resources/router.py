@@ -21,8 +21,6 @@ MEMORY_PER_NODE = needs.MEMORY_PER_NODE
 
 # What was learned to need next to nothing is planned with so much. Bytes.
 _LEAST_MEMORY = 2**20
-# Of a quotient of cores: 3.3 of them are three times 1.1.
-_TOLERANCE = 1e-9
 
 #: Lanes at most where no worker has reported that could serve them: some, for those that will come.
 UNSEEN = 64
@@ -548,7 +546,7 @@ def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, 
     lanes = min(track.lanes + beside, max(track.lanes, track.slots))
     # Each of them takes the cores and GPUs that it was declared to need.
     together = cluster.most_together(track.queue, track.lanes, cpus=demand.cpus or 0.0, gpus=demand.gpus)
-    width = max(1, int(min(together + _TOLERANCE, width)))
+    width = max(1, int(min(together + host.ROUNDED, width)))
     # And its memory; what is only assumed for a process is not taken by each of its branches.
     if track.memory_from == "assumed":
         return width
