@@ -39,7 +39,7 @@ def nodes(wants_json: bool) -> None:
     ledger = target.ledger()
     known = Profiles(ledger).everything()
     names = _names(ledger) if known else {}
-    found = sorted(known.items(), key=lambda entry: (-entry[1].wall.mean * entry[1].count, entry[0]))
+    found = sorted(known.items(), key=lambda entry: (-entry[1].seconds, entry[0]))
     if wants_json:
         now = ledger.now()
         show.print_json({"nodes": [as_json(function, profile, names, now) for function, profile in found]})

@@ -76,7 +76,7 @@ class Row:
     @property
     def total(self) -> float:
         """How long all that was learned of took together, in seconds."""
-        return self.profile.wall.mean * self.profile.count
+        return self.profile.seconds
 
     @property
     def executions(self) -> int:

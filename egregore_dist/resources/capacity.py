@@ -182,7 +182,7 @@ def memory_of_lane(known: Iterable[Profile], now: int) -> int:
     for profile in known:
         if profile.memory.buckets:
             aged = 0.5 ** (max(0, now - profile.at) / 1000 / HALF_LIFE)
-            parts.append((profile.memory.quantile(0.95), aged * profile.wall.total))
+            parts.append((profile.memory.quantile(0.95), aged * profile.seconds))
     left = _MOST_TIME * sum(time for _, time in parts)
     for needed, time in sorted(parts):
         left -= time

@@ -18,7 +18,7 @@ from egregore_dist.resources.chains import Chain, Choice
 HALF_LIFE = 3600.0
 #: Bytes that are reserved for a function at most, however often its process was killed for want of memory.
 MOST_RESERVED = 2**44
-#: What is kept of it counts as so many executions at most, so that a node that has changed is learned anew soon.
+#: Of each quantity so many executions count at most, so that a node that has changed is learned anew soon.
 MOST = 1000.0
 
 # Four buckets for every doubling: a quantile is at most 19 % too high. The lowest one holds what is nothing.
@@ -67,14 +67,15 @@ class Histogram(msgspec.Struct, omit_defaults=True):
         return Histogram(self.total * factor, {bucket: weight * factor for bucket, weight in self.buckets.items()})
 
     def plus(self, other: Histogram) -> Histogram:
-        """Both together; buckets of next to nothing are dropped."""
+        """Both together, at most `MOST` in all; buckets of next to nothing are dropped."""
         buckets = dict(self.buckets)
         for bucket, weight in other.buckets.items():
             buckets[bucket] = buckets.get(bucket, 0.0) + weight
         least = _NEGLIGIBLE * sum(buckets.values())
-        return Histogram(
+        found = Histogram(
             self.total + other.total, {bucket: weight for bucket, weight in buckets.items() if weight > least}
         )
+        return found.scaled(MOST / found.weight) if found.weight > MOST else found
 
 
 class Profile(msgspec.Struct, omit_defaults=True):
@@ -82,7 +83,7 @@ class Profile(msgspec.Struct, omit_defaults=True):
 
     Attributes:
         at: when it was last added to, in milliseconds of the server's clock.
-        count: executions, aged.
+        count: executions, aged: all of them, so that it says how often it is executed beside others.
         wall: how long one takes.
         cpu: CPU time of its process, all threads, and of processes that it started and waited for.
         queued: how long it waited for a core, which others had.
@@ -101,6 +102,11 @@ class Profile(msgspec.Struct, omit_defaults=True):
     size: Histogram = msgspec.field(default_factory=Histogram)
     reserved: int = 0
     raised: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long all its executions take, aged."""
+        return self.count * self.wall.mean
 
     def reserved_at(self, now: int) -> int:
         """What is left of the reservation at a later time, in milliseconds of the server's clock."""
@@ -122,10 +128,10 @@ class Profile(msgspec.Struct, omit_defaults=True):
 
 
 def merge(known: Profile, new: Profile) -> Profile:
-    """What is known and what is new together: the older one aged to the time of the other, at most `MOST` in all."""
+    """What is known and what is new together: the older one aged to the time of the other."""
     at = max(known.at, new.at)
     one, other = (each.scaled(_aged(each.at, at)) for each in (known, new))
-    found = Profile(
+    return Profile(
         at=at,
         count=one.count + other.count,
         wall=one.wall.plus(other.wall),
@@ -136,7 +142,6 @@ def merge(known: Profile, new: Profile) -> Profile:
         reserved=min(MOST_RESERVED, max(known.reserved_at(at), new.reserved_at(at))),
         raised=max(one.raised, other.raised),
     )
-    return found.scaled(MOST / found.count) if found.count > MOST else found
 
 
 def _aged(at: int, now: int) -> float:

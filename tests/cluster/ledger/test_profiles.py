@@ -32,7 +32,7 @@ def test_what_is_learned_is_read(ledger: Ledger) -> None:
 
 
 def test_what_is_learned_adds_up(ledger: Ledger) -> None:
-    """A second lesson is merged with the first; together they count as a bounded number of executions."""
+    """A second lesson is merged with the first; all executions count, of each quantity a bounded number is kept."""
     known = Profiles(ledger)
     known.learn({"f": seen(*[1.0] * 30)})
     known.learn({"f": seen(*[3.0] * 10)})
@@ -42,7 +42,9 @@ def test_what_is_learned_adds_up(ledger: Ledger) -> None:
 
     assert once.count == pytest.approx(40, rel=0.01)
     assert once.wall.mean == pytest.approx(1.5, rel=0.01)
-    assert known.read(["f"])["f"].count == pytest.approx(MOST, rel=0.01)
+    found = known.read(["f"])["f"]
+    assert found.count == pytest.approx(3040, rel=0.01)
+    assert found.wall.weight == pytest.approx(MOST, rel=0.01)
 
 
 def test_nothing_is_lost_where_many_learn_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

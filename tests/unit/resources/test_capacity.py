@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from egregore_dist.resources import capacity, router
-from egregore_dist.resources.profile import HALF_LIFE, Profile
+from egregore_dist.resources.profile import HALF_LIFE, Profile, merge
 from egregore_dist.resources.report import Report
 
 MIB = 2**20
@@ -255,7 +255,7 @@ def test_a_lane_needs_what_most_of_its_time_needs() -> None:
     """What hardly ever runs does not count; what is old counts less; what nothing is known of counts as nothing."""
 
     def known(memory: int, seconds: float, age: float = 0.0) -> Profile:
-        found = Profile(at=int(1e9 - age * 1000))
+        found = Profile(at=int(1e9 - age * 1000), count=1.0)
         found.memory.add(memory)
         found.wall.add(seconds)
         return found
@@ -268,6 +268,22 @@ def test_a_lane_needs_what_most_of_its_time_needs() -> None:
     assert 100 <= needed(known(100 * MIB, 100.0), known(4 * GIB, 1.0)) < 120
     assert needed(known(100 * MIB, 100.0), known(4 * GIB, 50.0)) > 4000
     assert 100 <= needed(known(100 * MIB, 100.0), known(4 * GIB, 50.0, age=6 * HALF_LIFE)) < 120
+
+
+def test_many_short_executions_take_more_time_than_few_long_ones() -> None:
+    """However many of them there were, what took a five-hundredth of the time does not size all lanes."""
+
+    def batch(times: int, seconds: float, memory: int) -> Profile:
+        found = Profile(at=1, count=float(times))
+        found.wall.add(seconds, times)
+        found.memory.add(memory, times)
+        return found
+
+    often, rare = batch(100, 0.01, 20 * MIB), batch(2, 1.0, 4 * GIB)
+    for _ in range(999):
+        often = merge(often, batch(100, 0.01, 20 * MIB))
+
+    assert capacity.memory_of_lane([often, rare], 1) < 30 * MIB
 
 
 def test_cores_go_where_work_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis
+import msgspec
 import pytest
 from hypothesis import strategies as st
 
@@ -106,14 +107,15 @@ def test_what_is_old_counts_less() -> None:
 
 
 def test_a_profile_is_bounded() -> None:
-    """Many executions count as `MOST`, so that new ones still move it; and it does not grow with their number."""
+    """Of each quantity many count as `MOST`, so that new ones still move it; and it does not grow with their number."""
     found = known(1.0)
     for number in range(200):
         found = profile.merge(found, known(*[1.0 + number % 7] * 100, at=number * 1000))
     later = profile.merge(found, known(*[1e-3] * 1000, at=200_000))
     wide = seen(*[2.0**power for power in range(-400, 400)], 0.0)
 
-    assert found.count == pytest.approx(profile.MOST)
+    assert found.count == pytest.approx(20_001, rel=0.1)
+    assert [found.wall.weight, found.size.weight] == pytest.approx([profile.MOST] * 2)
     assert later.wall.quantile(0.49) < 0.01
     assert len(wide.buckets) <= 402
     assert len(profile.encode(known(*[0.1] * 1000, cpu=0.1, memory=1e6))) < 300
@@ -219,6 +221,42 @@ def test_what_a_choice_executes_elsewhere_takes_nothing_here() -> None:
     assert alone is not None
     assert (found.wall, found.executions, alone.wall) == (2.5, 100, 1.5)
     assert profile.of_branches({(Choice((("fetch",), ())),): 2}, seen) is not None
+
+
+def often(batches: int, times: int, seconds: float) -> Profile:
+    """Known of so many executions in each of so many batches, a tenth of a second apart, as workers learn them."""
+    found = executed(times, seconds)
+    for number in range(1, batches):
+        found = profile.merge(found, executed(times, seconds, at=100 * number))
+    return found
+
+
+def test_how_often_something_is_executed_has_no_bound() -> None:
+    """A step that is rare beside another is rare beside many executions too, as is what is executed here at all."""
+    route, quick, rare = often(1000, 100, 0.0), often(990, 100, 0.001), often(1000, 1, 2.0)
+    here = {"route": route, "here": often(1000, 10, 1.0)}
+
+    both = profile.of_branches(
+        {("route", Choice((("quick",), ("rare",)))): 1000}, {"route": route, "quick": quick, "rare": rare}
+    )
+    seldom = profile.of_branches({("route", Choice((("here",), ()))): 1000}, here)
+    assert both is not None
+    assert seldom is not None
+    assert both.wall == pytest.approx(0.99 * 0.001 + 0.01 * 2.0, rel=0.05)
+    assert seldom.wall == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_profile_of_an_earlier_release_is_read() -> None:
+    """What it has under the same names counts, what it has besides does not; bounded or not, it is merged with news."""
+    histogram = [500.0, {-4: 1000.0}]
+    old = {"at": 7, "count": 1000.0, "wall": dict(zip(("total", "buckets"), histogram, strict=True)), "formerly": [1]}
+
+    found = profile.decode(msgspec.msgpack.encode(old))
+    merged = profile.merge(found, executed(3000, 0.5, at=7))
+
+    assert (found.count, found.wall.mean, found.cpu.buckets) == (1000.0, 0.5, {})
+    assert merged.count == pytest.approx(4000)
+    assert merged.wall.weight == pytest.approx(profile.MOST)
 
 
 chains_of = st.recursive(
