@@ -30,7 +30,7 @@ def plan(workflow: str, items: int, wants_json: bool) -> None:
     list of queue, branches, lanes, width, lease, bound (what keeps the lanes from being more), wanted, workers, slots,
     cores (how many of those have the cores and GPUs), room (lanes that memory has room for), fitting (lanes that have
     all of these, machine by machine), memory_available, memory_per_node (bytes), memory_from, cpus, gpus, labels,
-    learned: executions, wall, cpu, queued (for a core; seconds), memory, reserved (bytes).
+    learned: executions, wall, cpu, waits (for others; seconds), memory, reserved (bytes).
     """
     from egregore_dist.client import plans
     from egregore_dist.workflow.describe import describe

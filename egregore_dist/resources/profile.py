@@ -86,7 +86,7 @@ class Profile(msgspec.Struct, omit_defaults=True):
         count: executions, aged: all of them, so that it says how often it is executed beside others.
         wall: how long one takes.
         cpu: CPU time of its process, all threads, and of processes that it started and waited for.
-        queued: how long it waited for a core, which others had.
+        waits: how long it waited for others, while nothing that could be seen kept it from its work.
         memory: by how much its process's memory grew at most while it ran (peak RSS).
         size: of the encoded result.
         reserved: memory that is reserved for one since its process was killed for want of it; halved in a half-life.
@@ -97,7 +97,7 @@ class Profile(msgspec.Struct, omit_defaults=True):
     count: float = 0.0
     wall: Histogram = msgspec.field(default_factory=Histogram)
     cpu: Histogram = msgspec.field(default_factory=Histogram)
-    queued: Histogram = msgspec.field(default_factory=Histogram)
+    waits: Histogram = msgspec.field(default_factory=Histogram)
     memory: Histogram = msgspec.field(default_factory=Histogram)
     size: Histogram = msgspec.field(default_factory=Histogram)
     reserved: int = 0
@@ -119,7 +119,7 @@ class Profile(msgspec.Struct, omit_defaults=True):
             count=self.count * factor,
             wall=self.wall.scaled(factor),
             cpu=self.cpu.scaled(factor),
-            queued=self.queued.scaled(factor),
+            waits=self.waits.scaled(factor),
             memory=self.memory.scaled(factor),
             size=self.size.scaled(factor),
             reserved=self.reserved,
@@ -136,7 +136,7 @@ def merge(known: Profile, new: Profile) -> Profile:
         count=one.count + other.count,
         wall=one.wall.plus(other.wall),
         cpu=one.cpu.plus(other.cpu),
-        queued=one.queued.plus(other.queued),
+        waits=one.waits.plus(other.waits),
         memory=one.memory.plus(other.memory),
         size=one.size.plus(other.size),
         reserved=min(MOST_RESERVED, max(known.reserved_at(at), new.reserved_at(at))),
@@ -180,7 +180,7 @@ class Learned:
         executions: of the function that is known least, aged; those of the steps of a decision together.
         wall: how long a branch takes, on average.
         cpu: CPU time of a branch, on average; None where that is not known.
-        queued: how long a branch waits for a core, on average; 0 where that is not known.
+        waits: how long a branch waits for others, on average; 0 where that is not known.
         memory: p95 of the memory that the neediest function needs; None where that is not known.
         reserved: for the function that needs most of those whose processes were killed for want of memory; 0 for none.
     """
@@ -190,12 +190,7 @@ class Learned:
     cpu: float | None
     memory: int | None
     reserved: int = 0
-    queued: float = 0.0
-
-    @property
-    def uncontended(self) -> float:
-        """How long a branch takes where it finds a core whenever it wants one."""
-        return max(0.0, self.wall - self.queued)
+    waits: float = 0.0
 
 
 def of_branches(branches: Mapping[Chain[str], int], known: Mapping[str, Profile]) -> Learned | None:
@@ -221,7 +216,7 @@ def of_branches(branches: Mapping[Chain[str], int], known: Mapping[str, Profile]
         executions=min(each.executions for each, _ in costs if each is not None),
         wall=cost.wall,
         cpu=cost.cpu,
-        queued=cost.queued,
+        waits=cost.waits,
         memory=math.ceil(max(memories)) if memories else None,
         reserved=reserved,
     )
@@ -235,7 +230,7 @@ class _Cost:
     often: float = math.inf
     wall: float = 0.0
     cpu: float | None = 0.0
-    queued: float = 0.0
+    waits: float = 0.0
 
     def then(self, other: _Cost) -> _Cost:
         """Both, one after the other."""
@@ -244,7 +239,7 @@ class _Cost:
             often=min(self.often, other.often),
             wall=self.wall + other.wall,
             cpu=None if self.cpu is None or other.cpu is None else self.cpu + other.cpu,
-            queued=self.queued + other.queued,
+            waits=self.waits + other.waits,
         )
 
 
@@ -270,7 +265,7 @@ def _cost_of(function: str, known: Mapping[str, Profile], now: int) -> _Cost | N
         often=max(_LEAST_OFTEN, profile.count * _aged(profile.at, now)),
         wall=profile.wall.mean,
         cpu=profile.cpu.mean if profile.cpu.buckets else None,
-        queued=profile.queued.mean,
+        waits=profile.waits.mean,
     )
 
 
@@ -295,5 +290,5 @@ def _mean(costs: Sequence[tuple[_Cost, float]]) -> _Cost | None:
     return _Cost(
         wall=sum(cost.wall * weight for cost, weight in costs) / total,
         cpu=None if None in [cpu for cpu, _ in cpus] else sum((cpu or 0.0) * weight for cpu, weight in cpus) / total,
-        queued=sum(cost.queued * weight for cost, weight in costs) / total,
+        waits=sum(cost.waits * weight for cost, weight in costs) / total,
     )

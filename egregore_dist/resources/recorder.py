@@ -20,6 +20,9 @@ _FIRST = 8
 # Functions that a process remembers.
 _MOST_FUNCTIONS = 1000
 
+# Other threads of its process that compute for less of an execution's time do not keep it from its own work.
+_QUIET = 0.10
+
 _PAGE = resource.getpagesize()
 _MAXRSS = 1 if sys.platform == "darwin" else 1024
 
@@ -37,7 +40,7 @@ class Recorder:
 
     Args:
         on_news: called when something is recorded for the first time since the last `take`.
-        alone: executions have this process for themselves, so that its memory and CPU time are theirs.
+        alone: one lane at a time has this process, so that its memory and CPU time are those of the lane's execution.
     """
 
     def __init__(self, on_news: Callable[[], None], *, alone: bool) -> None:
@@ -62,13 +65,20 @@ class Recorder:
 
         Args:
             shares_thread: others take turns with it on its thread, so that nobody can tell its CPU time.
-            shares_process: others run on other threads of its process, so that nobody can tell its memory.
+            shares_process: others of its lane run on other threads of its process, so that nobody can tell its memory.
         """
-        alone = self._alone and not shares_process
         tally = self._tallies.get(function)
-        # Of tiny ones nobody asks how long they wait for a core.
+        # Of tiny ones nobody asks how long they wait.
         is_tiny = tally is not None and tally.stands_for > 1
-        return Measure(self, self._memory, function, alone=alone, shares_thread=shares_thread, is_tiny=is_tiny)
+        return Measure(
+            self,
+            self._memory,
+            function,
+            of_one_lane=self._alone,
+            shares_process=shares_process or not self._alone,
+            shares_thread=shares_thread,
+            is_tiny=is_tiny,
+        )
 
     def take(self) -> dict[str, Profile]:
         """What was recorded since the last time, by function."""
@@ -82,7 +92,7 @@ class Recorder:
         *,
         wall: float,
         cpu: float | None,
-        queued: float | None,
+        waits: float | None,
         memory: int | None,
         size: int,
     ) -> None:
@@ -98,8 +108,8 @@ class Recorder:
             profile.size.add(size, weight)
             if cpu is not None:
                 profile.cpu.add(cpu, weight)
-            if queued is not None:
-                profile.queued.add(queued, weight)
+            if waits is not None:
+                profile.waits.add(waits, weight)
             if memory is not None:
                 profile.memory.add(memory, weight)
         if is_first:
@@ -133,49 +143,75 @@ class Measure:
         memory: _Memory,
         function: str,
         *,
-        alone: bool,
+        of_one_lane: bool,
+        shares_process: bool,
         shares_thread: bool,
         is_tiny: bool,
     ) -> None:
         self._recorder = recorder
         self._function = function
-        self._memory = memory if alone and not shares_thread else None
-        self._clock = None if shares_thread else _process_time if alone else time.thread_time
+        self._of_one_lane = of_one_lane
+        self._shares_process = shares_process
+        self._memory = None if shares_process or shares_thread else memory
+        self._shares_thread = shares_thread
+        self._is_tiny = is_tiny
         self._held: int | None = None
         self._running = False
         self.cpu: float | None = None
         self.memory: int | None = None
-        self._sees_queue = not (shares_thread or is_tiny)
-        self._cpu = self._started = 0.0
-        self._queued: float | None = None
+        self._clocks = _Clocks()
+        self._queued = self._started = 0.0
 
     def begin(self) -> None:
         """It begins, on this thread."""
         if self._memory is not None:
             self._held = self._memory.begin()
-        if self._clock is not None:
-            self._cpu = self._clock()
-        if self._sees_queue:
-            self._queued = _queued()
+        if not self._shares_thread:
+            self._clocks = _Clocks.now()
+            self._queued = 0.0 if self._is_tiny else _queued()
         self._started = time.perf_counter()
         self._running = True
 
     def fail(self) -> None:
         """It failed, on the same thread: nothing is learned of that, but it has taken what it took."""
         if self._running:
-            self._take()
+            self._take(self._spent())
 
     def end(self, size: int) -> None:
         """It ended well, on the same thread, with a result of so many bytes."""
         wall = time.perf_counter() - self._started
-        cpu, memory = self._take()
-        before, now = self._queued, None if self._queued is None else _queued()
-        queued = None if before is None or now is None else max(0.0, now - before)
-        self._recorder.record(self._function, wall=wall, cpu=cpu, queued=queued, memory=memory, size=size)
+        spent = self._spent()
+        waits = None if spent is None or self._is_tiny else self._waits(wall, spent)
+        cpu, memory = self._take(spent)
+        self._recorder.record(self._function, wall=wall, cpu=cpu, waits=waits, memory=memory, size=size)
 
-    def _take(self) -> tuple[float | None, int | None]:
+    def _spent(self) -> _Clocks | None:
+        return None if self._shares_thread else _Clocks.now().since(self._clocks)
+
+    def _waits(self, wall: float, spent: _Clocks) -> float | None:
+        # How long it waited for others at least; None where that cannot be told. Who waits for a core, or for the
+        # interpreter that another thread has, waits for none of those.
+        if spent.children:
+            # Nobody tells how long those waited for a core.
+            return None
+        queued = max(0.0, _queued() - self._queued)
+        beside = spent.process - spent.thread
+        if self._shares_process and spent.thread:
+            # What others compute lasts longer where cores are short, as what it computes itself does.
+            beside *= 1.0 + queued / spent.thread
+        if self._of_one_lane and beside > _QUIET * wall:
+            return None
+        return max(0.0, wall - queued - spent.thread - beside)
+
+    def _cpu(self, spent: _Clocks) -> float | None:
+        if not self._shares_process:
+            return spent.process + spent.children
+        # Nobody tells whose the processes are that have ended.
+        return None if spent.children else spent.thread
+
+    def _take(self, spent: _Clocks | None) -> tuple[float | None, int | None]:
         self._running = False
-        cpu = None if self._clock is None else self._clock() - self._cpu
+        cpu = None if spent is None else self._cpu(spent)
         memory = None if self._memory is None or self._held is None else self._memory.end(self._held)
         if cpu is not None:
             self.cpu = cpu + (self.cpu or 0.0)
@@ -184,24 +220,37 @@ class Measure:
         return cpu, memory
 
 
-def _queued() -> float | None:
-    # How long this thread has waited for a core so far, which only Linux tells.
+@dataclass(frozen=True, slots=True)
+class _Clocks:
+    """CPU time, in seconds: of this thread, of all the process's, and of the processes that it has waited for."""
+
+    thread: float = 0.0
+    process: float = 0.0
+    children: float = 0.0
+
+    @classmethod
+    def now(cls) -> _Clocks:
+        """All that was burnt so far."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return cls(time.thread_time(), time.process_time(), ended.ru_utime + ended.ru_stime)
+
+    def since(self, before: _Clocks) -> _Clocks:
+        """What was burnt since then."""
+        return _Clocks(self.thread - before.thread, self.process - before.process, self.children - before.children)
+
+
+def _queued() -> float:
+    # How long this thread has waited for a core so far, in seconds, which only Linux tells.
     try:
         file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        return 0.0
     try:
         return int(os.read(file, 64).split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
-        return None
+        return 0.0
     finally:
         os.close(file)
-
-
-def _process_time() -> float:
-    # What a process that was started and waited for has burnt is known only as that of all of them.
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 class _Memory:

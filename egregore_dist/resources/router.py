@@ -25,9 +25,8 @@ _LEAST_MEMORY = 2**20
 #: Lanes at most where no worker has reported that could serve them: some, for those that will come.
 UNSEEN = 64
 
-# A branch that computes for less of its time waits for others, and several share a process; seconds below which
-# that is not worth while, and executions before it is believed.
-_BLOCKING = 0.5
+# Branches that take fewer seconds where nothing keeps them from a core do not share a process; and executions before
+# what was learned is believed.
 _WORTH_WAITING, _BELIEVED = 5e-3, 3
 
 # The part of a lane's time that an async branch takes, of which many take turns.
@@ -103,8 +102,8 @@ class Demand:
             and known is not None
             and known.cpu is not None
             and is_believed(known)
-            and known.uncontended >= _WORTH_WAITING
-            and known.cpu < _BLOCKING * known.uncontended
+            and known.cpu + known.waits >= _WORTH_WAITING
+            and known.cpu < known.waits
         )
 
 
@@ -534,10 +533,7 @@ def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, 
     if demand.is_async:
         width = widths.loop
     elif demand.is_blocking and widths.threads > 1:
-        known = demand.learned
-        # Of next to no time on a core, the ratio may be infinite.
-        waits = math.inf if known is None or not known.cpu else known.uncontended / known.cpu
-        width = max(1, min(int(min(widths.threads, waits)), math.ceil(track.wanted / track.lanes)))
+        width = min(_threads(demand.learned, widths.threads), math.ceil(track.wanted / track.lanes))
     else:
         return 1
     if not track.workers:
@@ -552,6 +548,14 @@ def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, 
         return width
     least = min(MEMORY_SHARE * track.memory_available / lanes, cluster.least_share(track.queue, lanes))
     return min(width, max(1, int(least / track.memory_per_node)))
+
+
+def _threads(known: Learned | None, most: int) -> int:
+    # As many branches as leave a process busy: while one waits, the others compute.
+    if known is None or not known.cpu:
+        return most
+    # Of next to no time on a core, the ratio may be infinite.
+    return int(max(1.0, min(most, 1.0 + known.waits / known.cpu)))
 
 
 def serves(said: Report, queue: str) -> bool:

@@ -86,7 +86,7 @@ def learning(clock: FakeClock, later: FakeLater, profiles: FakeProfiles, monkeyp
 
 
 def record(learning: Learning) -> None:
-    learning.recorder.record("f", wall=0.001, cpu=None, queued=None, memory=None, size=1)
+    learning.recorder.record("f", wall=0.001, cpu=None, waits=None, memory=None, size=1)
 
 
 def test_what_is_not_known_is_asked_again_soon(learning: Learning, clock: FakeClock, profiles: FakeProfiles) -> None:

@@ -24,14 +24,14 @@ def seen(*samples: float) -> Histogram:
 
 
 def known(
-    *walls: float, at: int = 0, cpu: float | None = None, memory: float | None = None, queued: float | None = None
+    *walls: float, at: int = 0, cpu: float | None = None, memory: float | None = None, waits: float | None = None
 ) -> Profile:
     return Profile(
         at=at,
         count=float(len(walls)),
         wall=seen(*walls),
         cpu=Histogram() if cpu is None else seen(*[cpu] * len(walls)),
-        queued=Histogram() if queued is None else seen(*[queued] * len(walls)),
+        waits=Histogram() if waits is None else seen(*[waits] * len(walls)),
         memory=Histogram() if memory is None else seen(*[memory] * len(walls)),
         size=seen(*[1.0] * len(walls)),
     )
@@ -152,7 +152,7 @@ def test_what_is_reserved_is_known_of_branches() -> None:
 
 def test_a_profile_travels() -> None:
     """What is stored is read again; what a release cannot read is nothing."""
-    found = known(0.5, 1.0, at=12, cpu=0.25, memory=3e6, queued=0.1)
+    found = known(0.5, 1.0, at=12, cpu=0.25, memory=3e6, waits=0.1)
 
     assert profile.decode(profile.encode(found)) == found
     assert profile.decode(b"\xc1") == profile.decode(b"\x01") == Profile()
@@ -170,16 +170,16 @@ def test_what_is_known_of_branches() -> None:
     assert 1000 <= found.memory <= 1200
 
 
-def test_a_wait_for_a_core_is_known_of_branches() -> None:
-    """It adds up as the times do, stays while others learn more, and is none where no release has said so."""
-    merged = profile.merge(known(1.0, queued=0.5), known(1.0, queued=0.25, at=1))
-    older = profile.merge(known(1.0, queued=0.5), known(1.0))
+def test_a_wait_for_others_is_known_of_branches() -> None:
+    """It adds up as the times do, stays while others see none, and is none where nobody could tell."""
+    merged = profile.merge(known(1.0, waits=0.5), known(1.0, waits=0.25, at=1))
+    older = profile.merge(known(1.0, waits=0.5), known(1.0))
 
-    found = profile.of_branches({("a", "b"): 1, ("a",): 1}, {"a": known(1.0, queued=0.5), "b": known(2.0)})
+    found = profile.of_branches({("a", "b"): 1, ("a",): 1}, {"a": known(1.0, waits=0.5), "b": known(2.0)})
     assert found is not None
-    assert (found.wall, found.queued, found.uncontended) == (2.0, 0.5, 1.5)
-    assert merged.queued.mean == pytest.approx(0.375, rel=1e-3)
-    assert (older.queued.mean, older.scaled(0.5).queued.mean) == (0.5, 0.5)
+    assert (found.wall, found.waits) == (2.0, 0.5)
+    assert merged.waits.mean == pytest.approx(0.375, rel=1e-3)
+    assert (older.waits.mean, older.scaled(0.5).waits.mean) == (0.5, 0.5)
 
 
 def executed(times: int, seconds: float, cpu: float | None = None, at: int = 0) -> Profile:

@@ -26,7 +26,8 @@ def report(worker: str, host: str, memory: int, slots: int, **more: Any) -> Repo
 
 
 def learned(wall: float, cpu: float | None = None, memory: int | None = None, executions: float = 100.0) -> Learned:
-    return Learned(executions=executions, wall=wall, cpu=cpu, memory=memory)
+    """Known of branches that wait for others whenever they do not compute."""
+    return Learned(executions=executions, wall=wall, cpu=cpu, memory=memory, waits=wall - (cpu or 0.0))
 
 
 def plan(branches: int, reports: Sequence[Report], limit: int | None = None, **demand: Any) -> Plan:
@@ -558,12 +559,12 @@ def test_what_waits_gets_width(known: Learned | None, threads: int, width: int) 
 
 
 @pytest.mark.parametrize(
-    ("wall", "cpu", "queued", "width"),
-    [(0.083, 0.02, 0.063, 1), (0.083, 0.02, 0.0, 4), (0.2, 0.02, 0.1, 5), (0.1, 0.0, 0.096, 1), (0.1, 0.02, 0.2, 1)],
+    ("wall", "cpu", "waits", "width"),
+    [(0.083, 0.02, 0.0, 1), (0.083, 0.02, 0.063, 4), (0.2, 0.02, 0.08, 5), (0.1, 0.0, 0.004, 1), (0.1, 0.02, 0.01, 1)],
 )
-def test_a_wait_for_a_core_is_no_wait_for_others(wall: float, cpu: float, queued: float, width: int) -> None:
-    """What a crowded machine takes from a branch does not count as time in which its process could do other things."""
-    known = Learned(executions=100.0, wall=wall, cpu=cpu, memory=None, queued=queued)
+def test_only_a_wait_for_others_gives_width(wall: float, cpu: float, waits: float, width: int) -> None:
+    """What else a branch takes does not count as time in which its process could do other things."""
+    known = Learned(executions=100.0, wall=wall, cpu=cpu, memory=None, waits=waits)
     demand = Demand(queue=QUEUE, branches=1000, batched=True, learned=known)
     found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=32))
 
