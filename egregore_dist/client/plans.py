@@ -98,7 +98,7 @@ def _blocks(step: spec.StepSpec, path: spec.Path = ()) -> Iterator[tuple[spec.Pa
 
 def _explained(track: Allocation) -> list[str]:
     width = f" of width {track.width}" if track.width > 1 else ""
-    lease = f", {track.lease} branches in the first lease" if track.lease > 1 else ""
+    lease = f", {track.lease} branches in a lease" if track.lease > 1 else ""
     parts = [f"{amounts.count(track.wanted, 'branch')} at a time"]
     if track.workers:
         parts += [

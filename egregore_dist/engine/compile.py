@@ -229,6 +229,7 @@ def plan(
             branches=n if is_one else len(part.branches),
             is_async=part.kind.wide,
             batched=form.batched,
+            limited=part.kind.limit is not None,
             memory=part.memory,
             cpus=part.cpus,
             io=part.io,

@@ -49,8 +49,8 @@ Execution = Generator[Job, Value, Done | Meet]
 SHORT, LONG = 0.010, 0.030
 MOST_LEASED = 1024
 
-# Blocks of so many branches end before it would matter what was learned of them; and their values are kept at hand.
-_FEW = 16
+# The values of blocks of so few branches are kept at hand, and so many bytes of them at most.
+_FEW = router.FEW
 _KEPT = 2**20
 
 # A message that comes twice may be served twice at a time in one process: tokens differ all the same.
@@ -280,7 +280,7 @@ class Lane:
         # Where it was learned how long branches take, leases need not grow to their size. Half: the first is doubled.
         # A track that was made since is of branches whose processes have died.
         is_planned = place.track < len(place.shape.parts) and not place.limited
-        if place.record.n <= _FEW or not (is_planned and self._batches(place.shape, place.track)):
+        if place.record.n <= router.FEW or not (is_planned and self._batches(place.shape, place.track)):
             return 1
         return max(1, self._first_lease(place.shape, place.track) // 2)
 
@@ -289,9 +289,9 @@ class Lane:
         return router.first_lease(self._runtime.learning.of(self._load.functions)(shape.parts[track].chains))
 
     def _batches(self, shape: compiler.Shape, track: int) -> bool:
-        # A branch whose node has a limit of very many keys is leased without a place, and waits for one by itself.
         is_limited = track < len(shape.parts) and shape.parts[track].kind.limit is not None
-        return shape.batched and not is_limited and self._runtime.interrupter.usable
+        usable = self._runtime.interrupter.usable
+        return usable and router.leases_many(batched=shape.batched, limited=is_limited)
 
     def _execute(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
         board, interrupter = self._runtime.board, self._runtime.interrupter

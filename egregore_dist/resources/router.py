@@ -35,6 +35,9 @@ _OF_ASYNC = 0.01
 # One lease shall last so many seconds; each branch takes at least these, whatever its nodes do.
 _LEASE, _OWN = 0.010, 50e-6
 
+#: Blocks of so many branches end before it would matter what was learned of them.
+FEW = 16
+
 Source = Literal["declared", "learned", "assumed", "after OOM"]
 Bound = Literal[
     "branches", "max_concurrent", "slots", "cores", "GPUs", "memory", "other tracks", "no worker", "not optimized"
@@ -50,6 +53,7 @@ class Demand:
         branches: how many there are.
         is_async: many of them can run on one event loop.
         batched: many of them may be leased at a time.
+        limited: they begin with a node that has a limit, so that a lane takes one after the other of its places.
         memory: what the neediest was declared to need.
         cpus: cores that it was declared to need.
         io: whether they were declared to wait for others most of their time.
@@ -60,6 +64,7 @@ class Demand:
     branches: int
     is_async: bool = False
     batched: bool = False
+    limited: bool = False
     memory: int | None = None
     cpus: float | None = None
     io: bool | None = None
@@ -126,7 +131,7 @@ class Allocation:
         branches: how many branches it has.
         lanes: how many lanes serve it.
         width: branches that one lane runs at a time.
-        lease: branches that a lane takes at first.
+        lease: branches that a lane takes at a time, at first; one where it runs many at a time, and asks for each.
         bound: what keeps the lanes from being more.
         wanted: branches at a time if nothing but the block's own limit counted.
         workers: live workers that may serve it.
@@ -378,6 +383,7 @@ def plan(
         lanes = [
             min(own, shared) if pool.workers else own for own, shared, pool in zip(lanes, together, pools, strict=True)
         ]
+    is_large = sum(demand.branches for demand in demands) > FEW
     tracks = []
     for number, (demand, pool) in enumerate(zip(demands, pools, strict=True)):
         own, bound = alone[number]
@@ -406,9 +412,10 @@ def plan(
         if max_concurrent is not None and track.bound == "branches" and max_concurrent < demand.branches:
             track = replace(track, bound="max_concurrent")
         if optimize:
-            lease = first_lease(demand.learned) if demand.batched and not demand.is_async else 1
             width = _width(demand, track, widths or Widths(), cluster, beside=sum(lanes) - lanes[number])
-            track = replace(track, width=width, lease=lease)
+            track = replace(track, width=width)
+            if width == 1 and is_large and leases_many(batched=demand.batched, limited=demand.limited):
+                track = replace(track, lease=min(first_lease(demand.learned), _fair_share(track)))
         tracks.append(track)
     workers, slots = cluster.of(frozenset(demand.queue for demand in demands))
     return Plan(tracks=tuple(tracks), max_concurrent=max_concurrent, workers=workers, slots=slots)
@@ -419,11 +426,22 @@ def is_believed(known: Learned) -> bool:
     return known.executions >= _BELIEVED
 
 
+def leases_many(*, batched: bool, limited: bool) -> bool:
+    """Whether a lane that runs one branch at a time takes many, as `Demand` has it."""
+    # With a limit of very many keys, a branch is leased without a place, and waits for one by itself.
+    return batched and not limited
+
+
 def first_lease(known: Learned | None) -> int:
-    """How many branches a lane takes at first where they may be leased many at a time: one where nothing is known."""
+    """How many branches last as long as a lease shall: one where nothing is known."""
     if known is None or not is_believed(known):
         return 1
     return max(1, int(_LEASE / (known.wall + _OWN)))
+
+
+def _fair_share(track: Allocation) -> int:
+    # As `serve.lua` shares what is left: ever less, so that all lanes end at about the same time.
+    return math.ceil(track.branches / (2 * track.lanes))
 
 
 def misfit(cluster: Cluster, queue: str, *, memory: int | None, cpus: float | None) -> str | None:

@@ -77,3 +77,14 @@ def test_what_is_shown_gives_the_lanes(reports: list[Report], demand: dict[str, 
 
     assert f": {lanes} for 100 branches" in shown[1]
     assert shown[2] == f"    the least of 100 branches at a time, {numbers}"
+
+
+@pytest.mark.parametrize(("branches", "lease"), [(3, ""), (100, ", 25 branches in a lease")])
+def test_a_lease_that_is_taken_is_shown(branches: int, lease: str) -> None:
+    """Two lanes share a hundred tiny branches; of three each takes one after the other."""
+    tiny = Learned(executions=100.0, wall=20e-6, cpu=20e-6, memory=None)
+    asked = Demand(queue="home", branches=branches, batched=True, learned=tiny)
+    planned = router.plan([asked], Cluster([report("w", 64 * GIB, 2)]))
+    shown = str(BlockPlan(name="it", path=(), kind="map", branches=branches, plan=planned)).splitlines()
+
+    assert shown[1] == f"  queue 'home': 2 lanes for {branches} branches{lease}"

@@ -20,6 +20,7 @@ from egregore_dist.resources.report import Report
 from egregore_dist.resources.router import Cluster
 from egregore_dist.settings import Settings
 from egregore_dist.workflow import describe, spec
+from egregore_dist.workflow.limits import Limit
 from egregore_dist.workflow.step import Step
 
 HOME = "home"
@@ -231,6 +232,24 @@ def test_what_is_known_is_planned_with(settings: Settings) -> None:
 
     assert asked == [{(0,): 1}]
     assert block.tracks[0].lanes == 4
+
+
+@pytest.mark.parametrize(("limit", "lease"), [(None, 100), (Limit(concurrent=50), 1)])
+def test_branches_with_a_limit_are_planned_one_by_one(settings: Settings, limit: Limit | None, lease: int) -> None:
+    """As lanes lease them."""
+    step = block_of(node("tiny", limit=limit)(plain.fn).map())
+    form = compiler.shape(step, HOME)
+
+    planned = compiler.plan(
+        step,
+        form,
+        1000,
+        settings=settings,
+        cluster=Cluster([report()]),
+        knows=lambda _chains: Learned(executions=9.0, wall=50e-6, cpu=50e-6, memory=None),
+    )
+
+    assert planned.tracks[0].lease == lease
 
 
 def test_what_fits_nowhere_is_refused(settings: Settings) -> None:

@@ -654,6 +654,36 @@ def test_a_first_lease_lasts_ten_milliseconds(known: Learned | None, batched: bo
     assert plan(5000, reports, learned=known, batched=batched).tracks[0].lease == lease
 
 
+@pytest.mark.parametrize(
+    ("branches", "demand", "lease"),
+    [
+        (5000, {}, 200),
+        (800, {}, 200),
+        (100, {}, 25),
+        (17, {}, 5),
+        (16, {}, 1),
+        (100, {"limited": True}, 1),
+        (100, {"io": True}, 1),
+        (100, {"is_async": True}, 1),
+    ],
+)
+def test_a_lease_is_one_that_a_lane_takes(branches: int, demand: dict[str, Any], lease: int) -> None:
+    """No more than its share of what is left; one where branches are few, have a limit, or run many at a time."""
+    demands = [Demand(queue=QUEUE, branches=branches, batched=True, learned=learned(0.0), **demand)]
+    found = router.plan(demands, Cluster([report("w", "a", GIB, 2)]), widths=Widths(threads=32))
+
+    assert found.tracks[0].lease == lease
+
+
+def test_branches_of_other_tracks_make_a_block_large() -> None:
+    """Few branches beside many are leased many at a time, as a lane leases them."""
+    few = Demand(queue=QUEUE, branches=12, batched=True, learned=learned(0.0))
+
+    found = router.plan([few, few], Cluster([report("w", "a", GIB, 2)]))
+
+    assert [(track.lanes, track.lease) for track in found.tracks] == [(1, 6), (1, 6)]
+
+
 def test_what_fits_nowhere_says_why() -> None:
     """It says what is needed, and what the largest worker of the queue has; 70 % of a machine's memory may be used."""
     small = report("small@a", "a", 10 * GIB, 4)
