@@ -48,7 +48,8 @@ class _Child:
 
     ``condemned`` is what it should stop for, and since when each is known; ``asked`` when the ledger was, ``gone`` what
     it said it does not hold any more; ``killed`` when it was, and ``blamed`` why its branch is to blame for that;
-    ``held`` the bytes that it was last seen to hold, and at which branch, by when that began.
+    ``held`` the bytes that it was last seen to hold, and at which branch, by when that began, or as which lane of many;
+    ``is_reaped``: the pool has heard of its end, and had not yet noted how it ended.
     """
 
     pid: int
@@ -60,6 +61,7 @@ class _Child:
     killed: float | None = None
     blamed: str = ""
     held: tuple[float | Where, int] = (0.0, 0)
+    is_reaped: bool = False
 
 
 @dataclass(slots=True)
@@ -173,6 +175,9 @@ class Warden:
         """
         with self._lock:
             self._find()
+            for child in self._children.values():
+                # Nobody looks again.
+                child.is_reaped = True
             self._give_back()
 
     def widths(self) -> dict[str, int]:
@@ -468,6 +473,10 @@ def _how_it_ended(child: _Child) -> tuple[int | None, str] | None:
             return None if code is None else (code, _said(code))
     except (ChildProcessError, ProcessLookupError):
         code = _code(child.process)
+        if code is None and child.process is not None and not child.is_reaped:
+            # The pool has just heard of it, and notes in this moment how it ended.
+            child.is_reaped = True
+            return None
     return code, _said(code)
 
 

@@ -293,7 +293,7 @@ def test_a_server_that_refuses_to_write_can_be_read(trial: Trial, how: str, capl
     server: redis.Redis = trial.ledger.redis
     good = trial.submit(parallel(quick, anap), 0.01)
     bad = trial.submit(parallel(node("fails")(_fails), quick), 0.01)
-    begun = trial.submit(Sequence(nap.map(), join), [3.0])
+    begun = trial.submit(Sequence(nap.map(), join), [8.0])
     assert len(trial.result(good)) == 2
     with pytest.raises(ParallelExecutionError):
         trial.result(bad)

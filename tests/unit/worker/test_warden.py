@@ -17,7 +17,7 @@ import pytest
 
 from egregore_dist import errors
 from egregore_dist.engine import publish
-from egregore_dist.engine.board import NEVER, Board
+from egregore_dist.engine.board import NEVER, Board, Reader
 from egregore_dist.ledger import Loss, Message
 from egregore_dist.worker import heldup, warden
 from tests.support.waiting import until
@@ -82,6 +82,20 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(heldup, "_used", lambda _: heldup._Used(made.main, made.whole) if made.is_seen else None)
     monkeypatch.setattr(warden, "_how_it_ended", lambda _: (-9, "was killed by SIGKILL") if made.is_dead else None)
     return made
+
+
+@pytest.mark.parametrize(("noted", "told"), [(-9, (-9, "was killed by SIGKILL")), (None, (None, "ended"))])
+def test_how_a_process_ended_is_waited_for(tmp_path: Path, noted: int | None, told: tuple[int | None, str]) -> None:
+    """Where the pool has just heard of it, it may not have noted how; but nobody waits for long."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    process = SimpleNamespace(_popen=SimpleNamespace(returncode=None))
+    Board(tmp_path / "board")
+    child = warden._Child(gone.pid, Reader(tmp_path / "board"), process)
+
+    assert warden._how_it_ended(child) is None
+    process._popen.returncode = noted
+    assert warden._how_it_ended(child) == told
 
 
 def test_a_process_that_is_held_up_is_ended(world: World) -> None:
