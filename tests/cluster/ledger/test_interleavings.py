@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from egregore_dist.ledger import BlockRecord, Commit, Ledger, Message, Presence, Served, Track, counts
+from egregore_dist.ledger import BlockRecord, Commit, Ledger, Loss, Message, Presence, Served, Track, counts
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import ATTEMPTS
 from tests.cluster.ledger.play import Play, track
@@ -152,6 +152,19 @@ class Interleavings(RuleBasedStateMachine):
     def end_branch(self, block: Block, branch: int, kind: str) -> None:
         block.ended[branch] = kind
         if kind == "error" and block.on_error == "cancel":
+            self.fail(block, "error")
+        elif len(block.ended) == block.n:
+            self.complete(block)
+
+    def lose(self, block: Block, branches: Iterable[int]) -> None:
+        """These have cost a process; the last of their attempts they end as lost."""
+        for branch in branches:
+            block.lost[branch] = block.lost.get(branch, 0) + 1
+            if block.lost[branch] >= ATTEMPTS:
+                block.ended[branch] = "error"
+        if "error" in {kind for branch, kind in block.ended.items() if block.lost.get(branch) == ATTEMPTS} and (
+            block.on_error == "cancel"
+        ):
             self.fail(block, "error")
         elif len(block.ended) == block.n:
             self.complete(block)
@@ -430,6 +443,31 @@ class Interleavings(RuleBasedStateMachine):
             if harm == "worker":
                 self.lanes = [other for other in self.lanes if other.worker != lane.worker]
 
+    @precondition(lambda self: self.lanes)
+    @rule(data=strategies.data(), is_known=strategies.booleans(), lacked_memory=strategies.booleans())
+    def die(self, data: strategies.DataObject, is_known: bool, lacked_memory: bool) -> None:
+        """A lane's process dies, and its worker has seen at what, or not: of many that lacked memory nobody is blamed."""
+        lane = data.draw(strategies.sampled_from(self.lanes))
+        self.lanes.remove(lane)
+        block = self.blocks[lane.block]
+        held = sorted(branch for branch, token in block.leased.items() if token == lane.token)
+        at = data.draw(strategies.sampled_from(held)) if is_known and held else None
+        loss = Loss(verdict="lost", branch=at, why="it died", node="n", lacked_memory=lacked_memory)
+        messages = self.ledger.lost(self.play.run, block.id, lane.token, loss)
+        for beside in self.blocks.values():
+            for branch in [branch for branch, token in beside.leased.items() if token == lane.token]:
+                assert beside is block or self.is_near(beside, block)
+                del beside.leased[branch]
+        if block.state == "open" and held:
+            many = lacked_memory and len(held) > 1 and block.tracks[lane.track].width > 1
+            blamed = [at] if at is not None else [] if many else held
+            self.lose(block, blamed)
+        self.take(messages)
+        assert self.ledger.lost(self.play.run, block.id, lane.token, loss) == []
+
+    def is_near(self, block: Block, other: Block) -> bool:
+        return block.id == other.parent or other.id == block.parent
+
     @rule(data=strategies.data())
     def sweep(self, data: strategies.DataObject) -> None:
         """A janitor looks after a block, perhaps two at once."""
@@ -440,20 +478,14 @@ class Interleavings(RuleBasedStateMachine):
         if block.state != "open":
             assert ("hint", name) not in self.play.agenda()
             return
+        gone = []
         for branch, token in sorted(block.leased.items()):
             process = token.rpartition("/")[0]
             known = process.rpartition("/")[0] in self.workers and token in {lane.token for lane in self.lanes}
             if not known or process in self.dead:
                 del block.leased[branch]
-                block.lost[branch] = block.lost.get(branch, 0) + 1
-                if block.lost[branch] >= ATTEMPTS:
-                    block.ended[branch] = "error"
-        if "error" in {kind for branch, kind in block.ended.items() if block.lost.get(branch) == ATTEMPTS} and (
-            block.on_error == "cancel"
-        ):
-            self.fail(block, "error")
-        elif len(block.ended) == block.n:
-            self.complete(block)
+                gone.append(branch)
+        self.lose(block, gone)
         lanes = [lane.token for lane in self.lanes]
         messages = self.play.sweep("hint", name, alive=self.workers, dead=self.dead, lanes=lanes)
         self.take(messages)
