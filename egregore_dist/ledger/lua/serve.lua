@@ -113,6 +113,14 @@ end
 
 local held, held_width = held_by(block, token)
 local slots = math.min(held, held_width)
+
+-- Returns how many it runs. It goes on with what it has begun, also where its track has become narrower since (see lost.lua).
+local function note_held()
+  local its_width = math.max(width, math.min(held, held_width))
+  hold(block, token, track, slots, held, its_width)
+  return math.min(held, its_width)
+end
+
 local done, late, again_soon, failed = 0, 0, 0, false
 local good, bad, sizes, attempts, measured, failures = {}, {}, {}, {}, {}, {}
 -- Microseconds of those that ended well, then of those that failed, as in `times`.
@@ -226,12 +234,12 @@ if done > 0 then
 end
 
 if failed then
-  hold(block, token, track, slots, held, width)
+  note_held()
   fail(block, 'error')
   return answer('error', 0, 0, {}, {}, late)
 end
 if done > 0 and redis.call('HINCRBY', B, 'done', done) == tonumber(n) then
-  hold(block, token, track, slots, held, width)
+  note_held()
   return answer('ok', 0, 0, {}, carry_on(complete(block)), late)
 end
 
@@ -249,18 +257,18 @@ if held ~= believed then
       for _, part in ipairs({ all[i], attempt, after, tried }) do again[#again + 1] = part end
     end
   end
-  hold(block, token, track, slots, held, width)
+  note_held()
   return answer('open', 0, -1, again, {}, late)
 end
 
 if is_paused() then
-  hold(block, token, track, slots, held, width)
+  note_held()
   return answer('open', 0, 0, {}, {}, late)
 end
 
 if want < 0 then
   if held == 0 and waiting_for_lanes(block, track) > 0 then ask_lane(block, track) end
-  hold(block, token, track, slots, held, width)
+  note_held()
   return answer('open', 0, 0, {}, {}, late)
 end
 
@@ -340,8 +348,8 @@ end
 if reopened >= REOPENED_AT_MOST and held == 0 and waiting(block, track) > 0 then ask_lane(block, track) end
 -- Given back while the lane is still at one of them: another lane has to come for the rest.
 if releases > 0 and believed > 0 and width == 1 then ask_lane(block, track) end
-hold(block, token, track, slots, held, width)
+local runs = note_held()
 -- A lane that came is looked after from now on.
 if slots == 0 and held > 0 then hint_soon(block) end
-if limit > 0 then ask_for_slots(block, slots - math.min(held, width) - parked) end
+if limit > 0 then ask_for_slots(block, slots - runs - parked) end
 return answer('open', first, count, again, {}, late)

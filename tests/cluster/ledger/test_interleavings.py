@@ -54,6 +54,11 @@ class Block:
     after: dict[int, str] = field(default_factory=dict)
     lost: dict[int, int] = field(default_factory=dict)
     again: dict[int, str] = field(default_factory=dict)  # of a retried run: waits until there is room for its child
+    widths: list[int] = field(default_factory=list)  # of its tracks: less than planned once processes lacked memory
+    begun: dict[str, int] = field(default_factory=dict)  # by lane, how many it may run at a time
+
+    def __post_init__(self) -> None:
+        self.widths = [track.width for track in self.tracks]
 
     @property
     def depth(self) -> int:
@@ -66,9 +71,13 @@ class Block:
     @property
     def slots(self) -> int:
         """What it takes of its limit: a lane runs at most ``width`` of the branches that it holds."""
-        held = Counter((token, self.track_of[branch]) for branch, token in self.leased.items())
-        running = sum(min(count, self.tracks[number].width) for (_, number), count in held.items())
-        return running + len(self.parked)
+        held = Counter(self.leased.values())
+        return sum(min(count, self.begun[token]) for token, count in held.items()) + len(self.parked)
+
+    def note(self, token: str, number: int) -> None:
+        """A lane goes on with what it has begun, also where its track has become narrower since."""
+        count = sum(holder == token for holder in self.leased.values())
+        self.begun[token] = max(self.widths[number], min(count, self.begun.get(token, 1)))
 
 
 @dataclass
@@ -228,6 +237,9 @@ class Interleavings(RuleBasedStateMachine):
     def call(self, lane: Lane, commits: list[Commit], releases: list[int], want: int, lose: bool) -> None:
         """One call of a lane; with ``lose`` its answer is lost, and it calls again with the same words."""
         block = self.blocks[lane.block]
+        if block.widths[lane.track] < block.tracks[lane.track].width:
+            # A lane of many asks for as many as its track is wide, which it does not know to have become narrower.
+            want = 0
         believed = lane.holds - {commit.branch for commit in commits} - set(releases)
         for again in (False, True) if lose else (False,):
             was_open = block.state == "open"
@@ -247,6 +259,7 @@ class Interleavings(RuleBasedStateMachine):
             if served.state == "open":
                 self.learn_parked(block)
                 self.learn_leases(block, lane.token, None if lost else served)
+                block.note(lane.token, lane.track)
             else:
                 assert served.leases == ()
             self.learn_resumed(block, lane, served, first=was_open)
@@ -284,6 +297,7 @@ class Interleavings(RuleBasedStateMachine):
             assert block.branch in parent.waiting
             assert self.leases(parent.id)[block.branch] == lane.token
             parent.leased[block.branch] = lane.token
+            parent.begun.setdefault(lane.token, 1)
         else:
             assert parent.leased[block.branch] == lane.token
 
@@ -446,8 +460,9 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.lanes)
     @rule(data=strategies.data(), is_known=strategies.booleans(), lacked_memory=strategies.booleans())
     def die(self, data: strategies.DataObject, is_known: bool, lacked_memory: bool) -> None:
-        """A lane's process dies, and its worker has seen at what, or not: of many that lacked memory nobody is blamed."""
-        lane = data.draw(strategies.sampled_from(self.lanes))
+        """A lane's process dies, and its worker has seen at what, or not: of many that lacked memory none is blamed."""
+        many = [lane for lane in self.lanes if len(lane.holds) > 1]
+        lane = data.draw(strategies.sampled_from(many * 3 + self.lanes))
         self.lanes.remove(lane)
         block = self.blocks[lane.block]
         held = sorted(branch for branch, token in block.leased.items() if token == lane.token)
@@ -459,8 +474,11 @@ class Interleavings(RuleBasedStateMachine):
                 assert beside is block or self.is_near(beside, block)
                 del beside.leased[branch]
         if block.state == "open" and held:
-            many = lacked_memory and len(held) > 1 and block.tracks[lane.track].width > 1
-            blamed = [at] if at is not None else [] if many else held
+            is_crowd = lacked_memory and len(held) > 1 and block.tracks[lane.track].width > 1
+            blamed = [at] if at is not None else [] if is_crowd else held
+            before, block.widths = block.widths, list(self.play.record(block.id).widths[: len(block.tracks)])
+            assert all(1 <= now <= was for now, was in zip(block.widths, before, strict=True))
+            assert is_crowd or block.widths == before
             self.lose(block, blamed)
         self.take(messages)
         assert self.ledger.lost(self.play.run, block.id, lane.token, loss) == []
@@ -568,6 +586,7 @@ class Interleavings(RuleBasedStateMachine):
         block.state = "open"
         block.lost.clear()
         block.leased.clear()
+        block.begun.clear()
         stood = {child.branch: child for child in self.blocks.values() if child.parent == block.id}
         block.ended = {branch: kind for branch, kind in block.ended.items() if kind == "ok"}
         block.parked.clear()

@@ -168,6 +168,23 @@ def test_branches_of_which_too_many_run_together(play: Play, room: int, is_known
     assert killed < 60 if room == 1 else killed < 20
 
 
+def test_a_lane_goes_on_with_what_it_has_begun(play: Play) -> None:
+    """Where its track becomes narrower meanwhile it counts for all that it runs, and takes no more until those end."""
+    block = play.block(40, limit=20, tracks=[track(40, width=16, lanes=2)])
+    other, dying = play.lane(), play.lane()
+    held = numbers(play.serve(block, other))
+    assert len(held) == 16
+    assert len(play.serve(block, dying).leases) == 4
+    play.ledger.lost(play.run, block, dying, short_of_memory())
+    assert play.record(block).widths == (2,)
+
+    while held:
+        assert play.record(block).running == len(held)
+        branch = held.pop()
+        served = play.serve(block, other, ok(branch), held=len(held))
+        assert len(served.leases) == (0 if held else 2)
+
+
 def test_one_that_is_left_of_many_is_to_blame(play: Play) -> None:
     """Nobody had a turn, and only one was there: it goes where there is more memory."""
     block, dying = play.block(1, tracks=[track(1, width=8, lanes=1)]), play.lane()
