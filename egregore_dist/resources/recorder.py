@@ -200,6 +200,7 @@ class Measure:
             # What others compute lasts longer where cores are short, as what it computes itself does.
             beside *= 1.0 + queued / spent.thread
         if self._of_one_lane and beside > _QUIET * wall:
+            # Beside others that the lane has width for, the least that it can have waited would take that width away.
             return None
         return max(0.0, wall - queued - spent.thread - beside)
 
