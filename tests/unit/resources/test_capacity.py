@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from egregore_dist.resources import capacity, router
+from egregore_dist.resources.host import ROUNDED
 from egregore_dist.resources.profile import HALF_LIFE, Profile, merge
 from egregore_dist.resources.report import Report
 
@@ -64,7 +65,7 @@ def test_workers_of_one_machine_share_it(
         shares = [found[said.worker].concurrency for said in reports if said.host == host]
         room = max(0.0, 0.70 * 64 * GIB - (64 * GIB - memory)) // per_lane
         assert min(shares) >= 1
-        assert sum(shares) == max(len(workers), min(int(cores), int(room)))
+        assert sum(shares) == max(len(workers), min(int(cores + ROUNDED), int(room)))
     assert all(each.prefetch == each.concurrency for each in found.values())
 
 
@@ -78,6 +79,7 @@ def test_workers_of_one_machine_share_it(
     ),
     per_lane=st.integers(MIB, 4 * GIB),
 )
+@hypothesis.example(cores=1.9999999999999964, memory=64 * GIB, workers=[(1, "tuner", False, 0)], per_lane=MIB)
 def test_what_was_given_by_hand_stays(
     cores: float, memory: int, workers: list[tuple[int, str, bool, int]], per_lane: int
 ) -> None:
@@ -112,7 +114,7 @@ def test_what_was_given_by_hand_stays(
         running = sum(min(said.slots, len(said.lanes)) for said in reports if said.holds)
         room = max(0.0, 0.70 * 64 * GIB - (64 * GIB - memory) - running * per_lane) // per_lane
         shares = sum(found[said.worker].concurrency for said in sharing)
-        assert shares == max(len(sharing), min(int(cores) - running, int(room)) - fixed)
+        assert shares == max(len(sharing), min(int(cores + ROUNDED) - running, int(room)) - fixed)
         now = sum(said.slots for said in reports if not said.holds)
         assert sum(found[said.worker].free for said in sharing) == max(0, shares + fixed - now)
 
