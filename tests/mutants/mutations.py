@@ -152,8 +152,8 @@ MUTATIONS = (
     Mutation(
         name="a pause that stops nothing",
         file=f"{LUA}/serve.lua",
-        old="if is_paused() then\n  hold",
-        new="if false then\n  hold",
+        old="if is_paused() then\n  note_held",
+        new="if false then\n  note_held",
         tests=(f"{LEDGER}/test_pause.py",),
     ),
     Mutation(
@@ -400,6 +400,13 @@ MUTATIONS = (
         old="if not were_fewer then",
         new="if false then",
         tests=(f"{LEDGER}/test_lost.py", "-k", "memory or together"),
+    ),
+    Mutation(
+        name="a lane that counts for what its track has become",
+        file=f"{LUA}/serve.lua",
+        old="math.max(width, math.min(held, held_width))",
+        new="width",
+        tests=(f"{LEDGER}/test_lost.py", "-k", "goes_on"),
     ),
     Mutation(
         name="a place in a block that ended badly, looked after by nobody",
