@@ -61,6 +61,7 @@ def broker(settings: Settings) -> Check:
     from kombu import Connection
 
     from egregore_dist.engine import app as apps
+    from egregore_dist.ledger import connection as connections
 
     try:
         address = apps.broker_url(settings)
@@ -74,6 +75,8 @@ def broker(settings: Settings) -> Check:
     except Exception as error:  # each transport has errors of its own
         said = str(error) or type(error).__name__
         cure = "see that the server is up, and that EGREGORE_BROKER_URL names it with the right password"
+        if connections.is_unverified(error):
+            cure = connections.TRUST
         return Check("broker", "problem", f"it takes no connection: {said}", cure)
 
 

@@ -84,7 +84,11 @@ def refuse_derived(queues: Iterable[str]) -> None:
 
 
 def broker_url(settings: Settings) -> str:
-    """The broker's URL. Raises `errors.ConfigurationError` where there is none, or none that can be a broker's."""
+    """The broker's URL, of one that verifies the server's certificate unless it says otherwise.
+
+    Raises:
+        errors.ConfigurationError: there is none, or none that can be a broker's.
+    """
     if settings.broker_url is None:
         raise errors.ConfigurationError("no broker is configured: set EGREGORE_BROKER_URL, such as redis://host:6379/0")
     url = settings.broker_url.get_secret_value()
@@ -97,11 +101,11 @@ def broker_url(settings: Settings) -> str:
     # There may be several, for failover.
     for each in url.split(";"):
         urls.refuse_unreadable(each, "EGREGORE_BROKER_URL")
-    return url
+    return ";".join(map(urls.verifying, url.split(";")))
 
 
 def ledger_url(settings: Settings) -> str:
-    """The ledger's URL: its own, or the broker's where that is a Redis or Valkey server.
+    """The ledger's URL: its own, or the broker's where that is a Redis or Valkey server; it verifies as `broker_url`.
 
     Raises:
         errors.ConfigurationError: there is none, or none that can be the ledger's.
@@ -113,7 +117,7 @@ def ledger_url(settings: Settings) -> str:
                 "EGREGORE_LEDGER_URL names no Redis or Valkey server: write it as redis://host:6379/0, rediss:// or unix://"
             )
         urls.refuse_unreadable(url, "EGREGORE_LEDGER_URL")
-        return url
+        return urls.verifying(url)
     url = broker_url(settings)
     if "://" not in url:
         raise errors.ConfigurationError("the broker's URL has no scheme: write it as redis://host:6379/0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import redis.connection
 from celery.backends.redis import RedisBackend
 
 from egregore_dist.ledger.connection import outlasting
@@ -16,6 +17,14 @@ class ChordBackend(RedisBackend):
         pool = super()._get_pool(**params)  # type: ignore[misc]
         pool.connection_class = outlasting(pool.connection_class)
         return pool
+
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        params: dict[str, Any] = super()._params_from_url(url, defaults)  # type: ignore[misc]
+        if url.startswith("rediss://"):
+            # Celery takes ssl_check_hostname=false for true, since it is a text.
+            read = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+            params |= {name: value for name, value in read.items() if name.startswith("ssl_")}
+        return params
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Listen for nothing."""

@@ -50,6 +50,12 @@ _TURNS_AWAY = {
 # Seconds between two lines of log about a server that refuses to write.
 _SAY_EVERY = 30.0
 
+#: What to do where a server's certificate does not verify.
+TRUST = (
+    "see that the certificate is for the host that the URL names; where a private CA has signed it, name the CA's file "
+    "in the URL, as in rediss://host:6379/0?ssl_ca_certs=/etc/ssl/private-ca.pem"
+)
+
 _CODE = re.compile(rf"(?:^|[\s-])({'|'.join(_REFUSALS)})\s")
 
 
@@ -137,6 +143,8 @@ def reachable() -> Iterator[None]:
             f"the ledger's server refuses this login: {error}; see that its URL has the right user and password"
         ) from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        if is_unverified(error):
+            raise errors.BrokerUnavailable(f"the ledger's server cannot be trusted: {error}; {TRUST}") from error
         raise errors.BrokerUnavailable(
             f"the ledger cannot be reached: {error}; is the server up, and the URL right?"
         ) from error
@@ -147,9 +155,16 @@ def reachable() -> Iterator[None]:
         raise errors.BrokerFull(f"the server takes nothing more: {reason}") from error
 
 
-def is_refused_login(error: errors.BrokerUnavailable) -> bool:
-    """Whether the server is there, and knows no such user or password."""
-    return isinstance(error.__cause__, redis.exceptions.AuthenticationError)
+def is_lasting(error: errors.BrokerUnavailable) -> bool:
+    """Whether the server is there, and knows no such user or password, or has a certificate that does not verify."""
+    cause = error.__cause__
+    return isinstance(cause, redis.exceptions.AuthenticationError) or (cause is not None and is_unverified(cause))
+
+
+def is_unverified(error: BaseException) -> bool:
+    """Whether a connection was not made, since the server's certificate does not verify."""
+    # Of what raised it, redis-py and kombu keep the text alone.
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def refusal(error: BaseException) -> str | None:

@@ -122,8 +122,8 @@ def _claim(settings: Settings, name: str) -> None:
     try:
         naming.claim(ledger, name, naming.Life.begin(), ttl=settings.report_ttl)
     except errors.BrokerUnavailable as error:
-        # A server that is away may come; a login that it refuses stays wrong.
-        if connection.is_refused_login(error):
+        # A server that is away may come; a login that it refuses, or a certificate that nobody knows, stays wrong.
+        if connection.is_lasting(error):
             raise errors.ConfigurationError(str(error)) from None
     finally:
         ledger.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
+import redis
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
@@ -39,6 +42,11 @@ UNREADABLE = [
     ("redis://", "no host"),
     ("redis:///0", "no host"),
     ("unix://", "no socket"),
+    (f"rediss://:{PASSWORD}@h/0?ssl_cert_reqs=some", "ssl_cert_reqs is required"),
+    (f"rediss://:{PASSWORD}@h/0?ssl_cert_reqs=required&ssl_cert_reqs=none", "twice"),
+    (f"rediss://:{PASSWORD}@h/0?ssl_check_hostname=perhaps", "ssl_check_hostname is true"),
+    (f"rediss://:{PASSWORD}@h/0?ssl_{PASSWORD}=1", "options of TLS are ssl_cert_reqs"),
+    (f"redis://:{PASSWORD}@h/0?ssl_ca_certs=/ca.pem", "rediss://"),
 ]
 UNREADABLE_BROKERS = [
     (f"amqp://me:{PASSWORD}@h:70000//", "amqp://user"),
@@ -51,6 +59,61 @@ def test_good_ones(url: str) -> None:
     """What both libraries read the same way passes as it is."""
     assert apps.broker_url(load(broker_url=url)) == url
     assert apps.ledger_url(load(broker_url="amqp://", ledger_url=url)) == url
+
+
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [
+        ("", {"ssl_cert_reqs": ssl.CERT_REQUIRED}),
+        ("?ssl_cert_reqs=", {"ssl_cert_reqs": ssl.CERT_REQUIRED}),
+        ("?ssl_cert_reqs=CERT_REQUIRED", {"ssl_cert_reqs": ssl.CERT_REQUIRED}),
+        ("?ssl_cert_reqs=required", {"ssl_cert_reqs": ssl.CERT_REQUIRED}),
+        ("?ssl_cert_reqs=CERT_OPTIONAL", {"ssl_cert_reqs": ssl.CERT_OPTIONAL}),
+        ("?ssl_cert_reqs=CERT_NONE", {"ssl_cert_reqs": ssl.CERT_NONE}),
+        ("?ssl_cert_reqs=none", {"ssl_cert_reqs": ssl.CERT_NONE}),
+        (
+            "?ssl_ca_certs=/a%20b/ca%2525.pem&ssl_check_hostname=0",
+            {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/a b/ca%25.pem", "ssl_check_hostname": False},
+        ),
+        (
+            "?ssl_certfile=/me.pem&ssl_keyfile=/me.key&ssl_password=x%26y&ssl_check_hostname=Yes",
+            {
+                "ssl_cert_reqs": ssl.CERT_REQUIRED,
+                "ssl_certfile": "/me.pem",
+                "ssl_keyfile": "/me.key",
+                "ssl_password": "x&y",
+                "ssl_check_hostname": True,
+            },
+        ),
+    ],
+)
+def test_tls_as_all_read_it(query: str, options: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
+    """Broker, chord's counter and ledger verify unless they are told otherwise, and read the same of one URL."""
+    url = f"rediss://:p%2Fw@h:6380/3{query}"
+    settings = load(broker_url=url)
+    app = apps.make_app(settings)
+    broker = app.connection_for_write()
+    backend = app.backend.connparams  # type: ignore[attr-defined]
+    ledger = redis.Redis.from_url(apps.ledger_url(settings)).connection_pool.make_connection()
+
+    assert broker.ssl == options
+    assert {name: value for name, value in backend.items() if name.startswith("ssl_")} == options
+    assert ledger.cert_reqs == options["ssl_cert_reqs"]
+    assert ledger.ca_certs == options.get("ssl_ca_certs")
+    assert ledger.certificate_password == options.get("ssl_password")
+    verified = options["ssl_cert_reqs"] != ssl.CERT_NONE
+    assert ledger.check_hostname is (verified and options.get("ssl_check_hostname", True))
+    assert (broker.password, backend["password"], ledger.host, ledger.db) == ("p/w", "p/w", "h", 3)
+    assert "insecure" not in caplog.text
+
+
+def test_each_of_several_brokers_is_verified() -> None:
+    """What a list for failover says of TLS holds for the server that it is said of; what it leaves out is the rule."""
+    both = "rediss://a:6379/0;rediss://b:6379/0?ssl_cert_reqs=CERT_NONE"
+
+    assert apps.broker_url(load(broker_url=both)) == (
+        "rediss://a:6379/0?ssl_cert_reqs=required;rediss://b:6379/0?ssl_cert_reqs=none"
+    )
 
 
 @pytest.mark.parametrize(("url", "told"), [*UNREADABLE, *UNREADABLE_BROKERS])
