@@ -92,14 +92,14 @@ def session() -> Session:
 
 @contextmanager
 def submitting(workers: int | None = None) -> Iterator[Session]:
-    """Submit to the configured cluster, or to an embedded one that lives as long as the body.
+    """Submit to the configured cluster, or the one of the program's Celery app, or an embedded one for the body alone.
 
     Args:
         workers: worker processes of an embedded cluster; by default 2, or 1 on a single core.
     """
     from egregore_dist.client import session as sessions
 
-    chosen = settings()
+    chosen = _of_program()
     # So that what the body has started is stopped.
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -125,8 +125,21 @@ def submitting(workers: int | None = None) -> Iterator[Session]:
 
 def is_embedded() -> bool:
     """Whether `submitting` starts a cluster of its own."""
-    found = settings()
+    found = _of_program()
     return found.broker_url is None and found.ledger_url is None
+
+
+def _of_program() -> Settings:
+    """The settings, or those of the Celery app in the modules that were loaded, where no cluster is configured."""
+    from egregore_dist.engine import installed
+
+    found = settings()
+    app = installed.settings()
+    if app is None or found.broker_url is not None or found.ledger_url is not None:
+        return found
+    for url in (app.broker_url, app.ledger_url):
+        redact.remember(None if url is None else url.get_secret_value())
+    return app
 
 
 def _configured() -> Settings:

@@ -1,4 +1,4 @@
-"""The cluster that this process submits to: given by `connect`, by ``EGREGORE_*``, or an embedded one."""
+"""The cluster that this process submits to: of `connect`, of ``EGREGORE_*``, of its Celery app, or an embedded one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from egregore_dist import errors
 from egregore_dist.client.limits import Limits
 from egregore_dist.client.workers import Workers
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import forking
+from egregore_dist.engine import forking, installed
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.runtime import signer
@@ -167,6 +167,9 @@ def use(session: Session | None) -> Session | None:
 def current() -> Session:
     """The current session; the first call without one connects, or starts an embedded cluster.
 
+    It connects to what ``EGREGORE_BROKER_URL`` names, else to what the workers of this program's Celery app serve, if
+    `worker.install` was called for one.
+
     Raises:
         errors.ConfigurationError: settings that cannot work.
     """
@@ -178,7 +181,8 @@ def current() -> Session:
             _current = Session(_current.settings, embedded=_current.embedded, pages=_current._pages)
         if _current is None:
             settings = load()
-            _current = _embedded(settings) if settings.broker_url is None else Session(settings)
+            found = settings if settings.broker_url is not None else installed.settings()
+            _current = _embedded(settings) if found is None else Session(found)
         return _current
 
 

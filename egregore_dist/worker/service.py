@@ -14,7 +14,7 @@ from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import tasks
+from egregore_dist.engine import installed, tasks
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings, load
@@ -29,6 +29,10 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
     What the tasks need is set on them, and they publish and count with what is our own, so the app's settings stay as
     they are. Its workers must consume ``settings.queue``. Their connections to a Redis broker outlive its restarts, and
     what is no message of a task that they know is set aside where it would end them.
+
+    This process, and what it forks, submits to the same broker and ledger, unless `connect` or ``EGREGORE_BROKER_URL``
+    says otherwise. So do the app's tasks: one that waits for a run, as ``flow.run(...)`` does, holds its slot, and ends
+    only if there is another for the run.
 
     Args:
         app: the app.
@@ -55,6 +59,7 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
     admission.register(app)
     tuner.register(app, by_hand=by_hand)
     commands.register()
+    installed.note(settings)
 
 
 def run(

@@ -11,7 +11,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from egregore_dist import connect
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 
@@ -25,7 +24,7 @@ def main() -> None:
         os.environ |= {"PROJ_BROKER_URL": server.url}
         worker = Process.spawn(WORKER, env=os.environ, log=Path(folder, "worker.log"), cwd=PROJECT)
         try:
-            use_both(server.url)
+            use_both()
         except BaseException:
             print(worker.log_tail(), file=sys.stderr)
             raise
@@ -33,11 +32,10 @@ def main() -> None:
             worker.stop(timeout=10)
 
 
-def use_both(url: str) -> None:
-    """What the project's own code does: it submits tasks as ever, and workflows beside them."""
+def use_both() -> None:
+    """What the project's own code does: it submits tasks as ever, and workflows beside them, to the app's broker."""
     from proj.app import app, billing, send_mail
 
-    session = connect(url)
     while not app.control.inspect(limit=1).ping():
         time.sleep(0.1)
     run = billing.submit({"month": "march"}, id="march")
@@ -53,7 +51,6 @@ def use_both(url: str) -> None:
         time.sleep(0.05)
     print(f"task:     {mail.get(timeout=60)}")
     print(f"workflow: {run.result()}")
-    session.close()
     app.close()
 
 

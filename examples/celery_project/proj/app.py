@@ -46,5 +46,6 @@ def book(invoices: list[dict[str, float]]) -> str:
 
 billing = Sequence(open_orders, write_invoice.map(name="invoices"), book, name="billing")
 
-# The one line more. The app's own settings stay as they are. A worker runs only the nodes of modules that it is told.
+# The one line more. The app's own settings stay as they are, and whoever imports this submits workflows to its broker.
+# A worker runs only the nodes of modules that it is told.
 install(app, modules=[__name__])

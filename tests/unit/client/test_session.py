@@ -9,6 +9,9 @@ import sys
 import pytest
 
 from egregore_dist import connect, errors
+from egregore_dist.client import session
+from egregore_dist.engine import installed
+from egregore_dist.settings import load
 
 FORK = """
 import os, signal, threading
@@ -47,3 +50,19 @@ def test_nothing_is_left_of_a_server_that_does_not_answer(monkeypatch: pytest.Mo
         connect("redis://127.0.0.1:1/0")
 
     assert begun == []
+
+
+@pytest.mark.parametrize("configured", [None, "redis://configured:6379/0"])
+def test_what_is_configured_comes_before_the_app(monkeypatch: pytest.MonkeyPatch, configured: str | None) -> None:
+    """A program submits to the broker of the app that it has installed into, unless the environment names one."""
+    monkeypatch.setattr(installed, "_settings", load(broker_url="redis://app:6379/0", queue="theirs"))
+    if configured is not None:
+        monkeypatch.setenv("EGREGORE_BROKER_URL", configured)
+    before = session.use(None)
+    try:
+        current = session.current()
+        assert current.app.conf.broker_url == (configured or "redis://app:6379/0")
+        assert current.settings.queue == ("egregore" if configured else "theirs")
+        current.close()
+    finally:
+        session.use(before)

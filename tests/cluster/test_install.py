@@ -1,0 +1,130 @@
+"""A Celery app of the user's own that serves workflows beside its tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from egregore_dist.client.processes import Process
+from egregore_dist.client.server import Server
+from egregore_dist.engine import app as apps
+from egregore_dist.ledger import Ledger
+from egregore_dist.settings import load
+from tests.support.waiting import until
+
+APP = """
+import os
+
+from celery import Celery
+
+from egregore_dist import node, parallel
+from egregore_dist.client import session
+from egregore_dist.worker import install
+
+app = Celery("theirs", broker=os.environ["THEIR_BROKER"], backend=os.environ["THEIR_BROKER"])
+
+
+@node
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+@node
+def negated(number: int) -> int:
+    return -number
+
+
+flow = parallel(doubled, negated, name="flow")
+
+
+@app.task(name="waits")
+def waits(number):
+    return [flow.run(number), session.current().embedded]
+
+
+@app.task(name="submits")
+def submits(number):
+    return flow.submit(number, id="from-a-task").id
+
+
+install(app, modules=["theirs"])
+"""
+CLIENT = """
+import json
+from egregore_dist.client import session
+from theirs import flow
+print(json.dumps([flow.run(21), session.current().embedded]))
+"""
+VALUE = {"doubled": 42, "negated": -21}
+
+
+@contextmanager
+def working(folder: Path, url: str) -> Iterator[tuple[dict[str, str], Ledger]]:
+    """The app's worker, as its users start it; the environment of their programs, and the ledger."""
+    (folder / "theirs.py").write_text(APP)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), "THEIR_BROKER": url}
+    command = ["-m", "celery", "-A", "theirs", "worker", "-c2", "-Q", "celery,egregore", "-n", "own@here"]
+    settings = load(broker_url=url)
+    worker = Process.spawn([sys.executable, *command], env=env, log=folder / "worker.log", cwd=folder)
+    try:
+        with closing(Ledger(apps.ledger_url(settings), prefix=settings.prefix)) as ledger:
+            until(lambda: ledger.reports() or not worker.alive, seconds=60, what="the worker")
+            assert worker.alive, worker.log_tail()
+            yield env, ledger
+    finally:
+        worker.stop(10)
+
+
+def call(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=90, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Ledger, Celery]]:
+    """Such a worker on a server, and the app as whoever sends tasks knows it."""
+    with (
+        Server.start() as server,
+        working(tmp_path_factory.mktemp("theirs"), server.url) as (env, ledger),
+        Celery("theirs", broker=server.url, backend=server.url, set_as_current=False) as app,
+    ):
+        yield env, ledger, app
+
+
+def test_a_program_submits_to_its_app(theirs: tuple[dict[str, str], Ledger, Celery]) -> None:
+    """Where only the app has a broker, a program that has installed into it runs its workflows there."""
+    done = call(theirs[0], "-c", CLIENT)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == [VALUE, False]
+
+
+def test_the_command_runs_on_the_app_of_a_module(theirs: tuple[dict[str, str], Ledger, Celery]) -> None:
+    """``egregore-dist run`` submits to the broker of the app in the module that it was given."""
+    arguments = ("run", "theirs:flow", "--input", "21", "--id", "by-command", "--no-wait")
+    done = call(theirs[0], "-m", "egregore_dist", *arguments)
+
+    assert (done.returncode, done.stdout.strip()) == (0, "by-command"), done.stderr
+    until(lambda: theirs[1].run("by-command").state == "succeeded", what="the end of the run")
+
+
+def test_tasks_of_the_app_submit_to_it(theirs: tuple[dict[str, str], Ledger, Celery]) -> None:
+    """A task starts a run on the workers beside it, and can wait for it where there is a slot more."""
+    _, ledger, app = theirs
+    waited: Any = app.send_task("waits", [21]).get(timeout=60)
+    submitted: Any = app.send_task("submits", [21]).get(timeout=60)
+
+    assert waited == [VALUE, False]
+    assert submitted == "from-a-task"
+    until(lambda: ledger.run(submitted).state == "succeeded", what="the end of the run")
