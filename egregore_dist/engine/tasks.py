@@ -25,6 +25,8 @@ _OPTIONS: dict[str, Any] = {
     "serializer": "json",
     "max_retries": None,
     "rate_limit": None,
+    # Not in the other apps of the process.
+    "shared": False,
 }
 
 # Seconds; Celery takes no limit at all for the app's own.

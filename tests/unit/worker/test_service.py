@@ -6,10 +6,12 @@ import socket
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from egregore_dist import errors
+from egregore_dist.engine import installed
 from egregore_dist.settings import load
-from egregore_dist.worker import service
+from egregore_dist.worker import install, service
 
 HERE = socket.gethostname()
 
@@ -54,3 +56,21 @@ def test_names_are_completed(names: list[str], given: str, name: str) -> None:
     service.run(load(broker_url="redis://h"), name=given)
 
     assert names == [name]
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Celery:
+    """An app of the user's own."""
+    monkeypatch.setattr(installed, "_settings", None)
+    return Celery("theirs", broker="redis://h:6379/0", set_as_current=False)
+
+
+def test_an_app_has_its_own_tasks(app: Celery) -> None:
+    """Two apps of a process serve each with what it was installed with, and a third serves none."""
+    other = Celery("other", broker="redis://other:6379/0", set_as_current=False)
+    for each in (app, other):
+        install(each)
+
+    hosts = {each.main: each.tasks["egregore.lane"].backend.connparams["host"] for each in (app, other)}
+    assert hosts == {"theirs": "h", "other": "other"}
+    assert "egregore.lane" not in Celery("third", set_as_current=False).tasks
