@@ -19,7 +19,7 @@ from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings, load
 from egregore_dist.wire.code import Loader
-from egregore_dist.worker import admission, commands, guard, intake, naming, slots, steps, tuner
+from egregore_dist.worker import admission, commands, guard, intake, naming, slots, steps, theirs, tuner
 from egregore_dist.workflow import names
 
 
@@ -38,6 +38,12 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
         app: the app.
         modules: modules with nodes to load, beside those of ``EGREGORE_MODULES``; nodes of others are refused.
         settings: read from ``EGREGORE_*`` where absent; the app's own broker is taken where those name none.
+
+    Raises:
+        errors.ConfigurationError: settings that cannot work; or the app has transport options, such as
+            ``global_keyprefix``, with which its workers would not find what others publish. Where those come later, its
+            worker does not start.
+        errors.CodeError: a module that cannot be loaded.
     """
     _install(app, modules=modules, settings=settings, owns=False, by_hand=True)
 
@@ -49,6 +55,7 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
             url: Any = app.conf.broker_url
             # One of several, where the app names them for failover.
             settings = load(broker_url=url if isinstance(url, str) else next(iter(url)))
+    theirs.register(app)
     settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
     Loader(signer(settings), settings.modules).load_modules()
     tasks.register(app, settings)

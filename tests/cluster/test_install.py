@@ -31,6 +31,7 @@ from egregore_dist.client import session
 from egregore_dist.worker import install
 
 app = Celery("theirs", broker=os.environ["THEIR_BROKER"], backend=os.environ["THEIR_BROKER"])
+{before}
 
 
 @node
@@ -57,6 +58,7 @@ def submits(number):
 
 
 install(app, modules=["theirs"])
+{after}
 """
 CLIENT = """
 import json
@@ -68,9 +70,14 @@ VALUE = {"doubled": 42, "negated": -21}
 
 
 @contextmanager
-def working(folder: Path, url: str) -> Iterator[tuple[dict[str, str], Ledger]]:
-    """The app's worker, as its users start it; the environment of their programs, and the ledger."""
-    (folder / "theirs.py").write_text(APP)
+def working(folder: Path, url: str, *, before: str = "", after: str = "") -> Iterator[tuple[dict[str, str], Ledger]]:
+    """The app's worker, as its users start it; the environment of their programs, and the ledger.
+
+    Args:
+        before: more of the app's module, before it installs.
+        after: the same, after that.
+    """
+    (folder / "theirs.py").write_text(APP.format(before=before, after=after))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), "THEIR_BROKER": url}
     command = ["-m", "celery", "-A", "theirs", "worker", "-c2", "-Q", "celery,egregore", "-n", "own@here"]
     settings = load(broker_url=url)
@@ -128,3 +135,23 @@ def test_tasks_of_the_app_submit_to_it(theirs: tuple[dict[str, str], Ledger, Cel
     assert waited == [VALUE, False]
     assert submitted == "from-a-task"
     until(lambda: ledger.run(submitted).state == "succeeded", what="the end of the run")
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_queues_that_others_would_not_find(where: str, tmp_path: Path) -> None:
+    """An app that puts a prefix before its queues is refused, also where its options are set after `install`."""
+    setting = {where: "app.conf.broker_transport_options = {'global_keyprefix': 'shop_'}"}
+    told = r"global_keyprefix='shop_': .*start `egregore-dist worker`"
+    with Server.start() as server, pytest.raises(AssertionError, match=told), working(tmp_path, server.url, **setting):
+        pass
+
+
+def test_queues_of_priorities(tmp_path: Path) -> None:
+    """An app whose tasks have priorities, as Celery's documentation sets it up, serves runs."""
+    options = "{'sep': ':', 'priority_steps': list(range(10)), 'queue_order_strategy': 'priority'}"
+    setting = f"app.conf.broker_transport_options = {options}"
+    with Server.start() as server, working(tmp_path, server.url, before=setting) as (env, _):
+        done = call(env, "-c", CLIENT)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == [VALUE, False]

@@ -65,6 +65,27 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Celery:
     return Celery("theirs", broker="redis://h:6379/0", set_as_current=False)
 
 
+@pytest.mark.parametrize("option", [{"global_keyprefix": "shop_"}, {"priority_steps": [3, 6, 9]}])
+def test_an_app_whose_queues_others_would_not_find(app: Celery, option: dict[str, Any]) -> None:
+    """It is refused by name, with what to do, before anything of ours is in it."""
+    app.conf.broker_transport_options = option
+    with pytest.raises(errors.ConfigurationError, match=f"app 'theirs' has {next(iter(option))}=.* Leave it out"):
+        install(app)
+
+    assert not [name for name in app.tasks if name.startswith("egregore.")]
+    assert installed.settings() is None
+
+
+@pytest.mark.parametrize("option", [{"global_keyprefix": ""}, {"priority_steps": [0, 5], "sep": ":"}, {}])
+def test_an_app_whose_queues_others_find(app: Celery, option: dict[str, Any]) -> None:
+    """Other options of its transport are its own."""
+    app.conf.broker_transport_options = option
+    install(app)
+
+    assert "egregore.lane" in app.tasks
+    assert installed.settings() is not None
+
+
 def test_an_app_has_its_own_tasks(app: Celery) -> None:
     """Two apps of a process serve each with what it was installed with, and a third serves none."""
     other = Celery("other", broker="redis://other:6379/0", set_as_current=False)

@@ -1,0 +1,47 @@
+"""What a Celery app of the user's own says of its broker, as far as others must find what its workers consume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, bootsteps
+
+from egregore_dist import errors
+
+# Of its messages ours have the lowest number of a priority, since they say none.
+_PRIORITY = 0
+
+
+def refuse_hidden(app: Celery) -> None:
+    """Refuse an app whose workers consume other keys of a Redis server than those that clients publish to.
+
+    Raises:
+        errors.ConfigurationError: it has such transport options; it says what to do.
+    """
+    options: Any = app.conf.broker_transport_options
+    for name in ("global_keyprefix", "priority_steps"):
+        value = options.get(name) if isinstance(options, Mapping) else None
+        if value and not (name == "priority_steps" and _PRIORITY in value):
+            raise errors.ConfigurationError(
+                f"broker_transport_options of Celery app {app.main!r} has {name}={value!r}: its workers would not find "
+                "what clients, janitors and the command egregore-dist publish, which know nothing of it. Leave it out, "
+                "or leave install() out and start `egregore-dist worker` beside the workers of this app, with "
+                "EGREGORE_BROKER_URL"
+            )
+
+
+class Reach(bootsteps.Step):
+    """Refuses to start the worker of such an app, which may have been configured after `install`."""
+
+    name = "egregore-reach"
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        refuse_hidden(parent.app)
+
+
+def register(app: Celery) -> None:
+    """Look at an app now, and again when its worker starts."""
+    refuse_hidden(app)
+    app.steps["worker"].add(Reach)
