@@ -6,7 +6,6 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from celery import Celery
 from celery.utils.nodenames import host_format
@@ -17,7 +16,7 @@ from egregore_dist.engine import app as apps
 from egregore_dist.engine import installed, tasks
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger, connection
-from egregore_dist.settings import Settings, load
+from egregore_dist.settings import Settings
 from egregore_dist.wire.code import Loader
 from egregore_dist.worker import admission, commands, guard, intake, naming, slots, steps, theirs, tuner
 from egregore_dist.workflow import names
@@ -40,7 +39,7 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
         settings: read from ``EGREGORE_*`` where absent; the app's own broker is taken where those name none.
 
     Raises:
-        errors.ConfigurationError: settings that cannot work; or the app has transport options, such as
+        errors.ConfigurationError: settings that cannot work, or no broker; or the app has transport options, such as
             ``global_keyprefix``, with which its workers would not find what others publish. Where those come later, its
             worker does not start.
         errors.CodeError: a module that cannot be loaded.
@@ -50,11 +49,7 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
 
 def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None, owns: bool, by_hand: bool) -> None:
     if settings is None:
-        settings = load()
-        if settings.broker_url is None:
-            url: Any = app.conf.broker_url
-            # One of several, where the app names them for failover.
-            settings = load(broker_url=url if isinstance(url, str) else next(iter(url)))
+        settings = theirs.settings(app)
     theirs.register(app)
     settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
     Loader(signer(settings), settings.modules).load_modules()

@@ -1,4 +1,4 @@
-"""What a Celery app of the user's own says of its broker, as far as others must find what its workers consume."""
+"""What a Celery app of the user's own says of its broker: where that is, and whether others find what it consumes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,31 @@ from typing import Any
 from celery import Celery, bootsteps
 
 from egregore_dist import errors
+from egregore_dist.settings import Settings, load
 
 # Of its messages ours have the lowest number of a priority, since they say none.
 _PRIORITY = 0
+
+
+def settings(app: Celery) -> Settings:
+    """The settings of ``EGREGORE_*``; where those name no broker, with the app's.
+
+    Raises:
+        errors.ConfigurationError: the app has none either.
+    """
+    found = load()
+    if found.broker_url is not None:
+        return found
+    url: Any = app.conf.broker_url
+    # One of several, where the app names them for failover.
+    broker = url if isinstance(url, str) else next(iter(url or ()), None)
+    if not broker:
+        # What Celery takes in its place, a RabbitMQ on this machine, is hardly ever meant.
+        raise errors.ConfigurationError(
+            f"Celery app {app.main!r} has no broker: set its broker_url before it is installed into, or "
+            "EGREGORE_BROKER_URL, such as redis://host:6379/0"
+        )
+    return load(broker_url=broker)
 
 
 def refuse_hidden(app: Celery) -> None:

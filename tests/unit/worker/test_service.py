@@ -95,3 +95,21 @@ def test_an_app_has_its_own_tasks(app: Celery) -> None:
     hosts = {each.main: each.tasks["egregore.lane"].backend.connparams["host"] for each in (app, other)}
     assert hosts == {"theirs": "h", "other": "other"}
     assert "egregore.lane" not in Celery("third", set_as_current=False).tasks
+
+
+@pytest.mark.parametrize("url", [None, "", []])
+def test_an_app_without_a_broker(app: Celery, url: object) -> None:
+    """It is told where one can be named; a RabbitMQ that Celery would look for by itself is not meant."""
+    app.conf.broker_url = url
+    with pytest.raises(
+        errors.ConfigurationError, match=r"'theirs' has no broker: .* broker_url .* EGREGORE_BROKER_URL"
+    ):
+        install(app)
+
+
+def test_one_of_several_brokers_of_an_app(app: Celery) -> None:
+    """The first of those that an app names for failover is taken."""
+    app.conf.broker_url = ["redis://first:6379/0", "redis://second:6379/0"]
+    install(app)
+
+    assert app.tasks["egregore.lane"].backend.connparams["host"] == "first"
