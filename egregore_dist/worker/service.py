@@ -48,6 +48,9 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
 
 
 def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | None, owns: bool, by_hand: bool) -> None:
+    if isinstance(modules, str):
+        # A sequence too, of names of one letter.
+        raise errors.ConfigurationError(f"modules is a list of names: write install(app, modules=[{modules!r}])")
     if settings is None:
         settings = theirs.settings(app)
     theirs.register(app)

@@ -113,3 +113,9 @@ def test_one_of_several_brokers_of_an_app(app: Celery) -> None:
     install(app)
 
     assert app.tasks["egregore.lane"].backend.connparams["host"] == "first"
+
+
+def test_modules_that_are_one_name(app: Celery) -> None:
+    """A single name is no list of its letters, and how to write it is told."""
+    with pytest.raises(errors.ConfigurationError, match=r"write install\(app, modules=\['shop.flows'\]\)"):
+        install(app, modules="shop.flows")
