@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from celery import Celery, bootsteps
 
@@ -13,9 +15,11 @@ from egregore_dist.settings import Settings, load
 # Of its messages ours have the lowest number of a priority, since they say none.
 _PRIORITY = 0
 
+_VERIFY = "ssl_cert_reqs"
+
 
 def settings(app: Celery) -> Settings:
-    """The settings of ``EGREGORE_*``; where those name no broker, with the app's.
+    """The settings of ``EGREGORE_*``; where those name no broker, with the app's, and with what it says of TLS.
 
     Raises:
         errors.ConfigurationError: the app has none either.
@@ -32,7 +36,24 @@ def settings(app: Celery) -> Settings:
             f"Celery app {app.main!r} has no broker: set its broker_url before it is installed into, or "
             "EGREGORE_BROKER_URL, such as redis://host:6379/0"
         )
-    return load(broker_url=broker)
+    return load(broker_url=_with_tls(broker, app.conf.broker_use_ssl))
+
+
+def _with_tls(url: str, options: object) -> str:
+    """A Redis URL with what the app's ``broker_use_ssl`` says; as with Celery, options of the URL come before that."""
+    scheme, _, rest = url.partition("://")
+    query = rest.partition("?")[2]
+    if scheme not in ("redis", "rediss") or not isinstance(options, Mapping) or not options or "ssl_" in query:
+        return url
+    said = {name: _plain(name, value) for name, value in options.items() if value is not None or name == _VERIFY}
+    return f"rediss://{rest}{'&' if query else '' if rest.endswith('?') else '?'}{urlencode(said)}"
+
+
+def _plain(name: str, value: object) -> str:
+    if name == _VERIFY and value is None:
+        # To redis-py, it is the same.
+        value = ssl.CERT_NONE
+    return value.name if isinstance(value, ssl.VerifyMode) else str(value)
 
 
 def refuse_hidden(app: Celery) -> None:

@@ -19,6 +19,7 @@ from egregore_dist.client.server import Server
 from egregore_dist.engine import app as apps
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import load
+from tests.support import tls
 from tests.support.waiting import until
 
 APP = """
@@ -70,23 +71,26 @@ VALUE = {"doubled": 42, "negated": -21}
 
 
 @contextmanager
-def working(folder: Path, url: str, *, before: str = "", after: str = "") -> Iterator[tuple[dict[str, str], Ledger]]:
+def working(
+    folder: Path, url: str, *, before: str = "", after: str = "", ledger: str | None = None
+) -> Iterator[tuple[dict[str, str], Ledger]]:
     """The app's worker, as its users start it; the environment of their programs, and the ledger.
 
     Args:
         before: more of the app's module, before it installs.
         after: the same, after that.
+        ledger: the server's address for who is not the app.
     """
     (folder / "theirs.py").write_text(APP.format(before=before, after=after))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), "THEIR_BROKER": url}
     command = ["-m", "celery", "-A", "theirs", "worker", "-c2", "-Q", "celery,egregore", "-n", "own@here"]
-    settings = load(broker_url=url)
+    settings = load(broker_url=ledger or url)
     worker = Process.spawn([sys.executable, *command], env=env, log=folder / "worker.log", cwd=folder)
     try:
-        with closing(Ledger(apps.ledger_url(settings), prefix=settings.prefix)) as ledger:
-            until(lambda: ledger.reports() or not worker.alive, seconds=60, what="the worker")
+        with closing(Ledger(apps.ledger_url(settings), prefix=settings.prefix)) as opened:
+            until(lambda: opened.reports() or not worker.alive, seconds=60, what="the worker")
             assert worker.alive, worker.log_tail()
-            yield env, ledger
+            yield env, opened
     finally:
         worker.stop(10)
 
@@ -152,6 +156,19 @@ def test_queues_of_priorities(tmp_path: Path) -> None:
     setting = f"app.conf.broker_transport_options = {options}"
     with Server.start() as server, working(tmp_path, server.url, before=setting) as (env, _):
         done = call(env, "-c", CLIENT)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == [VALUE, False]
+
+
+def test_an_app_on_tls(tmp_path: Path) -> None:
+    """What an app says of TLS beside its URL, such as its own CA, holds for the ledger and for its clients too."""
+    with tls.server(tmp_path) as (url, files):
+        options = f"{{'ssl_ca_certs': {str(files.ca)!r}, 'ssl_cert_reqs': 'required'}}"
+        setting = f"app.conf.update(broker_use_ssl={options}, redis_backend_use_ssl={options})"
+        ledger = f"{url}?ssl_ca_certs={files.ca}"
+        with working(tmp_path, url, before=setting, ledger=ledger) as (env, _):
+            done = call(env, "-c", CLIENT)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == [VALUE, False]

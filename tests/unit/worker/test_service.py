@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import Any
 
 import pytest
@@ -119,3 +120,29 @@ def test_modules_that_are_one_name(app: Celery) -> None:
     """A single name is no list of its letters, and how to write it is told."""
     with pytest.raises(errors.ConfigurationError, match=r"write install\(app, modules=\['shop.flows'\]\)"):
         install(app, modules="shop.flows")
+
+
+@pytest.mark.parametrize(
+    ("url", "use_ssl", "options"),
+    [
+        ("redis://h:6379/0", {"ssl_ca_certs": "/a b.pem"}, {"ssl_ca_certs": "/a b.pem"}),
+        ("rediss://h:6379/0", {"ssl_cert_reqs": ssl.CERT_NONE}, {"ssl_cert_reqs": ssl.CERT_NONE}),
+        ("rediss://h:6379/0", {"ssl_cert_reqs": None}, {"ssl_cert_reqs": ssl.CERT_NONE}),
+        ("rediss://h:6379/0", {"ssl_cert_reqs": "optional"}, {"ssl_cert_reqs": ssl.CERT_OPTIONAL}),
+        ("rediss://h:6379/0?ssl_ca_certs=/url.pem", {"ssl_ca_certs": "/a.pem"}, {"ssl_ca_certs": "/url.pem"}),
+        (
+            "rediss://h:6379?db=0",
+            {"ssl_check_hostname": False, "ssl_keyfile": None},
+            {"ssl_check_hostname": False},
+        ),
+        ("rediss://h:6379/0", True, {}),
+    ],
+)
+def test_tls_of_an_app(app: Celery, url: str, use_ssl: object, options: dict[str, Any]) -> None:
+    """What an app says of TLS beside its URL is taken with it; what neither says is verified."""
+    app.conf.update(broker_url=url, broker_use_ssl=use_ssl)
+    install(app)
+
+    found = app.tasks["egregore.lane"].backend.connparams
+    told = {name: value for name, value in found.items() if name.startswith("ssl_")}
+    assert told == {"ssl_cert_reqs": ssl.CERT_REQUIRED, **options}
