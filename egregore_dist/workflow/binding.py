@@ -58,11 +58,13 @@ class Place(msgspec.Struct, frozen=True):
     Attributes:
         at: its position in a list or tuple, or None.
         whole: whether it is the whole input, unless that is a mapping with its name.
+        keyed: whether it is never a whole mapping.
         default: its value where the input has none; None where there is no default.
     """
 
     at: int | None = None
     whole: bool = False
+    keyed: bool = False
     default: Any = None
 
 
@@ -71,8 +73,9 @@ class Parameters:
 
     A parameter annotated `Context` is injected and takes no data. With one parameter left, it gets the whole value,
     unless that is a mapping which has the parameter's name as a key and the annotation is a type that no mapping
-    satisfies. With two or more, a mapping is bound by name and a list or tuple by position; any other value goes to
-    the only parameter without a default. Defaults count, and give way to a key that is present.
+    satisfies. Where that is one of those that are known to be no mapping, a mapping is bound by name alone. With two
+    or more, a mapping is bound by name and a list or tuple by position; any other value goes to the only parameter
+    without a default. Defaults count, and give way to a key that is present.
     """
 
     def __init__(self, parameters: list[_Parameter]) -> None:
@@ -86,6 +89,7 @@ class Parameters:
         only = self._data[0] if len(self._data) == 1 else None
         self._only = only
         self._only_by_key = only is not None and not typed.accepts_mapping(_meaning(only))
+        self._only_keyed = only is not None and typed.refuses_mapping(_meaning(only))
         self._only_has_default_for_none = (
             only is not None and not only.required and not typed.accepts_none(_meaning(only))
         )
@@ -145,7 +149,8 @@ class Parameters:
             return Place() if takes_mapping else None
         at = self._by_position.index(found) if found in self._by_position else None
         default = None if found.required else found.default
-        return Place(None if self._only else at, self._only is found, default)
+        is_only = self._only is found
+        return Place(None if self._only else at, is_only, is_only and self._only_keyed, default)
 
     def check(self, node_name: str, value: Any) -> None:
         """Check that ``value`` fits the parameters, without converting anything.
@@ -153,13 +158,13 @@ class Parameters:
         Raises:
             BindingError: it does not.
         """
-        if self._plain is None:
+        if self._plain is None or self._only_keyed:
             self._chosen(node_name, value)
 
     def _chosen(self, node_name: str, value: Any) -> _Chosen:
         is_mapping = isinstance(value, Mapping)
         if self._only is not None and not (self._rest is not None and isinstance(value, list | tuple)):
-            return self._for_one(self._only, value, is_mapping)
+            return self._for_one(node_name, self._only, value, is_mapping)
         if not self._data:
             return self._for_none(node_name, value, is_mapping)
         if is_mapping:
@@ -168,9 +173,11 @@ class Parameters:
             return self._by_place(node_name, value)
         return self._for_the_required(node_name, value)
 
-    def _for_one(self, only: _Parameter, value: Any, is_mapping: bool) -> _Chosen:
+    def _for_one(self, node_name: str, only: _Parameter, value: Any, is_mapping: bool) -> _Chosen:
         if value is None and self._only_has_default_for_none:
             return _Chosen({})
+        if is_mapping and self._only_keyed:
+            return self._by_name(node_name, value)
         if is_mapping and only.name in value and (self._only_by_key or self._extra is not None):
             return _Chosen({only.name: value[only.name]}, keys=self._left_over(value))
         return _Chosen({only.name: value})

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import datetime
+import enum
 import inspect
+import numbers
+import pathlib
 import types
 import typing
+import uuid
+from collections import abc, deque
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
@@ -13,6 +19,13 @@ from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 import msgspec
 
 from egregore_dist.workflow import functions
+
+# Nothing that travels as a mapping is one of these, nor do functions that take one make it of a mapping.
+_NO_MAPPINGS = (
+    *(str, bytes, bytearray, memoryview, numbers.Number),
+    *(list, tuple, set, frozenset, deque, range, abc.Sequence, abc.Set),
+    *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, uuid.UUID, pathlib.PurePath, type(None)),
+)
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -61,6 +74,14 @@ def accepts_mapping(annotation: Any) -> bool:
     return any(_member_accepts_mapping(member) for member in members(annotation))
 
 
+def refuses_mapping(annotation: Any) -> bool:
+    """Whether ``annotation`` is known to be what no mapping can be, such as a number, text, a list or a date.
+
+    Of a class that is none of these nobody knows: its function may make one of the mapping that it gets.
+    """
+    return all(_member_refuses_mapping(member) for member in members(annotation))
+
+
 def accepts_none(annotation: Any) -> bool:
     """Whether ``None`` satisfies ``annotation``."""
     return any(_member_accepts_none(member) for member in members(annotation))
@@ -92,6 +113,20 @@ def _member_accepts_mapping(member: Any) -> bool:
         or hasattr(cls, "__attrs_attrs__")
         or hasattr(cls, "model_validate")  # pydantic, without importing it
     )
+
+
+def _member_refuses_mapping(member: Any) -> bool:
+    if member is None:
+        return True
+    if get_origin(member) is Literal:
+        return all(_member_refuses_mapping(type(value)) for value in get_args(member))
+    if _member_accepts_mapping(member):
+        return False
+    cls = get_origin(member) or member
+    if issubclass(cls, enum.Enum):
+        # A member whose value is a mapping, or travels as one, comes as that.
+        return all(_member_refuses_mapping(type(value.value)) for value in cls)
+    return issubclass(cls, _NO_MAPPINGS)
 
 
 def _member_accepts_none(member: Any) -> bool:

@@ -89,6 +89,7 @@ class Named(msgspec.Struct, frozen=True, omit_defaults=True):
         key: the argument, or key of the input, that splits it, or None.
         at: the argument's place where arguments are given by position, or None.
         whole: whether the argument gets the whole input, unless that is a mapping with its name.
+        keyed: whether the argument never gets a whole mapping.
         default: the argument's value where the input has none.
     """
 
@@ -98,12 +99,13 @@ class Named(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int | None = None
     whole: bool = False
     default: str | int | float | bool | None = None
+    keyed: bool = False
 
     def value(self, data: Any) -> Any:
         """What splits the limit, of an input; None where there is nothing of that name: the node says so itself."""
         if isinstance(data, dict) and self.key in data:
             return data[self.key]
-        if self.whole:
+        if self.whole and not (self.keyed and isinstance(data, dict)):
             return data
         if self.at is not None and isinstance(data, list | tuple) and self.at < len(data):
             return data[self.at]
@@ -131,7 +133,7 @@ def named(limit: object, function: Callable[..., Any], node: str) -> Named:
         takes = ", ".join(parameters.names) or "none"
         raise errors.WorkflowError(f"{where}: key={key!r} is no argument of the function: it takes {takes}")
     default = place.default if isinstance(place.default, str | int | float | bool) else None
-    return Named(name, checked, key, place.at, place.whole, default)
+    return Named(name, checked, key, place.at, place.whole, default, place.keyed)
 
 
 def _argument(key: object, where: str) -> str:

@@ -703,10 +703,17 @@ def two(first: int, second: int) -> int:
     return first + second
 
 
+@node("sized")
+def sized(size: int) -> int:
+    return size
+
+
 def test_input_that_does_not_fit_is_refused_at_submit(queue: Queue) -> None:
     """What the first nodes cannot bind is a `BindingError` here, before anything is published or written."""
     with pytest.raises(BindingError, match=r"two.*second"):
         parallel(number, two).submit({"first": 1})
+    with pytest.raises(BindingError, match=r"'sized' needs 'size', missing from its input; .* 'siz'"):
+        sized.submit({"siz": 1})
 
     assert queue.server.dbsize() == 0
 

@@ -8,6 +8,7 @@ import datetime
 import decimal
 import enum
 import functools
+import pathlib
 import typing
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,6 +74,10 @@ def text(url: str) -> str:
     return url
 
 
+def injected_by_key(*, ctx: Optional[Context], url: str) -> Any:  # noqa: UP045
+    return ctx, url
+
+
 @pytest.mark.parametrize("value", [None, 3, "text", [1, 2], (1,), {"x": 1}, {"y": 1}, {}, {1, 2}])
 def test_one_parameter_gets_the_whole_value(value: Any) -> None:
     """A single parameter without annotation gets whatever there is, a mapping with its name too."""
@@ -88,12 +93,15 @@ def test_no_parameter_gets_nothing(value: Any) -> None:
 def test_the_pages_first_example() -> None:
     """url: str takes its key of a mapping, because no mapping is a string."""
     assert bound(text, {"url": "http://x", "query": "q"}) == "http://x"
-    assert bound(text, {"query": "q"}) == {"query": "q"}
     assert bound(text, "http://x") == "http://x"
 
 
 class Colour(enum.Enum):
     RED = 1
+
+
+class Shade(enum.Enum):
+    DARK = {"k": 1}  # noqa: RUF012  # as users write it
 
 
 class Point(typing.NamedTuple):
@@ -130,34 +138,77 @@ UserId = NewType("UserId", int)
 Row = NewType("Row", dict)  # type: ignore[type-arg]
 
 
-@pytest.mark.parametrize(
-    "annotation",
-    [
-        *(str, int, float, bool, bytes, list, tuple, set, frozenset, complex, type(None), None),
-        *(datetime.date, datetime.datetime, datetime.timedelta, uuid.UUID, decimal.Decimal, Colour, Point, Plain),
-        *(list[int], list[dict[str, int]], tuple[int, ...], set[str], Sequence[int]),
-        *(Literal["a"], Literal[1, None], Optional[str], Union[int, str], int | None, list[int] | tuple[int, ...]),  # noqa: UP007, UP045
-        *(Annotated[int, "note"], UserId, Annotated[str | None, "note"], Optional[UserId]),  # noqa: UP045
-    ],
+# What no mapping is, whatever it holds; what a function may make of one; and what a mapping is, or is decoded into.
+NEVER: tuple[Any, ...] = (
+    *(str, int, float, bool, bytes, list, tuple, set, frozenset, complex, type(None), None, pathlib.Path),
+    *(datetime.date, datetime.datetime, datetime.timedelta, uuid.UUID, decimal.Decimal, Colour, Point),
+    *(list[int], list[dict[str, int]], tuple[int, ...], set[str], Sequence[int]),
+    *(Literal["a"], Literal[1, None], Literal[Colour.RED]),
+    *(Annotated[int, "note"], UserId, Annotated[str | None, "note"]),
 )
-def test_by_key_where_no_mapping_fits(annotation: Any) -> None:
-    """A single parameter takes its key of a mapping where its type is one that no mapping satisfies."""
+MADE: tuple[Any, ...] = (Plain, Shade, Literal[Shade.DARK])
+MAPPINGS: tuple[Any, ...] = (
+    *(dict, Mapping, MappingProxyType, dict[str, int], Mapping[str, Any], Any, object, Iterable[str], T),
+    *(Typed, Data, Struct, Model, Shaped, Row, Annotated[dict[str, int], "note"]),
+)
+
+
+def taking(annotation: Any, *, has_default: bool = False) -> Callable[..., Any]:
+    """A function of one parameter, ``p``, whose default is `MISSING`."""
 
     def f(p):  # type: ignore[no-untyped-def]
         return p
 
     f.__annotations__["p"] = annotation
-    assert bound(f, {"p": "value", "q": 1}) == "value"
-    assert bound(f, {"q": 1}) == {"q": 1}
+    f.__defaults__ = (MISSING,) if has_default else None
+    return f
 
 
 @pytest.mark.parametrize(
     "annotation",
-    [
-        *(dict, Mapping, MappingProxyType, dict[str, int], Mapping[str, Any], Any, object, Iterable[str], T),
-        *(Typed, Data, Struct, Model, Shaped, Row, str | dict[str, int], Optional[Data], Data | int),  # noqa: UP045
-        *(Annotated[dict[str, int], "note"], "Unknown", "list[Unknown]"),
-    ],
+    [*NEVER, Optional[str], Union[int, str], int | None, list[int] | tuple[int, ...], Optional[UserId]],  # noqa: UP007, UP045
+)
+def test_by_key_where_no_mapping_fits(annotation: Any) -> None:
+    """A single parameter takes its key of a mapping where its type is one that no mapping satisfies, and needs it."""
+    assert bound(taking(annotation), {"p": "value", "q": 1}) == "value"
+    assert bound(taking(annotation, has_default=True), {"q": 1}) is MISSING
+    with pytest.raises(errors.BindingError, match=r"node 'n' needs 'p', missing from its input; .* there: 'q'"):
+        bound(taking(annotation), {"q": 1})
+
+
+@pytest.mark.parametrize("annotation", [*MADE, Plain | int])
+def test_the_whole_mapping_where_it_may_be_made_into_one(annotation: Any) -> None:
+    """A class that a function may make of a mapping takes its key, and without that the whole."""
+    assert bound(taking(annotation), {"p": "value", "q": 1}) == "value"
+    assert bound(taking(annotation, has_default=True), {"q": 1}) == {"q": 1}
+
+
+@given(
+    st.lists(st.sampled_from([*NEVER, *MADE, *MAPPINGS]), min_size=1, max_size=3),
+    st.booleans(),
+    st.dictionaries(st.sampled_from(["p", "P", "q", 1]), st.integers(), max_size=3),
+)
+def test_a_mapping_for_one_parameter(members: list[Any], has_default: bool, value: dict[Any, Any]) -> None:
+    """Of any union, a mapping is bound whole where it fits, by key where it does not, and a missing key is an error."""
+    union = functools.reduce(lambda some, more: Union[some, more], members)  # noqa: UP007
+    function = taking(union, has_default=has_default)
+
+    if any(member in MAPPINGS for member in members):
+        assert bound(function, value) == value
+    elif "p" in value:
+        assert bound(function, value) == value["p"]
+    elif any(member in MADE for member in members):
+        assert bound(function, value) == value
+    elif has_default:
+        assert bound(function, value) is MISSING
+    else:
+        with pytest.raises(errors.BindingError, match="needs 'p', missing"):
+            bound(function, value)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [*MAPPINGS, str | dict[str, int], Optional[Data], Data | int, "Unknown", "list[Unknown]"],  # noqa: UP045
 )
 def test_the_whole_mapping_where_one_fits(annotation: Any) -> None:
     """A single parameter gets the whole mapping where its type can be satisfied by one, or is not known."""
@@ -213,6 +264,9 @@ def test_two_or_more(function: Callable[..., Any], value: Any, expected: Any) ->
         (lambda a, *, b: None, [1], r"needs 'b', missing"),
         (lambda **kw: None, 3, r"takes keyword arguments only, but was given a value of type int"),
         (lambda **kw: None, [3], r"takes keyword arguments only"),
+        (text, {"ur": "x"}, r"^node 'n' needs 'url', missing from its input; the keys that were there: 'ur'$"),
+        (text, {}, r"needs 'url', missing from its input; the keys that were there: none"),
+        (injected_by_key, {"ur": "x"}, r"needs 'url', missing"),
     ],
 )
 def test_what_does_not_fit(function: Callable[..., Any], value: Any, message: str) -> None:
@@ -291,10 +345,6 @@ def injected_first(context: Context, /, a: int, b: int) -> Any:
 
 def injected_maybe(a: int, ctx: Context | None = None) -> Any:
     return a, ctx
-
-
-def injected_by_key(*, ctx: Optional[Context], url: str) -> Any:  # noqa: UP045
-    return ctx, url
 
 
 def only_injected(ctx: Context) -> Any:
@@ -499,6 +549,10 @@ def model(shape: Shape, value: Any) -> dict[str, Any] | None:
             pass
         elif type(value) is dict and name in value and (extra or annotation == ": int"):
             held[name], extra_held = value[name], others
+        elif type(value) is dict and annotation == ": int":
+            if not default:
+                return None
+            extra_held = others
         else:
             held[name] = value
     elif not data:

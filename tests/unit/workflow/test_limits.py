@@ -115,6 +115,7 @@ def test_a_limit_is_named_like_its_node() -> None:
         (both, "p", "small"),
         (alone, "large", "large"),
         (alone, {"model": "large"}, "large"),
+        (alone, {"modle": "large"}, None),
         (whole, {"model": "large"}, "large"),
         (whole, {}, None),
         (injected, {"prompt": "p", "model": 7}, 7),
