@@ -89,12 +89,15 @@ def turned(pool: Any) -> None:
 def busy(pool: Any) -> set[int]:
     """The processes of a prefork pool that have a lane: one that they were given, or have begun.
 
-    None while the main loop stands still, as it does until it has reached the broker again.
+    None while the main loop stands still, as it does until it has reached the broker again, and none of a pool that has
+    been stopped.
     """
     found: set[int] = set()
-    if time.monotonic() > getattr(pool, "egregore_turned", math.inf) + _STANDS_STILL:
+    # The worker's own thread takes it away as it stops.
+    billiards = pool._pool
+    if billiards is None or time.monotonic() > getattr(pool, "egregore_turned", math.inf) + _STANDS_STILL:
         return found
-    for job in _copy(pool._pool._cache.values()):
+    for job in _copy(billiards._cache.values()):
         request = state.requests.get(job.correlation_id)
         if request is not None and envelope.is_ours(request.type):
             given = getattr(job, "_write_to", None)

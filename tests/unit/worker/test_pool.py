@@ -72,6 +72,11 @@ def test_the_processes_that_run_lanes_are_told() -> None:
     assert pool.Children(SimpleNamespace()).living() == (os.getpid(),)
 
 
+def test_a_pool_that_was_stopped_is_at_nothing() -> None:
+    """Celery lets go of a pool as the worker stops, while its other threads still look."""
+    assert pool.busy(SimpleNamespace(_pool=None)) == set()
+
+
 def test_nothing_is_known_of_a_pool_whose_loop_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process has a lane until its end is read; while the main loop waits for the broker, nobody reads."""
     now = time.monotonic()
