@@ -25,8 +25,12 @@ _UNUSUAL = re.compile(r"[^ -~\n]")
 
 # Shorter than this it is no secret, and taking it out would make the text unreadable.
 _SHORTEST = 4
+# Shorter than these it may be a part of any word, which would show by its gap: it is taken out where it stands alone.
+# What is not a password is refused if it is so short.
+_SHORT_PASSWORD, _SHORT_SECRET = 8, 16
 
-_known: set[str] = set()
+# Each with whether it is taken out only where it stands alone.
+_known: set[tuple[str, bool]] = set()
 
 
 def remember(secret: str | None) -> None:
@@ -75,22 +79,29 @@ def json(value: Any, *, indent: int = 0) -> str:
     return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else jsons.dumps(found[0])[1:-1], text)
 
 
-def _secrets() -> list[str]:
+def _secrets() -> list[tuple[str, bool]]:
     """All that is taken out, the longest first."""
     for name in _SECRETS:
         remember(os.environ.get(name))
     for name in _FILES:
         remember_file(os.environ.get(name))
-    return sorted(_known, key=len, reverse=True)
+    return sorted(_known, key=lambda secret: len(secret[0]), reverse=True)
 
 
-def _without(text: str, secrets: list[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "***")
+def _without(text: str, secrets: list[tuple[str, bool]]) -> str:
+    for secret, is_alone in secrets:
+        if secret in text:
+            text = _alone(secret).sub("***", text) if is_alone else text.replace(secret, "***")
     return text
 
 
-def _without_secrets(value: Any, secrets: list[str]) -> Any:
+@lru_cache(256)
+def _alone(secret: str) -> re.Pattern[str]:
+    """Finds a text that is no part of a longer word."""
+    return re.compile(rf"(?<!\w(?=\w)){re.escape(secret)}(?!(?<=\w)\w)")
+
+
+def _without_secrets(value: Any, secrets: list[tuple[str, bool]]) -> Any:
     match value:
         case str():
             return _without(value, secrets)
@@ -125,15 +136,20 @@ def _read(path: Path) -> str | None:
 
 
 @lru_cache(64)
-def _forms(secret: str) -> frozenset[str]:
-    """A secret, and its parts, in whatever they may be written."""
-    found = {part for part in _parts(secret) if len(part) >= _SHORTEST}
-    for part in tuple(found):
-        found |= {jsons.dumps(part)[1:-1], jsons.dumps(part, ensure_ascii=False)[1:-1]}
-        found |= {repr(part)[1:-1], repr(part.encode())[2:-1], quote(part, safe=""), quote(part)}
-        found |= {html.escape(part), html.escape(part).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}
-        found.add(base64.b64encode(part.encode()).decode())
-    return frozenset(found)
+def _forms(secret: str) -> frozenset[tuple[str, bool]]:
+    """A secret, and its parts, in whatever they may be written, each with whether it has to stand alone."""
+    short = _SHORT_PASSWORD if "://" in secret else _SHORT_SECRET
+    parts = [part for part in _parts(secret) if len(part) >= _SHORTEST]
+    return frozenset((form, len(part) < short) for part in parts for form in _written(part))
+
+
+def _written(part: str) -> set[str]:
+    """A part of a secret in whatever it may be written."""
+    found = {part, jsons.dumps(part)[1:-1], jsons.dumps(part, ensure_ascii=False)[1:-1]}
+    found |= {repr(part)[1:-1], repr(part.encode())[2:-1], quote(part, safe=""), quote(part)}
+    found |= {html.escape(part), html.escape(part).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}
+    found.add(base64.b64encode(part.encode()).decode())
+    return found
 
 
 def _parts(secret: str) -> set[str]:

@@ -73,6 +73,25 @@ def test_the_signing_secret_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     assert redact.hide("it is canary-of-some-length.") == "it is ***."
 
 
+@pytest.mark.parametrize("name", ["EGREGORE_SECRET", "EGREGORE_MONITOR_TOKEN"])
+def test_a_secret_that_is_refused_as_too_short_leaves_words_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap in a word would tell what it is; where it stands alone it is hidden all the same."""
+    monkeypatch.setenv(name, "short")
+
+    assert redact.clean(f"{name} is shorter than 16 characters") == f"{name} is shorter than 16 characters"
+    assert redact.clean("it is short, 'short' or =short.") == "it is ***, '***' or =***."
+    assert redact.json({"said": "shortly: short"}) == '{"said":"shortly: ***"}'
+
+
+def test_a_short_password_leaves_words_whole() -> None:
+    """A password that is a part of many words is hidden where it stands alone, a longer one everywhere."""
+    redact.remember("redis://:host@localhost:6379/0")
+    redact.remember("redis://:+abc@localhost:6379/0")
+    redact.remember("redis://:hunter22@localhost:6379/0")
+
+    assert redact.clean("localhost refuses host, 1+abc and hunter22s") == "localhost refuses ***, 1*** and ***s"
+
+
 @pytest.mark.parametrize("text", ["https://host/page?q=who@where", "https://host/?password", "https://a/b?c=d"])
 def test_other_addresses_stay_as_they_are(text: str) -> None:
     """What holds no password is shown as it is."""
@@ -132,7 +151,7 @@ def test_json_holds_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[
     ("password", "value", "shown"),
     [
         ("1234", {"memory_total": 8123456512}, {"memory_total": 8123456512}),
-        ("1234", {"at": "2025-01-01T00:00:00.123456"}, {"at": "2025-01-01T00:00:00.***56"}),
+        ("1234", {"at": "2025-01-01T00:00:00.1234"}, {"at": "2025-01-01T00:00:00.***"}),
         ("state", {"state": "the state", "runs": None}, {"state": "the ***", "runs": None}),
         ("true", [True, "true", {"x": ["true"]}], [True, "***", {"x": ["***"]}]),
         ("nnnn", "\nnnn\nnnnn", "\nnnn\n***"),
