@@ -157,6 +157,7 @@ class Run:
             TimeoutError: the run had not ended after ``timeout`` seconds, or nobody could say so.
             RunNotFound: there is no such run.
             NestedWaitError: called inside a node.
+            BindingError: what its last node returned does not fit the annotation of that node.
             TypeError, ValueError: ``timeout`` is no number.
         """
         self._refuse_inside()

@@ -14,8 +14,9 @@ def typed(value: Any, wanted: describe.ResultType | None, run: str) -> Any:
     match wanted:
         case None:
             return value
-        case describe.Value(annotation=annotation):
-            return codec.convert(value, annotation, f"the value of run {run!r}")
+        case describe.Value(annotation=annotation, node=node):
+            whose = "" if node is None else f", returned by node {node!r}"
+            return codec.convert(value, annotation, f"the value of run {run!r}{whose}")
         case describe.Fields(fields=fields) if isinstance(value, Mapping):
             return {name: typed(entry, fields.get(name), run) for name, entry in value.items()}
         case describe.Items(item=item) if isinstance(value, Mapping):

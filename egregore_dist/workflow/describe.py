@@ -44,9 +44,10 @@ class Described:
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A result of one type: the annotation of the node that returns it, or ``Any``."""
+    """A result of one type: the annotation of the node that returns it, or ``Any``, and the name of that node."""
 
     annotation: Any
+    node: str | None = None
 
 
 class Fields(msgspec.Struct, frozen=True):
@@ -83,14 +84,14 @@ def result_type(step: Step) -> ResultType:
     return _result_type(step, {})
 
 
-def _result_type(step: Step, known: dict[int, Value]) -> ResultType:
+def _result_type(step: Step, known: dict[int, Any]) -> ResultType:
     match step:
         case Node():
             # Thousands of branches may share one function, and annotations are slow to resolve.
-            if (value := known.get(id(step.fn))) is None:
+            if id(step.fn) not in known:
                 annotation = hints.hints_of(step.fn).get("return", Any)
-                value = known[id(step.fn)] = Value(Any if isinstance(annotation, str) else annotation)
-            return value
+                known[id(step.fn)] = Any if isinstance(annotation, str) else annotation
+            return Value(known[id(step.fn)], step.name)
         case Sequence():
             return _result_type(step.steps[-1], known)
         case Parallel():
