@@ -27,7 +27,7 @@ from egregore_dist.engine.interpret import Done, Meet, Value
 from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.outcome import Inputs
-from egregore_dist.engine.place import Place
+from egregore_dist.engine.place import NotLoaded, Place
 from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.engine.spending import Spending
 from egregore_dist.engine.turn import Turn
@@ -679,6 +679,9 @@ def _failed(
     times: tuple[int, int] = UNTIMED,
     spending: Spending | None = None,
 ) -> Commit:
+    if isinstance(error, NotLoaded):
+        # The one that was called last is another one.
+        node, job, error = error.node, None, error.reason
     found = Failure.of(error, node=node, attempt=job.attempts if job is not None else lease.attempt)
     if isinstance(error, NodeTimeout):
         found = msgspec.structs.replace(found, kind="timeout", type=TimeoutError.__name__)

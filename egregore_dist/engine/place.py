@@ -26,6 +26,20 @@ MOST_BRANCHES = 100_000
 _LATER = 0.02
 
 
+class NotLoaded(Exception):
+    """The function of a node could not be loaded, for the reason that is its cause.
+
+    Attributes:
+        node: the name of the node.
+        reason: why.
+    """
+
+    def __init__(self, node: str, reason: errors.CodeError) -> None:
+        super().__init__(f"node {node!r} could not be loaded")
+        self.node = node
+        self.reason = reason
+
+
 class Place:
     """One block as a lane serves it.
 
@@ -74,7 +88,11 @@ class Place:
         return self._runtime.ledger.holds(self._load.run, self.record.id, branch, token)
 
     def execute(self, lease: Lease) -> Generator[Job, Value, Done | Meet]:
-        """Execute a branch from where it stands: yields each node to call, ends at its value or at a block."""
+        """Execute a branch from where it stands: yields each node to call, ends at its value or at a block.
+
+        Raises:
+            NotLoaded: this worker has no function for the next node.
+        """
         top = self._top(lease.branch)
         if lease.after:
             start, value = self._value_of(lease.after)
@@ -192,11 +210,15 @@ class Place:
                 path=request.path,
             )
 
+        try:
+            callee = self._runtime.callee(
+                self._load, node.function, branch=lease.branch, attempt=lease.attempt, node=node.name
+            )
+        except errors.CodeError as error:
+            raise NotLoaded(node.name, error) from error
         job = Job(
             node=node,
-            callee=self._runtime.callee(
-                self._load, node.function, branch=lease.branch, attempt=lease.attempt, node=node.name
-            ),
+            callee=callee,
             value=request.value,
             context=context,
             attempts=lease.attempt,

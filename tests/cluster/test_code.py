@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 
-from egregore_dist import BindingError, LocalCluster, ParallelExecutionError, RunFailed, errors, node, parallel
+from egregore_dist import (
+    BindingError,
+    LocalCluster,
+    ParallelExecutionError,
+    RunFailed,
+    Sequence,
+    errors,
+    node,
+    parallel,
+)
 from egregore_dist.client.processes import Process
 from egregore_dist.client.session import Session
 from egregore_dist.settings import Settings
@@ -96,6 +105,15 @@ def test_a_worker_without_the_secret_refuses_code_by_value(guarded: Any, queue: 
 
     assert isinstance(alone.value.__cause__, errors.CodeError)
     assert (inside.value.branch, type(inside.value.__cause__)) == ("by_value", errors.CodeError)
+
+
+def test_what_is_refused_in_a_sequence_is_named(guarded: Any) -> None:
+    """The node of a sequence whose code is refused is named."""
+    flow = Sequence(closure(5), node("after")(len))
+    with client(guarded, "none"), pytest.raises(RunFailed, match="failed in node 'by_value'") as caught:
+        flow.submit([1]).result(timeout=20)
+
+    assert caught.value.node == "by_value"
 
 
 def test_a_module_that_was_not_loaded_is_refused(guarded: Any) -> None:

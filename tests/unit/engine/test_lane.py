@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from egregore_dist import Context
+from egregore_dist import Context, errors
 from egregore_dist.engine import publish
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.board import Board
@@ -20,12 +20,12 @@ from egregore_dist.engine.execute import Job
 from egregore_dist.engine.interpret import Done, Value
 from egregore_dist.engine.interrupt import Interrupter
 from egregore_dist.engine.lane import Lane
-from egregore_dist.engine.place import Place
+from egregore_dist.engine.place import NotLoaded, Place
 from egregore_dist.engine.raiser import Raiser
 from egregore_dist.engine.runtime import Callee, Runtime
 from egregore_dist.errors import BrokerUnavailable
 from egregore_dist.ledger import LEAVE, UNTIMED, Commit, Lease, Message, Served
-from egregore_dist.wire import codec
+from egregore_dist.wire import codec, failure
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.binding import Parameters
 
@@ -82,6 +82,15 @@ class FakePlace:
         return Done(value)
 
 
+class FakeSequence(FakePlace):
+    """A block whose branches call a function, and then come to one that cannot be loaded."""
+
+    def execute(self, lease: Lease) -> Generator[Job, Value, Done]:
+        """One call, and none."""
+        yield from super().execute(lease)
+        raise NotLoaded("second", errors.CodeError("module 'm' is refused"))
+
+
 @pytest.fixture
 def turn() -> FakeTurn:
     """The turn of `lane`."""
@@ -112,6 +121,16 @@ def executed(lane: Lane, place: FakePlace, how: str) -> Commit | None:
 def is_ok(end: Commit | None) -> bool:
     """Whether a branch has a value."""
     return end is not None and end.kind == "ok"
+
+
+@pytest.mark.parametrize("how", ["narrow", "wide"])
+def test_what_cannot_be_loaded_is_named(lane: Lane, how: str) -> None:
+    """Where the code of a later node cannot be loaded, the failure is of that node, and not of the one before."""
+    found = executed(lane, FakeSequence(lambda data: data), how)
+
+    assert found is not None
+    told = failure.decode(found.payload)
+    assert (told.node, told.type, told.message) == ("second", "egregore_dist.errors.CodeError", "module 'm' is refused")
 
 
 @pytest.mark.parametrize("how", ["narrow", "wide"])
