@@ -56,6 +56,8 @@ TRUST = (
     "in the URL, as in rediss://host:6379/0?ssl_ca_certs=/etc/ssl/private-ca.pem"
 )
 
+_NO_DATABASE = "DB index is out of range"
+
 _CODE = re.compile(rf"(?:^|[\s-])({'|'.join(_REFUSALS)})\s")
 
 
@@ -74,6 +76,10 @@ class _Sync:
             return super().read_response(*args, **options)  # type: ignore[misc]
         except redis.exceptions.ResponseError as error:
             _raise_if_turned_away(error)
+            _name_database(error, self)
+            raise
+        except redis.exceptions.InvalidResponse as error:
+            _name_server(error, self)
             raise
 
 
@@ -83,6 +89,10 @@ class _Async:
             return await super().read_response(*args, **options)  # type: ignore[misc]
         except redis.exceptions.ResponseError as error:
             _raise_if_turned_away(error)
+            _name_database(error, self)
+            raise
+        except redis.exceptions.InvalidResponse as error:
+            _name_server(error, self)
             raise
 
 
@@ -109,6 +119,20 @@ def _raise_if_turned_away(error: redis.exceptions.ResponseError) -> None:
         raise TurnedAway(reason) from error
 
 
+def _name_database(error: redis.exceptions.ResponseError, connection: Any) -> None:
+    if _NO_DATABASE in str(error):
+        error.args = (f"{_address(connection)} has no database {connection.db} ({error})",)
+
+
+def _name_server(error: redis.exceptions.InvalidResponse, connection: Any) -> None:
+    error.args = (f"{_address(connection)} does not answer as a Redis or Valkey server does ({error})",)
+
+
+def _address(connection: Any) -> str:
+    path = getattr(connection, "path", None)
+    return str(path) if path else f"{connection.host}:{connection.port}"
+
+
 def turned_away(error: BaseException) -> str | None:
     """Why the server answers nobody for now; None where the error says something else."""
     match error:
@@ -131,7 +155,7 @@ def reachable() -> Iterator[None]:
     """Turn what redis-py raises into errors that a user can meet.
 
     Raises:
-        errors.BrokerUnavailable: the server cannot be reached, or answers nobody for now.
+        errors.BrokerUnavailable: the server cannot be reached, answers nobody for now, or is none that can be used.
         errors.BrokerFull: it can, and refuses to write.
     """
     try:
@@ -148,7 +172,16 @@ def reachable() -> Iterator[None]:
         raise errors.BrokerUnavailable(
             f"the ledger cannot be reached: {error}; is the server up, and the URL right?"
         ) from error
+    except redis.exceptions.InvalidResponse as error:
+        raise errors.BrokerUnavailable(
+            f"the ledger cannot be used: {error}; is its URL that of a Redis or Valkey server?"
+        ) from error
     except redis.exceptions.ResponseError as error:
+        if _NO_DATABASE in str(error):
+            raise errors.BrokerUnavailable(
+                f"the ledger cannot be used: {error}; end its URL with a lower number, or let the server have more "
+                "(databases)"
+            ) from error
         reason = refusal(error)
         if reason is None:
             raise

@@ -43,8 +43,8 @@ def error_of(answer: str) -> redis.exceptions.RedisError:
 
 
 @contextmanager
-def answering(answer: str) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that says the same to whatever it is asked; its URL, and what it was asked."""
+def answering(answer: str, *, raw: bool = False) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that says the same to whatever it is asked, an error unless ``raw``; its URL, and what it was asked."""
     asked: list[bytes] = []
 
     def serve(connection: socket.socket) -> None:
@@ -52,7 +52,7 @@ def answering(answer: str) -> Iterator[tuple[str, list[bytes]]]:
             while data := connection.recv(65536):
                 asked.append(data)
                 commands = data.count(b"\r\n*") + 1
-                connection.sendall(f"-{answer}\r\n".encode() * commands)
+                connection.sendall(f"{answer if raw else f'-{answer}'}\r\n".encode() * commands)
 
     def accept(listener: socket.socket) -> None:
         while True:
@@ -97,6 +97,29 @@ def test_a_socket_of_the_file_system(tmp_path: Path) -> None:
         ledger.ping()
     with pytest.raises(errors.BrokerUnavailable, match="cannot be reached"):
         asyncio.run(wait())
+
+
+@pytest.mark.parametrize(
+    ("answer", "raw", "says"),
+    [
+        ("AMQP\0\0\x09\x01", True, r"does not answer as .*; is its URL that of a Redis or Valkey server\?"),
+        ("ERR DB index is out of range", False, r"has no database 99 .*; end its URL with a lower number"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_named(answer: str, raw: bool, says: str) -> None:
+    """One that is no Redis, and one without the database, are named by their address, with the cure."""
+    with answering(answer, raw=raw) as (url, _):
+        host = url.partition("//")[2].partition("/")[0]
+        asked = f"redis://:canary@{host}/99"
+
+        async def wait() -> None:
+            async with Watch(asked, Keys("egd")) as watch:
+                await watch.wait("r", 0.01)
+
+        for ask in (lambda: Ledger(asked, retries=0).ping(), lambda: asyncio.run(wait())):
+            with pytest.raises(errors.BrokerUnavailable, match=f"{host} {says}") as caught:
+                ask()
+            assert "canary" not in str(caught.value)
 
 
 def test_a_busy_server_is_no_full_one() -> None:
