@@ -147,8 +147,8 @@ def node(
         name: the name of the node; by default that of the function.
         retries: how often it is tried again after a failure.
         retry_on: the exception class, or a tuple of classes, that it is tried again after; absent, every ``Exception``.
-            They travel by name, and a subclass counts. Data that does not fit, values that cannot travel and code that
-            cannot be loaded are never tried again.
+            It needs ``retries``. They travel by name, and a subclass counts. Data that does not fit, values that cannot
+            travel and code that cannot be loaded are never tried again.
         retry_delay: seconds before the first of these attempts; doubled for each further one up to a hundredfold, and
             with as much again at random, so that many nodes do not try at the same moment.
         timeout: seconds for one attempt; one that takes longer has failed with ``TimeoutError``.
@@ -177,6 +177,10 @@ def node(
         names.checked(name, "node")
 
     def checked(where: str) -> Options:
+        if retry_on is not None and retries == 0:
+            raise errors.WorkflowError(
+                f"{where}: retry_on does nothing without retries: give retries=3 too, or leave it out"
+            )
         return Options(
             retries=checks.whole_number(retries, f"{where}: retries", least=0),
             retry_on=None if retry_on is None else _class_names(retry_on, f"{where}: retry_on"),

@@ -325,6 +325,15 @@ def test_classes_to_retry_on_are_kept_by_name(given: Any, kept: Any) -> None:
     assert made.alias("m").options == made.options
 
 
+@pytest.mark.parametrize("name", ["n", None])
+def test_classes_to_retry_on_need_retries(name: str | None) -> None:
+    """Classes to try again after would do nothing where nothing is tried again."""
+    with pytest.raises(
+        errors.WorkflowError, match=rf"node '{name or 'double'}': retry_on does nothing without retries"
+    ):
+        node(name, retry_on=OSError)(double)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "x" * 129])
 def test_bad_name(name: str) -> None:
     """A name that is not valid is refused when the decorator is made."""
