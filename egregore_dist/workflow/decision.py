@@ -34,7 +34,7 @@ class Decision(Step, Generic[P, R]):
     is_async: bool
 
     def __init__(self, fn: Callable[P, R], name: str | None = None) -> None:
-        function = functions.checked(fn, "decision" if name is None else f"decision {name!r}")
+        function = functions.checked(fn, "decision", name)
         self._init(**functions.wrapper_attributes(function, type(self)))
         self._init(
             fn=function,

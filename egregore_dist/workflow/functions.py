@@ -14,16 +14,19 @@ from egregore_dist.workflow import names
 from egregore_dist.workflow.step import Step, label
 
 
-def checked(function: object, what: str) -> Callable[..., Any]:
+def checked(function: object, kind: str, name: str | None = None) -> Callable[..., Any]:
     """Return ``function`` if it can be the function of a node or a decision.
 
     Args:
         function: what the user gave.
-        what: ``"node"`` or ``"decision"``, with its name where that is known, for the error.
+        kind: ``"node"`` or ``"decision"``, for the error.
+        name: the name that it was given; absent, the error says what the function is called.
 
     Raises:
         WorkflowError: it cannot; the message says why and what to give instead.
     """
+    called = getattr(function, "__qualname__", None) if name is None else name
+    what = kind if called is None else f"{kind} {called!r}"
     if isinstance(function, Step):
         raise errors.WorkflowError(
             f"{what}: {label(function)} is a step already; use it as it is, or .alias('new_name')"
@@ -35,7 +38,18 @@ def checked(function: object, what: str) -> Callable[..., Any]:
     code = underlying(function)
     if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
         raise errors.WorkflowError(f"{what}: a generator function gives no value; return a list instead of yielding")
+    if _takes_self(function):
+        raise errors.WorkflowError(
+            f"{what}: a method needs its object, and no data can be that; make it a plain function, or give one of "
+            f"an object: {kind}('a_name')(thing.method)"
+        )
     return function
+
+
+def _takes_self(function: Callable[..., Any]) -> bool:
+    """Whether ``function`` is a method as it stands in its class."""
+    plain = inspect.unwrap(function) if isinstance(function, FunctionType) else None
+    return isinstance(plain, FunctionType) and plain.__code__.co_varnames[: plain.__code__.co_argcount][:1] == ("self",)
 
 
 def own_name(function: Callable[..., Any], what: str) -> str:

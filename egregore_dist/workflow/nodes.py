@@ -71,7 +71,7 @@ class Node(Step, Generic[P, R]):
     is_async: bool
 
     def __init__(self, fn: Callable[P, R], name: str | None = None, options: Options | None = None) -> None:
-        function = functions.checked(fn, "node" if name is None else f"node {name!r}")
+        function = functions.checked(fn, "node", name)
         self._init(**functions.wrapper_attributes(function, type(self)))
         self._init(
             fn=function,

@@ -15,7 +15,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 from egregore_dist import errors
-from egregore_dist.workflow import Node, node, parallel
+from egregore_dist.workflow import Node, decision, node, parallel
 from egregore_dist.workflow.nodes import Options
 
 
@@ -173,6 +173,25 @@ def test_generators_are_refused(function: Callable[..., Any]) -> None:
     """A generator function has no value to pass on."""
     with pytest.raises(errors.WorkflowError, match=r"node 'n': a generator function .* return a list"):
         node("n")(function)
+
+
+def test_a_function_that_has_no_other_name_is_named_by_its_own() -> None:
+    """A bare node's error says which function it is."""
+    with pytest.raises(errors.WorkflowError, match=rf"^node '{counted.__qualname__}': a generator function"):
+        node(counted)
+
+
+def test_methods_are_refused_without_their_objects() -> None:
+    """A method of a class has nobody to give it ``self``; one of an object has."""
+    with pytest.raises(errors.WorkflowError, match=r"^node 'Scaler.scale': a method needs .* node\('a_name'\)\(thing"):
+        node(Scaler.scale)
+    with pytest.raises(errors.WorkflowError, match=r"^node 'n': a method needs"):
+        node("n")(functools.wraps(Scaler.scale)(lambda *args: args))
+    with pytest.raises(errors.WorkflowError, match=r"^decision 'Scaler.scale': a method needs .* decision\('a_name'\)"):
+        decision(Scaler.scale)
+
+    assert node("n")(Scaler(3).scale)(2) == 6
+    assert node("n")(functools.wraps(Scaler(3).scale)(lambda *args: args))(2) == (2,)
 
 
 @pytest.mark.parametrize("given", [Scaler, int])
