@@ -143,6 +143,12 @@ def tree(picture: Picture) -> Tree:
     return made
 
 
+def traceback(picture: Picture) -> Text | None:
+    """Where in a node's code a run failed, as its worker saw it; None where there is nothing of that."""
+    remote = None if picture.error is None else picture.error.remote_traceback
+    return show.text(hooks.text("traceback", remote).rstrip()) if remote else None
+
+
 def waits(picture: Picture) -> list[Text]:
     """Why it waits, a line for each reason; of many that are alike the first ones."""
     from egregore_dist.client import why

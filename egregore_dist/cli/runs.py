@@ -65,7 +65,7 @@ def list_(limit: int, state: str | None, wants_json: bool) -> None:
 @show.as_json
 @target.options
 def show_(run_id: str, wants_value: bool, wants_json: bool) -> None:
-    """Show a run: its state, its blocks and how far they are, why it waits, and why it failed.
+    """Show a run: its state, its blocks and how far they are, why it waits, and why and where it failed.
 
     JSON keys: id, workflow, state, created, started, ended, seconds, value, why: a list of kind, block, name (the
     block's), branch (its number in the block), text, numbers, names; error (kind, message, block, branch, node,
@@ -85,6 +85,9 @@ def show_(run_id: str, wants_value: bool, wants_json: bool) -> None:
         return
     console = show.console()
     console.print(picture.tree(found))
+    if (traceback := picture.traceback(found)) is not None:
+        console.print("on the worker:", style="bold")
+        console.print(traceback, soft_wrap=True)
     if found.why:
         console.print("why it waits:", style="bold")
     for line in picture.waits(found):

@@ -206,6 +206,8 @@ def test_looking_at_runs(local: LocalCluster, tmp_path: Path) -> None:
     assert block["running"] == ["gate"]
     assert error["branch"] == "failing"
     assert "branch 'failing' of block 'pair' failed" in text
+    assert text.endswith(f"on the worker:\n{error['traceback'].rstrip()}\n")
+    assert "raise ValueError" in text
     assert cancelled.stdout == f"run {going}: cancelled\n"
     assert Run(going).status == "cancelled"
 
