@@ -194,9 +194,12 @@ def logs_(
     from egregore_dist.client.logs import branch_of
 
     run = _run(run_id)
+    line = None
     try:
         for line in run.logs(block, branch_of(branch), node, level, follow=follow):
             click.echo(logs.json_line(line) if wants_json else logs.text(line))
+        if line is None and not wants_json:
+            click.echo("no lines", err=True)
     except KeyboardInterrupt:
         again = f"egregore-dist runs logs --follow {run_id}"
         raise Quit(codes.INTERRUPTED, f"interrupted; run {run_id} goes on. Follow it again with: {again}") from None

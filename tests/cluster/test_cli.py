@@ -283,7 +283,10 @@ def test_logs(local: LocalCluster) -> None:
     only = ("--block", "pair", "--branch", "0", "--node", "talks", "--level", "error")
     (one,) = ask("runs", "logs", run.id, "--json", *only, env=env).stdout.splitlines()
     assert json.loads(one)["level"] == "ERROR"
-    assert ask("runs", "logs", run.id, "--branch", "silent", env=env).stdout == ""
+    none = ask("runs", "logs", run.id, "--branch", "silent", env=env)
+    assert (none.stdout, none.stderr) == ("", "no lines\n")
+    none = ask("runs", "logs", run.id, "--branch", "silent", "--json", env=env)
+    assert (none.stdout, none.stderr) == ("", "")
 
 
 def test_logs_are_followed(local: LocalCluster, tmp_path: Path) -> None:
