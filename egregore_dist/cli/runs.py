@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from egregore_dist import errors
 from egregore_dist.cli import codes, hooks, logs, picture, redact, show, target
 from egregore_dist.cli.failing import Quit
 
@@ -21,12 +22,17 @@ STATES = ("pending", "running", "paused", *ENDED)
 
 # Runs read at a time while looking for those of one state.
 _PAGE = 200
+# So many letters of an id may stand for it, and so many ids are told that begin alike.
+_SHORTEST, _ALIKE = 6, 5
 
 
 @click.group()
 @target.options
 def runs() -> None:
-    """Look at runs, and pause, resume, end and retry them."""
+    """Look at runs, and pause, resume, end and retry them.
+
+    An ID is that of a run, or its first letters, six or more, where no other one of the newest 20000 runs begins so.
+    """
 
 
 @runs.command("list")
@@ -75,7 +81,7 @@ def show_(run_id: str, wants_value: bool, wants_json: bool) -> None:
     from egregore_dist.client.run import Run
 
     session = target.session()
-    run = Run(run_id, of=session)
+    run = Run(_whole(session.ledger, run_id), of=session)
     found = picture.take(session.ledger, run)
     value = None
     if wants_value and found.record.state == "succeeded":
@@ -149,6 +155,7 @@ def watch(run_id: str, after: str | None, wants_json: bool) -> None:
     from egregore_dist.client.run import Run
 
     session = target.session()
+    run_id = _whole(session.ledger, run_id)
     run = Run(run_id, of=session)
     try:
         if wants_json or after is not None or not sys.stdout.isatty():
@@ -201,8 +208,8 @@ def logs_(
         if line is None and not wants_json:
             click.echo("no lines", err=True)
     except KeyboardInterrupt:
-        again = f"egregore-dist runs logs --follow {run_id}"
-        raise Quit(codes.INTERRUPTED, f"interrupted; run {run_id} goes on. Follow it again with: {again}") from None
+        again = f"egregore-dist runs logs --follow {run.id}"
+        raise Quit(codes.INTERRUPTED, f"interrupted; run {run.id} goes on. Follow it again with: {again}") from None
 
 
 @runs.command()
@@ -215,6 +222,7 @@ def cancel(run_id: str, wants_json: bool) -> None:
     JSON keys: id, state.
     """
     ledger = target.ledger()
+    run_id = _whole(ledger, run_id)
     before = ledger.run(run_id).state
     _tell(run_id, before, ledger.cancel(run_id), wants_json)
 
@@ -229,6 +237,7 @@ def pause(run_id: str, wants_json: bool) -> None:
     A run that is paused or has ended stays as it is. JSON keys: id, state.
     """
     ledger = target.ledger()
+    run_id = _whole(ledger, run_id)
     before = ledger.run(run_id).state
     _tell(run_id, before, ledger.pause(run_id), wants_json)
 
@@ -244,7 +253,7 @@ def resume(run_id: str, wants_json: bool) -> None:
     """
     run = _run(run_id)
     before = run.status
-    _tell(run_id, before, run.resume(), wants_json)
+    _tell(run.id, before, run.resume(), wants_json)
 
 
 @runs.command()
@@ -262,15 +271,32 @@ def retry(run_id: str, wants_json: bool) -> None:
     after = run.retry()
     if before in ("failed", "cancelled") and not wants_json:
         # It may have ended in the same way again.
-        click.echo(f"run {run_id} was retried: {after}")
+        click.echo(f"run {run.id} was retried: {after}")
     else:
-        _tell(run_id, before, after, wants_json)
+        _tell(run.id, before, after, wants_json)
 
 
 def _run(run_id: str) -> Run:
     from egregore_dist.client.run import Run
 
-    return Run(run_id, of=target.session())
+    session = target.session()
+    return Run(_whole(session.ledger, run_id), of=session)
+
+
+def _whole(ledger: Ledger, given: str) -> str:
+    """The id of the run that has this one, or is the only one whose id begins so."""
+    from egregore_dist.ledger import runlist
+
+    try:
+        return ledger.run(given).id
+    except errors.RunNotFound:
+        alike = runlist.beginning_with(ledger, given, limit=_ALIKE + 1) if len(given) >= _SHORTEST else []
+        if not alike:
+            raise
+    if len(alike) > 1:
+        shown = ", ".join(alike[:_ALIKE]) + (" and more" if len(alike) > _ALIKE else "")
+        raise Quit(codes.USAGE, f"several runs have ids that begin with {given!r}: {shown}; give more of it")
+    return alike[0]
 
 
 def _write(file: str, text: str) -> None:

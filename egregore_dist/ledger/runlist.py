@@ -121,6 +121,26 @@ def find(ledger: Ledger, wanted: Wanted, *, limit: int, look_at_most: int = 20_0
     return Page(runs=tuple(glances), next=last if more else None, looked=looked)
 
 
+def beginning_with(ledger: Ledger, start: str, *, limit: int, look_at_most: int = 20_000) -> list[str]:
+    """The ids of the newest runs whose ids begin so.
+
+    Args:
+        limit: no more than these.
+        look_at_most: newest runs to look at.
+    """
+    found: list[str] = []
+    with reachable():
+        for offset in range(0, look_at_most, _CHUNK):
+            last = min(offset + _CHUNK, look_at_most) - 1
+            raw = cast(list[bytes], ledger.redis.zrevrange(ledger.keys.runs, offset, last))
+            names = [name.decode(errors="replace") for name in raw]
+            # The list keeps runs that have expired a while longer.
+            found += [run.id for run in ledger.records([name for name in names if name.startswith(start)])]
+            if len(names) < last + 1 - offset or len(found) >= limit:
+                break
+    return found[:limit]
+
+
 def known(ledger: Ledger) -> int:
     """How many runs the list has."""
     with reachable():

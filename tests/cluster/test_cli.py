@@ -324,6 +324,25 @@ def test_a_run_that_is_not_there(local: LocalCluster, verb: str) -> None:
     assert "no run 'absent'" in one_line(done)
 
 
+def test_a_run_is_found_by_the_first_letters_of_its_id(local: LocalCluster) -> None:
+    """Six letters or more stand for an id where only one begins so; a whole id is never taken for a part of others."""
+    env = environment(local)
+    start = uuid.uuid4().hex[:12]
+    for name in (start, f"{start}-one", f"{start}-two"):
+        ask("run", f"{FLOWS}:flow", "--input", "[5]", "--id", name, env=env)
+
+    several = ask("runs", "cancel", start[:8], env=env)
+    assert several.exit_code == codes.USAGE
+    assert all(name in one_line(several) for name in (start, f"{start}-one", f"{start}-two"))
+    assert read("runs", "show", start, env=env)["id"] == start
+    for verb in ("show", "report", "cancel", "pause", "resume", "retry"):
+        assert read("runs", verb, f"{start}-o", env=env)["id"] == f"{start}-one"
+    assert f"run {start}-two had ended before" in ask("runs", "resume", f"{start}-t", env=env).stdout
+    assert ask("runs", "watch", f"{start}-t", env=env).exit_code == 0
+    assert ask("runs", "logs", f"{start}-t", env=env).exit_code == 0
+    assert ask("runs", "show", start[:5], env=env).exit_code == codes.NOT_FOUND
+
+
 def test_workers(local: LocalCluster) -> None:
     """``workers`` lists the live workers with what they serve."""
     found = read("workers", env=environment(local))["workers"]

@@ -239,3 +239,17 @@ def test_deadlines(play: Play) -> None:
     play.make_due("deadline", outer)
     play.ledger.sweep(play.run, "deadline", inner, workers=None)
     assert play.state == "failed"
+
+
+def test_ids_that_begin_alike(ledger: Ledger) -> None:
+    """They are looked for among the newest runs alone, as many as are asked for, without those that have expired."""
+    runs = [id for _, id, _, _ in write(ledger, 2500)]
+    alike = [id for id in runs if id.startswith("Order-24")]
+    ledger.redis.delete(ledger.keys.run(alike[0]))
+
+    assert runlist.beginning_with(ledger, "Order-24", limit=200) == alike[1:]
+    assert runlist.beginning_with(ledger, "Order-24", limit=2) == alike[1:3]
+    assert runlist.beginning_with(ledger, "Order-7", limit=1, look_at_most=1700) == []
+    assert runlist.beginning_with(ledger, runs[1699], limit=1, look_at_most=1700) == [runs[1699]]
+    assert runlist.beginning_with(ledger, runs[1700], limit=1, look_at_most=1700) == []
+    assert runlist.beginning_with(ledger, "rder-24", limit=1) == []
