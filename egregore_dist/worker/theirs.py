@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from celery import Celery, bootsteps
+from kombu import Connection
 
 from egregore_dist import errors
+from egregore_dist.engine import app as apps
 from egregore_dist.settings import Settings, load
+
+log = logging.getLogger(__name__)
 
 # Of its messages ours have the lowest number of a priority, since they say none.
 _PRIORITY = 0
@@ -74,6 +79,30 @@ def refuse_hidden(app: Celery) -> None:
             )
 
 
+def warn_elsewhere(app: Celery, found: Settings) -> None:
+    """Say so where the app's workers consume another broker than the one that is submitted to, as it is written.
+
+    Args:
+        found: the settings of what was installed.
+    """
+    with app.connection_for_read() as own, Connection(apps.broker_url(found)) as ours:
+        if _where(own) != _where(ours):
+            log.warning(
+                "workers of Celery app %r consume %s, and what is submitted goes to %s, which EGREGORE_BROKER_URL or "
+                "the settings name: unless that is the same server, they serve no run",
+                app.main,
+                own.as_uri(),
+                ours.as_uri(),
+                extra={"action": "other_broker"},
+            )
+
+
+def _where(connection: Connection) -> tuple[object, ...]:
+    host = "127.0.0.1" if connection.hostname in (None, "localhost") else connection.hostname
+    database = str(connection.virtual_host or "").strip("/") or "0"
+    return host, connection.port or connection.get_transport_cls().default_port, database
+
+
 class Reach(bootsteps.Step):
     """Refuses to start the worker of such an app, which may have been configured after `install`."""
 
@@ -82,6 +111,7 @@ class Reach(bootsteps.Step):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         refuse_hidden(parent.app)
+        warn_elsewhere(parent.app, parent.app.egregore_settings)
 
 
 def register(app: Celery) -> None:

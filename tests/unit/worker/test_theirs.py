@@ -1,0 +1,29 @@
+"""What is said of a Celery app of the user's own whose workers would not find what is submitted."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+
+from egregore_dist.settings import load
+from egregore_dist.worker import theirs
+
+
+@pytest.mark.parametrize(
+    ("app", "ours", "is_other"),
+    [
+        ("redis://:secret-1@one:6379/0", "redis://:secret-2@one/0", False),
+        ("redis://localhost:6379", "redis://127.0.0.1:6379/", False),
+        ("redis://one:6379", "redis://one:6379/0", False),
+        ("redis://one:6379/0", "redis://one:6379/1", True),
+        ("redis://:secret-1@one:6379/0", "redis://:secret-2@two:6379/0", True),
+        ("amqp://guest:secret-1@one//", "redis://:secret-2@one:6379/0", True),
+    ],
+)
+def test_another_broker_is_told(app: str, ours: str, is_other: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the app's workers consume one, and what is submitted goes to another: with both, and no password."""
+    theirs.warn_elsewhere(Celery("shop", broker=app, set_as_current=False), load(broker_url=ours))
+
+    assert bool(caplog.messages) == is_other
+    assert "secret" not in caplog.text
+    assert not is_other or "workers of Celery app 'shop' consume " in caplog.text
