@@ -25,7 +25,7 @@ BRANCHES, AT_LEAST = 3000, 30.0
 
 
 @node
-def short(item: int) -> int:
+def short(item: Any) -> Any:
     time.sleep(0.01)
     return item
 

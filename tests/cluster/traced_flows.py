@@ -65,7 +65,7 @@ def flaky(folder: str, context: Context) -> int:
 
 
 @node(retries=1, retry_delay=0.01, limit=Limit(concurrent=1))
-def limited(folder: str, context: Context) -> int:
+def limited(folder: object, context: Context) -> int:
     """The same, and without its place of the limit in between."""
     _inside(f"limited {context.attempt}")
     if context.attempt == 1:
