@@ -112,7 +112,7 @@ def node(name: Callable[P, R], /) -> Node[P, R]: ...
 def node(
     name: str | None = None,
     *,
-    retries: int = 0,
+    retries: int | None = None,
     retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
     retry_delay: float = 0.1,
     timeout: float | None = None,
@@ -129,7 +129,7 @@ def node(
 def node(
     name: Any = None,
     *,
-    retries: int = 0,
+    retries: int | None = None,
     retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
     retry_delay: float = 0.1,
     timeout: float | None = None,
@@ -145,10 +145,10 @@ def node(
 
     Args:
         name: the name of the node; by default that of the function.
-        retries: how often it is tried again after a failure.
+        retries: how often it is tried again after a failure; absent, not at all.
         retry_on: the exception class, or a tuple of classes, that it is tried again after; absent, every ``Exception``.
-            It needs ``retries``. They travel by name, and a subclass counts. Data that does not fit, values that cannot
-            travel and code that cannot be loaded are never tried again.
+            It needs ``retries``, which may be 0. They travel by name, and a subclass counts. Data that does not fit,
+            values that cannot travel and code that cannot be loaded are never tried again.
         retry_delay: seconds before the first of these attempts; doubled for each further one up to a hundredfold, and
             with as much again at random, so that many nodes do not try at the same moment.
         timeout: seconds for one attempt; one that takes longer has failed with ``TimeoutError``.
@@ -177,12 +177,12 @@ def node(
         names.checked(name, "node")
 
     def checked(where: str) -> Options:
-        if retry_on is not None and retries == 0:
+        if retry_on is not None and retries is None:
             raise errors.WorkflowError(
                 f"{where}: retry_on does nothing without retries: give retries=3 too, or leave it out"
             )
         return Options(
-            retries=checks.whole_number(retries, f"{where}: retries", least=0),
+            retries=0 if retries is None else checks.whole_number(retries, f"{where}: retries", least=0),
             retry_on=None if retry_on is None else _class_names(retry_on, f"{where}: retry_on"),
             retry_delay=checks.seconds(retry_delay, f"{where}: retry_delay"),
             timeout=None if timeout is None else checks.seconds(timeout, f"{where}: timeout"),

@@ -245,7 +245,7 @@ def test_memory(memory: int | str, expected: int) -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *[("retries", value) for value in (-1, True, 1.5, "3", None, 10**30)],
+        *[("retries", value) for value in (-1, True, 1.5, "3", 10**30)],
         *[("timeout", value) for value in (0, -1, True, "3", float("nan"), float("inf"))],
         *[
             ("retry_on", value)
@@ -346,7 +346,8 @@ def test_classes_to_retry_on_are_kept_by_name(given: Any, kept: Any) -> None:
 
 @pytest.mark.parametrize("name", ["n", None])
 def test_classes_to_retry_on_need_retries(name: str | None) -> None:
-    """Classes to try again after would do nothing where nothing is tried again."""
+    """Classes to try again after do nothing where nothing is tried again, unless that was asked for."""
+    assert node(name, retries=0, retry_on=OSError)(double).options.retries == 0
     with pytest.raises(
         errors.WorkflowError, match=rf"node '{name or 'double'}': retry_on does nothing without retries"
     ):
