@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery, bootsteps
 
 from egregore_dist.engine import forking
-from egregore_dist.worker import pool
+from egregore_dist.worker import pool, results
 
 # Celery hears of most deaths at once, and of the others when it looks, every 5 seconds.
 _LOOK_EVERY = 0.2
@@ -28,6 +28,7 @@ class Slots(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Begin to look."""
         if pool.kind(parent.pool) == "prefork" and parent.use_eventloop:
+            results.guard(parent.pool)
             self._timer = parent.timer.call_repeatedly(_LOOK_EVERY, self._look, (parent.pool,))
 
     def stop(self, _parent: Any) -> None:
