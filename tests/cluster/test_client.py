@@ -219,7 +219,7 @@ def test_an_id_is_used_again_after_its_run_was_deleted(local: LocalCluster) -> N
         # Five, so that one process does not get the same one each time.
         for step in (double, triple, double, double, triple):
             results.append(step.submit(5, id="twice").result(timeout=30))
-            ledger.delete("twice")
+            until(lambda: ledger.delete("twice") or not ledger.exists("twice"), what="its end")
 
     assert results == [10, 15, 10, 10, 15] * 8
 
