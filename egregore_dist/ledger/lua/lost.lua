@@ -93,7 +93,7 @@ local function take_back(block, verdict, overruns)
   local track, lacks = string.match(mine, '^%d+:%d+:(%d+)'), verdict == 'lost' and lacked == '1'
   if lacks and width > 1 and #its > 1 then crowd = thin(block, track, its) end
   for _, branch in ipairs(its) do
-    local is_known = branch == branch_at_work or (lacks and #its == 1)
+    local is_known = branch == branch_at_work or (lacks and branch_at_work == '-1' and #its == 1)
     if verdict == 'lost' and (is_known or (branch_at_work == '-1' and not crowd)) then
       if is_known or lacks then redis.call('HSET', key('m', block), 'sole:' .. branch, 1) end
       if is_known and roomy ~= '' then moved = move(block, branch) end

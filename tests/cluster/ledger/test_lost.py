@@ -194,6 +194,16 @@ def test_one_that_is_left_of_many_is_to_blame(play: Play) -> None:
     assert play.serve(block, play.lane(), track=1).leases == (Lease(0, 2),)
 
 
+def test_one_that_was_beside_what_has_ended_is_not_to_blame(play: Play) -> None:
+    """The branch at work is not held any more: whoever is left is not taken for it."""
+    block, dying = play.block(2, tracks=[track(2, width=2, lanes=1)]), play.lane()
+    assert len(play.serve(block, dying).leases) == 2
+    play.serve(block, dying, ok(0), held=1)
+
+    play.ledger.lost(play.run, block, dying, short_of_memory(0))
+    assert play.serve(block, play.lane()).leases == (Lease(1, 1),)
+
+
 ROOMY = f"{QUEUE}@learned:1000"
 SHORT = Shortage(queue=ROOMY, lanes=2, text="9 GB are reserved")
 
