@@ -49,8 +49,7 @@ Execution = Generator[Job, Value, Done | Meet]
 SHORT, LONG = 0.010, 0.030
 MOST_LEASED = 1024
 
-# The values of blocks of so few branches are kept at hand, and so many bytes of them at most.
-_FEW = router.FEW
+# The values of blocks of few branches are kept at hand, so many bytes of them at most.
 _KEPT = 2**20
 
 # A message that comes twice may be served twice at a time in one process: tokens differ all the same.
@@ -263,7 +262,7 @@ class Lane:
             served = self._commit(
                 place, want=LEAVE if self._leaves() else want, held=0, commits=commits, releases=releases
             )
-            if place.record.n <= _FEW:
+            if place.record.n <= router.FEW:
                 values.update((commit.branch, commit.payload) for commit in commits if commit.kind == "ok")
                 if served.late or served.resync or sum(map(len, values.values())) > _KEPT:
                     # Some of them may not be what the ledger has, or they are too many bytes to hold.
