@@ -19,7 +19,7 @@ _STREAM = re.compile(r'<body data-stream="([^"]+)"')
 # As the monitor's own script has it: what goes on is read anew every so many seconds, and a page that takes long less
 # often.
 _GOES_ON = re.compile(r"state-running|state-open|state-pending|bar-running")
-_EVERY, _PAUSES = 5.0, 9
+_EVERY, _PAUSES = 5.0, 19
 _OPENED_WITHIN = 30.0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 
 #: Seconds that a lane serves at least, before it looks whether others wait. Coming anew costs some milliseconds.
-TURN = 0.03
+TURN = 0.015
 
 # It is also so many times as long as coming took: a large input is not read for a few branches. No more than the
 # second, in seconds, or what coming took up to the third, which may have been an outage: others wait for it.

@@ -9,7 +9,7 @@ from typing import Protocol
 from egregore_dist.engine import others
 
 # Seconds between two looks: while lanes ask, and without any at work.
-OFTEN, SELDOM = 0.05, 0.2
+OFTEN, SELDOM = 0.02, 0.2
 # A lane that is at a long branch cannot leave yet: it is looked for less often the longer it has not asked.
 _SHARE, _AT_LEAST_EVERY = 0.1, 1.0
 # The pool says so much later at most which lanes it has begun.

@@ -137,9 +137,9 @@
       } else if (answer.status === 401 || answer.status === 404) {
         location.reload();
       }
-      // A page that takes long to make is made less often, so that making it takes a tenth of the time; a run's end is
-      // shown at once.
-      const rest = Math.min(5000, 9 * (performance.now() - begun));
+      // A page that takes long to make is made less often, so that making it takes a twentieth of the time; a run's end
+      // is shown at once.
+      const rest = Math.min(5000, 19 * (performance.now() - begun));
       if (!hurried) await new Promise((done) => { hurry = done; setTimeout(done, rest); });
     } catch {
       shine(false);
