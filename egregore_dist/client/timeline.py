@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from egregore_dist.client.events import Event, FailedCall, Spent
 from egregore_dist.ledger import Ledger, RunRecord, browse
 from egregore_dist.ledger.browse import BlockGlance
@@ -21,8 +23,7 @@ _APART = 1.0
 _ROUNDED = 0.001
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, gc=False):
     """One execution of a branch, or a part of it: up to a call that failed, or from the next one on. Times are seconds.
 
     Attributes:
