@@ -449,7 +449,7 @@ class Lane:
 
     async def _serve_wide(self, place: Place, leases: list[Lease]) -> Next | None:
         tasks: dict[asyncio.Task[Commit | None], Lease] = {}
-        ask_after = 0.0
+        ask_after, most = 0.0, 0
         try:
             while True:
                 for lease in leases:
@@ -457,6 +457,7 @@ class Lane:
                     tasks[asyncio.create_task(execute(place, lease, time.monotonic()))] = lease
                 if not tasks:
                     return self._beside(place.record, place.track)
+                most = max(most, len(tasks))
                 left = place.left()
                 # Where branches wait for their limit, another run may give back a place, or its rate have one.
                 every = ask_after or _ASK_EVERY
@@ -468,12 +469,12 @@ class Lane:
                     early = await self._aside(self._early, place)
                     self._runtime.board.serve(place.left(), loop=True)
                     await asyncio.sleep(early)
-                served = await self._aside(self._commit_wide, place, len(tasks), commits)
+                served = await self._aside(self._commit_wide, place, len(tasks), most, commits)
                 if served.state != "open":
                     if tasks:
                         await self._end(tasks)
                         # Only now does nothing of the block run here any more.
-                        await self._aside(self._commit_wide, place, 0, [])
+                        await self._aside(self._commit_wide, place, 0, most, [])
                     return _resumed(served)
                 leases, ask_after = list(served.leases), served.ask_after
                 if served.resync:
@@ -487,11 +488,11 @@ class Lane:
             self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         return asyncio.get_running_loop().run_in_executor(self._committer, act, *args)
 
-    def _commit_wide(self, place: Place, held: int, commits: list[Commit]) -> Served:
+    def _commit_wide(self, place: Place, held: int, most: int, commits: list[Commit]) -> Served:
         # What would begin beside a node that does not stop may have to begin again.
         want = LEAVE if self._leaves() or self._runtime.board.is_overdue else 0
         if held:
-            self._turn.extend()
+            self._turn.extend(held, most)
         return self._commit(place, want=want, held=held, commits=commits, releases=())
 
     async def _end(self, tasks: dict[asyncio.Task[Commit | None], Lease]) -> None:

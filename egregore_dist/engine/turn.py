@@ -11,10 +11,12 @@ TURN = 0.015
 # It is also so many times as long as coming took: a large input is not read for a few branches. No more than the
 # second, in seconds, or what coming took up to the third, which may have been an outage: others wait for it.
 _COMING, _COMING_MOST, _AS_LONG = 3, 1.0, 10.0
-# A lane of many can leave only when all of them have ended. Where that takes longer than the first, in seconds, it
-# stays for the second, or twice as long as it has tried to leave: else its slot would stand idle behind a few long
-# ones. Each time it tries twice as long, so that it leaves at last, whatever its branches take.
-_DRAIN, _STAY = 1.0, 10.0
+# A lane of many can leave only when all of them have ended, and its slot stands idle for those that have. Where that
+# costs more than the first, in seconds of the whole slot, or a share of its time here, up to the last, it stays for some
+# times as long: else a few long ones would hold a slot that others of their block could use. The next time it may cost
+# more, so that the lane leaves at last, whatever its branches take.
+_DRAIN, _SHARE, _MOST = 1.0, 0.4, 30.0
+_STAY, _MORE = 3, 2
 
 
 class Turn:
@@ -29,9 +31,12 @@ class Turn:
         self._others_wait = others_wait
         self._began = monotonic()
         self._until = self._began + TURN
+        self._served = self._began
         self._has_come = False
         self._over: float | None = None
         self._drain = _DRAIN
+        # Since it should leave: how long its slot was idle when this was seen, and the part that has been idle since.
+        self._idle = self._part = self._seen = 0.0
 
     def came(self) -> None:
         """The lane calls a node; coming ends with the first one."""
@@ -47,8 +52,21 @@ class Turn:
             self._over = now
         return self._over is not None
 
-    def extend(self) -> None:
-        """The lane should have left, and has branches that go on: it stays where they take too long."""
-        if self._over is not None and (now := monotonic()) - self._over > self._drain:
-            self._over, self._until = None, now + max(_STAY, 2 * self._drain)
-            self._drain *= 2
+    def extend(self, held: int, of: int) -> None:
+        """The lane should have left, and has branches that go on: it stays where waiting for them costs much.
+
+        Args:
+            held: how many go on.
+            of: how many have gone on at a time here.
+        """
+        if self._over is None:
+            return
+        now = monotonic()
+        if self._seen < self._over:
+            self._idle, self._part, self._seen = 0.0, 1 - held / of, self._over
+        self._idle += self._part * (now - self._seen)
+        self._part, self._seen = 1 - held / of, now
+        may_cost = max(self._drain, min(_SHARE * (now - self._served), _MOST))
+        if self._idle > may_cost:
+            self._over, self._served = None, now
+            self._until, self._drain = now + _STAY * may_cost, _MORE * may_cost

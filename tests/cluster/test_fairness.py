@@ -16,6 +16,7 @@ from egregore_dist import LocalCluster, Run, Sequence, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
+from egregore_dist.workflow.nodes import Node
 from egregore_dist.workflow.step import Step
 from tests.support.clusters import submitting
 from tests.support.waiting import until
@@ -34,6 +35,18 @@ def short(item: Any) -> Any:
 async def short_async(item: int) -> int:
     await asyncio.sleep(0.01)
     return item
+
+
+@node
+async def asks(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@node(io=True)
+def waits(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
 
 
 @node
@@ -75,6 +88,23 @@ def test_a_small_run_does_not_wait_for_a_large_one(slot: LocalCluster, large: St
 
     for _ in range(3):
         assert parallel(one, two).submit(0).result(timeout=AT_LEAST / 3) == {"one": 1, "two": 2}
+
+    assert run.status == "running"
+    run.cancel()
+
+
+@pytest.mark.parametrize("large", [asks, waits], ids=["async", "threads"])
+def test_a_small_run_waits_for_what_a_lane_of_many_has_begun(slot: LocalCluster, large: Node[Any, Any]) -> None:
+    """It begins when the longest branch that goes on has ended, be that more than a second, and be it asked again."""
+    longest = 2.0
+    run = large.map().submit([longest / 2 + longest / 2 * (n % 97) / 97 for n in range(20_000)])
+    until(lambda: has_begun(run), what="the first branches")
+
+    for _ in range(2):
+        began = time.monotonic()
+        assert parallel(one, two).submit(0).result(timeout=60) == {"one": 1, "two": 2}
+        # Coming anew to so large an input takes a while, too.
+        assert time.monotonic() - began < 3 * longest
 
     assert run.status == "running"
     run.cancel()

@@ -201,7 +201,7 @@ MUTATIONS = (
     Mutation(
         name="turn: a lane of many never stays beyond its turn",
         file="egregore_dist/engine/lane.py",
-        old="            self._turn.extend()\n",
+        old="            self._turn.extend(held, most)\n",
         new="            pass\n",
         tests=("tests/unit/engine/test_lane.py",),
     ),

@@ -41,9 +41,9 @@ class FakeTurn:
         """Noted."""
         self.told.append("came")
 
-    def extend(self) -> None:
+    def extend(self, held: int, of: int) -> None:
         """Noted."""
-        self.told.append("extend")
+        self.told.append(f"extend {held} of {of}")
 
     def is_over(self) -> bool:
         """As it was set."""
@@ -189,21 +189,21 @@ def wanted(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_lane_of_many_that_holds_some_may_stay(lane: Lane, turn: FakeTurn, wanted: list[int], held: int) -> None:
     """Where it should have left, and waits for branches that go on, its turn is told, and may be extended."""
     turn.over = True
-    lane._commit_wide(cast(Place, FakePlace(_spin)), held, [])
+    lane._commit_wide(cast(Place, FakePlace(_spin)), held, 5, [])
 
     assert wanted == [LEAVE]
-    assert turn.told == (["extend"] if held else [])
+    assert turn.told == (["extend 3 of 5"] if held else [])
 
 
 def test_nothing_is_begun_beside_a_node_over_its_timeout(lane: Lane, wanted: list[int], tmp_path: Path) -> None:
     """While a process may have to be killed for one of its branches it takes no others, which would begin again."""
     place, board = cast(Place, FakePlace(_spin)), Board(tmp_path / "1")
     lane._runtime.board = board
-    lane._commit_wide(place, 1, [])
+    lane._commit_wide(place, 1, 1, [])
     board.watch("late", 1, 1, b"late", 1, 0, 1.0, 2.0)
-    lane._commit_wide(place, 1, [])
+    lane._commit_wide(place, 1, 1, [])
     board.end("late")
-    lane._commit_wide(place, 1, [])
+    lane._commit_wide(place, 1, 1, [])
 
     assert wanted == [0, LEAVE, 0]
 

@@ -71,27 +71,42 @@ def test_a_turn_is_long_where_coming_took_long(took: float, turn: float, clock: 
 
 
 def test_a_turn_is_extended_where_branches_go_on(clock: Clock) -> None:
-    """A lane whose branches do not end soon leases others again, and for some time others have to wait."""
+    """A lane of which much is idle behind a few branches leases others again, and for some time others have to wait."""
     mine = Turn(lambda since: True)
     clock.now += TURN
     assert mine.is_over()
 
-    mine.extend()
+    mine.extend(1, of=50)
     assert mine.is_over()
     clock.now += 1.1
-    mine.extend()
+    mine.extend(1, of=50)
     assert not mine.is_over()
-    clock.now += 9
+    clock.now += 2.9
     assert not mine.is_over()
-    clock.now += 2
+    clock.now += 0.2
     assert mine.is_over()
 
 
-@pytest.mark.parametrize("longest", [0.5, 1.5, 4.0, 8.0, 60.0, 600.0])
-def test_a_lane_of_many_leaves_at_last(longest: float, clock: Clock) -> None:
-    """Where somebody always waits, whatever its branches take: soon after, and it is idle for a part of that only."""
-    chance = random.Random(longest)
-    mine, began, width = Turn(lambda since: True), clock.now, 50
+@pytest.mark.parametrize("seconds", [0.5, 5.0, 500.0])
+def test_a_turn_is_not_extended_where_nothing_stands_idle(seconds: float, clock: Clock) -> None:
+    """All branches that the lane has at a time go on: that others could run beside them is not so."""
+    mine = Turn(lambda since: True)
+    clock.now += TURN
+    assert mine.is_over()
+
+    for _ in range(100):
+        mine.extend(50, of=50)
+        clock.now += seconds
+        assert mine.is_over()
+
+
+def leaving(longest: float, clock: Clock, *, alone: float) -> tuple[float, float]:
+    """Seconds that a lane, which was alone before, holds up others, and the part of its slot that was idle.
+
+    Its branches take a fourth of the longest at least.
+    """
+    chance, width, began = random.Random(longest), 50, clock.now
+    mine = Turn(lambda since: clock.now >= began + alone)
 
     def some(count: int) -> list[float]:
         return [clock.now + chance.uniform(longest / 4, longest) for _ in range(count)]
@@ -104,9 +119,26 @@ def test_a_lane_of_many_leaves_at_last(longest: float, clock: Clock) -> None:
         held.remove(clock.now)
         leaves = mine.is_over()
         if held:
-            mine.extend()
+            mine.extend(len(held), of=width)
         if not leaves:
             held += some(width - len(held))
-        assert clock.now - began <= 30 + 9 * longest
+    return clock.now - began - alone, idle / width / (clock.now - began)
 
-    assert idle <= 0.4 * width * (clock.now - began)
+
+@pytest.mark.parametrize("alone", [0.0, 1.5, 60.0])
+@pytest.mark.parametrize("longest", [0.5, 1.5, 4.0, 8.0, 60.0, 600.0])
+def test_a_lane_of_many_leaves_at_last(longest: float, alone: float, clock: Clock) -> None:
+    """Where somebody waits, whatever its branches take, and it is idle for a part of its time only."""
+    held_up, idle = leaving(longest, clock, alone=alone)
+
+    assert held_up <= 30 + 6 * longest
+    assert idle <= 0.5
+
+
+@pytest.mark.parametrize("alone", [0.0, 1.5, 60.0])
+@pytest.mark.parametrize("longest", [0.5, 1.5, 4.0, 8.0, 30.0])
+def test_a_lane_of_many_leaves_with_the_last_of_its_branches(longest: float, alone: float, clock: Clock) -> None:
+    """Where they take about as long as one another."""
+    held_up, _ = leaving(longest, clock, alone=alone)
+
+    assert held_up <= longest + TURN
