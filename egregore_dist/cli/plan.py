@@ -27,10 +27,11 @@ def plan(workflow: str, items: int, wants_json: bool) -> None:
     no worker of its queue has is refused.
 
     JSON keys: workflow, blocks: a list of name, path, kind, branches, max_concurrent, lanes, workers, slots, tracks: a
-    list of queue, branches, lanes, width, lease, bound (what keeps the lanes from being more), wanted, workers, slots,
-    cores (how many of those have the cores and GPUs), room (lanes that memory has room for), fitting (lanes that have
-    all of these, machine by machine), memory_available, memory_per_node (bytes), memory_from, cpus, gpus, labels,
-    learned: executions, wall, cpu, waits (for others; seconds), memory, reserved (bytes).
+    list of queue, branches, lanes, width, width_of (what that is the least of: on, setting, waiting, share, devices,
+    memory; null where one branch runs at a time), lease, bound (what keeps the lanes from being more), wanted, workers,
+    slots, cores (how many of those have the cores and GPUs), room (lanes that memory has room for), fitting (lanes
+    that have all of these, machine by machine), memory_available, memory_per_node (bytes), memory_from, cpus, gpus,
+    labels, learned: executions, wall, cpu, waits (for others; seconds), memory, reserved (bytes).
     """
     from egregore_dist.client import plans
     from egregore_dist.workflow.describe import describe

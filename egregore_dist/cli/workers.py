@@ -35,7 +35,7 @@ def workers(ctx: click.Context, wants_json: bool) -> None:
     prefetch, prefetch_why, holds (why it takes no lanes now, with what is to be said of each reason; empty where it
     takes them), short (derived queues whose lanes its machine has no room for now, with why), lane_memory (what one
     lane is taken to need), lanes (how many it has), widths (how many branches each running one may run at a time, by
-    the lane's id; of a pool of processes), work (what its lanes are at: a list of run, workflow, block, name (of the
+    the lane's id), work (what its lanes are at: a list of run, workflow, block, name (of the
     block), branch (its number in the block, null where the lane is at many), attempt, node, held (branches), since
     (ISO 8601, UTC)), cores, load, cpu (the share of its machine's cores that is busy), memory_available, memory_total,
     memory_limit (of its control group, 0 for none), processes (the memory of each of its pool, by pid), all in bytes,

@@ -11,11 +11,15 @@ from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import learning
 from egregore_dist.ledger.profiles import Profiles
 from egregore_dist.resources import report
-from egregore_dist.resources.router import MEMORY_SHARE, Allocation, Cluster, Plan
+from egregore_dist.resources.router import MEMORY_SHARE, Allocation, Cluster, Plan, Width
 from egregore_dist.wire.code import ship
 from egregore_dist.workflow import describe, spec
 from egregore_dist.workflow.step import Step
 
+_WIDEST = {
+    "event loop": "on an event loop (EGREGORE_ASYNC_WIDTH)",
+    "threads": "on threads (EGREGORE_THREAD_WIDTH)",
+}
 _HAS = {
     "declared": "declared",
     "learned": "learned, p95",
@@ -120,11 +124,29 @@ def _explained(track: Allocation) -> list[str]:
         lines.append(f"    GPUs per node: {track.gpus} (declared)")
     if track.labels:
         lines.append(f"    only on workers with {', '.join(track.labels)} (declared)")
+    if track.width_of is not None:
+        lines.append(f"    width: {_width(track.width_of, track)}")
     known = track.learned
     if known is not None and known.executions:
-        cpu = "" if known.cpu is None else f", {_time(known.cpu)} of it on a CPU"
-        lines.append(f"    learned of {known.executions:.0f} executions: {_time(known.wall)} a branch{cpu}")
+        told = f"    learned of {known.executions:.0f} executions: {_time(known.wall)} a branch"
+        if known.cpu is not None:
+            told += f", {_time(known.cpu)} of it on a CPU, {_time(known.waits)} waiting for others"
+        lines.append(told)
     return lines
+
+
+def _width(of: Width, track: Allocation) -> str:
+    numbers = (
+        (of.setting, _WIDEST[of.on]),
+        (of.waiting, "that keep a process busy, one computing while others wait"),
+        (of.share, "for each lane to have its part"),
+        (of.devices, f"with their {_devices(track) or 'cores'}"),
+        (of.memory, "in a lane's part of the memory"),
+    )
+    has = [f"{number} {why}" for number, why in numbers if number is not None]
+    if len(has) == 1:
+        return has[0]
+    return f"the least of {', '.join(has)}" + (", but one at least" if 0 in (of.devices, of.memory) else "")
 
 
 def _devices(track: Allocation) -> str:

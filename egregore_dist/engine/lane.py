@@ -19,7 +19,7 @@ import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
 from egregore_dist import errors
-from egregore_dist.engine import announce, leaving, others, publish, threads, traced
+from egregore_dist.engine import announce, leaving, others, publish, threads, traced, widths
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Again, Job, NodeTimeout, acall, call, raised
@@ -103,6 +103,7 @@ class Lane:
         runtime.logbook.worker = worker
         self._run = run
         self._worker = worker
+        self._id = id
         self._token = f"{worker}/{os.getpid()}/{id}.{next(_numbers)}"
         self._load: Workload | None = None
         self._trace: traced.Trace | None = None
@@ -125,6 +126,7 @@ class Lane:
             while following is not None:
                 following = self._come_to(following)
         finally:
+            widths.forget(self._id)
             board.stop()
             self._loop.close()
             if self._committer is not None:
@@ -190,7 +192,9 @@ class Lane:
         return _resumed(served)
 
     def _serve_place(self, place: Place, leases: list[Lease]) -> Next | None:
-        self._runtime.board.serve(place.left(), loop=place.wide, width=place.record.widths[place.track])
+        width = place.record.widths[place.track]
+        widths.tell(self._id, width)
+        self._runtime.board.serve(place.left(), loop=place.wide, width=width)
         try:
             if place.wide:
                 self._runtime.interrupter.prepare()

@@ -12,9 +12,9 @@ TURN = 0.015
 # second, in seconds, or what coming took up to the third, which may have been an outage: others wait for it.
 _COMING, _COMING_MOST, _AS_LONG = 3, 1.0, 10.0
 # A lane of many can leave only when all of them have ended, and its slot stands idle for those that have. Where that
-# costs more than the first, in seconds of the whole slot, or a share of its time here, up to the last, it stays for some
-# times as long: else a few long ones would hold a slot that others of their block could use. The next time it may cost
-# more, so that the lane leaves at last, whatever its branches take.
+# costs more than the first, in seconds of the whole slot, or a share of its time here, up to the last, it stays for
+# some times as long: else a few long ones would hold a slot that others of their block could use. The next time it may
+# cost more, so that the lane leaves at last, whatever its branches take.
 _DRAIN, _SHARE, _MOST = 1.0, 0.4, 30.0
 _STAY, _MORE = 3, 2
 

@@ -104,7 +104,7 @@ class Report(Machine, frozen=True, kw_only=True, omit_defaults=True):
         ttl: seconds after which this worker counts as gone where it says nothing more; 0 where it did not tell.
         lanes: the ids of the lanes that it had then, running or received.
         short: queues that it does not consume now, as its machine has no room for their lanes, each with why.
-        widths: how many branches each running one may run at a time, by its id; none where its pool is of threads.
+        widths: how many branches each running one may run at a time, by its id.
         dead: its processes that ended lately.
         living: those that run its lanes; none of a release that does not say.
         holds: why it takes no lanes now: words, each with what is to be said of it; none where it takes them.
@@ -187,6 +187,7 @@ def is_sound(machine: Machine) -> bool:
         and 0 <= machine.machine_cores < math.inf
         and machine.memory_total > 0
         and 0 <= machine.memory_available <= machine.memory_total
+        and 0 <= machine.machine_available <= machine.machine_total
         and (machine.memory_available > 0 or machine.memory_limit > 0)
         and 0 <= machine.load < math.inf
         and 0 <= machine.cpu <= 1

@@ -121,6 +121,33 @@ class Widths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Width:
+    """Why a lane runs so many branches at a time: the least of these, and one at least. None: it did not count.
+
+    Attributes:
+        on: where they run.
+        setting: as many as the cluster lets a lane run there.
+        waiting: as many as keep a process busy, each computing while the others wait, as was learned.
+        share: its part of the branches that may run at a time.
+        devices: as many as its part of a machine's cores and GPUs is enough for.
+        memory: as many as its part of the memory is enough for.
+    """
+
+    on: Literal["event loop", "threads"]
+    setting: int
+    waiting: int | None = None
+    share: int | None = None
+    devices: int | None = None
+    memory: int | None = None
+
+    @property
+    def least(self) -> int:
+        """The width."""
+        told = (self.setting, self.waiting, self.share, self.devices, self.memory)
+        return max(1, min(number for number in told if number is not None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
     """What one track gets, and why. Memory in bytes, times in seconds.
 
@@ -131,6 +158,7 @@ class Allocation:
         branches: how many branches it has.
         lanes: how many lanes serve it.
         width: branches that one lane runs at a time.
+        width_of: what that came from; None where it is one at a time whatever there is.
         lease: branches that a lane takes at a time, at first; one where it runs many at a time, and asks for each.
         bound: what keeps the lanes from being more.
         wanted: branches at a time if nothing but the block's own limit counted.
@@ -152,6 +180,7 @@ class Allocation:
     branches: int
     lanes: int
     width: int
+    width_of: Width | None
     lease: int
     bound: Bound
     wanted: int
@@ -393,6 +422,7 @@ def plan(
             branches=demand.branches,
             lanes=max(1, lanes[number]),
             width=1,
+            width_of=None,
             lease=1,
             bound="not optimized" if not optimize else "other tracks" if lanes[number] < own else bound,
             wanted=wanted[number],
@@ -412,8 +442,9 @@ def plan(
         if max_concurrent is not None and track.bound == "branches" and max_concurrent < demand.branches:
             track = replace(track, bound="max_concurrent")
         if optimize:
-            width = _width(demand, track, widths or Widths(), cluster, beside=sum(lanes) - lanes[number])
-            track = replace(track, width=width)
+            of = _width(demand, track, widths or Widths(), cluster, beside=sum(lanes) - lanes[number])
+            width = 1 if of is None else of.least
+            track = replace(track, width=width, width_of=of)
             if width == 1 and is_large and leases_many(batched=demand.batched, limited=demand.limited):
                 track = replace(track, lease=min(first_lease(demand.learned), _fair_share(track)))
         tracks.append(track)
@@ -547,31 +578,33 @@ def _work(demands: Sequence[Demand]) -> list[float]:
     ]
 
 
-def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, *, beside: int) -> int:
+def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, *, beside: int) -> Width | None:
     if demand.is_async:
-        width = widths.loop
+        found = Width(on="event loop", setting=widths.loop)
     elif demand.is_blocking and widths.threads > 1:
-        width = min(_threads(demand.learned, widths.threads), math.ceil(track.wanted / track.lanes))
+        waiting, share = _threads(demand.learned, widths.threads), math.ceil(track.wanted / track.lanes)
+        found = Width(on="threads", setting=widths.threads, waiting=waiting, share=share)
     else:
-        return 1
+        return None
     if not track.workers:
-        return width
+        return found
     # Lanes of other tracks may run beside them, on each of the workers.
     lanes = min(track.lanes + beside, max(track.lanes, track.slots))
     # Each of them takes the cores and GPUs that it was declared to need.
     together = cluster.most_together(track.queue, track.lanes, cpus=demand.cpus or 0.0, gpus=demand.gpus)
-    width = max(1, int(min(together + host.ROUNDED, width)))
+    if together < math.inf:
+        found = replace(found, devices=int(together + host.ROUNDED))
     # And its memory; what is only assumed for a process is not taken by each of its branches.
     if track.memory_from == "assumed":
-        return width
+        return found
     least = min(MEMORY_SHARE * track.memory_available / lanes, cluster.least_share(track.queue, lanes))
-    return min(width, max(1, int(least / track.memory_per_node)))
+    return replace(found, memory=int(least / track.memory_per_node))
 
 
-def _threads(known: Learned | None, most: int) -> int:
+def _threads(known: Learned | None, most: int) -> int | None:
     # As many branches as leave a process busy: while one waits, the others compute.
     if known is None or not known.cpu:
-        return most
+        return None
     # Of next to no time on a core, the ratio may be infinite.
     return int(max(1.0, min(most, 1.0 + known.waits / known.cpu)))
 

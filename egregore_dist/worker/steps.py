@@ -18,7 +18,7 @@ from celery.platforms import EX_FAILURE
 from celery.worker import state
 
 from egregore_dist import errors
-from egregore_dist.engine import announce, boards, leaving
+from egregore_dist.engine import announce, boards, leaving, widths
 from egregore_dist.engine import app as apps
 from egregore_dist.engine.control import STOPPING
 from egregore_dist.engine.queues import Queues
@@ -192,7 +192,7 @@ class Heartbeat(Periodic):
             ttl=self.settings.report_ttl,
             lanes=lanes,
             short=parent.egregore_intake.closed(),
-            widths=parent.egregore_warden.widths() if parent.egregore_warden is not None else {},
+            widths=parent.egregore_warden.widths() if parent.egregore_warden is not None else widths.running(),
             dead=self._children.dead(),
             living=self._children.living(),
             holds=parent.egregore_intake.reasons(),

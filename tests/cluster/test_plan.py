@@ -194,7 +194,7 @@ def test_the_command_shows_every_block(local: LocalCluster) -> None:
         *("name", "path", "kind", "branches", "max_concurrent", "lanes", "workers", "slots", "tracks")
     }
     assert said["blocks"][0]["tracks"][0].keys() == {
-        *("queue", "branches", "lanes", "width", "lease", "bound", "wanted", "workers", "slots", "cores"),
+        *("queue", "branches", "lanes", "width", "width_of", "lease", "bound", "wanted", "workers", "slots", "cores"),
         *("room", "fitting", "memory_available", "memory_per_node", "memory_from", "cpus", "gpus", "labels", "learned"),
     }
     assert "12 branches (assumed)" in text.stdout

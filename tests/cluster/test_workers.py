@@ -212,6 +212,24 @@ def test_what_lanes_on_threads_are_at(tmp_path: Path) -> None:
     assert all(lane.branch is None and lane.since is not None for lane in found)
 
 
+def test_how_wide_lanes_on_threads_are(tmp_path: Path) -> None:
+    """A worker on threads reports how many branches each of its lanes may run at a time, until they have ended."""
+    with LocalCluster(workers=1, concurrency=2, pool="threads"):
+        workers = session.current().workers
+
+        def widths() -> list[int]:
+            [said] = workers.list()
+            assert said.widths.keys() <= {*said.lanes}
+            return sorted(said.widths.values())
+
+        wide, narrow = hovers.map().submit([str(tmp_path)] * 3), gated.submit(str(tmp_path))
+        until(lambda: widths() == [1, 500], what="both lanes in a report")
+        wide.cancel()
+        (tmp_path / "gate").touch()
+        narrow.result(timeout=30, progress=False)
+        until(lambda: not widths(), what="a report without lanes")
+
+
 def test_who_is_not_there(local: LocalCluster) -> None:
     """A worker that is not there, and a name that two have, are errors that list those that are."""
     name, workers = local.workers[0].name, session.current().workers

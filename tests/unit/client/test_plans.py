@@ -10,7 +10,7 @@ from egregore_dist.client.plans import BlockPlan
 from egregore_dist.resources import needs, router
 from egregore_dist.resources.profile import Learned
 from egregore_dist.resources.report import Report
-from egregore_dist.resources.router import Cluster, Demand
+from egregore_dist.resources.router import Cluster, Demand, Plan, Widths
 
 GIB = 2**30
 KNOWN = Learned(executions=9.0, wall=1.0, cpu=1.0, memory=2 * GIB)
@@ -88,3 +88,56 @@ def test_a_lease_that_is_taken_is_shown(branches: int, lease: str) -> None:
     shown = str(BlockPlan(name="it", path=(), kind="map", branches=branches, plan=planned)).splitlines()
 
     assert shown[1] == f"  queue 'home': 2 lanes for {branches} branches{lease}"
+
+
+BUSY = "4 that keep a process busy, one computing while others wait"
+WAITS = Learned(executions=100.0, wall=0.083, cpu=0.02, memory=None, waits=0.063)
+
+
+@pytest.mark.parametrize(
+    ("demand", "width", "told"),
+    [
+        ({"is_async": True}, 500, "500 on an event loop (EGREGORE_ASYNC_WIDTH)"),
+        (
+            {"is_async": True, "cpus": 0.5},
+            2,
+            "the least of 500 on an event loop (EGREGORE_ASYNC_WIDTH), 2 with their cores",
+        ),
+        (
+            {"is_async": True, "memory": 20 * GIB},
+            1,
+            "the least of 500 on an event loop (EGREGORE_ASYNC_WIDTH), 1 in a lane's part of the memory",
+        ),
+        (
+            {"io": True},
+            32,
+            "the least of 32 on threads (EGREGORE_THREAD_WIDTH), 125 for each lane to have its part",
+        ),
+        (
+            {"learned": WAITS},
+            4,
+            f"the least of 32 on threads (EGREGORE_THREAD_WIDTH), {BUSY}, 125 for each lane to have its part",
+        ),
+    ],
+)
+def test_a_plan_says_where_a_width_comes_from(demand: dict[str, Any], width: int, told: str) -> None:
+    """Each number of which it is the least."""
+    demands = [Demand(queue="home", branches=1000, batched=True, **demand)]
+    found = router.plan(demands, Cluster([LARGE]), widths=Widths(threads=32))
+
+    assert found.tracks[0].width == width
+    assert f"\n    width: {told}\n" in f"{_told(found)}\n"
+
+
+def test_a_plan_without_a_width_says_what_was_seen() -> None:
+    """Of branches that compute, or wait for a core, no width comes; what they wait for others is told as well."""
+    queued = Learned(executions=100.0, wall=0.083, cpu=0.02, memory=None, waits=0.0)
+    found = router.plan([Demand(queue="home", branches=1000, batched=True, learned=queued)], Cluster([LARGE]))
+
+    assert found.tracks[0].width == 1
+    assert "width" not in _told(found)
+    assert "83 ms a branch, 20 ms of it on a CPU, 0 ms waiting for others" in _told(found)
+
+
+def _told(found: Plan) -> str:
+    return str(BlockPlan(name="it", path=(), kind="map", branches=1000, plan=found))

@@ -302,6 +302,17 @@ def test_lies_keep_the_last_sound_measurement(
     assert meter.measure().memory_available == 2 * GIB
 
 
+def test_a_lie_about_the_machine_around_a_group(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes nothing either, though the group bounds what a worker has."""
+    write(group, {"memory.max": 2 * GIB, "memory.current": GIB})
+    meter = report.Meter()
+    before = meter.measure()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**62, total=16 * GIB))
+
+    assert before.memory_limit == 2 * GIB
+    assert meter.measure().machine_available == before.machine_available == 10 * GIB
+
+
 def a_report(**changes: Any) -> report.Report:
     values: dict[str, Any] = {"worker": "w@h", "host": "h", "pid": 1, "cores": 1.5, "slots": 3, "at": 100_000}
     return report.Report(**(values | {"memory_available": 1, "memory_total": 2} | changes))

@@ -337,6 +337,7 @@ def test_a_plan_tells_its_numbers() -> None:
                 branches=10,
                 lanes=7,
                 width=1,
+                width_of=None,
                 lease=1,
                 bound="memory",
                 wanted=8,
