@@ -159,7 +159,7 @@ def watch(run_id: str, after: str | None, wants_json: bool) -> None:
     run = Run(run_id, of=session)
     try:
         if wants_json or after is not None or not sys.stdout.isatty():
-            watching.lines(run, as_json=wants_json, after=after or "0")
+            watching.lines(run, session.ledger, as_json=wants_json, after=after)
         else:
             watching.live(run, session.ledger)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import click
 
 from egregore_dist import errors
 from egregore_dist.cli import levels, redact, show
+from egregore_dist.ledger.keys import ROOT
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,13 +31,15 @@ _POSITIONS = 8
 _BAR = 24
 
 
-def lines(run: Run, *, as_json: bool, after: str = "0") -> None:
-    """Print a line for each event after a cursor until the run ends.
+def lines(run: Run, ledger: Ledger, *, as_json: bool, after: str | None = None) -> None:
+    """Print a line for each event, or for those after a cursor, until the run ends.
 
     Raises `errors.RunNotFound`, and `errors.ConfigurationError` for what is no cursor.
     """
-    names: dict[str, str] = {}
-    for event in run.events(after=after):
+    # Blocks that were opened before the cursor have told their names before it.
+    opened = [] if after is None else ledger.blocks(run.id)
+    names = {block.id: block.name for block in opened if block.id != ROOT}
+    for event in run.events(after=after or "0"):
         if event.block is not None and "name" in event.detail:
             names[event.block] = event.detail["name"]
         click.echo(json_line(event, names) if as_json else line(event, names))

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 ATTEND_EVERY = 0.5
 
+# The clock that alarms go by is not the one that they are told by here.
+_EARLY = 0.005
+
 
 class Interrupt(BaseException):
     """Raised inside a node to stop it. Not an Exception, so that ``except Exception`` in a node does not swallow it."""
@@ -35,6 +38,9 @@ class Interrupter:
         self.usable = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
         self._attend: Callable[[], bool] | None = None
         self._until: float | None = None
+        self._due: float | None = None
+        self._stops = False
+        self._is_guarded = False
         self._fired = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -52,8 +58,9 @@ class Interrupter:
         # Anew each time: a node may have had its own use for the alarm.
         self._set_handler()
         self._start_attending()
-        self._fired = False
+        self._fired = self._stops = False
         self._until = None if seconds is None else time.monotonic() + seconds
+        self._is_guarded = True
         self._attend = attend
         try:
             if seconds is not None:
@@ -90,7 +97,7 @@ class Interrupter:
     def enter(self, attend: Callable[[], bool]) -> None:
         """Until `leave`, raise `Interrupt` once ``attend`` says so; it has to see itself how long that takes."""
         if self.usable:
-            self._fired = False
+            self._fired = self._stops = self._is_guarded = False
             self._attend = attend
 
     def leave(self) -> None:
@@ -106,14 +113,25 @@ class Interrupter:
         # What `signal.signal` calls; it looks for enums before and after, which takes 4 microseconds a branch.
         _signal.signal(signal.SIGALRM, self._on_alarm)
 
-    @staticmethod
-    def _set_alarm(seconds: float | None) -> None:
+    def _set_alarm(self, seconds: float | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else max(seconds, 1e-6))
+        # Only now: the one before may have come meanwhile.
+        self._due = None if seconds is None else time.monotonic() + seconds
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
-        if self._attend is not None and not self._fired:
+        if self._attend is None or self._fired:
+            return
+        if self._stops or (self._due is not None and time.monotonic() >= self._due - _EARLY):
             self._fired = True
             raise Interrupt
+        if self._is_guarded:
+            # It took the place of the one that was set here.
+            if self._due is not None:
+                self._set_alarm(self._due - time.monotonic())
+            raise RuntimeError(
+                "SIGALRM came, for which nothing was set to handle it: a node that calls signal.alarm or"
+                " signal.setitimer needs a handler of its own; its timeout= needs none"
+            )
 
     def _start_attending(self) -> None:
         if self._thread is None:
@@ -136,5 +154,6 @@ class Interrupter:
                 else:
                     with self._lock:
                         if stops and self._attend is attend:
+                            self._stops = True
                             signal.pthread_kill(main, signal.SIGALRM)
             before = attend

@@ -24,7 +24,7 @@ from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Again, Job, NodeTimeout, acall, call, raised
 from egregore_dist.engine.interpret import Done, Meet, Value
-from egregore_dist.engine.interrupt import Interrupt
+from egregore_dist.engine.interrupt import ATTEND_EVERY, Interrupt
 from egregore_dist.engine.loop import Loop
 from egregore_dist.engine.outcome import Inputs
 from egregore_dist.engine.place import NotLoaded, Place
@@ -247,7 +247,7 @@ class Lane:
                 elif isinstance(end, Opened):
                     opened = end
                 fails = isinstance(end, Commit) and end.kind == "error" and place.record.on_error == "cancel"
-                if end is None or fails or time.monotonic() - started > LONG or leaving.told():
+                if end is None or fails or time.monotonic() - started > LONG or leaving.told() or _ends_soon(place):
                     break
                 lease = batch.next()
             self._runtime.board.rest()
@@ -263,6 +263,8 @@ class Lane:
             if not place.limited and self._batches(place.shape, place.track):
                 lasted = time.monotonic() - started
                 want = min(2 * want, MOST_LEASED) if lasted < SHORT else max(1, want // 2) if lasted > LONG else want
+                if _ends_soon(place):
+                    want = 1
             served = self._commit(
                 place, want=LEAVE if self._leaves() else want, held=0, commits=commits, releases=releases
             )
@@ -651,6 +653,12 @@ class Lane:
                 parent, _ = self._ledger.look(self._run, served.resumed.block)
                 self._refuse(parent, served.resumed.track, [served.resumed.lease], error)
             leases = list(served.leases)
+
+
+def _ends_soon(place: Place) -> bool:
+    # A long branch is attended to too late then for those before and behind it to be told from it at the end.
+    left = place.left()
+    return left is not None and left < 2 * ATTEND_EVERY
 
 
 def _first(execution: Execution) -> tuple[Job | None, Done | Meet | None]:

@@ -55,6 +55,22 @@ def write(path: str | Path, line: object) -> None:
         file.write(f"{line}\n")
 
 
+@node
+def sets_an_alarm(path: str, context: Context) -> None:
+    write(path, context.attempt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    time.sleep(30)
+
+
+def test_an_alarm_without_a_handler_is_a_failure(local: LocalCluster, tmp_path: Path) -> None:
+    """A node that sets an alarm and does not handle it fails, once, with what to do about it."""
+    with pytest.raises(ParallelExecutionError, match="SIGALRM came, for which nothing was set") as caught:
+        parallel(sets_an_alarm, fine).submit(str(tmp_path / "calls")).result(timeout=30)
+
+    assert caught.value.branch == "sets_an_alarm"
+    assert lines(tmp_path / "calls") == ["1"]
+
+
 # Retries and the node's own timeout
 
 
@@ -210,6 +226,27 @@ def test_async_branches_end_at_the_deadline(local: LocalCluster, tmp_path: Path)
 
     assert caught.value.running == [0, 1, 2, 3, 4]
     until(lambda: lines(tmp_path / "finally") == ["alingers"] * 5, seconds=3, what="every finally block")
+
+
+@node
+def hangs_at_one(path: str, context: Context) -> None:
+    write(path, context.branch)
+    if context.branch == 12:
+        time.sleep(60)
+
+
+@in_time
+@pytest.mark.parametrize("timeout", [0.3, 0.6, 0.9, 1.2, 1.5])
+def test_a_deadline_tells_what_ended_from_what_ran(cluster: LocalCluster, tmp_path: Path, timeout: float) -> None:
+    """A long branch amid tiny ones, which one lane leases together: those before it have ended, those after it wait."""
+    hangs = hangs_at_one.map(max_concurrent=1, timeout=timeout)
+    with pytest.raises(ParallelTimeoutError) as caught:
+        hangs.run([str(tmp_path / "begun")] * 25)
+
+    begun, error = {int(line) for line in lines(tmp_path / "begun")}, caught.value
+    assert error.running == [12]
+    assert error.results.keys() == begun - {12}
+    assert error.pending == sorted(set(range(25)) - begun)
 
 
 @in_time

@@ -199,6 +199,27 @@ MUTATIONS = (
         tests=("tests/unit/ledger/test_connection.py",),
     ),
     Mutation(
+        name="the parent of a complete block is not looked after",
+        file="egregore_dist/ledger/lua/_common.lua",
+        old="  hint_soon(parent)\n  return block\n",
+        new="  return block\n",
+        tests=("tests/cluster/ledger/test_repair.py",),
+    ),
+    Mutation(
+        name="a long branch is told from those beside it at the end only where the end is far",
+        file="egregore_dist/engine/lane.py",
+        old=" or leaving.told() or _ends_soon(place):",
+        new=" or leaving.told():",
+        tests=("tests/cluster/test_ends.py::test_a_deadline_tells_what_ended_from_what_ran",),
+    ),
+    Mutation(
+        name="a node's own alarm stops its branch as if its time were over",
+        file="egregore_dist/engine/interrupt.py",
+        old="        if self._is_guarded:\n",
+        new="        if self._is_guarded:\n            raise Interrupt\n",
+        tests=("tests/unit/engine/test_interrupt.py",),
+    ),
+    Mutation(
         name="turn: a lane of many never stays beyond its turn",
         file="egregore_dist/engine/lane.py",
         old="            self._turn.extend(held, most)\n",
@@ -418,8 +439,8 @@ MUTATIONS = (
     Mutation(
         name="a lane of many that stays for as long as others wait",
         file="egregore_dist/engine/turn.py",
-        old="            self._drain *= 2\n",
-        new="",
+        old="self._until, self._drain = now + _STAY * may_cost, _MORE * may_cost",
+        new="self._until = now + _STAY * may_cost",
         tests=("tests/unit/engine/test_turn.py",),
     ),
     Mutation(

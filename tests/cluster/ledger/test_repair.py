@@ -287,6 +287,19 @@ def test_failed_branches_that_no_lane_committed_are_in_the_events(play: Play) ->
 # Lost messages
 
 
+def test_a_branch_that_is_to_go_on_is_asked_for_soon(play: Play) -> None:
+    """Its block is complete, and the message that asks for a collect may be lost: its parent is looked at soon."""
+    block, lane = play.block(2), play.lane()
+    play.serve(block, lane)
+    inner = play.nest(block, 0, lane, 1, tracks=[track(1, queue="elsewhere")])
+    play.ledger.redis.zadd(play.ledger.keys.agenda, {f"{play.run} hint {block}": play.now() + 60_000})
+    served = play.finish(inner)
+
+    assert [message.kind for message in served.messages] == ["collect"]
+    assert play.agenda()["hint", block] <= play.now() + 2000
+    assert Message("lane", block, 0, QUEUE) in play.sweep("hint", block)
+
+
 def test_a_run_whose_first_message_was_lost_is_asked_for_again(play: Play) -> None:
     """Work that nobody serves asks for a lane."""
     assert play.sweep("hint", ROOT) == [LANE]

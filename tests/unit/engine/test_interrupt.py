@@ -203,3 +203,34 @@ def test_a_node_may_use_the_alarm_itself() -> None:
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
     with pytest.raises(Interrupt), interrupter.guard(0.02, lambda: False):
         spin()
+
+
+def alarmed(interrupter: Interrupter, seconds: float) -> None:
+    """Compute under a guard, with an alarm of one's own."""
+    with interrupter.guard(seconds, lambda: False):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            spin()
+        except RuntimeError:
+            if seconds > 1:
+                raise
+        spin()
+
+
+def test_an_alarm_of_the_body_s_own_is_an_error() -> None:
+    """Nothing here has set it, and the body has no handler for it: it ends, and its time is kept all the same."""
+    interrupter = Interrupter()
+    with pytest.raises(RuntimeError, match="SIGALRM came, for which nothing was set"):
+        alarmed(interrupter, 20.0)
+    with pytest.raises(Interrupt):
+        alarmed(interrupter, 0.3)
+
+
+def test_an_alarm_among_many_is_nobody_s() -> None:
+    """On an event loop nobody knows whose it is: it does nothing."""
+    interrupter = Interrupter()
+    interrupter.prepare()
+    interrupter.enter(lambda: False)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    spin(0.1)
+    interrupter.leave()

@@ -122,6 +122,7 @@ def leaving(longest: float, clock: Clock, *, alone: float) -> tuple[float, float
             mine.extend(len(held), of=width)
         if not leaves:
             held += some(width - len(held))
+        assert clock.now - began - alone < 30 + 10 * longest
     return clock.now - began - alone, idle / width / (clock.now - began)
 
 
