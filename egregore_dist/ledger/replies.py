@@ -202,8 +202,13 @@ def tended(reply: Sequence[Any]) -> Tended:
 
 def stream(reply: Any) -> list[tuple[str, dict[str, bytes]]]:
     """The entries of one stream, as XREAD answers in either protocol."""
-    found = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
-    return [entry for each in found for entry in entries(_flat(each))]
+    return [entry for found in streams(reply).values() for entry in found]
+
+
+def streams(reply: Any) -> dict[str, list[tuple[str, dict[str, bytes]]]]:
+    """The entries of streams by their keys, as XREAD answers in either protocol: of those that have any."""
+    found = reply.items() if isinstance(reply, dict) else reply or ()
+    return {key.decode(): entries(_flat(each)) for key, each in found}
 
 
 def entries(reply: Iterable[Any]) -> list[tuple[str, dict[str, bytes]]]:

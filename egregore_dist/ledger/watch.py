@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -62,6 +62,22 @@ class Watch:
         with _cancellable(), reachable():
             found = await self._redis.xread(streams, count=replies.EVENTS_READ, block=replies.block_for(seconds))
         return replies.stream(found)
+
+    async def last(
+        self, run: str, after: Mapping[StreamOfRun, str], seconds: float
+    ) -> dict[StreamOfRun, tuple[str, dict[str, bytes]]]:
+        """The last entries after these cursors, of the streams that have any; waits so long for one."""
+        parts = {self._keys.part(run, part): part for part in after}
+        streams: dict[Any, Any] = {key: after[part] for key, part in parts.items()}
+        last: dict[StreamOfRun, tuple[str, dict[str, bytes]]] = {}
+        block = replies.block_for(seconds)
+        while streams:
+            with _cancellable(), reachable():
+                found = replies.streams(await self._redis.xread(streams, count=replies.EVENTS_READ, block=block))
+            last |= {parts[key]: entries[-1] for key, entries in found.items()}
+            streams = {key: entries[-1][0] for key, entries in found.items() if len(entries) == replies.EVENTS_READ}
+            block = replies.block_for(0.001)
+        return last
 
 
 @contextmanager

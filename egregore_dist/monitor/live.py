@@ -18,7 +18,6 @@ from egregore_dist.ledger import Ledger, runlist
 from egregore_dist.ledger import limits as known_limits
 from egregore_dist.ledger.profiles import Profiles
 from egregore_dist.ledger.records import StreamOfRun
-from egregore_dist.ledger.replies import EVENTS_READ
 from egregore_dist.monitor import lists
 from egregore_dist.monitor.guard import Answer, Asked
 from egregore_dist.monitor.lists import Filters
@@ -75,10 +74,14 @@ class Live:
         return {"run_events": self._run, "logs_events": self._logs, "runs_events": self._list}
 
     async def _run(self, asked: Asked) -> Response:
-        return self._stream(asked, self._of_run(asked.parts["run"], _cursor(asked), "events"))
+        return self._stream(asked, self._of_run(asked.parts["run"], {"events": _cursor(asked)}))
 
     async def _logs(self, asked: Asked) -> Response:
-        return self._stream(asked, self._of_run(asked.parts["run"], _cursor(asked), "log"))
+        after: dict[StreamOfRun, str] = {"log": _cursor(asked)}
+        if (events := asked.query.get("events")) is not None:
+            # After a lost connection some of them may be told again, and the page reads itself once more.
+            after["events"] = _known(events)
+        return self._stream(asked, self._of_run(asked.parts["run"], after))
 
     async def _list(self, asked: Asked) -> Response:
         looks: dict[str, tuple[Callable[[], Hashable], float]] = {
@@ -113,19 +116,15 @@ class Live:
             if not self._streams[whose]:
                 del self._streams[whose]
 
-    async def _of_run(self, run: str, cursor: str, part: StreamOfRun) -> AsyncIterator[str]:
-        begun = tried = time.monotonic()
+    async def _of_run(self, run: str, after: dict[StreamOfRun, str]) -> AsyncIterator[str]:
+        begun, tried, first = time.monotonic(), time.monotonic(), next(iter(after))
         async with self._ledger.watch() as watch:
             while time.monotonic() - begun < _LASTS and not self._stopping():
-                found = await watch.events(run, cursor, 1.0, part)
-                while len(found) % EVENTS_READ == 0 and found:
-                    more = await watch.events(run, found[-1][0], 0.001, part)
-                    if not more:
-                        break
-                    found = more
+                found = await watch.last(run, after, 1.0)
                 if found:
-                    cursor, fields = found[-1]
-                    yield _message("change", cursor, fields.get("event", b"lines").decode())
+                    after |= {part: cursor for part, (cursor, _) in found.items()}
+                    _, fields = found.get("events") or found["log"]
+                    yield _message("change", after[first], fields.get("event", b"lines").decode())
                     tried = time.monotonic()
                     await asyncio.sleep(_BETWEEN)
                 elif time.monotonic() - tried > _TRY:
@@ -180,8 +179,11 @@ class Live:
 
 
 def _cursor(asked: Asked) -> str:
-    known = asked.headers.get("last-event-id") or asked.query.get("after") or "0"
-    return known if _CURSOR.fullmatch(known) else "0"
+    return _known(asked.headers.get("last-event-id") or asked.query.get("after") or "0")
+
+
+def _known(cursor: str) -> str:
+    return cursor if _CURSOR.fullmatch(cursor) else "0"
 
 
 def _message(event: str, cursor: str | None, what: str) -> str:

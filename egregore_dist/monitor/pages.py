@@ -266,6 +266,7 @@ class Pages:
         run, position = asked.parts["run"], int(asked.parts["branch"])
         record, block = self._found(asked)
         (row,) = browse.branches(self._ledger, run, block, [position])
+        lines = self._lines_of(asked, position)
         namer = self._reader.namer(record, self._reader.workflow(record), [block])
         with self._reader.timelines.read(run, record.created) as timeline:
             timeline.learn(record, [block])
@@ -274,7 +275,7 @@ class Pages:
         return self._show(
             "branch.html",
             asked,
-            stream=_stream(run, cursor),
+            stream=_stream(run, cursor) if lines is None else f"{_stream_of_lines(run, lines)}&events={cursor}",
             record=record,
             block=block,
             row=row,
@@ -282,7 +283,7 @@ class Pages:
             attempts=attempts,
             partial=partial,
             why=failures.of_branch(self._ledger, run, block.id, position) if row.failure else None,
-            lines=self._lines_of(asked, position),
+            lines=lines,
             logs_address=logs.Filters(block=block.id, branch=str(position)).address(run),
             now=self._ledger.now() / 1000,
         )
@@ -294,7 +295,7 @@ class Pages:
         return self._show(
             "logs.html",
             asked,
-            stream="" if filters.before else f"/runs/{words.segment(run)}/logs/events?after={lines.cursor}",
+            stream="" if filters.before else _stream_of_lines(run, lines),
             record=record,
             filters=filters,
             levels=LEVELS,
@@ -484,6 +485,11 @@ class _Pages:
 def _stream(run: str, cursor: str = "0") -> str:
     """Where a page hears that something has happened after what it shows."""
     return f"/runs/{words.segment(run)}/events?after={cursor}"
+
+
+def _stream_of_lines(run: str, lines: logs.Lines) -> str:
+    """The same for lines that are said."""
+    return f"/runs/{words.segment(run)}/logs/events?after={lines.cursor}"
 
 
 def _static(name: str) -> Response:

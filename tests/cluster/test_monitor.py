@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from egregore_dist.client import session
 from egregore_dist.ledger.records import Aside
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
-from tests.cluster.log_flows import held
+from tests.cluster.log_flows import goes_on, held
 from tests.cluster.monitor_flows import (
     EVIL,
     asking,
@@ -301,6 +302,22 @@ def test_a_failure_is_told(shown: Monitor) -> None:
     assert "<script>alert(1)" not in page
     assert "Traceback" in page
     assert 'class="step node is-failed"' in page
+
+
+def test_what_a_branch_says_reaches_its_page(shown: Monitor, tmp_path: Path) -> None:
+    """The page of a branch hears of lines while nothing else happens, and of events too; a viewer's of events alone."""
+    gate = tmp_path / "gate"
+    run = parallel(goes_on, name="says").submit(str(gate))
+    address = f"/runs/{run.id}/blocks/0.0-/branches/0"
+    until(lambda: "before" in shown.page(f"/runs/{run.id}/logs"), what="the first line")
+    (stream,) = re.findall(r'data-stream="([^"]*)"', shown.page(address))
+    live = Stream(shown, html.unescape(stream))
+
+    gate.touch()
+    live.until("lines")
+    assert run.status == "running"
+    Path(f"{gate}.end").touch()
+    live.until("run.ended")
 
 
 def test_what_nodes_say_reaches_the_page(shown: Monitor, tmp_path: Path) -> None:
