@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,8 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from egregore_dist import Limit, LocalCluster, Sequence, node
 from egregore_dist.client import session
 from egregore_dist.client.session import Session
-from egregore_dist.ledger import Aside
+from egregore_dist.ledger import Aside, Ledger
+from egregore_dist.ledger.limits import text_of
 from egregore_dist.monitor.metrics import Metrics
+from egregore_dist.resources.report import Report
+from egregore_dist.workflow.limits import Rule
 from tests.cluster.monitor_flows import failing, gated, nested, numbers
 from tests.support import promql
 from tests.support.promql import Scrape
@@ -250,6 +255,23 @@ def test_workers_say_what_they_use(cluster: LocalCluster) -> None:
         assert said("egregore_worker_memory_total_bytes", worker=worker.name) > said(
             "egregore_worker_memory_available_bytes", worker=worker.name
         )
+
+
+def test_workers_and_limits_with_series_are_bounded(cluster: LocalCluster) -> None:
+    """Of very many the first by name are told of; how many workers there are, and their slots, is of all."""
+    machine: dict[str, Any] = {"host": "h", "cores": 1.0, "memory_available": 1, "memory_total": 2}
+    with closing(Ledger(cluster.url, prefix="many")) as ledger:
+        for number in range(210):
+            report = Report(worker=f"w{number:03}", pid=1, slots=2, **machine)
+            ledger.report(report.worker, msgspec.msgpack.encode(report), 60.0)
+        for number in range(60):
+            ledger.edit_limit(f"limit{number:02}", text_of(Rule(concurrent=3), None))
+        said = Said(Metrics(ledger, "many").text()[0].decode())
+
+    assert (said("egregore_workers"), said("egregore_slots")) == (210, 420)
+    labels = promql.scrape(said.families).values()
+    assert {each["worker"] for each in labels if "worker" in each} == {frozenset(f"w{n:03}" for n in range(200))}
+    assert {each["limit"] for each in labels if "limit" in each} == {frozenset(f"limit{n:02}" for n in range(50))}
 
 
 def test_messages_set_aside_are_counted_for_ever(cluster: LocalCluster) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from egregore_dist.monitor.nodes import BY_DEFAULT, SORTS, Order, Point, Row
 from egregore_dist.resources.profile import Histogram, Profile
+from tests.unit.monitor.tables import first_row
 from tests.unit.monitor.test_escaping import page
 
 
@@ -92,3 +93,12 @@ def test_times_of_calls_and_of_branches_are_not_taken_for_each_other() -> None:
     assert re.search(r">Call p50( <span|<)", html)
     assert re.search(r">Slowest branch( <span|<)", html)
     assert ">Trend of branches<" in html
+
+
+def test_the_page_shows_the_trend() -> None:
+    """As a picture, in the column that is called so; and a dash where there is none."""
+    html = page("nodes.html", rows=[row("f", 1.0, 1.0, point("r1"), point("r2", mean=4.0))])
+
+    assert re.search(r'<td><svg [^>]*class="trend"', html)
+    assert first_row(html)["Trend of branches"] == "1.0 s in the oldest of 2 runs, 4.0 s in the newest"
+    assert first_row(page("nodes.html", rows=[row("f", 1.0)]))["Trend of branches"] == "-"

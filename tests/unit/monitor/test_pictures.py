@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+import pytest
+
 from egregore_dist.client import gantt
 from egregore_dist.monitor import svg, tree, words
 from egregore_dist.workflow import spec
 from tests.unit.client.stories import STORY, event, timeline
+from tests.unit.monitor.test_escaping import PAGES, page
 from tests.unit.monitor.test_standing import block, choice, each, facts, n, par, seq
 
 EVIL = "<script>alert(1)</script>\"' onload=x &amp; \x1b[31m redis://u:hunter22@h"
@@ -106,3 +109,16 @@ def test_attributes_are_escaped() -> None:
     made = svg.tag("a", "text", href='"><script>')
 
     assert made == '<a href="&quot;&gt;&lt;script&gt;">text</a>'
+
+
+def test_the_page_of_a_run_says_what_the_star_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the picture of the timeline, with what the end waited for, and the sign in its legend."""
+    picture = gantt.draw(timeline(*STORY), "flow", 110.0, lambda block, position: f"branch{position}")
+    monkeypatch.setattr(PAGES["run.html"]["view"], "gantt", picture)
+
+    html = page("run.html")
+
+    assert picture is not None
+    assert picture in html
+    assert " ★</text>" in picture
+    assert "<span>★ the end waited for it</span>" in html

@@ -1,4 +1,4 @@
-"""What of a branch's times is told where a run's events are not all kept."""
+"""What is told of a branch and its times, also where a run's events are not all kept."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from egregore_dist.client.timeline import Timeline
+from egregore_dist.client.events import Spent
+from egregore_dist.client.timeline import Attempt, Timeline
 from egregore_dist.ledger.browse import Branch
 from egregore_dist.monitor.timelines import times
 from tests.support import glances
 from tests.unit.client.stories import STORY, event, timeline
+from tests.unit.monitor.tables import first_row
+from tests.unit.monitor.test_escaping import page
 
 BLOCK = glances.block((1,), n=3, opened=102_000)
 ROW = Branch(position=0, state="ok", holder="", attempt=1, result=3, failure=0, at="")
@@ -68,3 +71,18 @@ def test_a_block_of_which_all_is_known() -> None:
 
     assert waited == 1.0
     assert last is made.attempts["0.0-1", 1][-1]
+
+
+def test_all_that_is_told_of_a_branch() -> None:
+    """Each column of its row in the block, and of its attempt on its own page, has what its head says."""
+    spent = Spent(cpu=1.5, memory=3_000_000)
+    attempt = Attempt(105.0, 107.0, "error", "w1", number=2, size=40, spent=spent)
+
+    row = first_row(page("block.html", rows=[(replace(ROW, result=30), "shop", 3.0, attempt)]))
+    alone = first_row(page("branch.html", attempts=[attempt]))
+
+    both = {"Worker": "w1", "CPU": "1.5 s", "Peak memory": "+3.0 MB"}
+    first = {"#": "0", "Branch": "shop", "State": "ok", "Attempt": "2", "Waited": "3.0 s", "Ran": "2.0 s"}
+    assert row == {**both, **first, "Result": "30 B"}
+    times = {"Began": "1970-01-01 00:01:45 UTC", "Ended": "1970-01-01 00:01:47 UTC", "Took": "2.0 s"}
+    assert alone == {**both, **times, "#": "2", "How": "error", "Result": "40 B"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -10,6 +12,8 @@ from egregore_dist.cli import probe
 from egregore_dist.ledger import Ledger
 from egregore_dist.monitor.workers import Machine, machines
 from egregore_dist.resources.report import Report
+from tests.unit.monitor.tables import first_row
+from tests.unit.monitor.test_escaping import page
 
 GB = 2**30
 
@@ -61,3 +65,22 @@ def test_what_all_workers_of_a_machine_say_is_said_once(monkeypatch: pytest.Monk
         ("Concurrency", "room for 1", ("b@east",)),
         ("Prefetch", "as many as it runs", ("a@east", "b@east")),
     ]
+
+
+def test_what_the_page_says_of_a_machine_and_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cores, how much of the memory that is planned with is reserved, prefetch and why, and how old that is."""
+    said: dict[str, Any] = {"cores": 2.5, "lane_memory": GB, "prefetch": 6, "prefetch_why": "each takes 3 s"}
+
+    found = seen(monkeypatch, replace(worker("a@east", "", total=8, **said), age=7.0))
+    html = page("workers.html", machines=found, lanes={})
+
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    assert facts["Cores"] == "2.5"
+    meter, _, reserved = facts["Reserved for lanes"].partition("</meter> ")
+    assert 'high="0.7" optimum="0" value="0.500"' in meter
+    assert reserved == "4.3 GB, of 6.0 GB that are planned with (70 %)"
+    assert facts["Prefetch"] == "each takes 3 s"
+    row = first_row(html)
+    assert (row["Worker"], row["Prefetch"], row["Last report"]) == ("a@east prefork", "6", "7 s ago")
+    labels = re.findall(r'<td[^>]* data-label="(.*?)"', html)
+    assert labels == [name for name in row if name not in ("Worker", "Actions")]
