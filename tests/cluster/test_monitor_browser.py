@@ -261,7 +261,7 @@ def test_nodes_as_they_are_learned(driver: str, tmp_path: Path) -> None:
 
 
 def test_a_page_that_takes_long(local: LocalCluster, shown: Monitor, window: Browser, tmp_path: Path) -> None:
-    """It is made a tenth of the time at most, and shows a run's end at once for all that."""
+    """It is made a twentieth of the time at most, and shows a run's end at once for all that."""
     gate = tmp_path / "gate"
     run = go_to_a_run_at_the_gate(window, shown, gate)
     stay(window)
