@@ -32,6 +32,7 @@ class Interrupter:
 
     Attributes:
         usable: whether the thread that made it, the one that executes lanes, can be interrupted.
+        is_stray: whether an alarm interrupted the guarded body that was not set here, but by its worker or by itself.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,7 @@ class Interrupter:
         self._due: float | None = None
         self._stops = False
         self._is_guarded = False
+        self.is_stray = False
         self._fired = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -58,7 +60,7 @@ class Interrupter:
         # Anew each time: a node may have had its own use for the alarm.
         self._set_handler()
         self._start_attending()
-        self._fired = self._stops = False
+        self._fired = self._stops = self.is_stray = False
         self._until = None if seconds is None else time.monotonic() + seconds
         self._is_guarded = True
         self._attend = attend
@@ -121,17 +123,10 @@ class Interrupter:
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         if self._attend is None or self._fired:
             return
-        if self._stops or (self._due is not None and time.monotonic() >= self._due - _EARLY):
-            self._fired = True
+        is_expected = self._stops or (self._due is not None and time.monotonic() >= self._due - _EARLY)
+        if is_expected or self._is_guarded:
+            self._fired, self.is_stray = True, not is_expected
             raise Interrupt
-        if self._is_guarded:
-            # It took the place of the one that was set here.
-            if self._due is not None:
-                self._set_alarm(self._due - time.monotonic())
-            raise RuntimeError(
-                "SIGALRM came, for which nothing was set to handle it: a node that calls signal.alarm or"
-                " signal.setitimer needs a handler of its own; its timeout= needs none"
-            )
 
     def _start_attending(self) -> None:
         if self._thread is None:

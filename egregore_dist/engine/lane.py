@@ -71,6 +71,12 @@ _LATE = 1.0
 _EARLY = 1.0
 
 
+_OWN_ALARM = (
+    "SIGALRM came, and nothing was set to handle it: a node that calls signal.alarm or signal.setitimer needs a handler"
+    " of its own; its timeout= needs none"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A branch met a block, and is parked. ``entered``: this lane is one of the block's lanes, and has come to it."""
@@ -347,6 +353,9 @@ class Lane:
             told = None if spending is None else spending.told()
             return Commit(lease.branch, "ok", end.value.raw, place.times(lease, since), told)
         except Interrupt:
+            if interrupter.is_stray and place.holds(lease.branch, self._token):
+                # Leased again, it would do so again, and nobody would hear of it.
+                return _failed(lease, RuntimeError(_OWN_ALARM), node, job, place.times(lease, since), spending)
             return None
         except BaseException as error:
             _let_go(error)

@@ -48,6 +48,8 @@ class Raiser:
     """What `Interrupter` is to a process's main thread, for the threads of a pool."""
 
     usable = True
+    # Of alarms it has none.
+    is_stray = False
 
     def __init__(self) -> None:
         self._bodies: dict[int, _Body] = {}

@@ -64,7 +64,7 @@ def sets_an_alarm(path: str, context: Context) -> None:
 
 def test_an_alarm_without_a_handler_is_a_failure(local: LocalCluster, tmp_path: Path) -> None:
     """A node that sets an alarm and does not handle it fails, once, with what to do about it."""
-    with pytest.raises(ParallelExecutionError, match="SIGALRM came, for which nothing was set") as caught:
+    with pytest.raises(ParallelExecutionError, match="SIGALRM came, and nothing was set to handle it") as caught:
         parallel(sets_an_alarm, fine).submit(str(tmp_path / "calls")).result(timeout=30)
 
     assert caught.value.branch == "sets_an_alarm"

@@ -214,10 +214,10 @@ MUTATIONS = (
     ),
     Mutation(
         name="a node's own alarm stops its branch as if its time were over",
-        file="egregore_dist/engine/interrupt.py",
-        old="        if self._is_guarded:\n",
-        new="        if self._is_guarded:\n            raise Interrupt\n",
-        tests=("tests/unit/engine/test_interrupt.py",),
+        file="egregore_dist/engine/lane.py",
+        old="            if interrupter.is_stray and place",
+        new="            if False and place",
+        tests=("tests/cluster/test_ends.py::test_an_alarm_without_a_handler_is_a_failure",),
     ),
     Mutation(
         name="turn: a lane of many never stays beyond its turn",

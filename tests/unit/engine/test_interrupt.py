@@ -206,24 +206,31 @@ def test_a_node_may_use_the_alarm_itself() -> None:
 
 
 def alarmed(interrupter: Interrupter, seconds: float) -> None:
-    """Compute under a guard, with an alarm of one's own."""
+    """Compute under a guard, with an alarm of one's own after twenty milliseconds."""
     with interrupter.guard(seconds, lambda: False):
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.02)
-            spin()
-        except RuntimeError:
-            if seconds > 1:
-                raise
+        signal.setitimer(signal.ITIMER_REAL, min(seconds, 0.02))
         spin()
 
 
-def test_an_alarm_of_the_body_s_own_is_an_error() -> None:
-    """Nothing here has set it, and the body has no handler for it: it ends, and its time is kept all the same."""
+def test_an_alarm_of_the_body_s_own_is_a_stray_one() -> None:
+    """Nothing here has set it; where the body's time is over as well, it is the alarm that was."""
     interrupter = Interrupter()
-    with pytest.raises(RuntimeError, match="SIGALRM came, for which nothing was set"):
-        alarmed(interrupter, 20.0)
-    with pytest.raises(Interrupt):
-        alarmed(interrupter, 0.3)
+    for seconds in (20.0, 0.02):
+        with pytest.raises(Interrupt):
+            alarmed(interrupter, seconds)
+        assert interrupter.is_stray == (seconds > 1)
+
+
+@pytest.mark.usefixtures("attentive")
+def test_what_is_attended_to_gets_no_stray_alarm() -> None:
+    """Nor does what is over its time, or a limit inside of it."""
+    interrupter = Interrupter()
+    with pytest.raises(Interrupt), interrupter.guard(None, lambda: True):
+        spin()
+    assert not interrupter.is_stray
+    with pytest.raises(Interrupt), interrupter.guard(20, lambda: False), interrupter.limit(0.02):
+        spin()
+    assert not interrupter.is_stray
 
 
 def test_an_alarm_among_many_is_nobody_s() -> None:
