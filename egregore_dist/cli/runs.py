@@ -117,10 +117,10 @@ def report(run_id: str, wants_markdown: bool, file: str | None, wants_json: bool
 
     JSON keys: id, workflow, state, at, created, started, ended (ISO 8601, UTC), waited, ran (seconds), totals: blocks,
     branches, ok, failed, stopped, open; success_rate, executions: ok, failed, lost, stopped, running, together,
-    durations: count, total, min, mean, p95, max (seconds), measured, cpu (seconds), memory (bytes); nodes: a list of
-    name, executions; blocks: a list of name, path, opened, branches, ok, failed, stopped, took (as durations),
-    executions; workers: a list of name, executions, busy; critical_path: a list of block, name, branch, worker, waited,
-    ran, cpu, memory; retries: count, kept, saved; partial.
+    durations: count, total, min, mean, p95, max (seconds), measured, cpu (seconds), memory (bytes); parts (as
+    durations); nodes: a list of name, executions; blocks: a list of name, path, opened, branches, ok, failed, stopped,
+    took (as durations), executions; workers: a list of name, executions, busy; critical_path: a list of block, name,
+    branch, worker, waited, ran, cpu, memory, nodes; retries: count, kept, saved; partial.
     """
     if wants_markdown + wants_json + (file is not None) > 1:
         raise Quit(codes.USAGE, "--json, --markdown and --html exclude each other")

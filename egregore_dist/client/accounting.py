@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from egregore_dist import errors
-from egregore_dist.client import executed, gantt, naming, stored, svg
+from egregore_dist.client import executed, gantt, naming, parts, stored, svg
+from egregore_dist.client.parts import Part
 from egregore_dist.client.runreport import (
     BlockReport,
     Durations,
@@ -26,6 +27,9 @@ from egregore_dist.workflow import spec
 
 #: Blocks of a run that are read for its report.
 BLOCKS_READ = 10_000
+
+# Seconds: a part in which no node is called, only blocks are opened or ended, is told if it took that long.
+_CALLS_NOTHING = 0.05
 
 # Letters of a branch's name: it may be any text.
 _LETTERS = 300
@@ -108,6 +112,8 @@ def account(
     attempts = {place: _whole(each) for place, each in timeline.attempts.items() if not has_blocks or place[0] != ROOT}
     around = {hangs_on(block) for block in timeline.blocks}
     alone = {place: each for place, each in attempts.items() if place not in around}
+    ways = None if root is None else executed.Ways(timeline, root)
+    beside = _beside(timeline, around)
     chart = gantt.draw(timeline, record.workflow, now, names)
     return RunReport(
         id=record.id,
@@ -122,10 +128,15 @@ def account(
         totals=Totals(blocks=opened, **counted),
         success_rate=_rate(counted),
         executions=executions(_all(alone)),
+        parts=Durations.of(
+            part.seconds(now)
+            for place, part in beside
+            if part.told and part.end is not None and part.how in ("ok", "error") and _counts(ways, place, [part], now)
+        ),
         nodes=tuple(_nodes(timeline, root)),
         blocks=tuple(_blocks(blocks, values, attempts)),
-        workers=tuple(_workers(alone, now)),
-        critical_path=tuple(critical_path(timeline, names, now)),
+        workers=tuple(_workers(alone, [part for _, part in beside], now)),
+        critical_path=tuple(critical_path(timeline, record.workflow, ways, names, now)),
         retries=retries(timeline, now),
         partial=timeline.partial or len(blocks) < opened,
         timeline=chart or "",
@@ -151,13 +162,21 @@ def executions(attempts: Iterable[Attempt]) -> Executions:
     )
 
 
-def critical_path(timeline: Timeline, names: Name, now: float) -> list[Link]:
+def critical_path(timeline: Timeline, workflow: str, ways: executed.Ways | None, names: Name, now: float) -> list[Link]:
     """What the run's end waited for, in the order of time."""
+    met = {hangs_on(block) for block in timeline.blocks}
     critical = timeline.critical(now)
     last = {place[0]: place[1] for place in critical if isinstance(place, tuple)}
-    found = []
+    found: list[tuple[float, int, Link]] = []
+    if (ROOT, 0) in met:
+        found += _links((ROOT, 0), workflow, timeline.started or now, timeline, ways, names, now) or ()
     for id in (place for place in critical if isinstance(place, str)):
         block, branch = timeline.blocks[id], last.get(id)
+        if branch is not None and (id, branch) in met and not block.partial:
+            its = _links((id, branch), block.name, block.opened, timeline, ways, names, now)
+            if its is not None:
+                found += its
+                continue
         attempts = () if branch is None else timeline.attempts[id, branch]
         begun = attempts[0].start if attempts else block.ended or now
         over = (attempts[-1].end or now) if attempts else begun
@@ -176,6 +195,41 @@ def critical_path(timeline: Timeline, names: Name, now: float) -> list[Link]:
         )
         found.append((block.opened, id.count("."), link))
     return [link for _, _, link in sorted(found, key=lambda entry: entry[:2])]
+
+
+def _links(
+    place: tuple[str, int],
+    name: str,
+    opened: float,
+    timeline: Timeline,
+    ways: executed.Ways | None,
+    names: Name,
+    now: float,
+) -> list[tuple[float, int, Link]] | None:
+    """A link for each part of a branch that met blocks, with its place in the order; None where events are missing."""
+    each = parts.between_blocks(timeline.attempts.get(place, ()))
+    if each is None:
+        return None
+    found = []
+    for number, its in enumerate(each):
+        if not _counts(ways, place, its, now):
+            continue
+        first, last = its[0], its[-1]
+        after = timeline.blocks.get(first.after)
+        free = (after.ended if after else None) or (first.start if number else opened)
+        link = Link(
+            block=place[0],
+            name=name,
+            branch=names(*place),
+            worker=last.worker or None if last.told else None,
+            waited=max(0.0, first.start - free),
+            ran=max(0.0, (last.end or now) - first.start),
+            nodes=_nodes_of(ways, place, its) or (),
+        )
+        depth = place[0].count(".")
+        # What was opened in an instant came before what went on in it, and of this the innermost came first.
+        found.append((first.start - link.waited, len(timeline.blocks) + 1 - depth if first.after else depth, link))
+    return found
 
 
 def retries(timeline: Timeline, now: float) -> Retries:
@@ -284,18 +338,42 @@ def _blocks(blocks: Sequence[BlockGlance], values: Mapping[str, int], attempts: 
     return found
 
 
-def _workers(attempts: Attempts, now: float) -> list[WorkerReport]:
-    by_worker: dict[str, list[Attempt]] = {}
-    for attempt in _all(attempts):
-        if attempt.worker:
-            by_worker.setdefault(attempt.worker, []).append(attempt)
+def _beside(timeline: Timeline, around: Collection[tuple[str, int]]) -> list[tuple[tuple[str, int], Part]]:
+    """What branches did themselves that met blocks, as far as that is known."""
     return [
-        WorkerReport(name=name, executions=executions(each), busy=_busy(each, now))
-        for name, each in sorted(by_worker.items())
+        (place, part)
+        for place in around
+        for attempt in timeline.attempts.get(place, ())
+        for part in parts.of(attempt) or ()
     ]
 
 
-def _busy(attempts: Iterable[Attempt], now: float) -> float:
+def _nodes_of(ways: executed.Ways | None, place: tuple[str, int], its: Sequence[Part]) -> tuple[str, ...] | None:
+    """The nodes that there are in parts behind one block; None where that is not known."""
+    return None if ways is None else ways.between(place, its[0].after, its[-1].until)
+
+
+def _counts(ways: executed.Ways | None, place: tuple[str, int], its: Sequence[Part], now: float) -> bool:
+    """Whether parts behind one block are told."""
+    least = _CALLS_NOTHING if _nodes_of(ways, place, its) == () else parts.NEGLIGIBLE
+    return (now if its[-1].end is None else its[-1].end) - its[0].start >= least
+
+
+def _workers(attempts: Attempts, beside: Iterable[Part], now: float) -> list[WorkerReport]:
+    by_worker: dict[str, tuple[list[Attempt], list[Part]]] = {}
+    for attempt in _all(attempts):
+        if attempt.worker:
+            by_worker.setdefault(attempt.worker, ([], []))[0].append(attempt)
+    for part in beside:
+        if part.worker and part.told:
+            by_worker.setdefault(part.worker, ([], []))[1].append(part)
+    return [
+        WorkerReport(name=name, executions=executions(each), busy=_busy([*each, *its], now))
+        for name, (each, its) in sorted(by_worker.items())
+    ]
+
+
+def _busy(attempts: Iterable[Attempt | Part], now: float) -> float:
     """Seconds in which there was at least one."""
     busy, until = 0.0, 0.0
     for start, end in sorted((attempt.start, attempt.end or now) for attempt in attempts):

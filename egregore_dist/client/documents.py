@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from importlib import resources
 
 from egregore_dist.client import amounts, svg
-from egregore_dist.client.runreport import Executions, RunReport
+from egregore_dist.client.runreport import Executions, Link, RunReport
 from egregore_dist.client.svg import Svg
 
 #: Rows of a table; of more, the number of the others is told.
 ROWS_SHOWN = 200
+
+# Letters of the nodes of a part.
+_LETTERS = 100
 
 # What Markdown would take for more than text; an underscore within a word is one.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -107,6 +110,8 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     if took.count:
         each = (("min", took.min), ("mean", took.mean), ("p95", took.p95), ("max", took.max))
         yield "An execution took", ", ".join(f"{name} {amounts.duration(seconds)}" for name, seconds in each)
+    if report.parts.count:
+        yield "Beside blocks", f"{amounts.duration(report.parts.total)} in {amounts.count(report.parts.count, 'part')}"
     if all_of.measured:
         yield "CPU time", f"{amounts.duration(all_of.cpu)} in the {all_of.measured} that were measured"
     if all_of.together:
@@ -137,11 +142,16 @@ def _tables(report: RunReport) -> Iterator[_Table]:
         yield _Table(title="Workers", columns=("Worker", "Busy", *_EXECUTIONS), texts=1, rows=rows)
     if report.critical_path:
         rows = [
-            [link.name, link.branch or "-", link.worker or "-", *map(amounts.duration, (link.waited, link.ran))]
+            [link.name, _branch(link), link.worker or "-", *map(amounts.duration, (link.waited, link.ran))]
             for link in report.critical_path
         ]
         columns = ("Block", "Its last branch", "Worker", "Waited", "Ran")
         yield _Table(title="What the end waited for", columns=columns, texts=3, rows=rows)
+
+
+def _branch(link: Link) -> str:
+    nodes = ", ".join(link.nodes)
+    return f"{link.branch or '-'}: {svg.cut(nodes, _LETTERS)}" if nodes else link.branch or "-"
 
 
 def _cells(executions: Executions) -> list[str]:

@@ -37,25 +37,53 @@ class Calls:
     others: Counter[str] = field(default_factory=Counter)
 
 
+class Ways:
+    """What the branches of a run come to, in their order."""
+
+    def __init__(self, timeline: Timeline, root: spec.StepSpec) -> None:
+        self._root = root
+        self._met: dict[tuple[str, int], list[spec.Path]] = {}
+        for block in timeline.blocks:
+            self._met.setdefault(hangs_on(block), []).append(path_in(block))
+        self._ways: dict[tuple[spec.Path, tuple[spec.Path, ...]], Sequence[_Stop]] = {}
+
+    def of(self, place: tuple[str, int]) -> Sequence[_Stop] | None:
+        """What a branch comes to; None where another release wrote the workflow."""
+        top, blocks = _top(self._root, *place), tuple(self._met.get(place, ()))
+        if top is None:
+            return None
+        if (top, blocks) not in self._ways:
+            self._ways[top, blocks] = list(_way(self._root, top, blocks))
+        return self._ways[top, blocks]
+
+    def between(self, place: tuple[str, int], after: str, until: str) -> tuple[str, ...] | None:
+        """The nodes that a branch comes to behind a block, or "", and before another, or ""; None as above.
+
+        What a decision chose, where that is not known, is "…".
+        """
+        way = self.of(place)
+        if way is None:
+            return None
+        reached = _behind(way, until) - 1 if until else len(way)
+        begun = _behind(way, after)
+        if reached < begun:
+            return None
+        return tuple(stop.name or "…" for stop in way[begun:reached] if stop.kind != "block")
+
+
 def by_node(timeline: Timeline, root: spec.StepSpec) -> dict[str, Calls]:
     """Each execution that is known to have called a node, by the node's name.
 
     Not known is what goes on or ended badly somewhere among several nodes, where no event says at which; and which step
     a decision chose, unless that has met a block: the nodes of its choices are missing then.
     """
-    met: dict[tuple[str, int], list[spec.Path]] = {}
-    for block in timeline.blocks:
-        met.setdefault(hangs_on(block), []).append(path_in(block))
-    ways: dict[tuple[spec.Path, tuple[spec.Path, ...]], Sequence[_Stop]] = {}
+    ways = Ways(timeline, root)
     found: dict[str, Calls] = {}
     for place, all_of in timeline.attempts.items():
         attempts = [attempt for attempt in all_of if attempt.cut is None]
-        top, blocks = _top(root, *place), tuple(met.get(place, ()))
-        if top is None:
+        way = ways.of(place)
+        if way is None:
             continue
-        if (top, blocks) not in ways:
-            ways[top, blocks] = list(_way(root, top, blocks))
-        way = ways[top, blocks]
         if len(way) == 1 and way[0].kind == "node":
             found.setdefault(way[0].name, Calls()).whole.extend(attempts)
             continue

@@ -6,9 +6,11 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from egregore_dist.client import amounts, svg
+from egregore_dist.client import amounts, parts, svg
+from egregore_dist.client.parts import Part
 from egregore_dist.client.svg import Svg
 from egregore_dist.client.timeline import Attempt, BlockTimes, Timeline
+from egregore_dist.ledger.keys import ROOT
 
 #: Rows in the picture, blocks in it, and branches of a block: all of a small one, else those that took longest.
 ROWS_SHOWN = 150
@@ -94,6 +96,10 @@ def _rows(
         kind = {"": "running", "succeeded": "ok"}.get(timeline.state, "error")
         bars.append((started, end, kind, timeline.state or "runs"))
     yield _Row(clean(name), 0, bars, False, "run")
+    own = timeline.attempts.get((ROOT, 0), [])
+    its = [part for attempt in own if attempt.parks for part in parts.of(attempt) or ()]
+    if any(part.seconds(end) >= parts.NEGLIGIBLE for part in its):
+        yield _Row(clean(name), 1, _bars(own, None, timeline, end, clean), True)
     ordered = sorted(timeline.blocks.values(), key=lambda block: block.opened)
     by_block: dict[str, list[tuple[int, list[Attempt]]]] = {block.id: [] for block in ordered[:BLOCKS_SHOWN]}
     for (id, branch), attempts in timeline.attempts.items():
@@ -105,7 +111,7 @@ def _rows(
         over = block.ended or end
         found = by_block[block.id]
         yield _Row(clean(block.name), depth, [(block.opened, over, kind, block.state)], block.id in critical, "block")
-        yield from _branches(block, found, depth + 1, end, critical, names, clean)
+        yield from _branches(block, found, depth + 1, timeline, end, critical, names, clean)
         if block.partial:
             known = sum(all(attempt.cut is None for attempt in attempts) for _, attempts in found)
             yield _Row(f"… the times of {known} of {block.n} branches are known", depth + 1, [], False, "more")
@@ -117,6 +123,7 @@ def _branches(
     block: BlockTimes,
     found: list[tuple[int, list[Attempt]]],
     depth: int,
+    timeline: Timeline,
     end: float,
     critical: set[str | tuple[str, int]],
     names: Callable[[str, int], str],
@@ -134,27 +141,65 @@ def _branches(
 
     shown = found if len(found) <= ALL_SHOWN else heapq.nlargest(BRANCHES_SHOWN, found, key=tells)
     for branch, attempts in sorted(shown, key=lambda entry: entry[0]):
-        bars, free, number = [], block.opened, 0
-        for attempt in attempts:
-            over = _over(attempt, end)
-            # It may not have waited all the time, where not all its attempts are known.
-            is_next = not block.partial or (attempt.number == number + 1 and not block.again)
-            if attempt.start > free and attempt.cut is None and is_next:
-                again = free > block.opened
-                what = "waited to be tried again" if again else "waited for a slot"
-                bars.append((free, attempt.start, "retry" if again else "wait", what))
-            kind = attempt.how if attempt.how in ("ok", "running", "lost", "stopped") else "error"
-            if attempt.cut is None:
-                bars.append((attempt.start, over, kind, clean(f"{attempt.how} on {attempt.worker}")))
-            else:
-                bars.append(
-                    (attempt.start, over, "cut", clean(f"on {attempt.worker}; when it began or ended is not known"))
-                )
-            free, number = over, attempt.number
+        bars = _bars(attempts, block, timeline, end, clean)
         yield _Row(clean(names(block.id, branch)), depth, bars, (block.id, branch) in critical)
     left = block.n - len(shown)
     if left > 0 and len(found) > len(shown):
         yield _Row(f"… and {left} others", depth, [], False, "more")
+
+
+def _bars(
+    attempts: Sequence[Attempt],
+    block: BlockTimes | None,
+    timeline: Timeline,
+    end: float,
+    clean: Callable[[str], str],
+) -> list[tuple[float, float, str, str]]:
+    """The bars of a branch; ``block`` is None for the run's own, whose wait for a slot is that of the run."""
+    bars: list[tuple[float, float, str, str]] = []
+    opened = attempts[0].start if block is None else block.opened
+    free, number = opened, 0
+    for attempt in attempts:
+        over = _over(attempt, end)
+        # It may not have waited all the time, where not all its attempts are known.
+        is_next = block is None or not block.partial or (attempt.number == number + 1 and not block.again)
+        if attempt.start > free and attempt.cut is None and is_next:
+            again = free > opened
+            what = "waited to be tried again" if again else "waited for a slot"
+            bars.append((free, attempt.start, "retry" if again else "wait", what))
+        its = parts.of(attempt)
+        if attempt.cut is not None:
+            what = f"on {attempt.worker}; when it began or ended is not known"
+            bars.append((attempt.start, over, "cut", clean(what)))
+        elif its is None:
+            bars.append((attempt.start, over, _kind(attempt.how), clean(f"{attempt.how} on {attempt.worker}")))
+        else:
+            ran = [part for part in its if part.seconds(end) > 0 or not attempt.parks]
+            bars += sorted([*(_of_part(part, end, clean) for part in ran), *_waits(attempt, timeline, end, clean)])
+            if attempt.parks and attempt.parks[-1].until is None and attempt.end is not None:
+                bars.append((over, over, _kind(attempt.how), clean(f"{attempt.how} while it waited")))
+        free, number = over, attempt.number
+    return bars
+
+
+def _of_part(part: Part, end: float, clean: Callable[[str], str]) -> tuple[float, float, str, str]:
+    what = f"{part.how} on {part.worker}"
+    if not part.told:
+        what = "goes on, or waits for a slot" if part.end is None else f"{part.how}; it went on, or waited for a slot"
+    return part.start, end if part.end is None else part.end, _kind(part.how), clean(what)
+
+
+def _waits(
+    attempt: Attempt, timeline: Timeline, end: float, clean: Callable[[str], str]
+) -> Iterator[tuple[float, float, str, str]]:
+    for park in attempt.parks:
+        known = timeline.blocks.get(park.block)
+        until = _over(attempt, end) if park.until is None else park.until
+        yield park.since, until, "wait", clean(f"waited for {known.name if known else 'a block'}")
+
+
+def _kind(how: str) -> str:
+    return how if how in ("ok", "running", "lost", "stopped") else "error"
 
 
 def _over(attempt: Attempt, end: float) -> float:

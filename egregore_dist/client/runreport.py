@@ -155,7 +155,7 @@ class WorkerReport:
     Attributes:
         name: of the worker.
         executions: there, of branches that have no block in them.
-        busy: seconds in which it executed at least one of these.
+        busy: seconds in which it executed at least one of these, or a part of a branch that met blocks.
     """
 
     name: str
@@ -167,15 +167,20 @@ class WorkerReport:
 class Link:
     """A part of the critical path: a block, and the branch of it that ended last.
 
+    Of a branch that met blocks, the run's own too, there is a link for each of its parts: before the first of these,
+    between two of them, and behind the last; none for one in which it called no node, unless that took long.
+
     Attributes:
-        block: the block's id.
+        block: the block's id; "0": the run itself.
         name: its name.
         branch: the name of the branch; None where none has begun, or where events are missing that would tell it.
         worker: where that ran last, or None.
-        waited: seconds until the branch began; where it is not told, 0, and ``ran`` is how long the block was open.
-        ran: seconds from its beginning to its end, or until now.
+        waited: seconds until the branch began, or went on behind a block; where it is not told, 0, and ``ran`` is how
+            long the block was open.
+        ran: seconds from its beginning to its end, or until now; of a part, to its end.
         cpu: seconds of CPU time that its last execution took; None where that was not measured.
         memory: by how many bytes its process grew at most in that; None where that was not measured.
+        nodes: of a part, the nodes that the workflow has there; "…" stands for what a decision chose.
     """
 
     block: str
@@ -186,6 +191,7 @@ class Link:
     ran: float
     cpu: float | None = None
     memory: int | None = None
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +226,8 @@ class RunReport:
         totals: what there was to be done.
         success_rate: of the branches that have ended, the part that has a value, 0 to 1; None before the first.
         executions: of all branches that have no block in them: one that meets a block waits, and holds no worker.
+        parts: of the other branches, the run's own too: how long each part took in which they did not wait for a block,
+            and that gave a value, failed or came to a block.
         nodes: by node, those that took longest in all first.
         blocks: by block of the workflow, in its order.
         workers: by worker.
@@ -242,6 +250,7 @@ class RunReport:
     totals: Totals
     success_rate: float | None
     executions: Executions
+    parts: Durations
     nodes: tuple[NodeReport, ...]
     blocks: tuple[BlockReport, ...]
     workers: tuple[WorkerReport, ...]
@@ -262,6 +271,8 @@ class RunReport:
                 found[name] = datetime.fromtimestamp(found[name], UTC).isoformat(timespec="milliseconds")
         for block in found["blocks"]:
             block["path"] = list(block["path"])
+        for link in found["critical_path"]:
+            link["nodes"] = list(link["nodes"])
         return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
     def markdown(self) -> str:

@@ -23,6 +23,25 @@ _APART = 1.0
 _ROUNDED = 0.001
 
 
+class Park(msgspec.Struct, gc=False):
+    """A stretch of an attempt in which its branch waits for a block that it has met. Times are seconds.
+
+    Attributes:
+        block: the block.
+        since: when that was opened.
+        until: when the branch went on; while that is not ``told``, when the block ended well; None before.
+        worker: where it went on; "" where that is not known.
+        told: whether an event tells that it has gone on. The lane that ends a block goes on behind it without an event;
+            where it may not, the branch waits for another one.
+    """
+
+    block: str
+    since: float
+    until: float | None = None
+    worker: str = ""
+    told: bool = False
+
+
 class Attempt(msgspec.Struct, gc=False):
     """One execution of a branch, or a part of it: up to a call that failed, or from the next one on. Times are seconds.
 
@@ -39,6 +58,7 @@ class Attempt(msgspec.Struct, gc=False):
         at: the node that it began with, where that was called again; else "".
         behind: the block that it began behind, where a former attempt had come to; else "".
         met: the block that it has met last, or "".
+        parks: the stretches in which it waited for blocks.
         within: whether it stands, or ended, at a block that had not ended well.
         cut: when it was last heard of, where events are missing that may be about it: it may have begun or ended at
             another time than is told, and ``end`` is None where that was not told at all.
@@ -57,6 +77,7 @@ class Attempt(msgspec.Struct, gc=False):
     behind: str = ""
     met: str = ""
     within: bool = False
+    parks: tuple[Park, ...] = ()
     cut: float | None = None
 
 
@@ -105,6 +126,8 @@ class Timeline:
     _kept: int = 0
     _live: dict[str, set[int]] = field(default_factory=dict)
     _parked: set[tuple[str, int]] = field(default_factory=set)
+    # The block and worker of the last event.
+    _last: tuple[str | None, str] = (None, "")
     # The last block that a branch has met and that has ended well.
     _passed: dict[tuple[str, int], str] = field(default_factory=dict)
 
@@ -151,6 +174,7 @@ class Timeline:
                 self._close(event.block, event)
             case _:
                 pass
+        self._last = event.block, event.worker or ""
 
     def miss(self) -> None:
         """What came between the last event and the next one is missing."""
@@ -228,6 +252,8 @@ class Timeline:
             last = attempts[-1]
             last.behind, last.met = (block, "") if is_again else (last.behind, block)
             last.within = True
+            self._goes_on(last)
+            last.parks += (Park(block, event.time),)
         if attempts or len(self._parked) < _ATTEMPTS_KEPT:
             self._parked.add(place)
 
@@ -236,7 +262,9 @@ class Timeline:
         attempts = self.attempts.get(place, [])
         if attempts and attempts[-1].end is None:
             if place in self._parked:
-                # It goes on after the block that it has met.
+                # It goes on after the block that it has met: if it was leased before, it had not begun.
+                if (park := _passed(attempts[-1])) is not None:
+                    park.until, park.worker, park.told = event.time, event.worker or "", True
                 return
             if attempts[-1].cut is None:
                 # It was given back before it began, and that is no event.
@@ -270,6 +298,7 @@ class Timeline:
         if attempts and (attempts[-1].end is None or (attempts[-1].how, how) == ("stopped", "error")):
             last = attempts[-1]
             last.end, last.how = event.time, how
+            self._goes_on(last, event.worker or "")
             last.number = event.attempts.get(branch, last.number)
             last.size, last.spent = event.sizes.get(branch), event.spent.get(branch, last.spent)
             last.node = event.nodes.get(branch, last.node)
@@ -277,6 +306,13 @@ class Timeline:
             self._live[block].discard(branch)
         self._parked.discard(place)
         return last
+
+    @staticmethod
+    def _goes_on(attempt: Attempt, worker: str = "") -> None:
+        """What is heard of an attempt tells that it has gone on behind the block that it met last."""
+        park = _passed(attempt)
+        if park is not None:
+            park.worker, park.told = worker or park.worker, True
 
     def _split(self, place: tuple[str, int], calls: Sequence[FailedCall], end: float) -> None:
         """Tell the calls that failed in a branch's last attempt, up to an instant, from what came after."""
@@ -291,6 +327,10 @@ class Timeline:
             over = min(max(last.start, end - call.ago), end)
             part = Attempt(last.start, over, "error", last.worker, last.together, max(1, number))
             part.node, part.at, part.behind = call.node, last.at, last.behind
+            part.parks = tuple(park for park in last.parks if park.since < over)
+            last.parks = last.parks[len(part.parks) :]
+            if part.parks:
+                last.behind, last.worker = part.parks[-1].block, part.parks[-1].worker
             attempts.append(part)
             last.start, last.at, number = min(over + call.waited, end), call.node, number + 1
         attempts.append(last)
@@ -300,21 +340,25 @@ class Timeline:
         state = event.detail.get("state", "")
         if block in self.blocks:
             self.blocks[block].ended, self.blocks[block].state = event.time, state
-            if state == "ok":
-                self._pass(block)
+        if state == "ok":
+            self._pass(block, event.time)
         for branch in self._live.pop(block, set()):
             self._parked.discard((block, branch))
             attempts = self.attempts[block, branch]
             if attempts and attempts[-1].end is None and attempts[-1].cut is None:
                 attempts[-1].end, attempts[-1].how = event.time, "cancelled" if state in ("ok", "error") else state
 
-    def _pass(self, block: str) -> None:
+    def _pass(self, block: str, time: float) -> None:
         place = hangs_on(block)
         attempts = self.attempts.get(place)
         if attempts or len(self._passed) < _ATTEMPTS_KEPT:
             self._passed[place] = block
         if attempts:
             attempts[-1].within = False
+            if attempts[-1].parks and attempts[-1].parks[-1].block == block:
+                # The event before is the commit that has ended it, and its lane goes on, if any does at once.
+                park = attempts[-1].parks[-1]
+                park.until, park.worker = time, self._last[1] if self._last[0] == block else ""
 
     def critical(self, now: float) -> set[str | tuple[str, int]]:
         """What the run's end waited for: blocks by id, and the last branch of each to end, by block and position."""
@@ -340,6 +384,11 @@ class Timeline:
                 found.add(place)
                 todo += inside.get(place, ())
         return found
+
+
+def _passed(attempt: Attempt) -> Park | None:
+    """The stretch in which an attempt waited last, if the block that it waited for has ended well."""
+    return attempt.parks[-1] if attempt.parks and attempt.parks[-1].until is not None else None
 
 
 def _place(ended: list[tuple[Attempt, float]]) -> None:

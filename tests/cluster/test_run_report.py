@@ -100,6 +100,13 @@ def short(milliseconds: int) -> int:
     return milliseconds
 
 
+@node
+def slow(data: object) -> object:
+    """Take half a second."""
+    time.sleep(0.5)
+    return data
+
+
 def begin(gate: Path) -> Run:
     """A run that stands at a gate."""
     run = gated.submit(str(gate))
@@ -118,7 +125,7 @@ def test_a_report_from_another_handle(local: LocalCluster, tmp_path: Path) -> No
     assert [(node.name, node.executions.ok) for node in found.nodes] == [("double", 3), ("total", 1)]
     assert {worker.name for worker in found.workers} <= {worker.name for worker in local.workers}
     assert sum(worker.executions.count for worker in found.workers) == found.executions.count == 3
-    (link,) = found.critical_path
+    (link,) = (link for link in found.critical_path if link.block != "0")
     assert re.fullmatch("#[012]", link.branch or "")
     assert not found.partial
     assert json.loads(json.dumps(found.as_dict()))["blocks"][0]["name"] == "double"
@@ -262,6 +269,30 @@ def test_every_node_that_ran_is_in_the_report(local: LocalCluster) -> None:
     }
     assert found["inverse"].steps == 3
     assert found["inverse"].executions.durations.count == 0
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["of the run", "of a branch"])
+def test_a_slow_node_behind_a_block(local: LocalCluster, nested: bool) -> None:
+    """It keeps its worker busy, the end waited for it, and it has a bar; and not while it waits for the block."""
+    steps = Sequence(parallel(short.alias("quick"), handed, name="both"), slow, name="whole")
+    run = (parallel(steps, handed, name="outer") if nested else steps).submit(20)
+    run.result(timeout=60)
+
+    found = run.report()
+
+    last = found.critical_path[-1]
+    assert (last.block, last.nodes) == ("0.0-" if nested else "0", ("slow",))
+    assert 0.5 <= last.ran < found.ran
+    assert found.critical_path[-2].name == "both"
+    assert max(worker.busy for worker in found.workers) >= 0.5
+    assert {worker.name: worker.busy for worker in found.workers}[str(last.worker)] >= 0.5
+    assert sum(worker.busy for worker in found.workers) <= len(local.workers) * found.ran
+    row = [last.branch, last.worker]
+    assert found.parts.max == pytest.approx(last.ran)
+    bars = re.findall(r"<title>([^<]*): ok on ([^<]*), ([0-9.]+) (m?s)</title>", found.timeline)
+    took = [float(time) * (0.001 if unit == "ms" else 1) for name, *on, time, unit in bars if [name, *on] == row]
+    assert max(took) == pytest.approx(last.ran, abs=0.06)
+    assert f"<title>{last.branch}: waited for both, " in found.timeline
 
 
 def test_watching_event_by_event(local: LocalCluster) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from egregore_dist.client import accounting
-from egregore_dist.client.events import Event
+from egregore_dist.client.events import Event, FailedCall
 from egregore_dist.client.runreport import Durations, Retries, RunReport
 from egregore_dist.client.timeline import Timeline
 from egregore_dist.ledger import RunRecord
@@ -236,7 +236,8 @@ def test_workers_are_busy_while_they_run_anything() -> None:
     """Executions side by side do not make a worker busier than all the time."""
     found = {worker.name: worker for worker in report(timeline(*STORY), BLOCK).workers}
 
-    assert (found["w1"].busy, found["w1"].executions.lost) == (5.0, 1)
+    # The second before the block too, in which the run's own branch was at a node.
+    assert (found["w1"].busy, found["w1"].executions.lost) == (6.0, 1)
     assert (found["w2"].busy, found["w2"].executions.ok) == (1.0, 1)
 
 
@@ -253,7 +254,9 @@ def test_the_critical_path() -> None:
 
     found = report(made, BLOCK).critical_path
 
+    # That the inner block has ended is not told, nor when its branch went on: so that is one link.
     assert [(link.name, link.branch, link.worker, link.waited, link.ran) for link in found] == [
+        ("flow", "0/0", "w1", 0.0, 1.0),
         ("fetch", "0.0-1/0", "w1", 1.0, 5.0),
         ("inner", "0.0-1.0-0/0", "w2", 1.0, 2.0),
     ]
@@ -268,7 +271,7 @@ def test_a_run_that_goes_on() -> None:
     assert (found.ran, found.ended, found.at) == (99.0, None, 200.0)
     assert (found.totals.open, found.totals.stopped) == (2, 0)
     assert (found.executions.running, found.executions.durations.count) == (2, 0)
-    assert found.workers[0].busy == 97.0
+    assert found.workers[0].busy == 98.0
 
 
 def test_a_run_that_waits() -> None:
@@ -289,6 +292,156 @@ def test_a_workflow_without_a_block() -> None:
 
     assert (found.totals.blocks, found.totals.branches) == (0, 1)
     assert [(node.name, node.executions.durations.max) for node in found.nodes] == [("load", 4.0)]
+
+
+# Sequence(slow, parallel(Sequence(slow, parallel(x), slow2), quick), after): nodes beside blocks, one of these nested.
+INNER = spec.ParallelSpec(name="inner", branches=(node("x"),), keys=("x",))
+OUTER = spec.ParallelSpec(
+    name="outer", branches=(sequence(node("slow"), INNER, node("slow2")), node("quick")), keys=("long", "quick")
+)
+BESIDE = sequence(node("before"), OUTER, node("after"))
+OPENED = (
+    event(100.0, "run.submitted"),
+    event(100.0, "run.started"),
+    event(100.0, "branches.started", "0", branches=(0,), worker="w1"),
+    event(101.0, "block.opened", "0.0-1", name="outer", n=2),
+    event(102.0, "branches.started", "0.0-1", branches=(0,), worker="w2"),
+    event(102.0, "branches.started", "0.0-1", branches=(1,), worker="w1"),
+    event(102.5, "branches.ended", "0.0-1", branches=(1,), worker="w1"),
+    event(104.0, "block.opened", "0.0-1.0-1,0,1", name="inner", n=1),
+    event(105.0, "branches.started", "0.0-1.0-1,0,1", branches=(0,), worker="w3"),
+    event(110.0, "branches.ended", "0.0-1.0-1,0,1", branches=(0,), worker="w3"),
+    event(110.0, "block.ended", "0.0-1.0-1,0,1", state="ok"),
+)
+# The lane that ended the inner block goes on behind it, and another one behind the outer block.
+WENT_ON = (
+    event(113.0, "branches.ended", "0.0-1", branches=(0,), worker="w3"),
+    event(113.0, "block.ended", "0.0-1", state="ok"),
+    event(115.0, "branches.started", "0", branches=(0,), worker="w4"),
+)
+ENDED = event(119.0, "branches.ended", "0", branches=(0,), worker="w4")
+SUCCEEDED = replace(RECORD, state="succeeded", started=100.0, ended=119.0)
+
+
+def busy(found: RunReport) -> dict[str, float]:
+    """For how long each worker was."""
+    return {worker.name: worker.busy for worker in found.workers}
+
+
+def path(found: RunReport) -> list[tuple[str, tuple[str, ...], str | None, float, float]]:
+    """The critical path: blocks, nodes of parts, workers, seconds waited and run."""
+    return [(link.name, link.nodes, link.worker, link.waited, link.ran) for link in found.critical_path]
+
+
+def test_the_parts_of_branches_that_met_blocks() -> None:
+    """Nodes before and behind blocks keep workers busy, and the end waited for them; what is parked does not run."""
+    found = report(timeline(*OPENED, *WENT_ON, ENDED), record=SUCCEEDED, root=BESIDE, opened=2)
+
+    assert busy(found) == {"w1": 1.5, "w2": 2.0, "w3": 8.0, "w4": 4.0}
+    assert path(found) == [
+        ("flow", ("before",), "w1", 0.0, 1.0),
+        ("outer", ("slow",), "w2", 1.0, 2.0),
+        ("inner", (), "w3", 1.0, 5.0),
+        ("outer", ("slow2",), "w3", 0.0, 3.0),
+        ("flow", ("after",), "w4", 2.0, 4.0),
+    ]
+    assert (found.parts.count, found.parts.total, found.parts.max) == (4, 10.0, 4.0)
+    assert (found.executions.count, found.executions.durations.total) == (2, 5.5)
+    assert "| flow | 0/0: after | w4 | 2.0 s | 4.0 s |" in found.markdown()
+
+
+def test_a_part_in_which_no_node_is_called() -> None:
+    """A worker is at it, but it is told only where it takes long."""
+    root = sequence(OUTER, node("after"))
+    story = [replace(each, block=each.block and each.block.replace("0.0-1", "0.0-0")) for each in OPENED]
+    at = 100.02
+    quick = [event(at, "block.opened", "0.0-0", name="outer", n=2), *story[4:]]
+    rest = [replace(each, block=each.block and each.block.replace("0.0-1", "0.0-0")) for each in (*WENT_ON, ENDED)]
+
+    short = report(timeline(*story[:3], *quick, *rest), record=SUCCEEDED, root=root, opened=2)
+    long = report(timeline(*story, *rest), record=SUCCEEDED, root=root, opened=2)
+
+    assert path(short)[0][0] == "outer"
+    assert busy(short)["w1"] == pytest.approx(0.52)
+    assert path(long)[0] == ("flow", (), "w1", 0.0, 1.0)
+
+
+def test_the_nodes_of_a_part() -> None:
+    """What a decision chose is not known, and without the workflow nothing is: the part is told all the same."""
+    choose = spec.DecisionSpec(name="choose", node=node("ask"), keys=("l", "r"), steps=(node("l"), node("r")))
+    story = timeline(*OPENED, *WENT_ON, ENDED)
+
+    chosen = report(story, record=SUCCEEDED, root=sequence(node("before"), OUTER, choose), opened=2)
+    unread = report(story, record=SUCCEEDED, root=None, opened=2)
+
+    assert path(chosen)[-1] == ("flow", ("ask", "…"), "w4", 2.0, 4.0)
+    assert path(unread)[-1] == ("flow", (), "w4", 2.0, 4.0)
+    assert unread.parts == chosen.parts
+
+
+def test_a_part_that_goes_on() -> None:
+    """Until an event tells where a branch goes on behind its block, no worker is said to be at it."""
+    going = replace(RECORD, state="running", started=100.0, ended=None)
+
+    untold = report(timeline(*OPENED), record=going, root=BESIDE, opened=2)
+    told = report(timeline(*OPENED, *WENT_ON), record=going, root=BESIDE, opened=2)
+
+    assert busy(untold) == {"w1": 1.5, "w2": 2.0, "w3": 5.0}
+    assert path(untold)[-1] == ("outer", ("slow2",), None, 0.0, 90.0)
+    assert busy(told)["w4"] == 85.0
+    assert path(told)[-1] == ("flow", ("after",), "w4", 2.0, 85.0)
+
+
+def test_a_branch_that_ended_with_its_block() -> None:
+    """One that was parked when the block around it ended has nothing behind the block that it waited for."""
+    made = timeline(
+        *OPENED[:9],
+        event(106.0, "branches.ended", "0.0-1.0-1,0,1", failed=(0,), worker="w3"),
+        event(106.0, "block.ended", "0.0-1.0-1,0,1", state="error"),
+        event(106.0, "branches.ended", "0.0-1", failed=(0,)),
+        event(106.0, "block.ended", "0.0-1", state="error"),
+        event(106.0, "branches.ended", "0", failed=(0,)),
+        event(106.0, "block.ended", "0", state="error"),
+        event(106.0, "run.ended", state="failed"),
+        event(120.0, "run.retried"),
+        event(120.0, "block.opened", "0.0-1.0-1,0,1", name="inner", n=1),
+        event(120.0, "block.opened", "0.0-1", name="outer", n=2),
+        event(121.0, "branches.started", "0.0-1.0-1,0,1", branches=(0,), worker="w3"),
+        event(122.0, "branches.ended", "0.0-1.0-1,0,1", branches=(0,), worker="w3"),
+        event(122.0, "block.ended", "0.0-1.0-1,0,1", state="ok"),
+        event(125.0, "branches.ended", "0.0-1", branches=(0,), worker="w3"),
+        event(125.0, "block.ended", "0.0-1", state="ok"),
+        event(126.0, "branches.ended", "0", branches=(0,), worker="w3"),
+    )
+
+    found = report(made, record=replace(SUCCEEDED, ended=126.0), root=BESIDE, opened=2)
+
+    assert busy(found) == {"w1": 1.5, "w2": 2.0, "w3": 6.0}
+    assert path(found)[-2:] == [("outer", ("slow2",), "w3", 0.0, 3.0), ("flow", ("after",), "w3", 0.0, 1.0)]
+
+
+def test_calls_that_failed_in_a_part() -> None:
+    """They are of the part that they were made in, and not of the time in which the branch was parked."""
+    calls = {0: (FailedCall(node="after", ago=3.0, took=1.0, waited=1.0),)}
+    ended = event(119.0, "branches.ended", "0", branches=(0,), worker="w4", calls=calls)
+
+    found = report(timeline(*OPENED, *WENT_ON, ended), record=SUCCEEDED, root=BESIDE, opened=2)
+
+    # From 115 to 116, and from 117 to 119.
+    assert busy(found)["w4"] == 3.0
+    assert path(found)[-1] == ("flow", ("after",), "w4", 2.0, 4.0)
+
+
+def test_parts_of_which_events_are_missing() -> None:
+    """A branch that was not seen from its beginning to its end has no parts."""
+    made = timeline(*OPENED)
+    made.miss()
+    made.add(ENDED)
+
+    found = report(made, record=SUCCEEDED, root=BESIDE, opened=2)
+
+    assert busy(found) == {"w1": 0.5, "w3": 5.0}
+    assert found.partial
 
 
 def test_what_a_retry_kept() -> None:

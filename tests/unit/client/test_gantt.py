@@ -12,6 +12,7 @@ import pytest
 from egregore_dist.client import gantt
 from egregore_dist.client.timeline import Timeline
 from tests.unit.client.stories import STORY, event, timeline
+from tests.unit.client.test_accounting import ENDED, OPENED, WENT_ON
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -103,6 +104,60 @@ def test_bars_are_told_apart_by_their_shape() -> None:
         "error": {(12.0, True)},
         "lost": {(12.0, True)},
     }
+
+
+def test_branches_that_met_blocks_have_bars_for_their_parts() -> None:
+    """The run's own branch too: what it did before and behind its blocks, and that it waited for these meanwhile."""
+    made = timeline(*OPENED, *WENT_ON, ENDED)
+    picture = gantt.draw(made, "flow", 119.0, lambda block, position: f"{block}/{position}")
+
+    assert picture is not None
+    rows = [found for found in elements(picture) if found.attrib.get("class", "").startswith("row row-branch")]
+    titles = [[title.text for title in row.iter(f"{SVG}title")] for row in rows]
+    assert titles[0] == [
+        "flow",
+        "flow: ok on w1, 1.0 s",
+        "flow: waited for outer, 14.0 s",
+        "flow: ok on w4, 4.0 s",
+    ]
+    assert "critical" in rows[0].attrib["class"]
+    assert titles[1] == [
+        "0.0-1/0",
+        "0.0-1/0: waited for a slot, 1.0 s",
+        "0.0-1/0: ok on w2, 2.0 s",
+        "0.0-1/0: waited for inner, 6.0 s",
+        "0.0-1/0: ok on w3, 3.0 s",
+    ]
+
+
+def test_a_branch_that_ended_while_it_was_parked_has_a_mark() -> None:
+    """Its row tells how it ended, though it was at nothing then."""
+    failed = event(106.0, "branches.ended", "0.0-1", failed=(0,))
+    picture = gantt.draw(timeline(*OPENED[:9], failed), "flow", 106.0, lambda block, position: f"{block}/{position}")
+
+    assert picture is not None
+    rows = [found for found in elements(picture) if found.attrib.get("class", "").startswith("row row-branch")]
+    (row,) = [found for found in rows if found[0].text == "0.0-1/0"]
+    assert [found.attrib["class"] for found in row if found.tag != f"{SVG}title"][1:-1] == [
+        "bar bar-wait",
+        "bar bar-ok",
+        "bar bar-wait",
+        "bar bar-error",
+        "end",
+    ]
+
+
+def test_a_part_of_which_no_event_tells_yet() -> None:
+    """Behind its block a branch may go on, or wait for a slot, and its bar says that; what is short has no row."""
+    picture = gantt.draw(timeline(*OPENED), "flow", 119.0, lambda block, position: f"{block}/{position}")
+    short = [*OPENED[:3], event(100.001, "block.opened", "0.0-1", name="outer", n=2)]
+    other = gantt.draw(timeline(*short), "flow", 119.0, lambda block, position: "")
+
+    assert picture is not None
+    assert other is not None
+    titles = [element.text for element in elements(picture) if element.tag == f"{SVG}title"]
+    assert "0.0-1/0: goes on, or waits for a slot, 9.0 s" in titles
+    assert texts(other).count("flow") == 1
 
 
 @pytest.mark.parametrize("sheet", ["client/report.css", "monitor/static/monitor.css"])
