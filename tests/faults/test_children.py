@@ -38,7 +38,7 @@ from egregore_dist.client.processes import Process
 from egregore_dist.ledger import ENDED
 from egregore_dist.ledger.ledger import ATTEMPTS
 from egregore_dist.resources.report import Report
-from tests.support import kills, watching
+from tests.support import controls, kills, watching
 from tests.support.cli_flows import flow
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass, until
@@ -135,16 +135,17 @@ def test_the_invariants_hold_over_many_kills(trial_of: Callable[..., Trial]) -> 
     """Processes are killed at random while runs of two shapes go on; the checker finds nothing."""
     trial = trial_of(workers=1, concurrency=2, settle=60.0)
     flows = [Sequence(nap.map(), join), Sequence(parallel(quick, spin.alias("again"), nap.alias("slow")), join)]
-    runs = [trial.submit(flows[i % 2], [0.2] * 6 if i % 2 == 0 else 0.2) for i in range(6)]
-    for _ in range(6):
-        let_pass(trial.rng.uniform(0.2, 0.7))
-        pool = psutil.Process(trial.nodes[0].pid).children()
-        # It may have been replaced meanwhile.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if pool:
-                trial.rng.choice(pool).kill()
-    for i, run in enumerate(runs):
-        ended = trial.outcome(run, timeout=90)
+    with controls.beside(trial):
+        runs = [trial.submit(flows[i % 2], [0.2] * 6 if i % 2 == 0 else 0.2) for i in range(6)]
+        for _ in range(6):
+            let_pass(trial.rng.uniform(0.2, 0.7))
+            pool = psutil.Process(trial.nodes[0].pid).children()
+            # It may have been replaced meanwhile.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if pool:
+                    trial.rng.choice(pool).kill()
+        outcomes = [trial.outcome(run, timeout=90) for run in runs]
+    for i, ended in enumerate(outcomes):
         # By chance one branch may be hit three times.
         if isinstance(ended, RunFailed):
             assert "it was lost 3 times: its process was killed by SIGKILL" in str(ended)

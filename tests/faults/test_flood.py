@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from egregore_dist import Run, RunFailed
-from tests.support.history import Control, percentile
+from tests.support.controls import Controls, keep
+from tests.support.history import percentile
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import Trial
-from tests.support.work import far_only, quick
+from tests.support.work import quick
 
 # Memory that a worker may grow by, whatever waits for it.
 GROWTH = 100 * 2**20
@@ -28,37 +27,6 @@ def memory(node: ProcessContainer) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"{node.name} has no memory")
-
-
-class Controls:
-    """A run every so often on a queue of its own, on a thread."""
-
-    def __init__(self, every: float) -> None:
-        self.runs: list[Run] = []
-        self.latencies: list[float] = []
-        self.failures: list[str] = []
-        self._every = every
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._go)
-
-    def __enter__(self) -> Controls:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _go(self) -> None:
-        while not self._stopped.wait(self._every):
-            began = time.monotonic()
-            run = far_only.submit(len(self.runs))
-            self.runs.append(run)
-            try:
-                run.result(timeout=30, progress=False)
-            except (RunFailed, TimeoutError) as error:
-                self.failures.append(str(error))
-            self.latencies.append(time.monotonic() - began)
 
 
 @pytest.mark.timeout(3600)
@@ -79,18 +47,10 @@ def test_a_flood_does_not_reach_what_is_elsewhere(
         values = [trial.result(run, timeout=1800) for run in runs]
     took = time.monotonic() - began
     for run in (*quiet.runs, *during.runs):
-        trial.accepted(run.id)
         assert trial.result(run).startswith("far_only#")
     # Each is of an execution of its own.
     assert len({value for value in values if value.startswith("quick#")}) == len(runs)
-    trial.control(
-        Control(
-            quiet=quiet.latencies,
-            during=during.latencies,
-            failures=[*quiet.failures, *during.failures],
-            at_least=min(SHARED * took, SHARED_MOST),
-        )
-    )
+    keep(trial, quiet, during, at_least=min(SHARED * took, SHARED_MOST))
     grown = memory(flooded) - before
     figure(
         f"{len(runs)} runs, {len(runs) / submitted:.0f}/s submitted, {len(runs) / took:.0f}/s done; control p99 "

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from egregore_dist import Run, Sequence, parallel
-from tests.support import history
+from tests.support import controls, history
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import TTL, Trial
 from tests.support.waiting import let_pass, until
@@ -36,11 +36,12 @@ def test_a_late_attempt_is_fenced_off(trial_of: Callable[..., Trial], stopped: i
     trial = trial_of(workers=stopped + 1)
     run = trial.submit(Sequence(long_first.map(), join), [60.0] * stopped)
     held = holders(trial, "long_first", stopped)
-    for node in held:
-        node.pause()
-    found = trial.result(run)
-    for node in held:
-        node.unpause()
+    with controls.beside(trial):
+        for node in held:
+            node.pause()
+        found = trial.result(run)
+        for node in held:
+            node.unpause()
 
     assert [value.split("#")[2] for value in found] == ["2"] * stopped
     first = {it.pid for it in trial.executions("long_first") if it.attempt == 1}
