@@ -171,14 +171,14 @@ def test_what_was_stopped_has_the_colour_of_what_failed(sheet: str) -> None:
 
 
 def test_what_the_end_waited_for_has_a_star() -> None:
-    """The block, and the branch of it that ended last; their rows are marked for the style too, and no others."""
+    """The run's own branch, the block, the branch of it that ended last; their rows are marked for the style too."""
     picture = gantt.draw(timeline(*STORY), "flow", 200.0, lambda block, position: f"branch{position}")
 
     assert picture is not None
     rows = [found for found in elements(picture) if found.attrib.get("class", "").startswith("row ")]
     starred = [(row[0].text, row[-1].text) for row in rows if "★" in (row[-1].text or "")]
-    assert starred == [("fetch", "6.0 s ★"), ("branch0", "5.0 s ★")]
-    assert [row[0].text for row in rows if "critical" in row.attrib["class"].split()] == ["fetch", "branch0"]
+    assert starred == [("flow", "6.0 s ★"), ("fetch", "6.0 s ★"), ("branch0", "5.0 s ★")]
+    assert [row[0].text for row in rows if "critical" in row.attrib["class"].split()] == ["flow", "fetch", "branch0"]
 
 
 def test_an_attempt_that_is_not_wholly_known_is_not_drawn_as_one_that_is() -> None:
