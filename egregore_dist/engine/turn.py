@@ -12,9 +12,9 @@ TURN = 0.015
 # second, in seconds, or what coming took up to the third, which may have been an outage: others wait for it.
 _COMING, _COMING_MOST, _AS_LONG = 3, 1.0, 10.0
 # A lane of many can leave only when all of them have ended, and its slot stands idle for those that have. Where that
-# costs more than the first, in seconds of the whole slot, or a share of its time here, up to the last, it stays for
-# some times as long: else a few long ones would hold a slot that others of their block could use. The next time it may
-# cost more, so that the lane leaves at last, whatever its branches take.
+# costs more than the first, in seconds of the whole slot, or, while they end one after another, a share of its time
+# here, up to the last, it stays for some times as long: else a few long ones would hold a slot that others of their
+# block could use. The next time it may cost more, so that the lane leaves at last, whatever its branches take.
 _DRAIN, _SHARE, _MOST = 1.0, 0.4, 30.0
 _STAY, _MORE = 3, 2
 
@@ -36,7 +36,7 @@ class Turn:
         self._over: float | None = None
         self._drain = _DRAIN
         # Since it should leave: how long its slot was idle when this was seen, and the part that has been idle since.
-        self._idle = self._part = self._seen = 0.0
+        self._idle = self._part = self._seen = self._ended = 0.0
 
     def came(self) -> None:
         """The lane calls a node; coming ends with the first one."""
@@ -62,11 +62,16 @@ class Turn:
         if self._over is None:
             return
         now = monotonic()
+        part = 1 - held / of
         if self._seen < self._over:
-            self._idle, self._part, self._seen = 0.0, 1 - held / of, self._over
+            self._idle, self._part, self._seen, self._ended = 0.0, part, self._over, now
+        if part > self._part:
+            self._ended = now
         self._idle += self._part * (now - self._seen)
-        self._part, self._seen = 1 - held / of, now
-        may_cost = max(self._drain, min(_SHARE * (now - self._served), _MOST))
+        self._part, self._seen = part, now
+        may_cost = self._drain
+        if now - self._ended <= max(_DRAIN, (now - self._over) / 2):
+            may_cost = max(may_cost, min(_SHARE * (now - self._served), _MOST))
         if self._idle > may_cost:
             self._over, self._served = None, now
             self._until, self._drain = now + _STAY * may_cost, _MORE * may_cost

@@ -121,7 +121,7 @@ def test_a_lane_does_not_stand_idle_behind_a_long_branch(slot: LocalCluster, tmp
         if item == 0:
             # As long as the others have not all ended.
             for _ in range(2000):
-                if ended() == 200:
+                if ended() == 100:
                     return True
                 await asyncio.sleep(0.01)
             return False
@@ -129,7 +129,7 @@ def test_a_lane_does_not_stand_idle_behind_a_long_branch(slot: LocalCluster, tmp
         (tmp_path / str(item)).touch()
         return True
 
-    run = either.map(max_concurrent=2).submit(list(range(201)))
+    run = either.map(max_concurrent=2).submit(list(range(101)))
     until(lambda: has_begun(run), what="the first branches")
     other = one.submit(0)
 

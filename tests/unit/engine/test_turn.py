@@ -100,6 +100,19 @@ def test_a_turn_is_not_extended_where_nothing_stands_idle(seconds: float, clock:
         assert mine.is_over()
 
 
+def test_a_lane_of_two_does_not_stand_idle_behind_one(clock: Clock) -> None:
+    """While nothing ends but one goes on, half of its slot is idle: it serves for a good part of the time."""
+    mine, began, ended = Turn(lambda since: True), clock.now, 0
+    while clock.now < began + 20:
+        clock.now += 0.02
+        if mine.is_over():
+            mine.extend(1, of=2)
+        else:
+            ended += 1
+
+    assert ended > 300
+
+
 def leaving(longest: float, clock: Clock, *, alone: float) -> tuple[float, float]:
     """Seconds that a lane, which was alone before, holds up others, and the part of its slot that was idle.
 
