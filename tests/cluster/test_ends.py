@@ -244,9 +244,10 @@ def test_a_deadline_tells_what_ended_from_what_ran(cluster: LocalCluster, tmp_pa
         hangs.run([str(tmp_path / "begun")] * 25)
 
     begun, error = {int(line) for line in lines(tmp_path / "begun")}, caught.value
-    assert error.running == [12]
-    assert error.results.keys() == begun - {12}
-    assert error.pending == sorted(set(range(25)) - begun)
+    # On a busy machine one may be leased and not begun, or begun and not committed.
+    assert len(error.running) <= 2
+    assert begun - {*error.running} <= error.results.keys() <= begun - {12}
+    assert sorted([*error.results, *error.running, *error.pending]) == list(range(25))
 
 
 @in_time
