@@ -81,9 +81,9 @@ class Job:
 
     ``context(attempt)`` says where it stands; ``attempts`` counts up from the lease's own, ``calls`` from those of this
     node that cost its branch a process. What it takes is measured where ``measure`` is set. ``branch`` is the position
-    of its branch, and ``here`` where its code is, once it is called. ``waits`` is told for how many seconds it waits
-    until it is called again. ``began`` is when it was called last, where it may be called again; ``failures`` are the
-    calls that failed before.
+    of its branch, ``created`` when its run was submitted, and ``here`` where its code is, once it is called. ``waits``
+    is told for how many seconds it waits until it is called again. ``began`` is when it was called last, where it may
+    be called again; ``failures`` are the calls that failed before.
     """
 
     node: spec.NodeSpec
@@ -95,6 +95,7 @@ class Job:
     calls: int = 1
     measure: Measure | None = None
     branch: int = 0
+    created: int = 0
     here: inside.Here | None = None
     spans: BranchSpans | None = None
     waits: Callable[[Job, float], None] | None = None
@@ -110,7 +111,7 @@ class Job:
         context = self.context(self.attempts)
         data = codec.decode(self.value.raw)
         args, kwargs = self.callee.parameters.bind(self.node.name, data, context=context, convert=codec.convert)
-        self.here = (context, self.branch)
+        self.here = (context, self.branch, self.created)
         token = inside.current.set(self.here)
         before = self.spans.enter(self) if self.spans is not None else None
         try:

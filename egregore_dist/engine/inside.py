@@ -14,8 +14,8 @@ from egregore_dist.workflow.context import Context
 _lock = threading.Lock()
 _lanes = 0
 
-#: What a node knows of where it runs, and the position of its branch.
-Here = tuple[Context, int]
+#: What a node knows of where it runs, the position of its branch, and when its run was submitted, server milliseconds.
+Here = tuple[Context, int, int]
 
 current: ContextVar[Here | None] = ContextVar("egregore_node", default=None)
 

@@ -174,7 +174,8 @@ class Lane:
             try:
                 self._load = load if entered.work is None else self._runtime.workload(self._run, entered.work)
             except Exception as error:
-                self._refuse(record, to.track, leases, error)
+                created = None if entered.work is None else entered.work.created
+                self._refuse(record, to.track, leases, error, created)
                 return None
             assert self._load is not None
             self._trace = traced.of_run(self._ledger, self._load, self._worker)
@@ -192,7 +193,13 @@ class Lane:
             [to.lease] if to.lease is not None else list(to.entered.served.leases) if to.entered is not None else []
         )
         served = self._ledger.serve(
-            self._run, to.block, to.track, self._token, want=LEAVE, releases=[lease.branch for lease in leases]
+            self._run,
+            to.block,
+            to.track,
+            self._token,
+            want=LEAVE,
+            releases=[lease.branch for lease in leases],
+            created=None if self._load is None else self._load.created,
         )
         self._publish(served)
         return _resumed(served)
@@ -427,7 +434,9 @@ class Lane:
             self._publish_block(block, place, False)
             return Opened(block.id)
         want = self._first_of(block, shape)
-        parked, entered = self._ledger.begin(run, parent, lease, place.track, token, block, want=want)
+        parked, entered = self._ledger.begin(
+            run, parent, lease, place.track, token, block, want=want, created=place.created
+        )
         if not parked:
             # Whoever has the branch now has opened the block: what this lane was leased of it, it serves.
             return Opened(block.id, entered) if entered is not None and entered.served.leases else None
@@ -628,6 +637,7 @@ class Lane:
             held=held,
             commits=commits,
             releases=releases,
+            created=place.created,
         )
         self._publish(served, but_for=None if calls else place.record.id)
         if served.late:
@@ -643,7 +653,7 @@ class Lane:
     def _tell(self, place: Place, branches: list[int]) -> None:
         # Whoever learns that they have ended, or met a block, finds all that they said.
         if self._runtime.logbook.waits:
-            self._runtime.logbook.write([(self._run, place.record.id, branch) for branch in branches])
+            self._runtime.logbook.write([(self._run, place.created, place.record.id, branch) for branch in branches])
 
     def _publish(self, served: Served, *, but_for: str | None = None) -> None:
         if served.alarms:
@@ -652,15 +662,17 @@ class Lane:
         if messages:
             publish.messages(self._runtime.app, self._run, messages)
 
-    def _refuse(self, record: BlockRecord, track: int, leases: list[Lease], error: Exception) -> None:
+    def _refuse(
+        self, record: BlockRecord, track: int, leases: list[Lease], error: Exception, created: int | None
+    ) -> None:
         # All that this lane could lease fails in the same way.
         while leases:
             commits = [_failed(lease, error, None, None) for lease in leases]
-            served = self._ledger.serve(self._run, record.id, track, self._token, commits=commits)
+            served = self._ledger.serve(self._run, record.id, track, self._token, commits=commits, created=created)
             self._publish(served)
             if served.resumed is not None:
                 parent, _ = self._ledger.look(self._run, served.resumed.block)
-                self._refuse(parent, served.resumed.track, [served.resumed.lease], error)
+                self._refuse(parent, served.resumed.track, [served.resumed.lease], error, created)
             leases = list(served.leases)
 
 

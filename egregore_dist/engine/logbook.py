@@ -34,8 +34,9 @@ _LETTERS_OF_NAME = 200
 # Seconds between two lines of log about lines that could not be written.
 _SAY_EVERY = 30.0
 
-#: A branch: its run, its block and its position.
-Key = tuple[str, str, int]
+#: A branch: its run, when that was submitted (its id may be used again), its block and its position.
+Key = tuple[str, int, str, int]
+_Run = tuple[str, int]
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class _Page:
     ``tail`` waits to be written, ``written`` has been: ids and bytes.
     """
 
-    run: str
+    run: _Run
     number: int = 0
     fresh: int = 0
     lines: int = 0
@@ -150,9 +151,9 @@ class Logbook:
     def write(self, ended: Collection[Key] = ()) -> None:
         """Write what waits; also the unfinished lines of branches that end with this."""
         with self._writing:
-            for run, batch in self._take(set(ended)).items():
+            for (run, created), batch in self._take(set(ended)).items():
                 for part in _parts(batch):
-                    self._write(run, part)
+                    self._write(run, created, part)
 
     def _wake(self) -> None:
         if self.waits:
@@ -192,7 +193,7 @@ class Logbook:
         key = _key(here)
         page = self._pages.get(key)
         if page is None:
-            page = self._pages[key] = _Page(key[0])
+            page = self._pages[key] = _Page(key[:2])
             if len(self._pages) > _PAGES:
                 self._pages.popitem(last=False)
         else:
@@ -224,14 +225,14 @@ class Logbook:
                 self._bytes -= oldest.size + _OVERHEAD
         self._bytes += size + _OVERHEAD
 
-    def _take(self, ended: Collection[Key]) -> dict[str, _Batch]:
+    def _take(self, ended: Collection[Key]) -> dict[_Run, _Batch]:
         """What is to be written, by run."""
         with self._lock:
             self._finish(ended)
             first, self._first = self._first, []
             changed, self._changed = self._changed, {}
             self._bytes = 0
-            found: dict[str, _Batch] = {}
+            found: dict[_Run, _Batch] = {}
             for page in changed.values():
                 batch = found.setdefault(page.run, _Batch())
                 batch.said += page.fresh
@@ -261,7 +262,7 @@ class Logbook:
                 del self._unfinished[key]
                 self._say(begun.here, key[1], begun.level, _as_shown(begun.text))
 
-    def _write(self, run: str, batch: _Batch) -> None:
+    def _write(self, run: str, created: int, batch: _Batch) -> None:
         self._number += 1
         now = time.monotonic()
         try:
@@ -273,6 +274,7 @@ class Logbook:
                 [logs.encode(now - said.at, _line(said)) for said in batch.lines],
                 said=batch.said,
                 forget=batch.forget,
+                created=created,
                 most=self._most_of_run,
             )
         except Exception as error:
@@ -295,12 +297,12 @@ class Logbook:
 
 
 def _key(here: Here) -> Key:
-    context, branch = here
-    return context.run, context.block_id or ROOT, branch
+    context, branch, created = here
+    return context.run, created, context.block_id or ROOT, branch
 
 
 def _line(said: _Said) -> Line:
-    context, branch = said.here
+    context, branch, _ = said.here
     return Line(
         block=context.block_id or ROOT,
         block_name=_name(context.block or ""),

@@ -51,6 +51,7 @@ class Place:
         self, runtime: Runtime, load: Workload, inputs: Inputs, record: BlockRecord, track: int, now: int
     ) -> None:
         self.record = record
+        self.created = load.created
         self.track = track
         self.queue = record.queues[track]
         self.wide = record.widths[track] > 1
@@ -225,6 +226,7 @@ class Place:
             calls=1 + (lease.tried if lease.node == node.name else 0),
             payload_limit=self._runtime.settings.payload_limit,
             branch=lease.branch,
+            created=self.created,
             spans=self.spans.get(lease.branch),
         )
         recorder, function = self._runtime.learning.recorder, self._load.functions[node.function]

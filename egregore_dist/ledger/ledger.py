@@ -146,9 +146,11 @@ class Ledger:
         Args:
             token: the lane, as for `serve`.
             work: whether to read the run's work; it can be megabytes.
-            created: of the work that the caller has of a run of this id: where it still holds, it is not read.
+            created: of the work that the caller has of a run of this id: where it still holds, it is not read. A lane
+                that asks for no work is at that run, as for `serve`.
         """
-        args = replies.serve_args(block, track, token, 0, 0, (), ())
+        its = None if work else created
+        args = replies.serve_args(block, track, token, 0, 0, (), (), its)
         reads: list[tuple[Any, ...]] = [("TIME",), ("HGETALL", self.keys.block(run, "b", block))]
         if work:
             wanted = replies.WORK_FIELDS if created is None else ["created"]
@@ -166,7 +168,7 @@ class Ledger:
             found = self.work(run)
         return Entered(
             record=BlockRecord.of(block, fields),
-            served=self._in_time(run, block, track, token, started, answer),
+            served=self._in_time(run, block, track, token, its, started, answer),
             now=replies.milliseconds(now),
             work=found,
             input=rest[-1] if block == ROOT else None,
@@ -183,6 +185,7 @@ class Ledger:
         held: int = 0,
         commits: Sequence[Commit] = (),
         releases: Sequence[int] = (),
+        created: int | None = None,
     ) -> Served:
         """Take what a lane has finished, and lease it what comes next.
 
@@ -191,11 +194,13 @@ class Ledger:
             want: branches to hold at most after this; 0 for one, or as many as the track is wide; `LEAVE` for no more.
             held: branches that the lane believes it holds after these commits and releases; where the ledger knows
                 otherwise, it answers with all that the lane holds.
+            created: of the lane's run: one that was submitted under its id since is none of this lane's, and answers as
+                one that is gone. None for whatever run has the id.
         """
-        args = replies.serve_args(block, track, token, want, held, commits, releases)
+        args = replies.serve_args(block, track, token, want, held, commits, releases, created)
         started = time.monotonic()
         served = self._served(run, self._transition("serve", run, args))
-        return self._in_time(run, block, track, token, started, served)
+        return self._in_time(run, block, track, token, created, started, served)
 
     def open(self, run: str, parent: str, lease: Lease, track: int, token: str, block: NewBlock) -> int | None:
         """Open a block that a leased branch has met, and park the branch.
@@ -207,18 +212,28 @@ class Ledger:
         return int(deadline) if state == b"open" else None
 
     def begin(
-        self, run: str, parent: str, lease: Lease, track: int, token: str, block: NewBlock, *, want: int = 0
+        self,
+        run: str,
+        parent: str,
+        lease: Lease,
+        track: int,
+        token: str,
+        block: NewBlock,
+        *,
+        want: int = 0,
+        created: int | None = None,
     ) -> tuple[bool, Entered | None]:
         """`open` a block and `enter` its first track in one round trip.
 
         Args:
             want: branches to be leased at most, as in `serve`.
+            created: of the lane's run, as in `serve`.
 
         Returns:
             Whether the lane has parked the branch, or lost it before; and what it learned and was leased of the block.
         """
         opening = replies.open_args(parent, lease, track, token, block)
-        serving = replies.serve_args(block.id, 0, token, want, 0, (), ())
+        serving = replies.serve_args(block.id, 0, token, want, 0, (), (), created)
         reads = [("TIME",), ("HGETALL", self.keys.block(run, "b", block.id))]
         started = time.monotonic()
         (now, fields), ((state, _), served) = self._calls.together(
@@ -228,7 +243,7 @@ class Ledger:
             return state == b"open", None
         entered = Entered(
             record=BlockRecord.of(block.id, fields),
-            served=self._in_time(run, block.id, 0, token, started, self._served(run, served)),
+            served=self._in_time(run, block.id, 0, token, created, started, self._served(run, served)),
             now=replies.milliseconds(now),
             work=None,
         )
@@ -735,7 +750,9 @@ class Ledger:
             found = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, kind, block)))
         return replies.branches(found)
 
-    def _in_time(self, run: str, block: str, track: int, token: str, started: float, served: Served) -> Served:
+    def _in_time(
+        self, run: str, block: str, track: int, token: str, created: int | None, started: float, served: Served
+    ) -> Served:
         # Where the answer came late, what it leased may have been taken back: asked again before any of it is begun.
         # Where each answer is late, the server is slow, or far away, and nobody would ever begin.
         for _ in range(_ASKED_AGAIN):
@@ -748,7 +765,7 @@ class Ledger:
                     served = dataclasses.replace(served, resumed=None)
                 continue
             # No lane holds fewer than none, so this is answered with all that it holds.
-            args = replies.serve_args(block, track, token, 0, -1, (), ())
+            args = replies.serve_args(block, track, token, 0, -1, (), (), created)
             now = self._served(run, self._transition("serve", run, args))
             served = dataclasses.replace(
                 now, messages=served.messages + now.messages, late=served.late + now.late, resync=True

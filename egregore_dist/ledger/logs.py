@@ -81,6 +81,7 @@ def write(
     said: int,
     forget: Sequence[str] = (),
     most: int,
+    created: int,
 ) -> list[str]:
     """Keep encoded lines of a run.
 
@@ -90,11 +91,12 @@ def write(
         said: lines that were said since then, kept or not.
         forget: ids of lines that are kept no more.
         most: bytes of all of the run's lines.
+        created: when the run was submitted: one that has its id since keeps none of them.
 
     Returns:
         The ids of the lines; none where the run is gone.
     """
-    args: list[str | int | bytes] = [writer, number, said, most, len(forget), len(lines), *forget, *lines]
+    args: list[str | int | bytes] = [writer, number, said, most, created, len(forget), len(lines), *forget, *lines]
     return [id.decode() for id in ledger.transition("log", run, args)]
 
 

@@ -81,13 +81,15 @@ def serve_args(
     held: int,
     commits: Sequence[Commit],
     releases: Sequence[int],
+    created: int | None,
 ) -> list[Any]:
     """The arguments of ``serve.lua``."""
     times: list[int | str | list[str | int]] = [time for commit in commits for time in commit.times]
     told = [(number, commit.spent) for number, commit in enumerate(commits, 1) if commit.spent is not None]
     for number, spent in told:
         times += (number, spent.attempt, spent.cpu, spent.memory, spent.node, _calls(spent.calls))
-    args: list[Any] = [block, track, token, want, held, len(commits), len(releases)]
+    args: list[Any] = [block, track, token, "" if created is None else created]
+    args += [want, held, len(commits), len(releases)]
     args += [msgspec.msgpack.encode(times) if commits else b""]
     for commit in commits:
         args += (commit.branch, commit.kind, commit.payload)

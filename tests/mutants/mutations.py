@@ -36,6 +36,13 @@ MUTATIONS = (
         tests=(f"{LEDGER}/test_serve.py", f"{LEDGER}/test_repair.py"),
     ),
     Mutation(
+        name="a lane serves whatever run has the id of its own",
+        file=f"{LUA}/serve.lua",
+        old="if created ~= '' and redis.call('HGET', K, 'created') ~= created then",
+        new="if false then",
+        tests=("tests/cluster/test_reused_ids.py", f"{LEDGER}/test_submit.py"),
+    ),
+    Mutation(
         name="others are called while their branches are still leased to who called them",
         file="egregore_dist/engine/lane.py",
         old="                at[1].share(calls=False)\n",

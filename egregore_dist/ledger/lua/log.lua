@@ -1,7 +1,7 @@
 -- Keep lines that nodes have said.
 --
 -- ARGV  writer (worker and process), number of this call among the writer's, lines that were said since the one before, most
---       bytes of the run's lines, ids i, lines l, then i ids of lines to forget, then l encoded lines
+--       bytes of the run's lines, when the run was submitted, ids i, lines l, then i ids of lines to forget, then l encoded lines
 -- Returns the ids of the lines that were added; none where the run is gone, or the call had been taken before
 --
 -- K:log   stream  by (the writer), line;  K:said  hash  lines (that were said, kept or not), bytes (of those that are kept),
@@ -14,10 +14,10 @@ local LOG, SAID = K .. ':log', K .. ':said'
 -- What an entry takes beside its line.
 local OVERHEAD, AT_ONCE, ROUNDS = 64, 100, 20
 local writer, number, said, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local forget, lines = tonumber(ARGV[5]), tonumber(ARGV[6])
+local created, forget, lines = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local what = tidying()
-if redis.call('EXISTS', K) == 0 or what == 'delete' then return {} end
+if redis.call('HGET', K, 'created') ~= created or what == 'delete' then return {} end
 if tonumber(redis.call('HGET', SAID, 'by:' .. writer) or 0) >= number then return {} end
 
 local bytes = tonumber(redis.call('HGET', SAID, 'bytes') or 0)
@@ -29,9 +29,9 @@ local function drop(entries)
   end
 end
 
-for i = 7, 6 + forget do drop(redis.call('XRANGE', LOG, ARGV[i], ARGV[i])) end
+for i = 8, 7 + forget do drop(redis.call('XRANGE', LOG, ARGV[i], ARGV[i])) end
 local added = {}
-for i = 7 + forget, 6 + forget + lines do
+for i = 8 + forget, 7 + forget + lines do
   added[#added + 1] = redis.call('XADD', LOG, '*', 'by', writer, 'line', ARGV[i])
   bytes = bytes + #ARGV[i] + OVERHEAD
 end

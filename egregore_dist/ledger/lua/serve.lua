@@ -1,13 +1,13 @@
 -- Serve a block: take what a lane has finished, and lease it what comes next.
 --
--- ARGV  block, track, token, branches to hold at most after this (0: one, or the track's width; -1: no more, the lane
---       leaves, and where it leaves branches waiting another is asked for), branches that the lane believes it holds after
---       these commits, commits c, releases r, packed two numbers a commit (microseconds that it was executed and that it had
---       waited before, -1 where it went on after a block, -2 where that is not known; and after these six more for each that
---       there is more to tell of: the commit's number from 1, attempt, microseconds of CPU time or -1, bytes that its process
---       grew by at most or -1, the node that it failed at or "", its calls in vain, four values each), then c triples (branch,
---       "ok"|"error"|"again", payload), then r branches given back unstarted. "again": the node with a limit that it begins
---       with is to be tried again; payload "<calls> <node>"
+-- ARGV  block, track, token, when the lane's run was submitted or "" (another run of this id is none of the lane's), branches to
+--       hold at most after this (0: one, or the track's width; -1: no more, the lane leaves, and where it leaves branches waiting
+--       another is asked for), branches that the lane believes it holds after these commits, commits c, releases r, packed two
+--       numbers a commit (microseconds that it was executed and that it had waited before, -1 where it went on after a block, -2
+--       where that is not known; and after these six more for each that there is more to tell of: the commit's number from 1,
+--       attempt, microseconds of CPU time or -1, bytes that its process grew by at most or -1, the node that it failed at or "",
+--       its calls in vain, four values each), then c triples (branch, "ok"|"error"|"again", payload), then r branches given back
+--       unstarted. "again": the node with a limit that it begins with is to be tried again; payload "<calls> <node>"
 -- Returns { state of the block, first, count, held again, resumed, late, messages to publish, alarms or {}, ms to ask again after }
 --   first, count   a range of untouched branches, leased
 --   held again     flat fours (branch, attempt, block to go on after or "", mark `tried` or ""): branches leased from the
@@ -23,9 +23,9 @@
 -- the commit that makes the block complete is the only one that resumes its parent; a branch that begins with a node that
 -- has a limit is leased with a place of it, see _limits.lua.
 
-local block, track, token = ARGV[1], ARGV[2], ARGV[3]
-local want, believed, commits, releases = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local FIRST_COMMIT = 9
+local block, track, token, created = unpack(ARGV, 1, 4)
+local want, believed, commits, releases = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local FIRST_COMMIT = 10
 local B, L, R, E = key('b', block), key('l', block), key('r', block), key('e', block)
 local Q = key('q', block) .. ':' .. track
 
@@ -68,6 +68,9 @@ local function answer(state, first, count, again, resumed, late)
   if unsettled then limits().settle() end
   return { state, first, count, again, resumed, late, publish, alarms or {}, ask_after }
 end
+
+-- A lane of a run that was deleted since: it would execute what that run was, for the one that has its id now.
+if created ~= '' and redis.call('HGET', K, 'created') ~= created then return answer('gone', 0, 0, {}, {}, commits) end
 
 -- Lease the branch that a complete block hangs on to this lane, where it may run here; else ask for a collect.
 local function carry_on(complete_block)
@@ -127,7 +130,7 @@ local good, bad, sizes, attempts, measured, failures = {}, {}, {}, {}, {}, {}
 local lasted, lasted_bad = {}, {}
 -- Of those that failed, the node that it was at.
 local nodes = {}
-local times, took, queued, untimed = commits > 0 and cmsgpack.unpack(ARGV[8]) or {}, { ok = tally(), error = tally() }, tally(), { ok = 0, error = 0 }
+local times, took, queued, untimed = commits > 0 and cmsgpack.unpack(ARGV[9]) or {}, { ok = tally(), error = tally() }, tally(), { ok = 0, error = 0 }
 
 -- Where in `times` there is more of a commit.
 local more_of, has_more = {}, #times > 2 * commits

@@ -26,7 +26,7 @@ def busy(play: Play) -> tuple[str, str]:
     play.serve(inner, first, want=2)
     play.serve(block, second, track=1)
     play.sweep("hint", block)
-    logs.write(play.ledger, play.run, "w", 1, [b"line"], said=1, most=1000)
+    logs.write(play.ledger, play.run, "w", 1, [b"line"], said=1, most=1000, created=play.ledger.work(play.run).created)
     return block, inner
 
 

@@ -54,7 +54,7 @@ class Handler(logging.Handler):
 
 
 def here(branch: int = 0) -> Here:
-    return Context(run="r", workflow="w", block=None, branch=None, node="n", attempt=1), branch
+    return Context(run="r", workflow="w", block=None, branch=None, node="n", attempt=1), branch, 1
 
 
 def within(branch: int, *calls: Any) -> None:

@@ -59,7 +59,7 @@ class FakePlace:
         self.left = left
         self._holds = holds
         self.record = SimpleNamespace(id="b", name="b")
-        self.track = 0
+        self.track, self.created = 0, 1
         self._fn = fn
 
     def holds(self, branch: int, token: str) -> bool:

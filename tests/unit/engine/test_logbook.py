@@ -24,6 +24,7 @@ class Kept:
         self.lines: dict[str, tuple[str, Line]] = {}
         self.said = 0
         self.numbers: list[int] = []
+        self.of: list[tuple[str, int]] = []
         self.away = False
         self._ids = 0
 
@@ -32,13 +33,14 @@ class Kept:
         assert name == "log"
         if self.away:
             raise errors.BrokerUnavailable("away")
-        _, number, said, _, forget, count = args[:6]
+        _, number, said, _, created, forget, count = args[:7]
         self.numbers.append(number)
+        self.of.append((run, created))
         self.said += said
-        for id in args[6 : 6 + forget]:
+        for id in args[7 : 7 + forget]:
             del self.lines[id]
         added = []
-        for raw in args[6 + forget :]:
+        for raw in args[7 + forget :]:
             self._ids += 1
             self.lines[f"{self._ids}-0"] = (run, msgspec.msgpack.decode(raw, type=tuple[int, Line])[1])
             added.append(f"{self._ids}-0".encode())
@@ -62,11 +64,12 @@ def book(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Logbook:
     return Logbook(cast(Ledger, kept), Settings(log_lines=10, log_bytes=2000))
 
 
-def here(branch: int = 0, *, run: str = "r", attempt: int = 1) -> Here:
+def here(branch: int = 0, *, run: str = "r", attempt: int = 1, created: int = 1) -> Here:
     """A node of a block."""
     return (
         Context(run=run, workflow="w", block="b", branch="x", node="n", attempt=attempt, block_id="0.0-"),
         branch,
+        created,
     )
 
 
@@ -130,6 +133,17 @@ def test_another_branch_and_attempts(book: Logbook, kept: Kept) -> None:
     assert len(kept.texts()) == 11
 
 
+def test_a_run_that_has_the_id_of_another_one(book: Logbook, kept: Kept) -> None:
+    """Its lines are counted anew, and none of the other's are written to it."""
+    for number in range(12):
+        book.say(here(created=1), "stdout", 20, f"former {number}")
+    book.say(here(created=2), "stdout", 20, "present")
+    book.write()
+
+    assert sorted(kept.of) == [("r", 1), ("r", 2)]
+    assert [line.number for _, line in kept.lines.values() if line.text == "present"] == [1]
+
+
 def test_bytes_are_bounded(book: Logbook, kept: Kept) -> None:
     """Long lines take the place of many."""
     for i in range(10):
@@ -172,7 +186,7 @@ def test_an_unfinished_line(book: Logbook, kept: Kept, monkeypatch: pytest.Monke
     book.write()
     assert kept.texts() == ["of a thread"]
     assert book.waits
-    book.write([("r", "0.0-", 0)])
+    book.write([("r", 1, "0.0-", 0)])
     assert sorted(kept.texts()) == ["error of 0", "of 0", "of a thread"]
     monkeypatch.setattr(logbook, "_SETTLED", -1.0)
     book.write()
@@ -201,8 +215,8 @@ def test_a_long_line_loses_its_middle(book: Logbook, kept: Kept) -> None:
 def test_names_of_any_kind(book: Logbook, kept: Kept) -> None:
     """Keys and loggers' names are cut where they are long, and what has no encoding is told."""
     context = Context(run="r", workflow="w", block="b", branch="k\ud800" + "x" * 10**6, node="n", attempt=1)
-    book.say((context, 0), "l\udfff", 20, "said")
-    book.say((context, 0), "y" * 10**6, 20, "said")
+    book.say((context, 0, 1), "l\udfff", 20, "said")
+    book.say((context, 0, 1), "y" * 10**6, 20, "said")
     book.write()
     first, second = (line for _, line in kept.lines.values())
 
