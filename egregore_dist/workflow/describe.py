@@ -74,14 +74,20 @@ def describe(step: Step) -> Described:
     described: Described | None = vars(step).get("_described")
     if described is None:
         described = _describe(step.placed())
-        # Steps never change, so this is the one thing that may be added to one.
+        # Steps never change, so what is remembered is the one thing that may be added to one.
         vars(step)["_described"] = described
     return described
 
 
 def result_type(step: Step) -> ResultType:
-    """How the value of ``step`` may be typed."""
-    return _result_type(step, {})
+    """How the value of ``step`` may be typed; remembered with the step, unless an annotation has yet to be defined."""
+    found: ResultType | None = vars(step).get("_result_type")
+    if found is None:
+        known: dict[int, Any] = {}
+        found = _result_type(step, known)
+        if not any(isinstance(annotation, str) for annotation in known.values()):
+            vars(step)["_result_type"] = found
+    return found
 
 
 def _result_type(step: Step, known: dict[int, Any]) -> ResultType:
@@ -89,9 +95,9 @@ def _result_type(step: Step, known: dict[int, Any]) -> ResultType:
         case Node():
             # Thousands of branches may share one function, and annotations are slow to resolve.
             if id(step.fn) not in known:
-                annotation = hints.hints_of(step.fn).get("return", Any)
-                known[id(step.fn)] = Any if isinstance(annotation, str) else annotation
-            return Value(known[id(step.fn)], step.name)
+                known[id(step.fn)] = hints.hints_of(step.fn).get("return", Any)
+            annotation = known[id(step.fn)]
+            return Value(Any if isinstance(annotation, str) else annotation, step.name)
         case Sequence():
             return _result_type(step.steps[-1], known)
         case Parallel():

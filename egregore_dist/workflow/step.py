@@ -141,7 +141,7 @@ class Step(ABC):
 
     def __getstate__(self) -> dict[str, object]:
         # What `describe` remembers belongs to this object only.
-        return {key: value for key, value in vars(self).items() if key != "_described"}
+        return {key: value for key, value in vars(self).items() if key not in ("_described", "_result_type")}
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{label(self)} cannot change: steps are immutable (to rename one, use .alias('...'))")

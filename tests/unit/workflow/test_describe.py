@@ -225,3 +225,22 @@ def test_maps_that_get_the_input_are_known() -> None:
 def test_result_type(step: Step, expected: object) -> None:
     """The type of a result follows the annotations of the nodes that give it."""
     assert expected == result_type(step)
+
+
+def test_a_result_type_is_made_once() -> None:
+    """It is remembered with the step, and not with what is made of that."""
+    step = parallel(a, b)
+
+    assert result_type(step) is result_type(step)
+    assert result_type(step.alias("other")) is not result_type(step)
+
+
+def test_an_annotation_may_be_defined_later() -> None:
+    """As in a notebook: the result has its type from then on."""
+    namespace: dict[str, Any] = {"__name__": "later"}
+    exec("def gives(x) -> 'Later': return x", namespace)
+    step = node(namespace["gives"])
+    before = result_type(step)
+    namespace["Later"] = int
+
+    assert (before, result_type(step)) == (Value(Any, "gives"), Value(int, "gives"))
