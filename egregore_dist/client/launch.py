@@ -88,9 +88,17 @@ class ClusterLauncher:
             within = contextvars.copy_context()
         if not accepted.new:
             _warn_of_differences(to, run, described, raw)
-        made = Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch)
+        made = Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch, created=accepted.created)
         if accepted.waits:
-            advance = partial(within.run, publish.advance, to.app, run, queue, name=described.spec.name)
+            advance = partial(
+                within.run,
+                publish.advance,
+                to.app,
+                run,
+                queue,
+                name=described.spec.name,
+                created=accepted.created,
+            )
             if waits:
                 # A thread of its own would first have to wait until this one lets go of the interpreter.
                 made._publish(advance)

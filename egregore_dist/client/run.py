@@ -98,12 +98,14 @@ class Run:
         of: session.Session | None = None,
         result_type: describe.ResultType | None = None,
         epoch: str | None = None,
+        created: int | None = None,
     ) -> None:
         self.id = id
         self._session = of or session.current()
         self._ledger = self._session.ledger
         self._result_type = result_type
         self._epoch = epoch
+        self._created = created
         self._ended = False
         self._told_page = False
         # Tasks that wait for it at once each tell on a thread.
@@ -197,7 +199,7 @@ class Run:
         A run that has ended already stays as it is. Raises `RunNotFound`, `RunLost`.
         """
         with self._missed():
-            return self._ledger.cancel(self.id)
+            return self._ledger.cancel(self.id, self._created)
 
     def pause(self) -> str:
         """Start nothing more of the run until `resume`. Returns its state after that.
@@ -207,7 +209,7 @@ class Run:
         run that is paused or has ended stays as it is. Raises `RunNotFound`, `RunLost`.
         """
         with self._missed():
-            return self._ledger.pause(self.id)
+            return self._ledger.pause(self.id, self._created)
 
     def resume(self) -> str:
         """Let a paused run go on. Returns its state after that.
@@ -215,7 +217,7 @@ class Run:
         A run that is not paused stays as it is. Raises `RunNotFound`, `RunLost`.
         """
         with self._missed():
-            state, wanted = self._ledger.resume(self.id)
+            state, wanted = self._ledger.resume(self.id, self._created)
         publish.messages(self._session.app, self.id, wanted)
         return state
 
@@ -228,7 +230,7 @@ class Run:
         with self._missed():
             if not self._session.let_stop(self.id):
                 return self.status
-            before, wanted = self._ledger.retry(self.id)
+            before, wanted = self._ledger.retry(self.id, self._created)
         if before not in ("failed", "cancelled"):
             return before
         publish.messages(self._session.app, self.id, wanted)
@@ -441,9 +443,11 @@ class Run:
             return record
 
     def _keep(self, record: RunRecord) -> None:
-        if self._epoch not in (None, record.epoch):
+        created = round(record.created * 1000)
+        if self._epoch not in (None, record.epoch) or self._created not in (None, created):
             raise errors.RunNotFound(f"the run {self.id!r} that is there now is another one")
-        self._epoch, self._ended, self._seen = record.epoch, record.state in ENDED, time.monotonic()
+        self._epoch, self._created = record.epoch, created
+        self._ended, self._seen = record.state in ENDED, time.monotonic()
 
     @contextmanager
     def _missed(self) -> Iterator[None]:

@@ -147,7 +147,14 @@ def new_block(
 
 
 def compile_block(
-    app: Celery, run: str, block: NewBlock, *, parent_queue: str, here: bool, left: float | None = None
+    app: Celery,
+    run: str,
+    block: NewBlock,
+    *,
+    parent_queue: str,
+    here: bool,
+    left: float | None = None,
+    created: int = 0,
 ) -> Signature | None:
     """``chord(group(lane x L), collect)`` for a block, or None where no message is needed.
 
@@ -155,40 +162,57 @@ def compile_block(
         parent_queue: where the branch goes on after the block.
         here: whether the process that opened the block serves it as one of its lanes.
         left: seconds until the first deadline of the blocks around it. Its lanes expire then, or at its own.
+        created: when the run was submitted, as for `lane`.
     """
     expires = min((each for each in (block.timeout or None, left) if each is not None), default=None)
     lanes = []
     for track, kind in enumerate(block.tracks):
         count = kind.lanes - (1 if here and track == 0 else 0)
-        lanes += [lane(app, run, block.id, track, kind.queue, name=block.name, expires=expires) for _ in range(count)]
+        lanes += [
+            lane(app, run, block.id, track, kind.queue, name=block.name, expires=expires, created=created)
+            for _ in range(count)
+        ]
     if not lanes:
         return None
-    body = collect(app, run, block.id, parent_queue, name=block.name)
+    body = collect(app, run, block.id, parent_queue, name=block.name, created=created)
     return chord(group(lanes, app=app), body, app=app)
 
 
 def lane(
-    app: Celery, run: str, block: str, track: int, queue: str, *, name: str = "", expires: float | None = None
+    app: Celery,
+    run: str,
+    block: str,
+    track: int,
+    queue: str,
+    *,
+    name: str = "",
+    expires: float | None = None,
+    created: int = 0,
 ) -> Signature:
-    """The message that asks a worker to serve a block; Celery's tools show it as ``lane <block>`` of its run."""
-    signature = _message(app, apps.LANE, (run, block, track), queue, f"lane {name or block}")
+    """The message that asks a worker to serve a block; Celery's tools show it as ``lane <block>`` of its run.
+
+    Args:
+        created: when the run was submitted, in server milliseconds: the message asks for nothing of one that has its id
+            since. 0 where that is not known.
+    """
+    signature = _message(app, apps.LANE, (run, block, track, created), queue, f"lane {name or block}")
     return signature if expires is None else signature.set(expires=expires)
 
 
-def collect(app: Celery, run: str, block: str, queue: str, *, name: str = "") -> Signature:
+def collect(app: Celery, run: str, block: str, queue: str, *, name: str = "", created: int = 0) -> Signature:
     """The chord's callback: carry the run on after a complete block."""
-    return _message(app, apps.COLLECT, (run, block), queue, f"collect {name or block}")
+    return _message(app, apps.COLLECT, (run, block, created), queue, f"collect {name or block}")
 
 
-def advance(app: Celery, run: str, queue: str, *, name: str) -> Signature:
+def advance(app: Celery, run: str, queue: str, *, name: str, created: int = 0) -> Signature:
     """The message that starts a run."""
-    return _message(app, apps.ADVANCE, (run,), queue, f"advance {name}")
+    return _message(app, apps.ADVANCE, (run, created), queue, f"advance {name}")
 
 
 def _message(app: Celery, task: str, ids: tuple[str | int, ...], queue: str, shown: str) -> Signature:
     # A client has no tasks registered, so that nobody listens for a result has to be said here.
     # The run is among the arguments and not in the name: Celery and its exporters count tasks by name, for ever.
-    described = f"(run {ids[0]}{f', block {ids[1]}' if len(ids) > 1 else ''})"
+    described = f"(run {ids[0]}{f', block {ids[1]}' if len(ids) > 2 else ''})"
     options = {"queue": queue, "shadow": shown, "argsrepr": described, "ignore_result": True}
     return app.signature(task, args=ids, immutable=True, options=options)
 

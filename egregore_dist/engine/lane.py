@@ -101,15 +101,18 @@ class Lane:
     Args:
         worker: the name of the worker.
         id: the id of the Celery task. With worker and process it makes the token that leases belong to.
+        created: when the run was submitted, in server milliseconds: of one that has its id since the lane serves
+            nothing. None for whichever run has the id.
     """
 
-    def __init__(self, runtime: Runtime, run: str, *, worker: str, id: str) -> None:
+    def __init__(self, runtime: Runtime, run: str, *, worker: str, id: str, created: int | None = None) -> None:
         self._runtime = runtime
         self._ledger = runtime.ledger
         runtime.logbook.worker = worker
         self._run = run
         self._worker = worker
         self._id = id
+        self._created = created
         self._token = f"{worker}/{os.getpid()}/{id}.{next(_numbers)}"
         self._load: Workload | None = None
         self._trace: traced.Trace | None = None
@@ -152,7 +155,8 @@ class Lane:
                 to.track,
                 self._token,
                 work=self._load is None,
-                created=None if load is None else load.created,
+                known=None if load is None else load.created,
+                created=self._created,
             )
             if entered is None:
                 self._runtime.set_aside(self._run, to.block, self._token)
@@ -167,17 +171,21 @@ class Lane:
         elif (known := self._places.get((to.block, to.track))) is not None:
             return self._serve_place(known, [to.lease])
         else:
-            record, now = self._ledger.look(self._run, to.block)
+            try:
+                record, now = self._ledger.look(self._run, to.block, self._created)
+            except errors.RunNotFound:
+                return None
             leases = [to.lease]
         if self._load is None:
             assert entered is not None
             try:
                 self._load = load if entered.work is None else self._runtime.workload(self._run, entered.work)
             except Exception as error:
-                created = None if entered.work is None else entered.work.created
-                self._refuse(record, to.track, leases, error, created)
+                self._created = None if entered.work is None else entered.work.created
+                self._refuse(record, to.track, leases, error)
                 return None
             assert self._load is not None
+            self._created = self._load.created
             self._trace = traced.of_run(self._ledger, self._load, self._worker)
         self._has_room = needs.of(record.queues[to.track]).takes_room
         place = Place(self._runtime, self._load, self._inputs, record, to.track, now)
@@ -199,7 +207,7 @@ class Lane:
             self._token,
             want=LEAVE,
             releases=[lease.branch for lease in leases],
-            created=None if self._load is None else self._load.created,
+            created=self._created,
         )
         self._publish(served)
         return _resumed(served)
@@ -435,7 +443,7 @@ class Lane:
             return Opened(block.id)
         want = self._first_of(block, shape)
         parked, entered = self._ledger.begin(
-            run, parent, lease, place.track, token, block, want=want, created=place.created
+            run, parent, lease, place.track, token, block, want=want, created=self._created
         )
         if not parked:
             # Whoever has the branch now has opened the block: what this lane was leased of it, it serves.
@@ -464,7 +472,15 @@ class Lane:
             self._publish_block(block, place, True)
 
     def _publish_block(self, block: NewBlock, place: Place, here: bool) -> None:
-        publish.block(self._runtime.app, self._run, block, parent_queue=place.queue, here=here, left=place.left())
+        publish.block(
+            self._runtime.app,
+            self._run,
+            block,
+            parent_queue=place.queue,
+            here=here,
+            left=place.left(),
+            created=place.created,
+        )
 
     def _key(self, block: str) -> str:
         return f"{self._token} {block}"
@@ -612,7 +628,7 @@ class Lane:
     def _early(self, place: Place) -> float:
         # The block's time is over here, but the server's clock decides: seconds to wait until it may say so too.
         try:
-            place.time(*self._ledger.look(self._run, place.record.id))
+            place.time(*self._ledger.look(self._run, place.record.id, self._created))
         except errors.RunNotFound:
             return 0.0
         return min(place.left() or 0.0, _EARLY)
@@ -637,7 +653,7 @@ class Lane:
             held=held,
             commits=commits,
             releases=releases,
-            created=place.created,
+            created=self._created,
         )
         self._publish(served, but_for=None if calls else place.record.id)
         if served.late:
@@ -662,17 +678,17 @@ class Lane:
         if messages:
             publish.messages(self._runtime.app, self._run, messages)
 
-    def _refuse(
-        self, record: BlockRecord, track: int, leases: list[Lease], error: Exception, created: int | None
-    ) -> None:
+    def _refuse(self, record: BlockRecord, track: int, leases: list[Lease], error: Exception) -> None:
         # All that this lane could lease fails in the same way.
         while leases:
             commits = [_failed(lease, error, None, None) for lease in leases]
-            served = self._ledger.serve(self._run, record.id, track, self._token, commits=commits, created=created)
+            served = self._ledger.serve(
+                self._run, record.id, track, self._token, commits=commits, created=self._created
+            )
             self._publish(served)
             if served.resumed is not None:
                 parent, _ = self._ledger.look(self._run, served.resumed.block)
-                self._refuse(parent, served.resumed.track, [served.resumed.lease], error, created)
+                self._refuse(parent, served.resumed.track, [served.resumed.lease], error)
             leases = list(served.leases)
 
 

@@ -24,14 +24,18 @@ _UNREACHABLE = (
 )
 
 
-def advance(app: Celery, run: str, queue: str, *, name: str) -> None:
+def advance(app: Celery, run: str, queue: str, *, name: str, created: int) -> None:
     """Publish the message that starts an accepted run."""
-    _publish(compiler.advance(app, run, queue, name=name), run)
+    _publish(compiler.advance(app, run, queue, name=name, created=created), run)
 
 
-def block(app: Celery, run: str, opened: NewBlock, *, parent_queue: str, here: bool, left: float | None = None) -> None:
+def block(
+    app: Celery, run: str, opened: NewBlock, *, parent_queue: str, here: bool, left: float | None, created: int
+) -> None:
     """Publish a block's chord; see `compile.compile_block`."""
-    signature = compiler.compile_block(app, run, opened, parent_queue=parent_queue, here=here, left=left)
+    signature = compiler.compile_block(
+        app, run, opened, parent_queue=parent_queue, here=here, left=left, created=created
+    )
     if signature is not None:
         _publish(signature, run)
 
@@ -40,11 +44,11 @@ def messages(app: Celery, run: str, wanted: Iterable[Message]) -> list[Message]:
     """Publish the messages of a transition, each as a plain lane or collect. Returns what the broker did not take."""
     left = []
     for message in wanted:
-        of = message.run or run
+        of, block, queue, created = message.run or run, message.block, message.queue, message.created
         if message.kind == "lane":
-            made = compiler.lane(app, of, message.block, message.track, message.queue, name=message.name)
+            made = compiler.lane(app, of, block, message.track, queue, name=message.name, created=created)
         else:
-            made = compiler.collect(app, of, message.block, message.queue, name=message.name)
+            made = compiler.collect(app, of, block, queue, name=message.name, created=created)
         if not _publish(made, of):
             left.append(message)
     return left

@@ -64,28 +64,29 @@ def register(app: Celery, settings: Settings) -> Runtimes:
         options |= {"time_limit": _NO_LIMIT, "soft_time_limit": _NO_LIMIT}
 
     @app.task(name=apps.ADVANCE, bind=True, **options)
-    def advance(self: Task[..., None], run: str) -> None:
-        _serve(self, runtimes.get(), run, ROOT, 0)
+    def advance(self: Task[..., None], run: str, created: int = 0) -> None:
+        _serve(self, runtimes.get(), run, ROOT, 0, created)
 
     @app.task(name=apps.LANE, bind=True, **options)
-    def lane(self: Task[..., None], run: str, block: str, track: int) -> None:
-        _serve(self, runtimes.get(), run, block, track)
+    def lane(self: Task[..., None], run: str, block: str, track: int, created: int = 0) -> None:
+        _serve(self, runtimes.get(), run, block, track, created)
 
     @app.task(name=apps.COLLECT, bind=True, **options)
-    def collect(self: Task[..., None], run: str, block: str) -> None:
+    def collect(self: Task[..., None], run: str, block: str, created: int = 0) -> None:
         runtime = runtimes.get()
         record = runtime.ledger.block(run, block)
         # Where the last lane collected in place, the parent's branch is leased or has ended, and this finds nothing.
         if record is None:
             runtime.set_aside(run, block, self.request.hostname or "eager")
         elif record.state == "ok" and record.parent is not None:
-            _serve(self, runtime, run, record.parent, record.track)
+            _serve(self, runtime, run, record.parent, record.track, created)
 
     return runtimes
 
 
-def _serve(task: Task[..., None], runtime: Runtime, run: str, block: str, track: int) -> None:
+def _serve(task: Task[..., None], runtime: Runtime, run: str, block: str, track: int, created: int) -> None:
     request = task.request
-    lane = Lane(runtime, run, worker=request.hostname or "eager", id=request.id or uuid.uuid4().hex)
+    worker, id = request.hostname or "eager", request.id or uuid.uuid4().hex
+    lane = Lane(runtime, run, worker=worker, id=id, created=created or None)
     with inside.lane():
         lane.serve(block, track)

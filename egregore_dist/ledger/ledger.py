@@ -133,11 +133,19 @@ class Ledger:
         pairs = [part for item in code.items() for part in item]
         args: list[Any] = [NEARLY_FULL, self.keys.epoch, secrets.token_hex(8), work.workflow, work.spec]
         args += [work.functions, work.queue, input, queue, int(self._retention * 1000), work.trace, *pairs]
-        new, epoch, waits = self._transition("submit", run, args)
-        return Accepted(bool(new), epoch.decode(), bool(waits))
+        new, epoch, waits, created = self._transition("submit", run, args)
+        return Accepted(bool(new), epoch.decode(), bool(waits), created)
 
     def enter(
-        self, run: str, block: str, track: int, token: str, *, work: bool, created: int | None = None
+        self,
+        run: str,
+        block: str,
+        track: int,
+        token: str,
+        *,
+        work: bool,
+        known: int | None = None,
+        created: int | None = None,
     ) -> Entered | None:
         """Come to a block as a new lane: its record, the first leases, the server's time, and the run's work if asked.
 
@@ -146,14 +154,13 @@ class Ledger:
         Args:
             token: the lane, as for `serve`.
             work: whether to read the run's work; it can be megabytes.
-            created: of the work that the caller has of a run of this id: where it still holds, it is not read. A lane
-                that asks for no work is at that run, as for `serve`.
+            known: when the run was submitted whose work the caller has: if it still has this id, it is not read.
+            created: of the lane's run, as in `serve`.
         """
-        its = None if work else created
-        args = replies.serve_args(block, track, token, 0, 0, (), (), its)
+        args = replies.serve_args(block, track, token, 0, 0, (), (), created)
         reads: list[tuple[Any, ...]] = [("TIME",), ("HGETALL", self.keys.block(run, "b", block))]
         if work:
-            wanted = replies.WORK_FIELDS if created is None else ["created"]
+            wanted = replies.WORK_FIELDS if known is None else ["created"]
             reads.append(("HMGET", self.keys.run(run), *wanted))
         reads += [("GET", self.keys.block(run, "i", block))] if block == ROOT else []
         started = time.monotonic()
@@ -162,13 +169,13 @@ class Ledger:
             return None
         answer = self._served(run, served)
         found = None
-        if work and created is None:
+        if work and known is None:
             found = replies.work(run, rest[0])
-        elif work and rest[0] != [str(created).encode()]:
+        elif work and rest[0] != [str(known).encode()]:
             found = self.work(run)
         return Entered(
             record=BlockRecord.of(block, fields),
-            served=self._in_time(run, block, track, token, its, started, answer),
+            served=self._in_time(run, block, track, token, created, started, answer),
             now=replies.milliseconds(now),
             work=found,
             input=rest[-1] if block == ROOT else None,
@@ -284,14 +291,19 @@ class Ledger:
         """Begin the trace of a run that was submitted in none. Returns its trace context, "" where there is no run."""
         return cast(str, self._transition("trace", run, [context]).decode())
 
-    def cancel(self, run: str) -> str:
+    def cancel(self, run: str, created: int | None = None) -> str:
         """Cancel a run that has not ended. Returns its state after it.
+
+        Args:
+            created: of the run that is meant; None for the one that has the id now, and not for one that has it when a
+                call is made again whose answer was lost.
 
         Raises:
             errors.RunNotFound: there is no such run.
         """
+        meant = self._meant(run, created)
         while True:
-            state, publish = self._transition("cancel", run, [])
+            state, publish = self._transition("cancel", run, [meant])
             if not state:
                 raise replies.not_found(run)
             self._go_on(run, replies.messages(publish))
@@ -299,8 +311,11 @@ class Ledger:
             if state.decode() in ENDED or not publish:
                 return cast(str, state.decode())
 
-    def retry(self, run: str) -> tuple[str, list[Message]]:
+    def retry(self, run: str, created: int | None = None) -> tuple[str, list[Message]]:
         """Run again what did not end well in a run that failed or was cancelled, and keep the rest.
+
+        Args:
+            created: as for `cancel`.
 
         Returns:
             The state before, and the messages that start it; none where it neither failed nor was cancelled.
@@ -308,43 +323,58 @@ class Ledger:
         Raises:
             errors.RunNotFound: there is no such run.
         """
+        meant = self._meant(run, created)
         while True:
-            state, more, publish = self._transition("retry", run, [])
+            state, more, publish = self._transition("retry", run, [meant])
             if not state:
                 raise replies.not_found(run)
             if not more:
                 return state.decode(), list(replies.messages(publish))
 
-    def pause(self, run: str) -> str:
+    def pause(self, run: str, created: int | None = None) -> str:
         """Pause a run that has not ended: nothing of it is leased. Returns its state after it.
+
+        Args:
+            created: as for `cancel`.
 
         Raises:
             errors.RunNotFound: there is no such run.
         """
-        state = cast(bytes, self._transition("pause", run, []))
+        state = cast(bytes, self._transition("pause", run, [self._meant(run, created)]))
         if not state:
             raise replies.not_found(run)
         return state.decode()
 
-    def resume(self, run: str) -> tuple[str, list[Message]]:
+    def resume(self, run: str, created: int | None = None) -> tuple[str, list[Message]]:
         """Let a paused run go on. Returns its state after it, and the messages that have it served.
+
+        Args:
+            created: as for `cancel`.
 
         Raises:
             errors.RunNotFound: there is no such run.
         """
+        meant = self._meant(run, created)
         cursor, wanted = b"", list[Message]()
         while True:
-            state, cursor, publish = self._transition("resume", run, [cursor])
+            state, cursor, publish = self._transition("resume", run, [meant, cursor])
             if not state:
                 raise replies.not_found(run)
             wanted += replies.messages(publish)
             if not cursor:
                 return state.decode(), wanted
 
-    def delete(self, run: str) -> bool:
-        """Forget a run that has ended. Returns False where it has not, or does not exist."""
+    def delete(self, run: str, created: int | None = None) -> bool:
+        """Forget a run that has ended. Returns False where it has not, or does not exist.
+
+        What its end has stopped shall have stopped, or the places of limits that it has are free before it has.
+
+        Args:
+            created: as for `cancel`.
+        """
+        meant = self._meant(run, created)
         begun = False
-        while (answer := self._transition("delete", run, [])) == _MORE:
+        while (answer := self._transition("delete", run, [meant])) == _MORE:
             begun = True
         # Somebody else may have come to its end.
         return bool(answer) or begun
@@ -518,14 +548,22 @@ class Ledger:
             fields = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, "b", block)))
         return BlockRecord.of(block, fields) if fields else None
 
-    def look(self, run: str, block: str) -> tuple[BlockRecord, int]:
-        """One block, and the server's time in milliseconds. Raises `errors.RunNotFound`."""
+    def look(self, run: str, block: str, created: int | None = None) -> tuple[BlockRecord, int]:
+        """One block, and the server's time in milliseconds.
+
+        Args:
+            created: of the run that is meant, as in `serve`.
+
+        Raises:
+            errors.RunNotFound: there is no such block, or another run has the id.
+        """
         pipe = self.redis.pipeline(transaction=False)
         pipe.hgetall(self.keys.block(run, "b", block))
         pipe.time()
+        pipe.hget(self.keys.run(run), "created")
         with reachable():
-            fields, now = pipe.execute()
-        if not fields:
+            fields, now, its = pipe.execute()
+        if not fields or (created is not None and its != str(created).encode()):
             raise replies.not_found(run)
         return BlockRecord.of(block, fields), replies.milliseconds(now)
 
@@ -749,6 +787,13 @@ class Ledger:
         with reachable():
             found = cast(dict[bytes, bytes], self.redis.hgetall(self.keys.block(run, kind, block)))
         return replies.branches(found)
+
+    def _meant(self, run: str, created: int | None) -> str:
+        if created is not None:
+            return str(created)
+        with reachable():
+            found = cast(bytes | None, self.redis.hget(self.keys.run(run), "created"))
+        return (found or b"").decode()
 
     def _in_time(
         self, run: str, block: str, track: int, token: str, created: int | None, started: float, served: Served

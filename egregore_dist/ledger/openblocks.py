@@ -23,6 +23,7 @@ class OpenBlock:
 
     Attributes:
         run: its run.
+        created: when that was submitted, in server milliseconds.
         series: the series that its run is counted in.
         id: the block.
         path: where it stands in the workflow.
@@ -31,6 +32,7 @@ class OpenBlock:
     """
 
     run: str
+    created: int
     series: str
     id: str
     path: tuple[int, ...]
@@ -77,21 +79,26 @@ def look(ledger: Ledger) -> Look:
         for run, block in places:
             pipe.hmget(ledger.keys.block(run, "b", block), "n", "done", "running", "path")
         for run in runs:
-            pipe.hget(ledger.keys.run(run), "series")
+            pipe.hmget(ledger.keys.run(run), "series", "created")
         answers = pipe.execute()
-    series = {run: counts.named(raw) for run, raw in zip(runs, answers[len(places) :], strict=True)}
+    of_run = {
+        run: (counts.named(series), int(created or 0))
+        for run, (series, created) in zip(runs, answers[len(places) :], strict=True)
+    }
     late = max(0.0, (now - entries[0][1]) / 1000) if entries else 0.0
     found = []
     for (run, block), (n, done, running, path) in zip(places, answers, strict=False):
         # It may have expired or been deleted since.
         if n is not None:
-            found.append(_open(run, block, series[run], int(n), int(done or 0), int(running or 0), path or b""))
+            series, created = of_run[run]
+            found.append(_open(run, created, series, block, int(n), int(done or 0), int(running or 0), path or b""))
     return Look(blocks=found, late=late, share=min(1.0, len(entries) / known) if entries and known else 1.0)
 
 
-def _open(run: str, block: str, series: str, n: int, done: int, running: int, path: bytes) -> OpenBlock:
+def _open(run: str, created: int, series: str, block: str, n: int, done: int, running: int, path: bytes) -> OpenBlock:
     return OpenBlock(
         run=run,
+        created=created,
         series=series,
         id=block,
         path=path_of(path.decode()),

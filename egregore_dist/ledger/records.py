@@ -24,11 +24,13 @@ class Accepted:
         new: whether this call accepted it.
         epoch: of the server's data.
         waits: whether it waits for its first lane.
+        created: when it was submitted, in server milliseconds.
     """
 
     new: bool
     epoch: str
     waits: bool
+    created: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Resumed:
 class Message:
     """A Celery message that a transition wants published. ``block`` is to be served, or, complete, to be collected.
 
-    ``run`` is "" where it is the run of the transition.
+    ``run`` is "" where it is the run of the transition. ``created``: when it was submitted, server milliseconds.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class Message:
     queue: str
     name: str = field(default="", compare=False)
     run: str = ""
+    created: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,8 +187,10 @@ def _lease(branch: bytes, attempt: int, after: bytes, tried: bytes) -> Lease:
 def messages(reply: Sequence[bytes]) -> tuple[Message, ...]:
     """The messages that a transition wants published."""
     parts = [part.decode() for part in reply]
-    starts = range(0, len(parts), 6)
-    return tuple(Message(parts[i], parts[i + 1], int(parts[i + 2]), *parts[i + 3 : i + 6]) for i in starts)
+    return tuple(
+        Message(kind, block, int(track), queue, name, run, int(created))
+        for kind, block, track, queue, name, run, created in zip(*[iter(parts)] * 7, strict=True)
+    )
 
 
 def alarms(reply: Sequence[Any]) -> tuple[Alarm, ...]:

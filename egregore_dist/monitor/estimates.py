@@ -20,7 +20,8 @@ from egregore_dist.workflow import spec
 # Blocks of which is kept what their branches execute, and runs whose specs are read at a time: the others next time.
 _KEPT, _RUNS_READ = 4096, 200
 
-_Place = tuple[str, spec.Path]
+_Run = tuple[str, int]
+_Place = tuple[_Run, spec.Path]
 # So many branches execute these functions; none where that is not known.
 _Chains = dict[Chain[str], int]
 
@@ -52,7 +53,7 @@ class Estimator:
         waiting = [block for block in blocks if block.waiting]
         with self._lock:
             self._look_up(waiting)
-            found_of = [self._chains.get((block.run, block.path), {}) for block in waiting]
+            found_of = [self._chains.get(((block.run, block.created), block.path), {}) for block in waiting]
         functions = {name for each in found_of for chain in each for name in chains.functions(chain)}
         known = self._profiles.read(functions)
         found: dict[str, Estimate] = {}
@@ -66,16 +67,17 @@ class Estimator:
         return found
 
     def _look_up(self, blocks: Sequence[OpenBlock]) -> None:
-        missing: dict[str, set[spec.Path]] = {}
+        missing: dict[_Run, set[spec.Path]] = {}
         for block in blocks:
-            place = (block.run, block.path)
-            if place in self._chains:
-                self._chains.move_to_end(place)
-            elif block.run in missing or len(missing) < _RUNS_READ:
-                missing.setdefault(block.run, set()).add(block.path)
-        works = self._ledger.works(list(missing)) if missing else {}
+            # An id may have been used again.
+            run = (block.run, block.created)
+            if (run, block.path) in self._chains:
+                self._chains.move_to_end((run, block.path))
+            elif run in missing or len(missing) < _RUNS_READ:
+                missing.setdefault(run, set()).add(block.path)
+        works = self._ledger.works([id for id, _ in missing]) if missing else {}
         for run, paths in missing.items():
-            for path, found in zip(paths, _chains_of(paths, works.get(run), self._queue), strict=True):
+            for path, found in zip(paths, _chains_of(paths, works.get(run[0]), self._queue), strict=True):
                 self._chains[run, path] = found
         while len(self._chains) > _KEPT:
             self._chains.popitem(last=False)

@@ -383,7 +383,8 @@ class Pages:
 
     def _delete(self, asked: Asked) -> Response:
         run = asked.parts["run"]
-        if not self._ledger.delete(run):
+        # Places of limits are free with it, so what has them shall have stopped.
+        if not self._cluster.let_stop(run) or not self._ledger.delete(run):
             self._ledger.run(run)
             return self.refuse(403, "Only a run that has ended can be deleted.", asked.session, asked.path)
         self._note(asked, "did delete", run)

@@ -31,9 +31,9 @@ def of_requests(requests: Iterable[Any], now: int) -> tuple[AtWork, ...]:
     found = []
     for request in requests:
         match request.type, tuple(request.args or ()):
-            case (apps.ADVANCE, (str(run),)):
+            case (apps.ADVANCE, (str(run), *_)):
                 block = ROOT
-            case (apps.LANE, (str(run), str(block), _)) | (apps.COLLECT, (str(run), str(block))):
+            case (apps.LANE, (str(run), str(block), _, *_)) | (apps.COLLECT, (str(run), str(block), *_)):
                 pass
             case _:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 
@@ -27,7 +27,13 @@ _FIELDS = _SHOWN | {
 _Run = Annotated[str, msgspec.Meta(pattern=rf"\A{names.PATTERN}\Z")]
 _Block = Annotated[str, msgspec.Meta(pattern=r"\A[0-9.,-]{1,4096}\Z")]
 _Track = Annotated[int, msgspec.Meta(ge=0, le=10**6)]
-_Arguments = {apps.ADVANCE: tuple[_Run], apps.LANE: tuple[_Run, _Block, _Track], apps.COLLECT: tuple[_Run, _Block]}
+_Created = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+# With when the run was submitted; who writes a message by hand may leave that out.
+_Arguments = {
+    apps.ADVANCE: (tuple[_Run], tuple[_Run, _Created]),
+    apps.LANE: (tuple[_Run, _Block, _Track], tuple[_Run, _Block, _Track, _Created]),
+    apps.COLLECT: (tuple[_Run, _Block], tuple[_Run, _Block, _Created]),
+}
 
 
 class _Headers(msgspec.Struct):
@@ -75,7 +81,8 @@ def fault(task: str, headers: Mapping[str, Any], body: object) -> str | None:
         part = "body"
         arguments, named, _ = msgspec.convert(body, tuple[list[Any], dict[str, Any], _Embed])
         part = "arguments"
-        msgspec.convert(arguments, _Arguments[task])
+        shorter, whole = _Arguments[task]
+        msgspec.convert(arguments, shorter if len(arguments) == len(get_args(shorter)) else whole)
     except (msgspec.ValidationError, RecursionError) as error:
         return f"{part}: {error}"
     return "arguments: none is given by name" if named else None

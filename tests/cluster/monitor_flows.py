@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from egregore_dist import Limit, Sequence, node, parallel
@@ -24,6 +25,16 @@ def patient(path: str) -> str:
     Path(f"{path}.reached").touch()
     until(Path(path).exists, seconds=60, what="the gate")
     return "open"
+
+
+@node
+def lingering(path: str) -> str:
+    """The same, and it takes a while to leave."""
+    try:
+        return patient.fn(path)
+    finally:
+        time.sleep(1.0)
+        Path(f"{path}.left").touch()
 
 
 @node

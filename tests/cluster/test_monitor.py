@@ -35,6 +35,7 @@ from tests.cluster.monitor_flows import (
     failing,
     gated,
     keyed,
+    lingering,
     measured,
     nested,
     numbers,
@@ -686,6 +687,17 @@ def test_pause_resume_cancel_retry_delete(shown: Monitor, tmp_path: Path) -> Non
     answer = shown.post(f"/runs/{run.id}/delete")
     assert answer.headers["location"] == "/?done=delete"
     shown.page(f"/runs/{run.id}", 404)
+
+
+def test_a_run_is_deleted_when_what_its_end_has_stopped_has_stopped(shown: Monitor, tmp_path: Path) -> None:
+    """With the run the places of limits are free that it has."""
+    gate = tmp_path / "gate"
+    run = lingering.submit(str(gate))
+    until(Path(f"{gate}.reached").exists, what="the node")
+    run.cancel()
+
+    assert shown.post(f"/runs/{run.id}/delete").headers["location"] == "/?done=delete"
+    assert Path(f"{gate}.left").exists()
 
 
 def test_a_run_that_goes_on_is_not_deleted(shown: Monitor, tmp_path: Path) -> None:

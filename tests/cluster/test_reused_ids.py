@@ -1,21 +1,30 @@
-"""An id that is used again after its run was deleted, while a lane of the former run is still there."""
+"""An id that is used again after its run was deleted, while something of the former run is still there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import base64
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 
-from egregore_dist import Run, node
+from egregore_dist import Run, Sequence, errors, node, parallel
 from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
+from egregore_dist.engine import app as apps
+from egregore_dist.engine import tasks
 from egregore_dist.engine.lane import Lane
-from egregore_dist.engine.runtime import Runtime
+from egregore_dist.engine.runtime import Runtime, Workload
+from egregore_dist.ledger import Work
 from egregore_dist.ledger.calls import Calls
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.settings import load
+from egregore_dist.workflow.step import Step
 from tests.support.clusters import submitting
+from tests.support.waiting import until
 
 ID = "used-again"
 
@@ -30,10 +39,34 @@ def triple(value: int) -> int:
     return value * 3
 
 
+@node
+async def negated(value: int) -> int:
+    return -value
+
+
+@node
+def total(values: dict[str, int]) -> int:
+    return sum(values.values())
+
+
+@node
+def product(values: dict[str, int]) -> int:
+    first, second = values.values()
+    return first * second
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server that no worker is connected to."""
+    with Server.start() as started:
+        yield started
+
+
 @pytest.fixture
-def empty() -> Iterator[Session]:
+def empty(server: Server) -> Iterator[Session]:
     """A cluster without workers."""
-    with Server.start() as server, submitting(load(broker_url=server.url, modules="*")) as session:
+    with submitting(load(broker_url=server.url, modules="*")) as session:
+        session.ledger.redis.flushall()
         yield session
 
 
@@ -42,23 +75,135 @@ def lane(session: Session, id: str) -> Lane:
     return Lane(Runtime(session.app, session.settings), ID, worker="here", id=id)
 
 
-def test_a_last_commit_that_was_not_heard_of(empty: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lane that makes it again does not take the run that has the id now for its own."""
-    call, lost = Calls.one, list[Any]()
+def use_again(session: Session, step: Step) -> None:
+    """Delete the run, and submit another workflow under its id."""
+    created = session.ledger.work(ID).created
+    session.ledger.cancel(ID)
+    assert session.ledger.delete(ID)
+    until(lambda: session.ledger.now() > created, what="the next millisecond")
+    step.submit(5, id=ID)
 
-    def one(self: Calls, name: str, *asked: Any) -> Any:
-        answer = call(self, name, *asked)
-        if name == "serve" and not lost and empty.ledger.run(ID).state == "succeeded":
+
+def serve(session: Session) -> None:
+    """Serve the run to its end."""
+    for number in itertools.count():
+        assert number < 20, "it goes on without end"
+        if session.ledger.run(ID).ended is not None:
+            return
+        for record in session.ledger.blocks(ID):
+            for track in range(len(record.queues)):
+                lane(session, f"present{number}").serve(record.id, track)
+
+
+def lose_one(monkeypatch: pytest.MonkeyPatch, number: int, meanwhile: Callable[[], None]) -> list[Any]:
+    """Let the answer of one call of a lane be lost, so that it is made again; and something happen before that."""
+    made, lost = itertools.count(), list[Any]()
+
+    def losing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(self: Calls, *asked: Any) -> Any:
+            answer = call(self, *asked)
+            # What is learned is told by a thread of its own.
+            if lost or asked[0] == "learn" or next(made) != number:
+                return answer
             lost.append(answer)
-            assert empty.ledger.delete(ID)
-            triple.submit(5, id=ID)
-            return call(self, name, *asked)
-        return answer
+            meanwhile()
+            return call(self, *asked)
 
-    monkeypatch.setattr(Calls, "one", one)
-    double.submit(5, id=ID)
-    lane(empty, "former").serve(ROOT, 0)
-    assert lost
+        return ask
+
+    monkeypatch.setattr(Calls, "one", losing(Calls.one))
+    monkeypatch.setattr(Calls, "together", losing(Calls.together))
+    return lost
+
+
+@pytest.mark.parametrize("loads", [True, False])
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("optimize", [True, False])
+def test_whichever_call_of_a_lane_is_made_again(empty: Session, optimize: bool, is_open: bool, loads: bool) -> None:
+    """The lane does not take the run that has the id now for its own.
+
+    Also where that has the same blocks, and nobody serves them yet; and where the lane could not load its own.
+    """
+    former = Sequence(double, parallel(double, negated, optimization_enabled=optimize), total)
+    present = Sequence(triple, parallel(triple, negated, optimization_enabled=False), product)
+
+    def meanwhile() -> None:
+        use_again(empty, present)
+        if is_open:
+            lane(empty, "opener").serve(ROOT, 0)
+
+    for number in itertools.count():
+        former.submit(5, id=ID)
+        with pytest.MonkeyPatch.context() as patch:
+            lost = lose_one(patch, number, meanwhile)
+            mine = lane(empty, "former")
+            if not loads:
+                patch.setattr(mine._runtime, "workload", loading_all_but(mine._runtime, empty.ledger.work(ID).created))
+            mine.serve(ROOT, 0)
+            if not optimize:
+                lane(empty, "another").serve("0.0-1", 0)
+        if not lost:
+            break
+        serve(empty)
+
+        assert Run(ID).result(timeout=5) == 45 * -15, f"call {number} was made again"
+        assert empty.ledger.delete(ID)
+        empty.ledger.redis.flushall()
+
+    assert number >= 2
+
+
+def loading_all_but(runtime: Runtime, created: int) -> Callable[[str, Work], Workload]:
+    """As where a worker does not have the code of one run."""
+    load = runtime.workload
+
+    def workload(run: str, work: Work) -> Workload:
+        if work.created == created:
+            raise errors.CodeError("not here")
+        return load(run, work)
+
+    return workload
+
+
+def test_a_message_of_the_former_run(empty: Session) -> None:
+    """It is for the workers of another queue, who need not be able to execute what the present run is."""
+    elsewhere = node("elsewhere", queue="elsewhere")(double.fn)
+    elsewhere.submit(5, id=ID)
+    until(lambda: empty.ledger.redis.llen("elsewhere") == 1, what="its message")
+    use_again(empty, triple)
+    (raw,) = cast(list[bytes], empty.ledger.redis.lrange("elsewhere", 0, -1))
+    arguments = json.loads(base64.b64decode(json.loads(raw)["body"]))[0]
+
+    execute(empty, apps.ADVANCE, arguments)
+    execute(empty, apps.LANE, [ID, ROOT, 0, *arguments[1:]])
+    assert Run(ID).status == "pending"
+
+    execute(empty, apps.ADVANCE, [ID, empty.ledger.work(ID).created])
+    assert Run(ID).result(timeout=5) == 15
+
+
+def execute(session: Session, task: str, arguments: list[Any]) -> None:
+    """Do what a worker does with a message; in a process of its own, as there."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            app = apps.make_app(session.settings)
+            tasks.register(app, session.settings)
+            app.tasks[task].apply(tuple(arguments), throw=True)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_handle_of_the_former_run(empty: Session) -> None:
+    """It is no handle of the present one: neither its value is that one's, nor does it end it."""
+    run = double.submit(5, id=ID)
+    use_again(empty, triple)
     lane(empty, "present").serve(ROOT, 0)
 
+    for ask in (lambda: run.result(timeout=5), run.cancel, run.retry, lambda: run.status):
+        with pytest.raises((errors.RunNotFound, errors.RunLost), match=ID):
+            ask()
     assert Run(ID).result(timeout=5) == 15

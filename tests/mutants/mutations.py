@@ -38,7 +38,7 @@ MUTATIONS = (
     Mutation(
         name="a lane serves whatever run has the id of its own",
         file=f"{LUA}/serve.lua",
-        old="if created ~= '' and redis.call('HGET', K, 'created') ~= created then",
+        old="if is_another(created) then",
         new="if false then",
         tests=("tests/cluster/test_reused_ids.py", f"{LEDGER}/test_submit.py"),
     ),
@@ -467,8 +467,8 @@ MUTATIONS = (
     Mutation(
         name="a message of a repair that expires: by a clock that is wrong, none is served",
         file="egregore_dist/engine/publish.py",
-        old="made = compiler.lane(app, of, message.block, message.track, message.queue, name=message.name)",
-        new="made = compiler.lane(app, of, message.block, message.track, message.queue, expires=30.0)",
+        old="made = compiler.lane(app, of, block, message.track, queue, name=message.name, created=created)",
+        new="made = compiler.lane(app, of, block, message.track, queue, expires=30.0)",
         tests=("tests/faults/test_clocks.py::test_what_a_repair_publishes_never_expires",),
     ),
     Mutation(

@@ -70,9 +70,12 @@ local function is_paused() return redis.call('HEXISTS', K, 'paused') == 1 end
 local function status() return is_paused() and 'paused' or redis.call('HGET', K, 'state') or '' end
 
 -- Messages that the caller shall publish, flat: "lane" or "collect", block, track, queue, name of the block, run ("": this
--- one).
+-- one), when that was submitted.
 -- None for a paused run: resume.lua asks for what is needed then.
-local publish = {}
+local publish, MESSAGE_PARTS, submitted = {}, 7, nil
+
+-- Whether somebody means a run that had this id before: it was deleted, or has expired. "": whichever has it.
+local function is_another(created) return created ~= '' and redis.call('HGET', K, 'created') ~= created end
 
 local QUEUES, QUEUES_KEPT = string.sub(AGENDA, 1, -7) .. 'queues', 256
 
@@ -88,7 +91,8 @@ local function ask(kind, block, track, queue)
   if is_paused() then return end
   will_use(queue)
   local name = redis.call('HGET', key('b', block), 'name')
-  for _, part in ipairs({ kind, block, tostring(track), queue, name, '' }) do publish[#publish + 1] = part end
+  submitted = submitted or redis.call('HGET', K, 'created')
+  for _, part in ipairs({ kind, block, tostring(track), queue, name, '', submitted }) do publish[#publish + 1] = part end
 end
 
 local function ask_lane(block, track) ask('lane', block, track, redis.call('HGET', key('b', block), 'queue:' .. track)) end
@@ -276,7 +280,7 @@ local is_traced
 local function tell_ended(block)
   if is_traced == nil then is_traced = redis.call('HEXISTS', K, 'trace') == 1 end
   if not is_traced then return end
-  for _, part in ipairs({ 'ended', block, '0', '', '', '' }) do publish[#publish + 1] = part end
+  for _, part in ipairs({ 'ended', block, '0', '', '', '', '0' }) do publish[#publish + 1] = part end
 end
 
 local function close(block, state)
@@ -347,7 +351,7 @@ local function go_on()
     redis.call('ZREM', AGENDA, RUN .. ' tidy ' .. ROOT)
   else
     schedule('tidy', ROOT, NOW + HINT_AFTER)
-    for _, part in ipairs({ 'tidy', ROOT, '0', '', '', '' }) do publish[#publish + 1] = part end
+    for _, part in ipairs({ 'tidy', ROOT, '0', '', '', '', '0' }) do publish[#publish + 1] = part end
   end
 end
 

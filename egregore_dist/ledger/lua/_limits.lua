@@ -227,13 +227,15 @@ function made.watch(block)
   end
 end
 
--- Lanes that a track which waits may have more of, its queue and its block's name.
-local function may_call(member)
+-- Lanes that a track which waits may have more of, and the message that asks for one. What was deleted while it waited leaves
+-- its place to a run that has its id since, which may have other tracks there.
+local function may_call(bucket, member)
   local run, block, track = string.match(member, '^(%S+) (%S+) (%d+)$')
   local R = PREFIX .. ':{' .. run .. '}'
   if not may_be_leased(run, block) then return 0 end
-  local planned, fresh, stop, queue, name = unpack(redis.call('HMGET', R .. ':b:' .. block, 'lanes:' .. track,
-    'next:' .. track, 'stop:' .. track, 'queue:' .. track, 'name'))
+  local planned, fresh, stop, queue, name, named = unpack(redis.call('HMGET', R .. ':b:' .. block, 'lanes:' .. track,
+    'next:' .. track, 'stop:' .. track, 'queue:' .. track, 'name', 'limit:' .. track))
+  if not named or made.bucket_of(named) ~= bucket then return 0 end
   local waits = tonumber(stop or 0) - tonumber(fresh or 0) + redis.call('LLEN', R .. ':q:' .. block .. ':' .. track)
   local leases, serving = redis.call('HGETALL', R .. ':l:' .. block), 0
   for i = 1, #leases, 2 do
@@ -241,7 +243,7 @@ local function may_call(member)
       serving = serving + 1
     end
   end
-  return math.min(waits, tonumber(planned) - serving), { 'lane', block, track, queue, name, run == RUN and '' or run }
+  return math.min(waits, tonumber(planned) - serving), { 'lane', block, track, queue, name, run == RUN and '' or run, redis.call('HGET', R, 'created') }
 end
 
 local function call(bucket, member, lanes, message)
@@ -264,7 +266,7 @@ local function call_for(bucket, room)
     if #found >= wanted then break end
     local member = redis.call('ZRANGE', queue, at, at)[1]
     if not member then break end
-    local lanes, message = may_call(member)
+    local lanes, message = may_call(bucket, member)
     local before = redis.call('HGET', of('c', bucket), member)
     if before then
       -- It may have as many more as its lanes that are on their way leave.

@@ -1,10 +1,11 @@
 -- Let a paused run go on: its lanes have left meanwhile, so they are asked for anew.
 --
--- ARGV  "", or where the call before has come to
+-- ARGV  when the run was submitted that is meant, or "", as in cancel.lua; "", or where the call before has come to
 -- Returns { state after it, "" or where this call has come to, messages to publish }, the state "" where there is no such run.
 -- Of a run that is not paused nothing is changed. Open blocks that nobody asks for are looked after by janitors all the same.
 
-local cursor = ARGV[1]
+local cursor = ARGV[2]
+if is_another(ARGV[1]) then return { '', '', publish } end
 if (cursor == '') ~= is_paused() or redis.call('HEXISTS', K, 'ending') == 1 then return { status(), '', publish } end
 if cursor == '' then
   redis.call('HDEL', K, 'paused')

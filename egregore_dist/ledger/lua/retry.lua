@@ -1,5 +1,6 @@
 -- Run again what did not end well in a run that failed or was cancelled, and keep the rest.
 --
+-- ARGV  when the run was submitted that is meant, or "": one that has its id since is as if it were not there
 -- Returns { state before, 1 where there is more to do than one call may else 0, messages to publish }, the state "" where there
 -- is no such run. Unless it was "failed" or "cancelled", nothing is changed.
 --
@@ -14,6 +15,7 @@
 
 local GIVEN_UP_AFTER = 60000
 
+if is_another(ARGV[1]) then return { '', 0, {} } end
 local before, what, cursor = status(), tidying()
 if what == 'delete' then return { '', 0, {} } end
 if before ~= 'failed' and before ~= 'cancelled' then return { before, 0, {} } end

@@ -70,7 +70,7 @@ local function answer(state, first, count, again, resumed, late)
 end
 
 -- A lane of a run that was deleted since: it would execute what that run was, for the one that has its id now.
-if created ~= '' and redis.call('HGET', K, 'created') ~= created then return answer('gone', 0, 0, {}, {}, commits) end
+if is_another(created) then return answer('gone', 0, 0, {}, {}, commits) end
 
 -- Lease the branch that a complete block hangs on to this lane, where it may run here; else ask for a collect.
 local function carry_on(complete_block)

@@ -9,8 +9,8 @@
 -- ARGV  the part of its memory from which on the server takes no new run, key of the epoch, epoch if there is none,
 --       workflow name, spec, functions, queue of nodes that ask for none, input,
 --       queue of the first step, retention ms, trace context or "", then digest, code, ...
--- Returns { 1 if the run is new else 0, epoch, 1 if it waits for its first lane else 0 }. One that is not new may wait still:
--- its submitter saw a time-out, and has published nothing. Raises NEARLYFULL.
+-- Returns { 1 if the run is new else 0, epoch, 1 if it waits for its first lane else 0, when it was submitted }. One that is not
+-- new may wait still: its submitter saw a time-out, and has published nothing. Raises NEARLYFULL.
 
 local FIRST_CODE = 12
 local full_at, epoch_key, new_epoch, workflow, spec, functions, default_queue, input, queue, retention, trace = unpack(ARGV, 1, 11)
@@ -28,7 +28,8 @@ end
 
 -- Without a write: a server that is full would refuse it.
 if redis.call('EXISTS', K) == 1 then
-  return { 0, redis.call('HGET', K, 'epoch') or '', status() == 'pending' and 1 or 0 }
+  local its_epoch, its_created = unpack(redis.call('HMGET', K, 'epoch', 'created'))
+  return { 0, its_epoch or '', status() == 'pending' and 1 or 0, tonumber(its_created) }
 end
 if is_nearly_full() then return redis.error_reply('NEARLYFULL no new run is taken') end
 redis.call('SETNX', epoch_key, new_epoch)
@@ -49,4 +50,4 @@ will_use(queue)
 schedule('hint', ROOT, NOW + HINT_AFTER)
 redis.call('ZADD', RUNS, NOW, RUN)
 event('run.submitted', 'workflow', workflow)
-return { 1, epoch, 1 }
+return { 1, epoch, 1, NOW }

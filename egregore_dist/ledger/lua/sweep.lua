@@ -111,5 +111,5 @@ elseif asks then
   redis.call('HSET', B, 'hinted', hinted, 'ask_after', ask_after)
 end
 schedule('hint', block, watched and NOW + HINT_AFTER or ask_after)
-count_of_cluster('messages', (#publish - called) / 6)
+count_of_cluster('messages', (#publish - called) / MESSAGE_PARTS)
 return publish

@@ -75,6 +75,8 @@ def test_a_nearly_full_server_takes_no_new_run(server: Server) -> None:
     """What is left of its memory is for the runs that it has; one of them may be submitted once more."""
     ledger = Ledger(server.url, retries=1)
     assert submit(ledger, "first")
+    # Beside it scripts and buffers are little.
+    ledger.redis.set("others", bytes(10 * 2**20))
     used = int(ledger.redis.info("memory")["used_memory"])
     ledger.redis.config_set("maxmemory", int(used / (NEARLY_FULL + 0.05)))
 
@@ -82,10 +84,12 @@ def test_a_nearly_full_server_takes_no_new_run(server: Server) -> None:
         submit(ledger, "second")
     assert not submit(ledger, "first")
     ledger.report("w", b"report", 1.0)
+    ledger.redis.delete("others")
+    used = int(ledger.redis.info("memory")["used_memory"])
     ledger.redis.config_set("maxmemory", 2 * used)
     assert submit(ledger, "second")
     with pytest.raises(errors.BrokerFull, match="kept for the results"):
-        ledger.submit("large", Work("w", b"", b""), code={}, input=bytes(used), queue="q")
+        ledger.submit("large", Work("w", b"", b""), code={}, input=bytes(int(0.9 * used)), queue="q")
     assert {run.id for run in ledger.runs()} == {"first", "second"}
     ledger.close()
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from egregore_dist import errors
-from egregore_dist.ledger import Lease, Ledger, NewBlock, Work
+from egregore_dist.ledger import Ledger, Work
 from egregore_dist.ledger.keys import ROOT
-from tests.cluster.ledger.play import Play, numbers, ok, track
+from tests.cluster.ledger.play import Play, numbers
 
 
 def test_a_run_is_accepted_once(ledger: Ledger) -> None:
@@ -90,44 +90,13 @@ def test_a_lane_that_knows_the_work_of_a_run_does_not_read_it(play: Play) -> Non
     """Only what was submitted at another time, under the same id, is read: it is another run."""
     created = play.ledger.work(play.run).created
 
-    known = play.ledger.enter(play.run, ROOT, 0, play.lane(), work=True, created=created)
-    other = play.ledger.enter(play.run, ROOT, 0, play.lane(), work=True, created=created - 1)
+    known = play.ledger.enter(play.run, ROOT, 0, play.lane(), work=True, known=created)
+    other = play.ledger.enter(play.run, ROOT, 0, play.lane(), work=True, known=created - 1)
 
     assert known is not None
     assert known.work is None
     assert other is not None
     assert other.work == play.ledger.work(play.run)
-
-
-def test_a_lane_of_a_run_that_had_the_id_before_is_leased_nothing(play: Play) -> None:
-    """It would execute what that run was: where it asks for more, comes to a block, or opens one."""
-    former = play.ledger.work(play.run).created - 1
-    block = play.block(2)
-    before = play.ledger.block(play.run, block)
-
-    served = play.ledger.serve(play.run, block, 0, play.lane(), commits=ok(0, 1), created=former)
-    entered = play.ledger.enter(play.run, block, 0, play.lane(), work=False, created=former)
-    new = NewBlock(
-        id=block,
-        name="block",
-        path=(0,),
-        n=2,
-        limit=0,
-        timeout=0.0,
-        on_error="cancel",
-        input=b"data",
-        tracks=(track(2),),
-    )
-    parked, begun = play.ledger.begin(play.run, ROOT, Lease(0), 0, play.lane(), new, created=former)
-
-    assert (served.state, served.leases, served.late) == ("gone", (), 2)
-    assert entered is not None
-    assert begun is not None
-    assert (entered.served.leases, begun.served.leases, parked) == ((), (), False)
-    assert play.ledger.block(play.run, block) == before
-    assert play.ledger.running(play.run, block) == []
-    present = play.ledger.work(play.run).created
-    assert numbers(play.ledger.serve(play.run, block, 0, play.lane(), created=present)) == [0]
 
 
 def test_entering_what_is_not_there_finds_nothing(ledger: Ledger) -> None:

@@ -318,15 +318,16 @@ def test_without_optimization_there_is_a_lane_a_branch(
 def test_a_block_is_a_chord_of_lanes_and_a_collect(app: Celery, settings: Settings) -> None:
     """The chord's lanes go to their tracks' queues with ids alone, and its callback to the parent's queue."""
     block = opened(parallel(plain, heavy, name="it", timeout=9.0), settings)
-    chord = compiler.compile_block(app, "run", block, parent_queue="parents", here=False)
+    chord = compiler.compile_block(app, "run", block, parent_queue="parents", here=False, created=7)
 
     assert chord is not None
     assert [(task.args, task.options["queue"]) for task in chord.tasks] == [
-        (("run", "0.0-", 0), HOME),
-        (("run", "0.0-", 1), HEAVY),
+        (("run", "0.0-", 0, 7), HOME),
+        (("run", "0.0-", 1, 7), HEAVY),
     ]
     assert {(task.options["expires"], task.options["shadow"]) for task in chord.tasks} == {(9.0, "lane it")}
-    assert (chord.body.task, chord.body.args, chord.body.options["queue"]) == (apps.COLLECT, ("run", "0.0-"), "parents")
+    assert (chord.body.task, chord.body.args) == (apps.COLLECT, ("run", "0.0-", 7))
+    assert chord.body.options["queue"] == "parents"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -19,7 +19,7 @@ from egregore_dist.engine.board import Board
 from egregore_dist.engine.execute import Job
 from egregore_dist.engine.interpret import Done, Value
 from egregore_dist.engine.interrupt import Interrupter
-from egregore_dist.engine.lane import Lane
+from egregore_dist.engine.lane import Lane, Next
 from egregore_dist.engine.place import NotLoaded, Place
 from egregore_dist.engine.raiser import Raiser
 from egregore_dist.engine.runtime import Callee, Runtime
@@ -309,3 +309,18 @@ def test_values_of_a_block_that_ended_here_are_at_hand(
 
     assert kept == ((place.record, {0: b"0", 1: b"1", 2: b"2"}) if is_kept else None)
     assert lane._inputs.take("b") is None
+
+
+def test_a_branch_to_go_on_with_is_of_the_same_run(lane: Lane) -> None:
+    """Where another run has its id by now, nothing of that is executed."""
+    asked: list[object] = []
+
+    def look(*about: object) -> NoReturn:
+        asked.append(about)
+        raise errors.RunNotFound("no run 'r'")
+
+    lane._ledger, lane._created = cast(Any, SimpleNamespace(look=look)), 7
+    lane._load = cast(Any, SimpleNamespace(created=7))
+
+    assert lane._come_to(Next("0", 0, Lease(0))) is None
+    assert asked == [("r", "0", 7)]

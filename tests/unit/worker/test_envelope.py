@@ -31,7 +31,10 @@ json_values = st.recursive(
 
 @pytest.mark.parametrize(
     ("task", "arguments"),
-    [(apps.ADVANCE, [RUN]), (apps.LANE, [RUN, "0.0-1,2", 0]), (apps.COLLECT, [RUN, "0"])],
+    [
+        *[(apps.ADVANCE, [RUN]), (apps.LANE, [RUN, "0.0-1,2", 0]), (apps.COLLECT, [RUN, "0"])],
+        *[(apps.ADVANCE, [RUN, 7]), (apps.LANE, [RUN, "0.0-1,2", 0, 7]), (apps.COLLECT, [RUN, "0", 7])],
+    ],
 )
 def test_what_we_publish_is_well_formed(task: str, arguments: list[object]) -> None:
     """Nothing is wrong with a message as we publish it, alone or as a part of a chord."""
@@ -54,6 +57,9 @@ def test_what_we_publish_is_well_formed(task: str, arguments: list[object]) -> N
         ({}, [["x" * 129], {}, {}], "arguments"),
         ({}, [[f"{RUN}\n"], {}, {}], "arguments"),
         ({}, [[".."], {}, {}], "arguments"),
+        ({}, [[RUN, -1], {}, {}], "arguments"),
+        ({}, [[RUN, "7"], {}, {}], "arguments"),
+        ({}, [[RUN, 7, 7], {}, {}], "arguments"),
         ({}, [[RUN], {"run": RUN}, {}], "arguments"),
     ],
 )
