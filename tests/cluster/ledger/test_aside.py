@@ -84,12 +84,22 @@ def test_a_nearly_full_server_takes_no_new_run(server: Server) -> None:
         submit(ledger, "second")
     assert not submit(ledger, "first")
     ledger.report("w", b"report", 1.0)
-    ledger.redis.delete("others")
-    used = int(ledger.redis.info("memory")["used_memory"])
     ledger.redis.config_set("maxmemory", 2 * used)
     assert submit(ledger, "second")
+    assert {run.id for run in ledger.runs()} == {"first", "second"}
+    ledger.close()
+
+
+def test_an_input_that_would_fill_the_server_is_refused(server: Server) -> None:
+    """It is counted with what the server has already."""
+    ledger = Ledger(server.url, retries=1)
+    assert submit(ledger, "first")
+    used = int(ledger.redis.info("memory")["used_memory"])
+    ledger.redis.config_set("maxmemory", 2 * used)
+
+    assert submit(ledger, "second")
     with pytest.raises(errors.BrokerFull, match="kept for the results"):
-        ledger.submit("large", Work("w", b"", b""), code={}, input=bytes(int(0.9 * used)), queue="q")
+        ledger.submit("large", Work("w", b"", b""), code={}, input=bytes(used), queue="q")
     assert {run.id for run in ledger.runs()} == {"first", "second"}
     ledger.close()
 
