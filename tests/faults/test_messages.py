@@ -368,7 +368,7 @@ def test_what_cannot_be_served_is_set_aside_from_rabbitmq(rabbit: Guarded) -> No
         {"body": good, "content_type": "application/json", "headers": {"id": "x"}},
         {"body": good, "content_type": "application/json", "headers": headers(apps.LANE)},
         {"body": good, "content_type": "application/json", "headers": headers(compression="application/x-gzip")},
-        {"body": f'[["{SECRET}", 1], {{}}, {{}}]', "content_type": "application/json", "headers": headers()},
+        {"body": f'[["{SECRET}", 1, 1], {{}}, {{}}]', "content_type": "application/json", "headers": headers()},
         {"body": good, "content_type": "application/json", "headers": headers()},
     ]
     with kombu.Connection(rabbit.cluster.url) as connection:
