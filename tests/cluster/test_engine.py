@@ -561,6 +561,8 @@ class Queue:
 
     def serve(self, run: str) -> None:
         """Do what a worker does with the first message of a run; in a process of its own, as there."""
+        # Not while the thread that publishes has a lock, such as that of a module which it imports.
+        session.current().later.flush()
         pid = os.fork()
         if pid == 0:
             code = 1

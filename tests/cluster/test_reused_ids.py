@@ -184,6 +184,8 @@ def test_a_message_of_the_former_run(empty: Session) -> None:
 
 def execute(session: Session, task: str, arguments: list[Any]) -> None:
     """Do what a worker does with a message; in a process of its own, as there."""
+    # Not while the thread that publishes has a lock, such as that of a module which it imports.
+    session.later.flush()
     pid = os.fork()
     if pid == 0:
         code = 1
