@@ -140,6 +140,7 @@ class Run:
         are more, the last reason says so. Raises `RunNotFound`, `RunLost`.
         """
         with self._missed():
+            self._keep(self._ledger.run(self.id))
             return waiting.of_run(self._ledger, self._session.settings, self.id)
 
     def result(self, timeout: float | None = None, *, progress: bool | None = None) -> Any:
@@ -457,6 +458,11 @@ class Run:
         except errors.RunNotFound:
             if self._epoch is None:
                 raise
+            if _patient(self._is_used_again):
+                raise errors.RunNotFound(
+                    f"run {self.id!r} is gone: it was deleted, or has expired, and its id was used again. "
+                    f"Run({self.id!r}) is the run that has it now"
+                ) from None
             if _patient(self._ledger.epoch) != self._epoch:
                 raise errors.RunLost(
                     f"run {self.id!r} is lost: the server has come back without its data; submit it again",
@@ -470,6 +476,13 @@ class Run:
                 "The server has lost its last writes, unless somebody has deleted the run; submit it again",
                 run_id=self.id,
             ) from None
+
+    def _is_used_again(self) -> bool:
+        try:
+            record = self._ledger.run(self.id)
+        except errors.RunNotFound:
+            return False
+        return record.epoch == self._epoch and round(record.created * 1000) != self._created
 
     def _publish(self, message: Callable[[], None]) -> None:
         # Whoever waits for the run is told how to find it, from here on.

@@ -39,7 +39,7 @@ def make_app(settings: Settings) -> Celery:
         result_backend_transport_options={"global_keyprefix": f"{settings.prefix}:celery:"},
         task_default_queue=settings.queue,
         task_create_missing_queues=True,
-        # Only strict JSON is read; messages hold ids.
+        # Only strict JSON is read; messages hold no data.
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",

@@ -181,7 +181,8 @@ class Lane:
             try:
                 self._load = load if entered.work is None else self._runtime.workload(self._run, entered.work)
             except Exception as error:
-                self._created = None if entered.work is None else entered.work.created
+                assert entered.work is not None
+                self._created = entered.work.created
                 self._refuse(record, to.track, leases, error)
                 return None
             assert self._load is not None
@@ -687,7 +688,7 @@ class Lane:
             )
             self._publish(served)
             if served.resumed is not None:
-                parent, _ = self._ledger.look(self._run, served.resumed.block)
+                parent, _ = self._ledger.look(self._run, served.resumed.block, self._created)
                 self._refuse(parent, served.resumed.track, [served.resumed.lease], error)
             leases = list(served.leases)
 

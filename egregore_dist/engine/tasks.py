@@ -1,4 +1,4 @@
-"""The three Celery tasks. Messages hold ids; each task asks the ledger first, and there may be nothing to do."""
+"""The three Celery tasks. Messages hold no data; each task asks the ledger first, and there may be nothing to do."""
 
 from __future__ import annotations
 

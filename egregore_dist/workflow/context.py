@@ -36,10 +36,10 @@ class Context:
     def idempotency_key(self) -> str:
         """32 hex digits that name this call of the node: the same in every attempt of it, and no other call's.
 
-        After a failure, after its process died, and after ``run.retry()`` it is the same. It differs between ids of
-        runs (a run that has the id of a deleted one has its keys), and within a run between nodes, branches, items of
-        maps, and places in the workflow. Hand it to services that take
-        such a key, or keep it beside what was done: a node can run more than once, though its result counts once.
+        After a failure, after its process died, and after ``run.retry()`` it is the same. It differs between runs,
+        unless one has the id of another that was deleted, and within a run between nodes, branches, items of maps, and
+        places in the workflow. Hand it to services that take such a key, or keep it beside what was done: a node can
+        run more than once, though its result counts once.
         """
         # repr, because branch 1 and branch "1" differ, and a branch may hold any separator.
         identity = repr((self.run, self.block, self.block_id, self.branch, self.node, self.path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -80,24 +80,44 @@ def describe(step: Step) -> Described:
 
 
 def result_type(step: Step) -> ResultType:
-    """How the value of ``step`` may be typed; remembered with the step, unless an annotation has yet to be defined."""
-    found: ResultType | None = vars(step).get("_result_type")
-    if found is None:
-        known: dict[int, Any] = {}
-        found = _result_type(step, known)
-        if not any(isinstance(annotation, str) for annotation in known.values()):
-            vars(step)["_result_type"] = found
+    """How the value of ``step`` may be typed; remembered with the step for as long as its annotations mean the same."""
+    remembered: _Remembered | None = vars(step).get("_result_type")
+    if remembered is not None and remembered.still_holds():
+        return remembered.type
+    known: dict[int, _Returns] = {}
+    found = _result_type(step, known)
+    vars(step)["_result_type"] = _Remembered(tuple(known.values()), found)
     return found
 
 
-def _result_type(step: Step, known: dict[int, Any]) -> ResultType:
+class _Returns(NamedTuple):
+    """What a function is said to return."""
+
+    fn: Callable[..., Any]
+    annotation: Any
+
+    @classmethod
+    def of(cls, fn: Callable[..., Any]) -> _Returns:
+        annotation = hints.hints_of(fn).get("return", Any)
+        return cls(fn, Any if isinstance(annotation, str) else annotation)
+
+
+class _Remembered(NamedTuple):
+    of: tuple[_Returns, ...]
+    type: ResultType
+
+    def still_holds(self) -> bool:
+        # What an annotation names may be defined later, or anew, as in a notebook.
+        return all(_Returns.of(each.fn).annotation == each.annotation for each in self.of)
+
+
+def _result_type(step: Step, known: dict[int, _Returns]) -> ResultType:
     match step:
         case Node():
             # Thousands of branches may share one function, and annotations are slow to resolve.
             if id(step.fn) not in known:
-                known[id(step.fn)] = hints.hints_of(step.fn).get("return", Any)
-            annotation = known[id(step.fn)]
-            return Value(Any if isinstance(annotation, str) else annotation, step.name)
+                known[id(step.fn)] = _Returns.of(step.fn)
+            return Value(known[id(step.fn)].annotation, step.name)
         case Sequence():
             return _result_type(step.steps[-1], known)
         case Parallel():

@@ -595,8 +595,8 @@ def test_messages_hold_ids_only(queue: Queue) -> None:
         lanes = queue.messages(apps.LANE)
         assert len(lanes) == n
         args, kwargs, _ = json.loads(base64.b64decode(json.loads(lanes[0][1])["body"]))
-        assert (args[0], len(args), kwargs) == (run.id, 4, {})
-        assert isinstance(args[3], int)
+        created = session.current().ledger.work(run.id).created
+        assert (args[0], args[2:], kwargs) == (run.id, [0, created], {})
         assert not any(b"payload" in raw or b"branch0" in raw for _, raw in lanes)
         sizes[n] = (len(advance), max(len(raw) for _, raw in lanes))
         queue.server.flushall()
@@ -615,7 +615,7 @@ def test_a_header_is_a_celery_chord(queue: Queue) -> None:
 
     assert len({headers["group"] for headers, _ in lanes}) == 1
     assert body["chord"]["task"] == apps.COLLECT
-    assert body["chord"]["args"][:2] == [run.id, "0.0-"]
+    assert body["chord"]["args"] == [run.id, "0.0-", session.current().ledger.work(run.id).created]
 
 
 def test_headers_expire_with_their_block(queue: Queue) -> None:

@@ -18,9 +18,11 @@ from egregore_dist.engine import app as apps
 from egregore_dist.engine import tasks
 from egregore_dist.engine.lane import Lane
 from egregore_dist.engine.runtime import Runtime, Workload
-from egregore_dist.ledger import Work
+from egregore_dist.ledger import Work, openblocks
 from egregore_dist.ledger.calls import Calls
 from egregore_dist.ledger.keys import ROOT
+from egregore_dist.ledger.profiles import Profiles
+from egregore_dist.monitor.estimates import Estimator
 from egregore_dist.settings import load
 from egregore_dist.workflow.step import Step
 from tests.support.clusters import submitting
@@ -171,18 +173,71 @@ def test_a_message_of_the_former_run(empty: Session) -> None:
     elsewhere.submit(5, id=ID)
     until(lambda: empty.ledger.redis.llen("elsewhere") == 1, what="its message")
     use_again(empty, triple)
-    (raw,) = cast(list[bytes], empty.ledger.redis.lrange("elsewhere", 0, -1))
-    arguments = json.loads(base64.b64decode(json.loads(raw)["body"]))[0]
+    ((_, created),) = arguments(empty, "elsewhere")
 
-    execute(empty, apps.ADVANCE, arguments)
-    execute(empty, apps.LANE, [ID, ROOT, 0, *arguments[1:]])
+    execute(empty, apps.ADVANCE, [ID, created])
+    execute(empty, apps.LANE, [ID, ROOT, 0, created])
     assert Run(ID).status == "pending"
 
     execute(empty, apps.ADVANCE, [ID, empty.ledger.work(ID).created])
     assert Run(ID).result(timeout=5) == 15
 
 
-def execute(session: Session, task: str, arguments: list[Any]) -> None:
+def test_what_a_transition_wants_published_says_of_which_run_it_is(empty: Session) -> None:
+    """As the messages of a run that is resumed."""
+    run = double.submit(5, id=ID)
+    empty.later.flush()
+    run.pause()
+    empty.ledger.redis.delete(empty.settings.queue)
+    run.resume()
+
+    assert arguments(empty, empty.settings.queue) == [[ID, ROOT, 0, empty.ledger.work(ID).created]]
+
+
+def test_a_collect_of_the_former_run(empty: Session) -> None:
+    """It carries the present one on no more than a lane does."""
+    there = node("there", queue="elsewhere")(double.fn)
+    Sequence(parallel(there), total).submit(5, id=ID)
+    created = empty.ledger.work(ID).created
+    execute(empty, apps.ADVANCE, [ID, created])
+    execute(empty, apps.LANE, [ID, "0.0-0", 0, created])
+    block = empty.ledger.block(ID, "0.0-0")
+    assert block is not None
+    assert block.state == "ok"
+
+    execute(empty, apps.COLLECT, [ID, "0.0-0", created - 1])
+    assert Run(ID).status == "running"
+    execute(empty, apps.COLLECT, [ID, "0.0-0", created])
+    assert Run(ID).result(timeout=5) == 10
+
+
+def test_an_estimate_is_of_the_present_run(empty: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its branches execute is not remembered of the former one."""
+    estimator, asked = Estimator(empty.ledger, empty.settings.queue), list[set[str]]()
+    read = Profiles.read
+
+    def reading(self: Profiles, functions: Any) -> Any:
+        asked.append(set(functions))
+        return read(self, functions)
+
+    monkeypatch.setattr(Profiles, "read", reading)
+    double.submit(5, id=ID)
+    estimator.estimate(openblocks.look(empty.ledger).blocks)
+    use_again(empty, triple)
+    estimator.estimate(openblocks.look(empty.ledger).blocks)
+
+    former, present = asked
+    assert len(former) == len(present) == 1
+    assert former != present
+
+
+def arguments(session: Session, queue: str) -> list[list[Any]]:
+    """Those of the messages on a queue."""
+    raws = cast(list[bytes], session.ledger.redis.lrange(queue, 0, -1))
+    return [json.loads(base64.b64decode(json.loads(raw)["body"]))[0] for raw in raws]
+
+
+def execute(session: Session, task: str, args: list[Any]) -> None:
     """Do what a worker does with a message; in a process of its own, as there."""
     # Not while the thread that publishes has a lock, such as that of a module which it imports.
     session.later.flush()
@@ -192,7 +247,7 @@ def execute(session: Session, task: str, arguments: list[Any]) -> None:
         try:
             app = apps.make_app(session.settings)
             tasks.register(app, session.settings)
-            app.tasks[task].apply(tuple(arguments), throw=True)
+            app.tasks[task].apply(tuple(args), throw=True)
             code = 0
         finally:
             os._exit(code)
@@ -205,7 +260,8 @@ def test_a_handle_of_the_former_run(empty: Session) -> None:
     use_again(empty, triple)
     lane(empty, "present").serve(ROOT, 0)
 
-    for ask in (lambda: run.result(timeout=5), run.cancel, run.retry, lambda: run.status):
-        with pytest.raises((errors.RunNotFound, errors.RunLost), match=ID):
+    asks = [lambda: run.result(timeout=5), run.cancel, run.pause, run.resume, run.retry, run.why, lambda: run.status]
+    for ask in asks:
+        with pytest.raises(errors.RunNotFound, match="its id was used again"):
             ask()
     assert Run(ID).result(timeout=5) == 15

@@ -40,7 +40,7 @@ MUTATIONS = (
         file=f"{LUA}/serve.lua",
         old="if is_another(created) then",
         new="if false then",
-        tests=("tests/cluster/test_reused_ids.py", f"{LEDGER}/test_submit.py"),
+        tests=("tests/cluster/test_reused_ids.py", f"{LEDGER}/test_reused_ids.py"),
     ),
     Mutation(
         name="others are called while their branches are still leased to who called them",

@@ -91,7 +91,7 @@ local function ask(kind, block, track, queue)
   if is_paused() then return end
   will_use(queue)
   local name = redis.call('HGET', key('b', block), 'name')
-  submitted = submitted or redis.call('HGET', K, 'created')
+  submitted = submitted or redis.call('HGET', K, 'created') or '0'
   for _, part in ipairs({ kind, block, tostring(track), queue, name, '', submitted }) do publish[#publish + 1] = part end
 end
 

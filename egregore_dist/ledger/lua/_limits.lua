@@ -243,7 +243,9 @@ local function may_call(bucket, member)
       serving = serving + 1
     end
   end
-  return math.min(waits, tonumber(planned) - serving), { 'lane', block, track, queue, name, run == RUN and '' or run, redis.call('HGET', R, 'created') }
+  local created = redis.call('HGET', R, 'created') or '0'
+  return math.min(waits, tonumber(planned) - serving),
+    { 'lane', block, track, queue, name, run == RUN and '' or run, created }
 end
 
 local function call(bucket, member, lanes, message)
