@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
 import json
 import os
@@ -39,7 +38,6 @@ from egregore_dist.client.processes import Process
 from egregore_dist.client.run import Run
 from egregore_dist.client.session import Session
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import tasks
 from egregore_dist.ledger import Commit
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import codec, failure
@@ -50,6 +48,7 @@ from egregore_dist.workflow.sequence import Sequence as SequenceStep
 from egregore_dist.workflow.step import Step
 from tests.cluster.ledger.play import Play, numbers, track
 from tests.support.clusters import submitting
+from tests.support.messages import body, execute
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.store_faults
@@ -561,19 +560,7 @@ class Queue:
 
     def serve(self, run: str) -> None:
         """Do what a worker does with the first message of a run; in a process of its own, as there."""
-        # Not while the thread that publishes has a lock, such as that of a module which it imports.
-        session.current().later.flush()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                app = apps.make_app(self._settings)
-                tasks.register(app, self._settings)
-                app.tasks[apps.ADVANCE].apply((run,), throw=True)
-                code = 0
-            finally:
-                os._exit(code)
-        assert os.waitpid(pid, 0)[1] == 0
+        execute(session.current(), apps.ADVANCE, [run])
 
     def messages(self, task: str) -> list[tuple[dict[str, Any], bytes]]:
         """Headers and raw message of each message of a task."""
@@ -594,7 +581,7 @@ def test_messages_hold_ids_only(queue: Queue) -> None:
         [(_, advance)] = queue.messages(apps.ADVANCE)
         lanes = queue.messages(apps.LANE)
         assert len(lanes) == n
-        args, kwargs, _ = json.loads(base64.b64decode(json.loads(lanes[0][1])["body"]))
+        args, kwargs, _ = body(lanes[0][1])
         created = session.current().ledger.work(run.id).created
         assert (args[0], args[2:], kwargs) == (run.id, [0, created], {})
         assert not any(b"payload" in raw or b"branch0" in raw for _, raw in lanes)
@@ -611,11 +598,11 @@ def test_a_header_is_a_celery_chord(queue: Queue) -> None:
     run = parallel(number, later, optimization_enabled=False).submit(1)
     queue.serve(run.id)
     lanes = queue.messages(apps.LANE)
-    body = json.loads(base64.b64decode(json.loads(lanes[0][1])["body"]))[2]
+    embed = body(lanes[0][1])[2]
 
     assert len({headers["group"] for headers, _ in lanes}) == 1
-    assert body["chord"]["task"] == apps.COLLECT
-    assert body["chord"]["args"] == [run.id, "0.0-", session.current().ledger.work(run.id).created]
+    assert embed["chord"]["task"] == apps.COLLECT
+    assert embed["chord"]["args"] == [run.id, "0.0-", session.current().ledger.work(run.id).created]
 
 
 def test_headers_expire_with_their_block(queue: Queue) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
-import json
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -15,7 +12,6 @@ from egregore_dist import Run, Sequence, errors, node, parallel
 from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import tasks
 from egregore_dist.engine.lane import Lane
 from egregore_dist.engine.runtime import Runtime, Workload
 from egregore_dist.ledger import Work, openblocks
@@ -26,6 +22,7 @@ from egregore_dist.monitor.estimates import Estimator
 from egregore_dist.settings import load
 from egregore_dist.workflow.step import Step
 from tests.support.clusters import submitting
+from tests.support.messages import body, execute
 from tests.support.waiting import until
 
 ID = "used-again"
@@ -234,24 +231,7 @@ def test_an_estimate_is_of_the_present_run(empty: Session, monkeypatch: pytest.M
 def arguments(session: Session, queue: str) -> list[list[Any]]:
     """Those of the messages on a queue."""
     raws = cast(list[bytes], session.ledger.redis.lrange(queue, 0, -1))
-    return [json.loads(base64.b64decode(json.loads(raw)["body"]))[0] for raw in raws]
-
-
-def execute(session: Session, task: str, args: list[Any]) -> None:
-    """Do what a worker does with a message; in a process of its own, as there."""
-    # Not while the thread that publishes has a lock, such as that of a module which it imports.
-    session.later.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            app = apps.make_app(session.settings)
-            tasks.register(app, session.settings)
-            app.tasks[task].apply(tuple(args), throw=True)
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitpid(pid, 0)[1] == 0
+    return [body(raw)[0] for raw in raws]
 
 
 def test_a_handle_of_the_former_run(empty: Session) -> None:
