@@ -65,7 +65,7 @@ def broker(settings: Settings) -> Check:
 
     try:
         address = apps.broker_url(settings)
-        is_redis = address.startswith(("redis", "unix"))
+        is_redis = address.startswith("redis")
         limits = {"socket_connect_timeout": _CONNECT_TIMEOUT, "socket_timeout": _CONNECT_TIMEOUT} if is_redis else {}
         with Connection(address, connect_timeout=_CONNECT_TIMEOUT, transport_options=limits) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_TIMEOUT)

@@ -17,7 +17,7 @@ LANE, COLLECT, ADVANCE = "egregore.lane", "egregore.collect", "egregore.advance"
 POOLS = ("prefork", "threads")
 BACKEND = "egregore_dist.engine.backend:ChordBackend"
 MESSAGING = "egregore_dist.engine.broker:AMQP"
-_LEDGERS = ("redis://", "rediss://", "unix://")
+_LEDGERS = ("redis://", "rediss://")
 
 # A message that a worker holds longer than this is delivered again; a second lane of a block is harmless.
 VISIBILITY_TIMEOUT = 3600
@@ -35,7 +35,7 @@ def make_app(settings: Settings) -> Celery:
     app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket", "unix"), BACKEND)
     app.conf.update(
         broker_url=broker_url(settings),
-        result_backend=ledger_url(settings),
+        result_backend=urls.for_backend(ledger_url(settings)),
         result_backend_transport_options={"global_keyprefix": f"{settings.prefix}:celery:"},
         task_default_queue=settings.queue,
         task_create_missing_queues=True,
@@ -84,7 +84,7 @@ def refuse_derived(queues: Iterable[str]) -> None:
 
 
 def broker_url(settings: Settings) -> str:
-    """The broker's URL, of one that verifies the server's certificate unless it says otherwise.
+    """The broker's URL as kombu reads it, of one that verifies the server's certificate unless it says otherwise.
 
     Raises:
         errors.ConfigurationError: there is none, or none that can be a broker's.
@@ -94,40 +94,43 @@ def broker_url(settings: Settings) -> str:
     url = settings.broker_url.get_secret_value()
     scheme, separator, _ = url.partition("://")
     # A transport may also be named by its module.
-    if separator and "." not in scheme and scheme.partition("+")[0] not in (*TRANSPORT_ALIASES, "unix"):
+    is_known = scheme.partition("+")[0] in TRANSPORT_ALIASES or urls.is_socket(url)
+    if separator and "." not in scheme and not is_known:
         raise errors.ConfigurationError(
             f"no broker is at {scheme[:32]!r} URLs: write redis://host:6379/0, rediss://, unix:// or amqp://"
         )
     # There may be several, for failover.
     for each in url.split(";"):
         urls.refuse_unreadable(each, "EGREGORE_BROKER_URL")
-    return ";".join(map(urls.verifying, url.split(";")))
+    return ";".join(map(urls.for_kombu, url.split(";")))
 
 
 def ledger_url(settings: Settings) -> str:
-    """The ledger's URL: its own, or the broker's where that is a Redis or Valkey server; it verifies as `broker_url`.
+    """The ledger's URL as redis-py reads it: its own, or the broker's where that is a Redis or Valkey server.
+
+    It verifies as `broker_url`.
 
     Raises:
         errors.ConfigurationError: there is none, or none that can be the ledger's.
     """
     if settings.ledger_url is not None:
         url = settings.ledger_url.get_secret_value()
-        if not url.startswith(_LEDGERS):
+        if not (url.startswith(_LEDGERS) or urls.is_socket(url)):
             raise errors.ConfigurationError(
                 "EGREGORE_LEDGER_URL names no Redis or Valkey server: write it as redis://host:6379/0, rediss:// or unix://"
             )
         urls.refuse_unreadable(url, "EGREGORE_LEDGER_URL")
-        return urls.verifying(url)
+        return urls.for_redis(url)
     url = broker_url(settings)
     if "://" not in url:
         raise errors.ConfigurationError("the broker's URL has no scheme: write it as redis://host:6379/0")
-    if url.partition("://")[0] not in ("redis", "rediss", "unix", "redis+socket"):
+    if not (url.startswith(_LEDGERS) or urls.is_socket(url)):
         raise errors.ConfigurationError(
             "the broker cannot hold the ledger: set EGREGORE_LEDGER_URL to a Redis or Valkey server, such as redis://host:6379/0"
         )
     # The ledger is one server; of several brokers each would hold a part.
     urls.refuse_unreadable(url, "EGREGORE_BROKER_URL")
-    return url.replace("redis+socket://", "unix://", 1)
+    return urls.for_redis(url)
 
 
 def _transport_options(settings: Settings) -> dict[str, object]:
@@ -146,4 +149,4 @@ def _transport_options(settings: Settings) -> dict[str, object]:
 
 
 def _is_redis(settings: Settings) -> bool:
-    return broker_url(settings).startswith(("redis", "unix"))
+    return broker_url(settings).startswith("redis")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from egregore_dist import errors
 
-_REDIS, _SOCKETS = ("redis", "rediss"), ("unix", "redis+socket")
+_REDIS = ("redis", "rediss")
+# A Unix socket, as redis-py, kombu and Celery's result backend write it.
+_UNIX, _KOMBU, _BACKEND = _SOCKETS = ("unix", "redis+socket", "socket")
 _AMQP = ("amqp", "amqps", "pyamqp")
 # What a server's configuration takes as the number of its databases.
 _DATABASES = 2**31 - 1
+_NO_DATABASE = f"its database is a whole number from 0 to {_DATABASES}, as in redis://host:6379/0"
+
+# The options of a socket's URL; the database has another name in each library.
+_DATABASE = {_UNIX: "db", _KOMBU: "virtual_host", _BACKEND: "virtual_host"}
+_SOCKET_OPTIONS = ("db", "virtual_host", "username", "password")
 
 # What a rediss:// URL may say of its connection: that both libraries read, and read as text.
 _VERIFY, _HOST_NAME = "ssl_cert_reqs", "ssl_check_hostname"
@@ -38,12 +45,15 @@ def refuse_unreadable(url: str, variable: str) -> None:
         raise errors.ConfigurationError(f"{variable} cannot be read: {wrong}")
 
 
-def verifying(url: str) -> str:
-    """A readable URL; where it is one of TLS, with its options in the one spelling that both libraries read.
+def for_redis(url: str) -> str:
+    """A readable URL in the form that redis-py reads: ``unix://`` for a socket, and TLS that verifies by default.
 
     Celery's side would verify no certificate where the URL does not ask for it, and the ledger's each.
     """
-    if url.partition("://")[0] != "rediss":
+    scheme = url.partition("://")[0]
+    if scheme in _SOCKETS:
+        return _socket(url, _UNIX)
+    if scheme != "rediss":
         return url
     parts = urlsplit(url)
     asked = dict(parse_qsl(parts.query))
@@ -53,6 +63,44 @@ def verifying(url: str) -> str:
     if said == asked:
         return url
     return parts._replace(query=urlencode(said, quote_via=quote, safe="/")).geturl()
+
+
+def for_kombu(url: str) -> str:
+    """The same in the form that kombu reads: ``redis+socket://`` for a socket."""
+    return _socket(url, _KOMBU) if is_socket(url) else for_redis(url)
+
+
+def for_backend(url: str) -> str:
+    """The same in the form that Celery's result backend reads: ``socket://`` for a socket."""
+    return _socket(url, _BACKEND) if is_socket(url) else for_redis(url)
+
+
+def is_socket(url: str) -> bool:
+    """Whether this is the URL of a Unix socket, in the form of any library."""
+    return url.partition("://")[0] in _SOCKETS
+
+
+def socket_of(url: str) -> tuple[str, int]:
+    """The path and the database that the readable URL of a Unix socket names."""
+    parts = urlsplit(url)
+    return unquote(parts.path), int(next(iter(_databases(parts)), "0"))
+
+
+def _socket(url: str, scheme: str) -> str:
+    parts = urlsplit(url)
+    path, database = socket_of(url)
+    asked = dict(parse_qsl(parts.query))
+    user, password = (
+        quote(unquote(said) if said else asked.get(name, ""), safe="")
+        for name, said in (("username", parts.username), ("password", parts.password))
+    )
+    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    return f"{scheme}://{login}{quote(path)}?{_DATABASE[scheme]}={database}"
+
+
+def _databases(parts: SplitResult) -> list[str]:
+    """The databases that a query names."""
+    return [value.strip("/") for name, value in parse_qsl(parts.query) if name in ("db", "virtual_host")]
 
 
 def _wrong_with(url: str) -> str | None:
@@ -65,21 +113,37 @@ def _wrong_with(url: str) -> str | None:
     except ValueError:
         port = 0
     if port == 0:
+        example = "redis://:password@host:6379/0"
+        if scheme in _AMQP:
+            example = "amqp://user:password@host:5672//"
+        elif scheme in _SOCKETS:
+            example = f"{scheme}://:password@/path/to/socket"
         return (
             "the port is a number up to 65535, and special characters of a password are percent-encoded, as in "
-            f"{'amqp://user:password@host:5672//' if scheme in _AMQP else 'redis://:password@host:6379/0'}"
+            f"{example}"
         )
     if scheme in _REDIS and not parts.hostname:
         return "it names no host: write it as redis://host:6379/0"
-    if scheme in _SOCKETS and not parts.path.strip("/"):
-        return "it names no socket: write it as unix:///path/to/socket"
-    asked = parse_qs(parts.query)
-    databases = [*asked.get("db", ()), *asked.get("virtual_host", ())]
-    if scheme in _REDIS:
-        databases.append(parts.path.strip("/") or "0")
-    if scheme not in _AMQP and not all(_is_database(each) for each in databases):
-        return f"its database is a whole number from 0 to {_DATABASES}, as in redis://host:6379/0"
-    return _wrong_with_tls(scheme, parts.query) if scheme in _REDIS else None
+    if scheme in _SOCKETS:
+        return _wrong_with_socket(scheme, parts)
+    if scheme in _AMQP:
+        return None
+    if not all(_is_database(each) for each in (*_databases(parts), parts.path.strip("/") or "0")):
+        return _NO_DATABASE
+    return _wrong_with_tls(scheme, parts.query)
+
+
+def _wrong_with_socket(scheme: str, parts: SplitResult) -> str | None:
+    if parts.hostname:
+        return f"the path of a socket begins after three slashes, or after the @ of a login: {scheme}:///path/to/socket"
+    if not parts.path.strip("/"):
+        return f"it names no socket: write it as {scheme}:///path/to/socket"
+    if any(name not in _SOCKET_OPTIONS for name, _ in parse_qsl(parts.query)):
+        return f"the options of a socket are {', '.join(_SOCKET_OPTIONS)}; it has another"
+    databases = _databases(parts)
+    if not all(_is_database(each) for each in databases):
+        return _NO_DATABASE
+    return "it names two databases" if len(set(map(int, databases))) > 1 else None
 
 
 def _wrong_with_tls(scheme: str, query: str) -> str | None:

@@ -13,6 +13,7 @@ from kombu import Connection
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
+from egregore_dist.engine import urls
 from egregore_dist.settings import Settings, load
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,9 @@ def warn_elsewhere(app: Celery, found: Settings) -> None:
 
 
 def _where(connection: Connection) -> tuple[object, ...]:
+    named = connection.hostname or ""
+    if urls.is_socket(named):
+        return urls.socket_of(named)
     host = "127.0.0.1" if connection.hostname in (None, "localhost") else connection.hostname
     database = str(connection.virtual_host or "").strip("/") or "0"
     return host, connection.port or connection.get_transport_cls().default_port, database

@@ -364,7 +364,7 @@ def test_a_run_starts_on_the_queue_of_its_first_node() -> None:
     ("urls", "ledger"),
     [
         ({"broker_url": "redis://h/1"}, "redis://h/1"),
-        ({"broker_url": "redis+socket:///s"}, "unix:///s"),
+        ({"broker_url": "redis+socket:///s"}, "unix:///s?db=0"),
         ({"broker_url": "amqp://h//", "ledger_url": "redis://l/0"}, "redis://l/0"),
     ],
 )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ssl
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu.utils.url import url_to_parts
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
+from egregore_dist.engine.broker import Channel
 from egregore_dist.settings import load
 
 PASSWORD = "open-sesame"
@@ -19,7 +24,23 @@ GOOD = [
     "rediss://:p%2Fw@h:65535/15?ssl_cert_reqs=none",
     "redis://[::1]:6379/0",
     "redis://h/0?db=3",
-    "unix:///run/valkey.sock?db=1",
+]
+# Each form of a socket's URL, with the user, the password and the database that it names.
+SOCKETS: list[tuple[str, str | None, str | None, int]] = [
+    ("unix:///run/a.sock", None, None, 0),
+    ("unix:///run/a.sock?db=5", None, None, 5),
+    ("unix://:p%2Fw%40%25@/run/a.sock?db=5", None, "p/w@%", 5),
+    ("unix://me:p%2Fw@/run/a.sock", "me", "p/w", 0),
+    ("unix:///run/a.sock?username=me&password=p%2Fw%26&db=2", "me", "p/w&", 2),
+    ("unix://:first@/run/a.sock?password=second", None, "first", 0),
+    ("unix:///run/a.sock?virtual_host=6", None, None, 6),
+    ("redis+socket:///run/a.sock", None, None, 0),
+    ("redis+socket:///run/a.sock?virtual_host=6", None, None, 6),
+    ("redis+socket:///run/a.sock?virtual_host=/6", None, None, 6),
+    ("redis+socket:///run/a.sock?db=7&virtual_host=7", None, None, 7),
+    ("redis+socket://me:p%2Fw@/run/a.sock?virtual_host=6", "me", "p/w", 6),
+    ("redis+socket:///run/a.sock?password=p%2Fw", None, "p/w", 0),
+    ("socket://:p%2Fw@/run/a.sock?virtual_host=6", None, "p/w", 6),
 ]
 UNREADABLE = [
     (f"redis://:{PASSWORD}@h/zz", "database"),
@@ -42,6 +63,14 @@ UNREADABLE = [
     ("redis://", "no host"),
     ("redis:///0", "no host"),
     ("unix://", "no socket"),
+    ("redis+socket:///", "no socket"),
+    (f"unix://:{PASSWORD}@run/valkey.sock", "three slashes"),
+    (f"redis+socket://:{PASSWORD}@/run/valkey.sock?virtual_host=zz", "database"),
+    (f"unix://:{PASSWORD}@/run/valkey.sock?db=1&virtual_host=2", "two databases"),
+    (f"unix://:{PASSWORD}@/run/valkey.sock?db=1&db=2", "two databases"),
+    (f"unix://:{PASSWORD}@/run/valkey.sock?{PASSWORD}=1", "options of a socket are db, "),
+    (f"unix://:{PASSWORD}@/run/valkey.sock?ssl_cert_reqs=none", "options of a socket are db, "),
+    (f"unix://:{PASSWORD}/{PASSWORD}@/run/valkey.sock", "unix://:password@/"),
     (f"rediss://:{PASSWORD}@h/0?ssl_cert_reqs=some", "ssl_cert_reqs is required"),
     (f"rediss://:{PASSWORD}@h/0?ssl_cert_reqs=required&ssl_cert_reqs=none", "twice"),
     (f"rediss://:{PASSWORD}@h/0?ssl_check_hostname=perhaps", "ssl_check_hostname is true"),
@@ -59,6 +88,56 @@ def test_good_ones(url: str) -> None:
     """What both libraries read the same way passes as it is."""
     assert apps.broker_url(load(broker_url=url)) == url
     assert apps.ledger_url(load(broker_url="amqp://", ledger_url=url)) == url
+
+
+@pytest.mark.parametrize("is_broker", [True, False])
+@pytest.mark.parametrize(("url", "user", "password", "database"), SOCKETS)
+def test_sockets_in_every_form(
+    url: str, user: str | None, password: str | None, database: int, is_broker: bool
+) -> None:
+    """Broker, ledger and the chord's counter connect to the same socket, login and database, whatever the form."""
+    settings = load(broker_url=url) if is_broker else load(broker_url="amqp://h//", ledger_url=url)
+    app = apps.make_app(settings)
+    counter = app.backend.connparams  # type: ignore[attr-defined]
+    ledger = redis.Redis.from_url(apps.ledger_url(settings)).connection_pool
+    connected = [counter, {**ledger.connection_kwargs, "connection_class": ledger.connection_class}]
+    if is_broker:
+        channel = Channel.__new__(Channel)
+        channel.connection = app.connection_for_write().transport
+        channel.auto_delete_queues = set()
+        connected.append(channel._connparams())
+
+    for options in connected:
+        assert issubclass(options["connection_class"], redis.UnixDomainSocketConnection)
+        assert (options["path"], options["db"]) == ("/run/a.sock", database)
+        assert (options.get("username"), options.get("password")) == (user, password)
+        assert redis.ConnectionPool(**options).make_connection().path == "/run/a.sock"
+
+
+def test_a_socket_with_an_unusual_path() -> None:
+    """Spaces, percent signs, semicolons and letters of other alphabets are a path's too."""
+    path = "/run/a b/50%;/\u00fc.sock"
+    settings = load(broker_url=f"unix://{quote(path)}")
+
+    assert redis.Redis.from_url(apps.ledger_url(settings)).connection_pool.connection_kwargs["path"] == path
+    assert apps.make_app(settings).backend.connparams["path"] == path  # type: ignore[attr-defined]
+    assert unquote(urlsplit(apps.broker_url(settings)).path) == path
+    assert ";" not in apps.broker_url(settings)
+
+
+@given(password=st.text(st.characters(exclude_categories=["Cs"]), min_size=1), database=st.integers(0, 2**31 - 1))
+def test_any_password_of_a_socket(password: str, database: int) -> None:
+    """A password arrives as it is, from the login or from the query, in the form of either library."""
+    for url in (
+        f"unix://:{quote(password, safe='')}@/s?db={database}",
+        f"redis+socket:///s?{urlencode({'password': password, 'virtual_host': database})}",
+    ):
+        settings = load(broker_url=url)
+        ours = redis.Redis.from_url(apps.ledger_url(settings)).connection_pool.connection_kwargs
+        kombus = url_to_parts(apps.broker_url(settings))
+
+        assert (ours["password"], ours["db"]) == (password, database)
+        assert (kombus.password, kombus.query) == (password, {"virtual_host": str(database)})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +213,7 @@ def test_a_ledger_that_cannot_be_read(url: str, told: str) -> None:
     assert PASSWORD not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", [f"amqp://me:{PASSWORD}@h//", "host:6379", "http://h"])
+@pytest.mark.parametrize("url", [f"amqp://me:{PASSWORD}@h//", "host:6379", "http://h", "unix:/run/a.sock"])
 def test_a_ledger_elsewhere(url: str) -> None:
     """Only a Redis or Valkey server keeps a ledger."""
     with pytest.raises(errors.ConfigurationError, match="EGREGORE_LEDGER_URL names no Redis or Valkey") as caught:

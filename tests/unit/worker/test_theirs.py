@@ -17,6 +17,11 @@ from egregore_dist.worker import theirs
         ("redis://one:6379", "redis://one:6379/0", False),
         ("redis://one:6379/0", "redis://one:6379/1", True),
         ("redis://:secret-1@one:6379/0", "redis://:secret-2@two:6379/0", True),
+        ("redis+socket://:secret-1@/run/a.sock", "unix://:secret-2@/run/a.sock?db=0", False),
+        ("redis+socket:///run/a.sock?virtual_host=6&password=secret-1", "unix:///run/a.sock?db=6", False),
+        ("redis+socket:///run/a.sock?virtual_host=6", "unix://:secret-2@/run/a.sock", True),
+        ("redis+socket:///run/a.sock", "unix:///run/b.sock", True),
+        ("redis+socket:///run/a.sock", "redis://:secret-2@localhost/0", True),
         ("amqp://guest:secret-1@one//", "redis://:secret-2@one:6379/0", True),
     ],
 )
