@@ -16,7 +16,8 @@ from egregore_dist.engine.runtime import Runtime
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.settings import Settings
 
-# Set on the tasks, so that they hold in an app of the user's own too.
+# Set on the tasks, so that they hold in an app of the user's own too; what that app sets for all of its tasks, by its
+# configuration, by annotations of "*" or by a base class, does not.
 _OPTIONS: dict[str, Any] = {
     "acks_late": True,
     "reject_on_worker_lost": True,
@@ -25,11 +26,18 @@ _OPTIONS: dict[str, Any] = {
     "serializer": "json",
     "max_retries": None,
     "rate_limit": None,
+    "track_started": False,
+    "acks_on_failure": True,
+    "acks_on_timeout": True,
+    "retry_on_worker_lost": False,
+    "autoretry_for": (),
+    "from_config": (),
+    "annotate": classmethod(lambda cls: None),
     # Not in the other apps of the process.
     "shared": False,
 }
 
-# Seconds; Celery takes no limit at all for the app's own.
+# Seconds. Without a limit of its own, a task has that of the pool: `celery worker --time-limit`.
 _NO_LIMIT = 10**9
 
 
@@ -54,12 +62,16 @@ class Runtimes:
         return runtime
 
 
-def register(app: Celery, settings: Settings) -> Runtimes:
-    """Define the tasks on an app, be it the user's: what they publish, and count their chords with, is our own."""
+def register(app: Celery, settings: Settings, *, owns: bool = False) -> Runtimes:
+    """Define the tasks on an app, be it the user's: what they publish, and count their chords with, is our own.
+
+    Args:
+        owns: whether it is an app of `make_app`, whose pools have no time limits.
+    """
     own = apps.make_app(settings)
     runtimes = Runtimes(own, settings)
     options = {**_OPTIONS, "backend": own.backend}
-    if app.conf.task_time_limit or app.conf.task_soft_time_limit:
+    if not owns:
         # Limits of the app's own tasks would end a lane in the middle of whatever branch it is at.
         options |= {"time_limit": _NO_LIMIT, "soft_time_limit": _NO_LIMIT}
 

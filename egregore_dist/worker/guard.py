@@ -229,10 +229,15 @@ class Guard(bootsteps.StartStopStep):
         return isinstance(error, self._consumer.connection_errors) and not isinstance(error, KeyError)
 
     def _is_at_work(self, tag: str) -> bool:
-        # When the worker stops, what is not done is given back; when only the connection is lost, it goes on.
+        # When the worker stops, what is not done is given back; when only the connection is lost, it goes on, unless
+        # Celery is about to cancel it for that: its message is then the only one that brings the task back.
         if self._consumer.blueprint.state != RUN:
             return False
-        return any(request.message.delivery_tag == tag for request in tuple(state.active_requests))
+        cancels = self._consumer.app.conf.worker_cancel_long_running_tasks_on_connection_loss
+        return any(
+            request.message.delivery_tag == tag and not (cancels and request.task.acks_late)
+            for request in tuple(state.active_requests)
+        )
 
 
 def register(app: Celery, *, owns: bool) -> None:

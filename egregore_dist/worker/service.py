@@ -56,7 +56,7 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
     theirs.register(app)
     settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
     Loader(signer(settings), settings.modules).load_modules()
-    tasks.register(app, settings)
+    tasks.register(app, settings, owns=owns)
     steps.register(app, settings)
     guard.register(app, owns=owns)
     slots.register(app)

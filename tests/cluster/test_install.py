@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
@@ -24,6 +25,7 @@ from tests.support.waiting import until
 
 APP = """
 import os
+import time
 
 from celery import Celery
 
@@ -45,15 +47,26 @@ def negated(number: int) -> int:
     return -number
 
 
+@node
+def slow(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
 flow = parallel(doubled, negated, name="flow")
 
 
-@app.task(name="waits")
+@app.task(name="waits", time_limit=120, soft_time_limit=120)
 def waits(number):
     return [flow.run(number), session.current().embedded]
 
 
-@app.task(name="submits")
+@app.task(name="sleeps")
+def sleeps(seconds):
+    time.sleep(seconds)
+
+
+@app.task(name="submits", time_limit=120, soft_time_limit=120)
 def submits(number):
     return flow.submit(number, id="from-a-task").id
 
@@ -68,11 +81,13 @@ from theirs import flow
 print(json.dumps([flow.run(21), session.current().embedded]))
 """
 VALUE = {"doubled": 42, "negated": -21}
+# Seconds, of tasks that have no limits of their own.
+LIMITS = ("--time-limit=2", "--soft-time-limit=1")
 
 
 @contextmanager
 def working(
-    folder: Path, url: str, *, before: str = "", after: str = "", ledger: str | None = None
+    folder: Path, url: str, *, before: str = "", after: str = "", ledger: str | None = None, options: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, str], Ledger]]:
     """The app's worker, as its users start it; the environment of their programs, and the ledger.
 
@@ -80,10 +95,11 @@ def working(
         before: more of the app's module, before it installs.
         after: the same, after that.
         ledger: the server's address for who is not the app.
+        options: more of the worker's command line.
     """
     (folder / "theirs.py").write_text(APP.format(before=before, after=after))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), "THEIR_BROKER": url}
-    command = ["-m", "celery", "-A", "theirs", "worker", "-c2", "-Q", "celery,egregore", "-n", "own@here"]
+    command = ["-m", "celery", "-A", "theirs", "worker", "-c2", "-Q", "celery,egregore", "-n", "own@here", *options]
     settings = load(broker_url=ledger or url)
     worker = Process.spawn([sys.executable, *command], env=env, log=folder / "worker.log", cwd=folder)
     try:
@@ -107,7 +123,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str,
     """Such a worker on a server, and the app as whoever sends tasks knows it."""
     with (
         Server.start() as server,
-        working(tmp_path_factory.mktemp("theirs"), server.url) as (env, ledger),
+        working(tmp_path_factory.mktemp("theirs"), server.url, options=LIMITS) as (env, ledger),
         Celery("theirs", broker=server.url, backend=server.url, set_as_current=False) as app,
     ):
         yield env, ledger, app
@@ -139,6 +155,17 @@ def test_tasks_of_the_app_submit_to_it(theirs: tuple[dict[str, str], Ledger, Cel
     assert waited == [VALUE, False]
     assert submitted == "from-a-task"
     until(lambda: ledger.run(submitted).state == "succeeded", what="the end of the run")
+
+
+def test_limits_of_the_pool_are_not_those_of_lanes(theirs: tuple[dict[str, str], Ledger, Celery]) -> None:
+    """A node takes longer than ``celery worker --time-limit`` allows a task of the app's own."""
+    env, _, app = theirs
+    ended: Any = app.send_task("sleeps", [4.0])
+    done = call(env, "-c", "from theirs import slow; print(slow.run(3.0))")
+
+    assert (done.returncode, done.stdout.strip()) == (0, "slept"), done.stderr
+    with pytest.raises(SoftTimeLimitExceeded):
+        ended.get(timeout=60)
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
