@@ -79,7 +79,10 @@ def _cluster(settings: Settings) -> tuple[list[Check], list[probe.Worker], list[
 
     try:
         ledger = target.readable(lambda: Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=1))
-        server, alive, aside, now = probe.server(ledger), probe.workers(ledger), ledger.aside(), ledger.now()
+        server = probe.server(ledger)
+        if server.is_cluster:
+            return examine.judge_server(server), [], []
+        alive, aside, now = probe.workers(ledger), ledger.aside(), ledger.now()
     except (errors.EgregoreError, RedisError) as error:
         cure = "see that the server is up, and that EGREGORE_LEDGER_URL (else EGREGORE_BROKER_URL) names it"
         return [Check("ledger", "problem", f"it does not answer: {line_of(error)}", cure)], [], []

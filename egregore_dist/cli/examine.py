@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from egregore_dist import errors
 from egregore_dist.cli import hooks, show
-from egregore_dist.ledger import NEARLY_FULL
+from egregore_dist.ledger import NEARLY_FULL, fitness
+from egregore_dist.ledger import connection as connections
 
 if TYPE_CHECKING:
     from egregore_dist.cli.probe import Server, Worker
@@ -31,6 +32,8 @@ SKEW = 2.0
 NEWS = 86_400_000
 
 _CONNECT_TIMEOUT = 3
+
+ALLOW_INFO = "allow its user +info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,6 @@ def broker(settings: Settings) -> Check:
     from kombu import Connection
 
     from egregore_dist.engine import app as apps
-    from egregore_dist.ledger import connection as connections
 
     try:
         address = apps.broker_url(settings)
@@ -82,9 +84,12 @@ def broker(settings: Settings) -> Check:
 
 def judge_server(server: Server) -> list[Check]:
     """The ledger's server: its version, and whether it keeps what it is told."""
-    detail = f"{server.kind} {server.version}, {server.round_trip * 1000:.1f} ms a call"
+    name = f"{server.kind} {server.version}" if server.version else "a server that does not show its version"
+    detail = f"{name}, {server.round_trip * 1000:.1f} ms a call"
     version = tuple(int(part) for part in server.version.split(".")[:2] if part.isdigit())
-    if server.kind == "redis" and version < OLDEST_REDIS:
+    if server.is_cluster:
+        return [Check("ledger", "problem", f"{detail}: a Redis Cluster cannot hold a ledger", connections.CLUSTER)]
+    if server.kind == "redis" and server.version and version < OLDEST_REDIS:
         cure = "use Redis 6.2 or newer, or Valkey"
         checks = [Check("ledger", "problem", f"{detail}: too old", cure)]
     else:
@@ -92,22 +97,18 @@ def judge_server(server: Server) -> list[Check]:
     if not server.writes:
         cure = "make room on the server's disk: until then it takes no write"
         checks.append(Check("persistence", "problem", "the last write of the append-only file failed", cure))
+    elif server.persistent is None:
+        checks.append(Check("persistence", "warning", "the server does not show whether it keeps data", ALLOW_INFO))
     elif server.persistent:
         checks.append(Check("persistence", "ok", "append-only file is on: a restart of the server loses nothing"))
     else:
         cure = "set `appendonly yes` on the server, where runs must survive its restart"
         checks.append(Check("persistence", "warning", "append-only file is off: a restart loses runs", cure))
-    limit = f"maxmemory {show.size(server.maxmemory) if server.maxmemory else 'not set'}, {server.policy}"
-    if server.maxmemory and server.used >= NEARLY_FULL * server.maxmemory:
-        full: Status = "problem" if server.used >= server.maxmemory else "warning"
-        cure = "raise maxmemory on the server, or keep finished runs for a shorter time (EGREGORE_RETENTION)"
-        checks.append(Check("memory", full, f"{limit}: {show.size(server.used)} are used", cure))
-    elif server.policy == "noeviction":
-        checks.append(Check("memory", "ok", limit))
+    if not server.policy:
+        detail = "the server does not show whether it evicts keys when it is full"
+        checks.append(Check("memory", "warning", detail, fitness.LET_LOOK))
     else:
-        status: Status = "problem" if server.maxmemory else "warning"
-        cure = "set `maxmemory-policy noeviction` on the server"
-        checks.append(Check("memory", status, f"{limit}: a full server drops parts of runs", cure))
+        checks.append(_memory(server))
     checks.append(_clock("clock", "this machine", server.skew))
     if server.overdue:
         cure = "start a worker, or look at the workers' logs: their janitors do this within seconds"
@@ -115,6 +116,18 @@ def judge_server(server: Server) -> list[Check]:
     else:
         checks.append(Check("agenda", "ok", "nothing is overdue"))
     return checks
+
+
+def _memory(server: Server) -> Check:
+    limit = f"maxmemory {show.size(server.maxmemory) if server.maxmemory else 'not set'}, {server.policy}"
+    if server.policy != "noeviction":
+        status: Status = "problem" if server.maxmemory else "warning"
+        return Check("memory", status, f"{limit}: a full server drops parts of runs", fitness.NO_EVICTION)
+    if server.maxmemory and server.used >= NEARLY_FULL * server.maxmemory:
+        full: Status = "problem" if server.used >= server.maxmemory else "warning"
+        cure = "raise maxmemory on the server, or keep finished runs for a shorter time (EGREGORE_RETENTION)"
+        return Check("memory", full, f"{limit}: {show.size(server.used)} are used", cure)
+    return Check("memory", "ok", limit)
 
 
 def judge_messages(aside: Sequence[Aside], now: float) -> Check:

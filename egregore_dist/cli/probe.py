@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
-from egregore_dist.ledger import Ledger
+from egregore_dist.ledger import Ledger, fitness
 from egregore_dist.resources.report import Report, is_sound
 
 
@@ -38,12 +38,13 @@ class Server:
 
     Attributes:
         kind: ``valkey`` or ``redis``.
-        version: its version.
-        persistent: whether every write is kept on disk (AOF).
+        version: its version; "" where it does not show that.
+        persistent: whether every write is kept on disk (AOF); None where it does not show that.
         writes: whether its last write to that file went well.
         maxmemory: bytes of data that it may hold, 0 for no limit.
         used: bytes of data that it holds.
-        policy: what it does at that limit.
+        policy: what it does at that limit; "" where it does not show that.
+        is_cluster: whether it is a Redis Cluster.
         round_trip: seconds for one call.
         skew: how far this machine's clock is ahead of the server's, in seconds.
         overdue: entries of the agenda that are due for longer than `OVERDUE`.
@@ -51,11 +52,12 @@ class Server:
 
     kind: str
     version: str
-    persistent: bool
+    persistent: bool | None
     writes: bool
     maxmemory: int
     used: int
     policy: str
+    is_cluster: bool = False
     round_trip: float
     skew: float
     overdue: int
@@ -67,7 +69,8 @@ OVERDUE = 10.0
 
 def server(ledger: Ledger) -> Server:
     """Ask the ledger's server. Raises what redis-py raises."""
-    info: dict[str, Any] = ledger.redis.info()
+    info = fitness.info(ledger.redis)
+    is_cluster = fitness.is_cluster(ledger.redis, ledger.keys, info)
     before, clock = time.time(), time.monotonic()
     seconds, micros = ledger.redis.time()
     took = time.monotonic() - clock
@@ -76,14 +79,15 @@ def server(ledger: Ledger) -> Server:
     return Server(
         kind="valkey" if is_valkey else "redis",
         version=str(info.get("valkey_version" if is_valkey else "redis_version", "")),
-        persistent=bool(int(info.get("aof_enabled", 0))),
+        persistent=bool(int(info["aof_enabled"])) if "aof_enabled" in info else None,
         writes=info.get("aof_last_write_status", "ok") == "ok",
         maxmemory=int(info.get("maxmemory", 0)),
         used=int(info.get("used_memory", 0)),
-        policy=str(info.get("maxmemory_policy", "noeviction")),
+        policy=str(info.get("maxmemory_policy", "")),
+        is_cluster=is_cluster,
         round_trip=took,
         skew=before + took / 2 - now,
-        overdue=int(ledger.redis.zcount(ledger.keys.agenda, "-inf", (now - OVERDUE) * 1000)),
+        overdue=0 if is_cluster else int(ledger.redis.zcount(ledger.keys.agenda, "-inf", (now - OVERDUE) * 1000)),
     )
 
 

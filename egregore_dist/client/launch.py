@@ -55,6 +55,7 @@ class ClusterLauncher:
         for name, fn in described.heads:
             Parameters.of(fn).check(name, data)
         to = session.current()
+        to.refuse_unfit_server()
         settings = to.settings
         if to.embedded and described.queues:
             _refuse_unserved(described, to)

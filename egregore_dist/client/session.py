@@ -55,8 +55,21 @@ class Session:
         self.workers = Workers(self.ledger, self.app, ttl=settings.report_ttl)
         self.pid = os.getpid()
         self._left: set[str] = set()
+        # The embedded server is configured by this package.
+        self._is_server_fit = embedded
         # A program may end right after it has submitted.
         atexit.register(self._finish)
+
+    def refuse_unfit_server(self) -> None:
+        """Refuse a server that cannot hold a ledger. It is asked once.
+
+        Raises:
+            errors.ConfigurationError: it evicts keys, or is a Redis Cluster; the message names the cure.
+            errors.BrokerUnavailable: it cannot be reached.
+        """
+        if not self._is_server_fit:
+            self.ledger.refuse_unfit_server()
+            self._is_server_fit = True
 
     def page_of(self, run: str) -> str | None:
         """The link of a run's page in the web monitor, which may have a token in it; None where there is no monitor."""
@@ -143,12 +156,12 @@ def connect(broker_url: str | None = None, *, ledger_url: str | None = None, sec
         secret: signs functions that travel by value; absent, ``EGREGORE_SECRET``.
 
     Raises:
-        errors.ConfigurationError: settings that cannot work.
+        errors.ConfigurationError: settings that cannot work, or a server that cannot hold a ledger.
         errors.BrokerUnavailable: the ledger cannot be reached.
     """
     session = Session(load(broker_url=broker_url, ledger_url=ledger_url, secret=secret))
     try:
-        session.ledger.ping()
+        session.refuse_unfit_server()
     except BaseException:
         session.close()
         raise

@@ -56,6 +56,14 @@ TRUST = (
     "in the URL, as in rediss://host:6379/0?ssl_ca_certs=/etc/ssl/private-ca.pem"
 )
 
+#: What to do where the server is a Redis Cluster.
+CLUSTER = (
+    "the server is a Redis Cluster, which spreads keys that are changed together over several servers: use one server, "
+    "with a replica and Sentinel (sentinel://) or a managed failover behind one address for high availability; with a "
+    "managed service, choose one shard with cluster mode disabled"
+)
+_OF_CLUSTERS = ("CROSSSLOT", "MOVED ", "ASK ", "Keys in request don't hash to the same slot", "Slot not served")
+
 _NO_DATABASE = "DB index is out of range"
 
 _CODE = re.compile(rf"(?:^|[\s-])({'|'.join(_REFUSALS)})\s")
@@ -177,6 +185,8 @@ def reachable() -> Iterator[None]:
             f"the ledger cannot be used: {error}; is its URL that of a Redis or Valkey server?"
         ) from error
     except redis.exceptions.ResponseError as error:
+        if is_cluster_error(error):
+            raise errors.BrokerUnavailable(f"the ledger cannot be used: {CLUSTER}") from error
         if _NO_DATABASE in str(error):
             raise errors.BrokerUnavailable(
                 f"the ledger cannot be used: {error}; end its URL with a lower number, or let the server have more "
@@ -189,15 +199,25 @@ def reachable() -> Iterator[None]:
 
 
 def is_lasting(error: errors.BrokerUnavailable) -> bool:
-    """Whether the server is there, and knows no such user or password, or has a certificate that does not verify."""
+    """Whether waiting is in vain: it refuses the login, its certificate does not verify, or it is a Redis Cluster."""
     cause = error.__cause__
-    return isinstance(cause, redis.exceptions.AuthenticationError) or (cause is not None and is_unverified(cause))
+    if isinstance(cause, redis.exceptions.AuthenticationError):
+        return True
+    return cause is not None and (is_unverified(cause) or is_cluster_error(cause))
 
 
 def is_unverified(error: BaseException) -> bool:
     """Whether a connection was not made, since the server's certificate does not verify."""
     # Of what raised it, redis-py and kombu keep the text alone.
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def is_cluster_error(error: BaseException) -> bool:
+    """Whether an answer is that of a Redis Cluster to keys of several slots, or of a slot that another server has."""
+    # Redis-py takes the code off some answers.
+    kinds = (redis.exceptions.AskError, redis.exceptions.ClusterCrossSlotError)
+    is_answer = isinstance(error, redis.exceptions.ResponseError)
+    return isinstance(error, kinds) or (is_answer and any(text in str(error) for text in _OF_CLUSTERS))
 
 
 def refusal(error: BaseException) -> str | None:

@@ -13,7 +13,7 @@ import redis
 from redis.retry import Retry
 
 from egregore_dist import errors
-from egregore_dist.ledger import replies, spans
+from egregore_dist.ledger import fitness, replies, spans
 from egregore_dist.ledger.calls import Calls, Pauses
 from egregore_dist.ledger.connection import options, outlasting, reachable
 from egregore_dist.ledger.keys import ROOT, Keys
@@ -113,6 +113,14 @@ class Ledger:
         """See whether the server answers."""
         with reachable():
             self.redis.ping()
+
+    def refuse_unfit_server(self) -> None:
+        """Refuse a server that cannot hold a ledger, see `fitness`.
+
+        Raises:
+            errors.ConfigurationError: it evicts keys, or is a Redis Cluster; the message names the cure.
+        """
+        fitness.refuse_unfit(self.redis, self.keys)
 
     # Transitions
 

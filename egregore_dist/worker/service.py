@@ -53,7 +53,7 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
         raise errors.ConfigurationError(f"modules is a list of names: write install(app, modules=[{modules!r}])")
     if settings is None:
         settings = theirs.settings(app)
-    theirs.register(app)
+    theirs.register(app, owns=owns)
     settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
     Loader(signer(settings), settings.modules).load_modules()
     tasks.register(app, settings, owns=owns)
@@ -87,7 +87,7 @@ def run(
         events: send Celery's events of tasks, and one for each branch, from the start; Flower also asks for them.
 
     Raises:
-        errors.ConfigurationError: settings, a queue or a name that cannot work.
+        errors.ConfigurationError: settings, a queue or a name that cannot work, or a server that cannot hold a ledger.
         errors.CodeError: a module that cannot be loaded.
     """
     if pool not in apps.POOLS:
@@ -130,6 +130,7 @@ def _claim(settings: Settings, name: str) -> None:
     # Asked for again when it begins; here, the answer is one clear line.
     ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=0)
     try:
+        ledger.refuse_unfit_server()
         naming.claim(ledger, name, naming.Life.begin(), ttl=settings.report_ttl)
     except errors.BrokerUnavailable as error:
         # A server that is away may come; a login that it refuses, or a certificate that nobody knows, stays wrong.

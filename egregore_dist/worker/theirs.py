@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,6 +15,7 @@ from kombu import Connection
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import urls
+from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings, load
 
 log = logging.getLogger(__name__)
@@ -107,18 +109,35 @@ def _where(connection: Connection) -> tuple[object, ...]:
     return host, connection.port or connection.get_transport_cls().default_port, database
 
 
+def refuse_unfit_server(found: Settings) -> None:
+    """Refuse a ledger's server that cannot hold one; a server that is away is waited for.
+
+    Raises:
+        errors.ConfigurationError: it evicts keys, or is a Redis Cluster; the message names the cure.
+    """
+    with closing(Ledger(apps.ledger_url(found), prefix=found.prefix, retries=0)) as ledger:
+        try:
+            ledger.refuse_unfit_server()
+        except errors.BrokerUnavailable as error:
+            if connection.is_lasting(error):
+                raise errors.ConfigurationError(str(error)) from None
+
+
 class Reach(bootsteps.Step):
-    """Refuses to start the worker of such an app, which may have been configured after `install`."""
+    """Refuses to start the worker of an app that was configured so after `install`, or on a server that is unfit."""
 
     name = "egregore-reach"
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         refuse_hidden(parent.app)
+        refuse_unfit_server(parent.app.egregore_settings)
         warn_elsewhere(parent.app, parent.app.egregore_settings)
 
 
-def register(app: Celery) -> None:
-    """Look at an app now, and again when its worker starts."""
+def register(app: Celery, *, owns: bool) -> None:
+    """Look at an app now, and again when its worker starts; ``owns``: whether it is one of this package's own."""
+    if owns:
+        return
     refuse_hidden(app)
     app.steps["worker"].add(Reach)
