@@ -55,6 +55,12 @@ local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
 local function key(kind, block) return K .. ':' .. kind .. ':' .. block end
 
+-- Pass a list of any length to a function, 1000 values a call: Lua cannot unpack more than some 8,000 at once.
+local function in_parts(list, call, first, last)
+  last = last or #list
+  for i = first or 1, last, 1000 do call(unpack(list, i, math.min(i + 999, last))) end
+end
+
 -- Limits by name, see _limits.lua: limits() has its functions, which are made when first asked for, since most transitions
 -- need none. Then whether what it has touched has to be settled, alarms for the caller, flat, and whether it is told of them.
 local limits, unsettled, alarms, can_arm
@@ -232,7 +238,9 @@ local function tidying() return string.match(redis.call('HGET', K, 'tidy') or ''
 
 -- Delete keys of the run. The record goes last, so that the id is taken until nothing of the run is left. Returns whether it is.
 local function delete_some()
-  for _, block in ipairs(redis.call('SPOP', BLOCKS, SLICE)) do redis.call('UNLINK', unpack(keys_of(block))) end
+  for _, block in ipairs(redis.call('SPOP', BLOCKS, SLICE)) do
+    in_parts(keys_of(block), function(...) redis.call('UNLINK', ...) end)
+  end
   if redis.call('EXISTS', BLOCKS) == 1 then
     redis.call('HSET', K, 'tidy', 'delete 0')
     return false
@@ -542,9 +550,7 @@ local function reopen(block)
     end
   end
   for track, list in pairs(waits) do
-    for i = 1, #list, 1000 do
-      redis.call('RPUSH', key('q', block) .. ':' .. track, unpack(list, i, math.min(i + 999, #list)))
-    end
+    in_parts(list, function(...) redis.call('RPUSH', key('q', block) .. ':' .. track, ...) end)
   end
   redis.call('HSET', B, 'state', 'open', 'running', parked, 'done', redis.call('HLEN', R), 'reopened', NOW)
   redis.call('HDEL', B, 'ended', 'stopped', 'failed', 'hinted', 'ask_after')

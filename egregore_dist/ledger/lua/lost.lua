@@ -68,9 +68,11 @@ end
 local function thin(block, track, together)
   local marks, again, were_fewer = {}, branch_at_work == '-1', false
   for i, branch in ipairs(together) do marks[i] = 'crowd:' .. branch end
-  for _, mark in ipairs(redis.call('HMGET', key('m', block), unpack(marks))) do
-    if mark then again, were_fewer = true, were_fewer or mark ~= '0' end
-  end
+  in_parts(marks, function(...)
+    for _, mark in ipairs(redis.call('HMGET', key('m', block), ...)) do
+      if mark then again, were_fewer = true, were_fewer or mark ~= '0' end
+    end
+  end)
   if not again then return 0 end
   local half, width = math.floor(#together / 2), 'width:' .. track
   if not were_fewer then

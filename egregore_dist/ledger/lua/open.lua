@@ -63,9 +63,7 @@ for t = 0, tonumber(tracks) - 1 do
   if tracks == '1' then
     redis.call('HSET', B, 'next:0', 0, 'stop:0', count)
   else
-    for i = at, at + count - 1, 1000 do
-      redis.call('RPUSH', key('q', block) .. ':' .. t, unpack(ARGV, i, math.min(i + 999, at + count - 1)))
-    end
+    in_parts(ARGV, function(...) redis.call('RPUSH', key('q', block) .. ':' .. t, ...) end, at, at + count - 1)
     for i = at, at + count - 1 do redis.call('HSET', key('m', block), 'track:' .. ARGV[i], t) end
     at = at + count
   end

@@ -331,7 +331,7 @@ if todo > 0 and free > 0 then
       for branch = first, first + count - 1 do placed[#placed + 1] = branch end
     end
   end
-  for i = 1, #leases, 1000 do redis.call('HSET', L, unpack(leases, i, math.min(i + 999, #leases))) end
+  in_parts(leases, function(...) redis.call('HSET', L, ...) end)
   held = held + #leases / 2
   if #leases > 0 then
     local branches = {}
