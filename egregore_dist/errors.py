@@ -12,6 +12,7 @@
     │   └── BrokerFull                   it can, and takes nothing more
     ├── NestedWaitError(RuntimeError)    a node waited for a run
     ├── RunNotFound(LookupError)         no run has this id
+    ├── RunExists                        the id belongs to a run of another workflow, or of another input
     ├── WorkerNotFound(LookupError)      no live worker has this name
     └── RunFailed                        a run ended without a value
         ├── ParallelExecutionError       a branch of a block failed
@@ -79,6 +80,28 @@ class NestedWaitError(EgregoreError, RuntimeError):
 
 class RunNotFound(EgregoreError, LookupError):
     """Raised when the ledger has no run of this id: never submitted, or expired, or deleted."""
+
+
+class RunExists(EgregoreError):
+    """Raised by a submission whose id belongs to a run of another workflow, or of another input.
+
+    Attributes:
+        run_id: the id.
+        workflow: the name of the existing run's workflow.
+        state: the state of the existing run.
+        submitted: when the existing run was submitted, in seconds since the epoch.
+        differs: what differs: ``"workflow"``, ``"input"`` or both.
+    """
+
+    def __init__(
+        self, message: str, *, run_id: str, workflow: str, state: str, submitted: float, differs: Sequence[str]
+    ) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.workflow = workflow
+        self.state = state
+        self.submitted = submitted
+        self.differs = tuple(differs)
 
 
 class WorkerNotFound(EgregoreError, LookupError):

@@ -51,6 +51,7 @@ _OWN: tuple[tuple[type[errors.EgregoreError], int], ...] = (
     (errors.RunFailed, codes.FAILED),
     (errors.RunNotFound, codes.NOT_FOUND),
     (errors.WorkerNotFound, codes.NOT_FOUND),
+    (errors.RunExists, codes.USAGE),
     (errors.BrokerUnavailable, codes.UNREACHABLE),
     (errors.ConfigurationError, codes.USAGE),
     (errors.WorkflowError, codes.USAGE),

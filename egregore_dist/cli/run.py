@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("workflow", metavar="MODULE:WORKFLOW")
 @click.option("-i", "--input", "given", metavar="JSON|@FILE", default="null", help="The input; @- is standard input.")
-@click.option("--id", "run_id", help="The run's id; the same id again returns the same run. [default: a new one]")
+@click.option(
+    "--id", "run_id", help="The run's id; the same id with the same input returns the same run. [default: a new one]"
+)
 @click.option("--no-wait", is_flag=True, help="Print the run's id and end.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Wait no longer than this.")
 @show.as_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
+import datetime as dt
 import re
 import uuid
 from contextlib import nullcontext
@@ -19,16 +19,13 @@ from egregore_dist.client.plans import BlockPlan
 from egregore_dist.client.run import Run
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import inside, publish
-from egregore_dist.ledger import Work
-from egregore_dist.ledger.keys import ROOT
-from egregore_dist.wire import codec, tracing
+from egregore_dist.ledger import Accepted, Work
+from egregore_dist.wire import codec, digest, tracing
 from egregore_dist.wire.code import ship
 from egregore_dist.workflow import describe, names
 from egregore_dist.workflow.binding import Parameters
 from egregore_dist.workflow.launcher import Launcher
 from egregore_dist.workflow.step import Step
-
-log = logging.getLogger(__name__)
 
 _ID = re.compile(names.PATTERN)
 
@@ -42,7 +39,7 @@ class ClusterLauncher:
         return self._accepted(step, data, None, waits=True).result(progress=progress)
 
     def submit(self, step: Step, data: Any, id: str | None) -> Run:
-        """Submit, and return at once. The same id again returns the run that has it, and warns where that differs."""
+        """Submit, and return at once. The same id again returns the run that has it."""
         return self._accepted(step, data, id, waits=False)
 
     def _accepted(self, step: Step, data: Any, id: str | None, *, waits: bool) -> Run:
@@ -69,6 +66,7 @@ class ClusterLauncher:
             )
         shipped = [ship(fn, to.signer) for fn in described.functions]
         run = id or uuid.uuid4().hex
+        its_digest = "" if id is None else digest.of(data)
         queue = compiler.queue_of(described.spec.root, settings.queue)
         tracer = tracing.tracer()
         with tracer.submitting(run, described.spec.name) if tracer is not None else nullcontext():
@@ -84,11 +82,12 @@ class ClusterLauncher:
                 code={code.ref[2:]: code.blob for code in shipped if code.blob is not None},
                 input=raw,
                 queue=queue,
+                digest=its_digest,
             )
             # Those who trace messages see where it comes from.
             within = contextvars.copy_context()
         if not accepted.new:
-            _warn_of_differences(to, run, described, raw)
+            _refuse_differences(run, accepted, described.spec.name, its_digest)
         made = Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch, created=accepted.created)
         if accepted.waits:
             advance = partial(
@@ -127,27 +126,28 @@ def _is_id(value: object) -> bool:
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
-def _warn_of_differences(to: session.Session, run: str, described: describe.Described, raw: bytes) -> None:
-    """Say where a run that has the id already is not the one that was to be submitted."""
-    try:
-        before, its_raw = to.ledger.work(run), to.ledger.input(run, ROOT)
-        is_other_input = raw != its_raw and codec.decode(raw) != codec.decode(its_raw)
-    except errors.EgregoreError:  # it has expired since, or its server is away
+def _refuse_differences(run: str, existing: Accepted, workflow: str, its_digest: str) -> None:
+    """Raise `RunExists` where the run that has the id already is not the one that was to be submitted."""
+    differs = []
+    if existing.workflow != workflow:
+        differs.append("workflow")
+    # A run whose id was not chosen has no digest, nor has one that an earlier release submitted.
+    if existing.digest not in ("", its_digest):
+        differs.append("input")
+    if not differs:
         return
-    different = []
-    if before.spec != described.encoded:
-        names = (before.workflow, described.spec.name)
-        different.append(f"workflow ({names[0]!r}, not {names[1]!r})" if names[0] != names[1] else "workflow")
-    if is_other_input:
-        different.append("input")
-    if different:
-        log.warning(
-            "run %s exists already, with another %s; that run is returned, and nothing new is started. "
-            "Submit other work under another id",
-            run,
-            " and another ".join(different),
-            extra={"action": "submitted_again", "run_id": run},
-        )
+    what = f"run {run!r} exists already, with another {' and another '.join(differs)}"
+    asked = f", not {workflow!r}" if "workflow" in differs else ""
+    at = dt.datetime.fromtimestamp(existing.created / 1000, dt.UTC).isoformat(" ", "seconds")
+    raise errors.RunExists(
+        f"{what}: it is a run of workflow {existing.workflow!r}{asked}, submitted at {at}, and {existing.state}. "
+        f"Submit other work under another id; Run({run!r}) is the existing run",
+        run_id=run,
+        workflow=existing.workflow,
+        state=existing.state,
+        submitted=existing.created / 1000,
+        differs=differs,
+    )
 
 
 def _refuse_unserved(described: describe.Described, to: session.Session) -> None:

@@ -132,17 +132,23 @@ class Ledger:
         code: Mapping[str, bytes],
         input: bytes,
         queue: str,
+        digest: str = "",
     ) -> Accepted:
-        """Accept a run; where the id is taken already, nothing is changed.
+        """Accept a run; where the id is taken already, nothing is changed, and the answer is about the run that has it.
+
+        Args:
+            digest: of the input, to tell runs of the same id apart; "" where nobody else can choose the id.
 
         Raises:
             errors.BrokerFull: `NEARLY_FULL` of the server's memory are in use; the rest is for the runs that it has.
         """
         pairs = [part for item in code.items() for part in item]
         args: list[Any] = [NEARLY_FULL, self.keys.epoch, secrets.token_hex(8), work.workflow, work.spec]
-        args += [work.functions, work.queue, input, queue, int(self._retention * 1000), work.trace, *pairs]
-        new, epoch, waits, created = self._transition("submit", run, args)
-        return Accepted(bool(new), epoch.decode(), bool(waits), created)
+        args += [work.functions, work.queue, input, queue, int(self._retention * 1000), work.trace, digest, *pairs]
+        new, epoch, waits, created, workflow, its_digest, state = self._transition("submit", run, args)
+        return Accepted(
+            bool(new), epoch.decode(), bool(waits), created, workflow.decode(), its_digest.decode(), state.decode()
+        )
 
     def enter(
         self,

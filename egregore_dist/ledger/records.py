@@ -18,19 +18,25 @@ ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A run is there: ``new``, or it was before.
+    """The run that has an id after its submission: ``new``, or one that existed before.
 
     Attributes:
         new: whether this call accepted it.
         epoch: of the server's data.
         waits: whether it waits for its first lane.
         created: when it was submitted, in server milliseconds.
+        workflow: the name of its workflow.
+        digest: of its input; "" where none was stored.
+        state: its state.
     """
 
     new: bool
     epoch: str
     waits: bool
     created: int
+    workflow: str
+    digest: str
+    state: RunState
 
 
 @dataclass(frozen=True, slots=True)

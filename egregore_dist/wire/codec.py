@@ -201,7 +201,7 @@ def split(raw: bytes) -> Entries:
     return Entries(parts)
 
 
-def _encode_other(value: Any) -> Any:
+def replacement(value: Any) -> Any:
     """What to encode in place of ``value``, whose type msgspec does not know."""
     if isinstance(value, errors.BranchError):
         fields = _BranchErrorFields(
@@ -247,7 +247,7 @@ def _decode_extension(code: int, data: memoryview) -> Any:
     )
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_other)
+_encoder = msgspec.msgpack.Encoder(enc_hook=replacement)
 _decoder = msgspec.msgpack.Decoder(ext_hook=_decode_extension)
 _fields_decoder = msgspec.msgpack.Decoder(_BranchErrorFields, ext_hook=_decode_extension)
 _splitter = msgspec.msgpack.Decoder(list[msgspec.Raw] | dict[Any, msgspec.Raw], ext_hook=_decode_extension)

@@ -122,7 +122,11 @@ class Step(ABC):
 
         Args:
             data: the input.
-            id: the id of the run; the same id returns the same run. By default a new one.
+            id: the id of the run, by default a new one. If a run of this workflow's name and of an equal input has the
+                id, its handle is returned, and nothing new is started.
+
+        Raises:
+            RunExists: the id belongs to a run of another workflow name, or of another input.
         """
         return launcher.current().submit(self, data, id)
 

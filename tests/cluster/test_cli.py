@@ -73,6 +73,9 @@ def test_run_prints_the_value(local: LocalCluster) -> None:
 
     assert (done.returncode, json.loads(done.stdout)) == (0, 12)
     assert f"runs show {name}" in done.stderr
+    other = ask("run", f"{FLOWS}:flow", "--input", "[1]", "--id", name, env=environment(local))
+    assert (other.exit_code, other.stdout) == (codes.USAGE, "")
+    assert f"run '{name}' exists already, with another input" in one_line(other)
 
 
 def test_run_reads_its_input_from_a_file(local: LocalCluster, tmp_path: Path) -> None:

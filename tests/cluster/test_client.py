@@ -200,12 +200,12 @@ def test_another_process_finds_a_run_by_its_id(cluster: LocalCluster) -> None:
 
 
 def test_an_id_is_used_once(local: LocalCluster, tmp_path: Path) -> None:
-    """The same id again is the same run: it is not run again, whatever it is given."""
+    """The same id and input again are the same run: it is not run again."""
     path = tmp_path / "calls"
     first = noted.submit(str(path), id="used-once")
     second = noted.submit(str(path), id="used-once")
     first.result(timeout=10)
-    third = double.submit(5, id="used-once")
+    third = noted.submit(str(path), id="used-once")
 
     assert (first.id, second.result(), third.result()) == ("used-once",) * 3
     assert path.read_text().splitlines() == ["used-once"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import signal
@@ -24,6 +23,7 @@ from egregore_dist import (
     LocalCluster,
     ParallelExecutionError,
     ParallelTimeoutError,
+    RunExists,
     RunFailed,
     Sequence,
     connect,
@@ -598,23 +598,32 @@ def test_a_branch_of_a_map_names_its_node(local: LocalCluster) -> None:
 # At submit
 
 
-@pytest.mark.store_faults(unless="a full server is warned of, too, and lines of log are counted")
-def test_another_run_under_the_same_id_is_warned_of(local: LocalCluster, caplog: pytest.LogCaptureFixture) -> None:
-    """The same id returns the run that has it, and a log line says what was to be different."""
-    first = fine.submit({"a": 1, "b": 2}, id="same-id")
+def test_an_id_belongs_to_one_name_and_input(local: LocalCluster) -> None:
+    """Another name or input under an id that is taken is refused, and says what has it; the existing run goes on."""
+    first = fine.submit({"a": 1, "b": {1, 2}}, id="same-id")
     first.result(timeout=20)
-    with caplog.at_level(logging.WARNING, "egregore_dist"):
-        assert fine.submit({"b": 2, "a": 1}, id="same-id").result(timeout=20) == "fine"
-        assert caplog.records == []
-        fine.submit({"a": 2}, id="same-id")
-        parallel(fine).submit({"a": 1, "b": 2}, id="same-id")
-        fine.alias("other").submit(1, id="same-id")
 
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 3
-    assert "run same-id exists already, with another input;" in said[0]
-    assert "with another workflow ('fine', not 'parallel');" in said[1]
-    assert "with another workflow ('fine', not 'other') and another input;" in said[2]
+    assert fine.submit({"b": {2, 1}, "a": 1}, id="same-id").result(timeout=20) == "fine"
+    with pytest.raises(RunExists, match=r"'same-id' exists already, with another input: .* 'fine'") as refused:
+        fine.submit({"a": 2}, id="same-id")
+    assert (refused.value.run_id, refused.value.workflow, refused.value.state) == ("same-id", "fine", "succeeded")
+    assert refused.value.differs == ("input",)
+    with pytest.raises(
+        RunExists, match=r"with another workflow: it is a run of workflow 'fine', not 'parallel', .*Run"
+    ):
+        parallel(fine).submit({"a": 1, "b": {1, 2}}, id="same-id")
+    with pytest.raises(RunExists, match="with another workflow and another input"):
+        fine.alias("other").submit(1, id="same-id")
+    assert first.status == "succeeded"
+
+
+def test_changed_code_is_the_same_run(local: LocalCluster) -> None:
+    """A submission that is repeated after a deploy returns the run of the former code."""
+    assert (fine >> fine.alias("b")).alias("nightly").submit(1, id="deployed").result(timeout=20) == "fine"
+    again = (fine >> fine.alias("b") >> fine.alias("c")).alias("nightly").submit(1, id="deployed")
+
+    assert len([event for event in again.events() if event.type == "run.submitted"]) == 1
+    assert again.result(timeout=20) == "fine"
 
 
 @node

@@ -32,6 +32,7 @@ PUBLIC = {
     "ParallelTimeoutError",
     "Run",
     "RunCancelled",
+    "RunExists",
     "RunFailed",
     "RunLost",
     "RunNotFound",

@@ -14,7 +14,8 @@
 --   K             hash    state, workflow, spec, functions, created, ended, retention, epoch (see submit.lua), paused (since
 --                         when it is, server ms; an end takes it away), rested (ms between ends and retries),
 --                         ending (how it ends, once that is decided, and until all below it is closed), tidy ("<what> <cursor in K:blocks>": what is done to all its keys),
---                         series (see _counts.lua), retried (when it was last), trace (where it stands in a trace, if in any)
+--                         series (see _counts.lua), retried (when it was last), trace (where it stands in a trace, if in any),
+--                         digest (of its input, where its id was chosen)
 --   K:code        hash    digest -> signed code of the functions that travel by value
 --   K:blocks      set     every block of the run;  K:open  set  those that have not ended
 --   K:closing     zset    blocks that have ended badly, while those below them may not have been closed yet

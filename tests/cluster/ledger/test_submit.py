@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from egregore_dist import errors
-from egregore_dist.ledger import Ledger, Work
+from egregore_dist.ledger import Accepted, Ledger, Work
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import Play, numbers
 
 
 def test_a_run_is_accepted_once(ledger: Ledger) -> None:
-    """The same id again is answered with False, and changes nothing."""
+    """The same id again is answered with what the run is that has it, and changes nothing."""
     first = Work("first", b"spec", b"functions")
 
-    assert ledger.submit("order-42", first, code={"d": b"code"}, input=b"one", queue="q").new
-    assert not ledger.submit("order-42", Work("second", b"", b""), code={}, input=b"two", queue="q2").new
+    assert ledger.submit("order-42", first, code={"d": b"code"}, input=b"one", queue="q", digest="one").new
+    again = ledger.submit("order-42", Work("second", b"", b""), code={}, input=b"two", queue="q2", digest="two")
+    assert (again.new, again.workflow, again.digest, again.state) == (False, "first", "one", "pending")
     assert ledger.work("order-42") == replace(first, created=ledger.work("order-42").created)
     assert ledger.input("order-42", ROOT) == b"one"
     assert ledger.code("order-42", "d") == b"code"
     assert [run.id for run in ledger.runs()] == ["order-42"]
+
+
+def test_one_of_many_submissions_is_accepted(ledger: Ledger) -> None:
+    """Clients that use one id at the same time for different inputs: one run is accepted, and all hear which."""
+
+    def submitted(digest: str) -> Accepted:
+        return ledger.submit("shared", Work("w", b"", b""), code={}, input=digest.encode(), queue="q", digest=digest)
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(submitted, "abcdefgh"))
+
+    (winner,) = [digest for digest, answer in zip("abcdefgh", answers, strict=True) if answer.new]
+    assert {answer.digest for answer in answers} == {winner}
+    assert ledger.input("shared", ROOT) == winner.encode()
+
+
+def test_a_run_of_an_earlier_release_has_no_digest(play: Play) -> None:
+    """It was submitted without one: then nobody can say that its input is another one."""
+    again = play.ledger.submit(play.run, Work("flow", b"", b""), code={}, input=b"", queue="q", digest="some")
+
+    assert (again.new, again.digest) == (False, "")
 
 
 def test_a_run_that_is_not_new_may_wait_for_its_first_lane(play: Play) -> None:

@@ -1,0 +1,89 @@
+"""The digest of a value: the same in every process for values that are equal."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import hashlib
+import uuid
+from typing import Any
+
+import msgspec
+
+from egregore_dist.wire import codec
+
+_encoder = msgspec.msgpack.Encoder()
+_sorting_encoder = msgspec.msgpack.Encoder(order="sorted")
+_LEAVES = frozenset((str, int, float, bool, bytes, type(None), dt.datetime, dt.date, uuid.UUID, decimal.Decimal))
+_TEXT = frozenset((str,))
+
+
+def of(value: Any) -> str:
+    """The SHA-256, as hexadecimal text, of a value that `codec.encode` takes.
+
+    The order of a mapping's keys and of a set's items does not matter. An object has the digest of the mapping of its
+    fields. Values of different types are different: ``1``, ``1.0`` and ``True`` have three digests.
+    """
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    """MessagePack in a fixed order: the same bytes for equal values, other bytes for other values."""
+    if _is_plain(value):
+        return _sorting_encoder.encode(value)
+    if isinstance(value, dict):
+        return _mapping([(_canonical(key), _canonical(item)) for key, item in value.items()])
+    if isinstance(value, list | tuple):
+        return _encoder.encode([msgspec.Raw(_canonical(item)) for item in value])
+    if isinstance(value, set | frozenset):
+        return _encoder.encode([msgspec.Raw(item) for item in sorted(map(_canonical, value))])
+    fields = _fields(type(value))
+    if fields is not None:
+        return _canonical({name: getattr(value, name) for name in fields if hasattr(value, name)})
+    try:
+        return _encoder.encode(value)
+    except TypeError:
+        return _canonical(codec.replacement(value))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether msgspec orders ``value``: it does so for keys that are text, and not for every set."""
+    level = [value]
+    while level := [part for part in level if type(part) not in _LEAVES]:
+        for part in level:
+            if type(part) is dict:
+                if not _TEXT.issuperset(map(type, part)):
+                    return False
+            elif type(part) not in (list, tuple):
+                return False
+        level = [child for part in level for child in (part.values() if type(part) is dict else part)]
+    return True
+
+
+def _mapping(pairs: list[tuple[bytes, bytes]]) -> bytes:
+    ordered = sorted((_text_of(key), key, item) for key, item in pairs)
+    size = len(pairs)
+    if size < 16:
+        header = bytes((0x80 | size,))
+    else:
+        header = b"\xde" + size.to_bytes(2) if size < 2**16 else b"\xdf" + size.to_bytes(4)
+    return header + b"".join(key + item for _, key, item in ordered)
+
+
+def _text_of(key: bytes) -> bytes:
+    """The text of an encoded key, by which msgspec orders keys; of any other key what it is encoded as."""
+    if 0xA0 <= key[0] <= 0xBF:
+        return key[1:]
+    return key[{0xD9: 2, 0xDA: 3, 0xDB: 5}.get(key[0], 0) :]
+
+
+def _fields(kind: type) -> list[str] | None:
+    """The names of the fields that msgspec encodes; None of a type that has no fields."""
+    if issubclass(kind, msgspec.Struct):
+        return list(kind.__struct_fields__)
+    if dataclasses.is_dataclass(kind):
+        return [field.name for field in dataclasses.fields(kind)]
+    if hasattr(kind, "__attrs_attrs__"):
+        return [attribute.name for attribute in kind.__attrs_attrs__ if not attribute.name.startswith("_")]
+    return None
