@@ -11,7 +11,7 @@ from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff
 
 from egregore_dist import errors
 from egregore_dist.ledger import scripts
-from egregore_dist.ledger.connection import Refusals, reachable
+from egregore_dist.ledger.connection import Demoted, Refusals, reachable
 
 _T = TypeVar("_T")
 
@@ -92,6 +92,9 @@ class Calls:
                 return ask()
             except errors.BrokerFull as error:
                 self.refusals.tell(error)
+                if isinstance(error.__cause__, Demoted):
+                    # Redis-py has asked so often, each time on a new connection.
+                    raise
                 time.sleep(self._backoff.compute(failures))
         return ask()
 

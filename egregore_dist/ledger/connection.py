@@ -34,10 +34,14 @@ _REFUSALS = {
     "OOM": "its memory is full (maxmemory): raise the limit, or wait until finished runs have expired",
     "NEARLYFULL": "what is left of its memory (maxmemory) is kept for the results of the runs that it has: raise the "
     "limit, or wait until some have ended and expired",
-    "READONLY": "it is read-only, as a replica is: use the primary's address, or wait for the failover",
     "MISCONF": "it cannot write to its disk: make room there, and see the server's log",
-    "UNBLOCKED": "it has just become a replica: use the primary's address, or wait for the failover",
     "NOREPLICAS": "it has too few replicas that follow it (min-replicas-to-write)",
+}
+# How it says that it is a replica, or has just become one. The address may be that of another server since: each
+# connection that answers so is closed, and made anew.
+_DEMOTED = {
+    "READONLY": "it is read-only, as a replica is: use the primary's address, or wait for the failover",
+    "UNBLOCKED": "it has just become a replica: use the primary's address, or wait for the failover",
 }
 # How it says that it answers nobody for now, where redis-py does not know: it has run nothing of what it was asked for.
 _TURNS_AWAY = {
@@ -66,11 +70,15 @@ _OF_CLUSTERS = ("CROSSSLOT", "MOVED ", "ASK ", "Keys in request don't hash to th
 
 _NO_DATABASE = "DB index is out of range"
 
-_CODE = re.compile(rf"(?:^|[\s-])({'|'.join(_REFUSALS)})\s")
+_CODE = re.compile(rf"(?:^|[\s-])({'|'.join([*_REFUSALS, *_DEMOTED])})\s")
 
 
 class TurnedAway(redis.exceptions.ConnectionError):
     """The server is there, and answers nobody for now. To redis-py, Celery and kombu it is as good as not there."""
+
+
+class Demoted(TurnedAway):
+    """The server is a replica, and takes no write."""
 
 
 class _Sync:
@@ -122,6 +130,9 @@ def _pieces(part: Any) -> Iterable[Any]:
 
 
 def _raise_if_turned_away(error: redis.exceptions.ResponseError) -> None:
+    code = _code(error)
+    if code in _DEMOTED:
+        raise Demoted(_DEMOTED[code]) from error
     reason = turned_away(error)
     if reason is not None:
         raise TurnedAway(reason) from error
@@ -168,6 +179,8 @@ def reachable() -> Iterator[None]:
     """
     try:
         yield
+    except Demoted as error:
+        raise errors.BrokerFull(f"the server takes nothing more: {error}") from error
     except TurnedAway as error:
         raise errors.BrokerUnavailable(f"the ledger does not answer: {error}") from error
     except redis.exceptions.AuthenticationError as error:
@@ -222,14 +235,21 @@ def is_cluster_error(error: BaseException) -> bool:
 
 def refusal(error: BaseException) -> str | None:
     """Why the server takes no write, and what to do; None where the error says something else."""
-    if not isinstance(error, redis.exceptions.ResponseError):
-        return None
-    if isinstance(error, redis.exceptions.OutOfMemoryError):
-        return _REFUSALS["OOM"]
-    if isinstance(error, redis.exceptions.ReadOnlyError):
-        return _REFUSALS["READONLY"]
-    found = _CODE.search(str(error))
-    return _REFUSALS[found[1]] if found else None
+    return _REFUSALS.get(_code(error) or "")
+
+
+def _code(error: BaseException) -> str | None:
+    # Redis-py takes the code off some answers.
+    match error:
+        case redis.exceptions.OutOfMemoryError():
+            return "OOM"
+        case redis.exceptions.ReadOnlyError():
+            return "READONLY"
+        case redis.exceptions.ResponseError():
+            matched = _CODE.search(str(error))
+            return matched[1] if matched else None
+        case _:
+            return None
 
 
 class Refusals:

@@ -199,6 +199,20 @@ MUTATIONS = (
         tests=(f"{LEDGER}/test_slices.py",),
     ),
     Mutation(
+        name="a connection to a former primary is kept",
+        file="egregore_dist/ledger/connection.py",
+        old="    if code in _DEMOTED:\n",
+        new="    if False:\n",
+        tests=("tests/unit/ledger/test_connection.py",),
+    ),
+    Mutation(
+        name="a server that evicts keys holds a ledger",
+        file="egregore_dist/ledger/fitness.py",
+        old="    if evicts(said):\n",
+        new="    if False:\n",
+        tests=("tests/cluster/test_unfit_servers.py",),
+    ),
+    Mutation(
         name="a busy server's answer that comes raw",
         file="egregore_dist/ledger/connection.py",
         old='return _TURNS_AWAY["BUSY"] if str(error).startswith("BUSY ") else None',

@@ -82,6 +82,10 @@ class Proxy:
         before, _, rest = url.rpartition("@")
         return f"{before}@127.0.0.1:{self.port}/{rest.partition('/')[2]}"
 
+    def switch(self, port: int) -> None:
+        """Take new connections to another server, as an address does whose primary has changed; open ones stay."""
+        self._target = port
+
     def cut(self) -> None:
         """Reset every connection; new ones are let in."""
         self._do(self._each(lambda one, other: (_reset(one), _reset(other))))

@@ -45,6 +45,11 @@ class RedisServer:
         """End it by SIGKILL."""
         self._process.kill()
 
+    def follow(self, primary: RedisServer) -> None:
+        """Become a replica, and wait until all of the primary's data are here."""
+        self.client.replicaof("127.0.0.1", str(primary.port))
+        until(lambda: self.client.info("replication")["master_link_status"] == "up", what="the replica")
+
     def close(self) -> None:
         """End it, and the client."""
         self.client.close()

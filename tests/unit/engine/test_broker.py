@@ -8,7 +8,7 @@ from typing import Any
 import kombu
 import pytest
 from kombu.transport.pyamqp import Transport as Amqp
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import broker
@@ -52,10 +52,8 @@ def test_a_lost_connection_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) 
     ("error", "says"),
     [
         (OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), "memory is full"),
-        (ReadOnlyError("You can't write against a read only replica."), "read-only"),
         (ResponseError("MISCONF Errors writing to the AOF file: No space left on device"), "disk"),
         (ResponseError("NOREPLICAS Not enough good replicas to write."), "replicas"),
-        (ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed"), "replica"),
         (
             ResponseError("Error running script (call to f_1): @user_script:3: @user_script: 3: -OOM command not"),
             "full",

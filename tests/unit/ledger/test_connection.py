@@ -122,6 +122,31 @@ def test_a_server_that_cannot_be_used_is_named(answer: str, raw: bool, says: str
             assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "READONLY You can't write against a read only replica.",
+        "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+        "ERR Error running script (call to f_1): @user_script:3: -READONLY You can't write against a read only replica",
+    ],
+)
+def test_a_connection_to_a_replica_counts_as_lost(answer: str) -> None:
+    """So redis-py and kombu close it, and connect anew; a caller is told that the server takes no write."""
+
+    class Stub(redis.Connection):
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            raise error_of(answer)
+
+    class AsyncStub(redis.asyncio.Connection):
+        async def read_response(self, *args: Any, **options: Any) -> Any:
+            raise error_of(answer)
+
+    with pytest.raises(errors.BrokerFull, match=r"takes nothing more: it (is read-only|has just become)"), reachable():
+        outlasting(Stub)().read_response()
+    with pytest.raises(redis.exceptions.ConnectionError, match="replica"):
+        asyncio.run(outlasting(AsyncStub)().read_response())
+
+
 def test_a_busy_server_is_no_full_one() -> None:
     """What waits for room must not be told to make room."""
     assert refusal(error_of(BUSY)) is None
