@@ -1,24 +1,34 @@
 # Each goal sets up what it needs, once, in .venv.
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(PIP) --require-hashes
+EDITABLE := $(PIP) --no-deps --no-build-isolation --editable .
 SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 # Most tests wait most of their time; those of one file share clusters.
 PARALLEL := -n 3 --dist loadfile
+# Where pyenv keeps the interpreters that are not on the PATH.
+PYENV := $(shell ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[2-9]*/bin 2>/dev/null | tr '\n' ':')
 
 .NOTPARALLEL:
-.PHONY: help demo test soak lint mutants bench bench-peers clean
+.PHONY: help demo test test-versions test-all soak fuzz lint audit sbom pins mutants bench bench-peers clean
 
 help:
-	@echo "make demo    run a real job on two local workers"
-	@echo "make test    run the tests (ARGS='-k name' to choose)"
-	@echo "make soak    run workflows under faults for half an hour (ARGS='--seconds 300' for less)"
-	@echo "make lint    check style, types and layers"
-	@echo "make bench   print the figures"
-	@echo "make bench-peers  measure beside Dask, Ray, Prefect and others, into docs/benchmarks (half an hour)"
-	@echo "make mutants break the code in many ways, and see that a test fails each time"
-	@echo "make clean   remove all that make has made"
+	@echo "make demo           run a real job on two local workers"
+	@echo "make test           run the tests (ARGS='-k name' to choose)"
+	@echo "make test-versions  run the unit tests on the oldest dependencies and on each newer Python that is installed"
+	@echo "make test-all       run everything: long tests, all of the above, Celery's own tests, fuzzing, soak, mutants"
+	@echo "make soak           run workflows under faults for half an hour (ARGS='--seconds 300' for less)"
+	@echo "make fuzz           fuzz every decoder for an hour (ARGS='--seconds 60' for less)"
+	@echo "make mutants        break the code in many ways, and see that a test fails each time"
+	@echo "make lint           check style, types, layers, and for known security faults"
+	@echo "make audit          look the pinned dependencies up in the database of known vulnerabilities"
+	@echo "make sbom           write the software bill of materials of a worker, sbom.json (CycloneDX)"
+	@echo "make pins           pin the versions and hashes of dependencies (ARGS=--upgrade for the newest)"
+	@echo "make bench          print the figures"
+	@echo "make bench-peers    measure beside Dask, Ray, Prefect and others, into docs/benchmarks (half an hour)"
+	@echo "make clean          remove all that make has made"
 
 demo: $(VENV)/.demo
 	@$(BIN)/egregore-dist demo
@@ -26,14 +36,42 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
+test-versions: $(VENV)/.dev
+	@PATH="$(CURDIR)/$(BIN):$$PATH:$(PYENV)" tox run $(ARGS)
+
+test-all: $(VENV)/.dev
+	@EGREGORE_TEST_LONG=1 $(BIN)/python -m pytest $(PARALLEL)
+	@$(MAKE) --no-print-directory ARGS= test-versions mutants fuzz soak
+	@$(BIN)/python -m tests.celery_suite
+
 soak: $(VENV)/.dev
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+fuzz: $(VENV)/.dev
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/bandit --quiet --recursive --severity-level medium egregore_dist worker
+	@$(MAKE) --no-print-directory audit
+
+# An index without the database, or no network, is no fault of the code.
+audit: $(VENV)/.dev
+	@result=$$($(BIN)/pip-audit --progress-spinner off --require-hashes --disable-pip -r constraints.txt 2>&1) || \
+		case "$$result" in \
+			*"known vulnerabilit"*) echo "$$result"; exit 1 ;; \
+			*) echo "make: the database of known vulnerabilities cannot be reached" >&2; exit 0 ;; \
+		esac; \
+	case "$$result" in \
+		*"could not be audited"*) echo "make: the index has no data of known vulnerabilities for some packages" >&2 ;; \
+	esac
+
+sbom: $(VENV)/.dev
+	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements constraints-worker.txt \
+		--pyproject pyproject.toml --output-file sbom.json
 
 mutants: $(VENV)/.dev
 	@$(BIN)/python -m tests.mutants $(ARGS)
@@ -44,8 +82,18 @@ bench: $(VENV)/.dev
 bench-peers: $(VENV)/.dev
 	@$(BIN)/python -m bench.peers $(ARGS)
 
+# Each file holds versions and hashes alone: of all that is developed with, of the demo, and of a worker.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(ARGS)
+PINNED := --constraint constraints.txt
+pins: $(VENV)/.dev
+	@$(COMPILE) pyproject.toml deploy/build.in --extra dev --output-file constraints.txt
+	@$(COMPILE) pyproject.toml deploy/build.in --extra local $(PINNED) --output-file constraints-local.txt
+	@$(COMPILE) pyproject.toml $(PINNED) --output-file constraints-worker.txt
+	@$(COMPILE) deploy/build.in $(PINNED) --output-file constraints-build.txt
+
 clean:
-	@rm -rf $(VENV) bench/.venvs build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) bench/.venvs build dist sbom.json .tox .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+		.ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -63,12 +111,14 @@ $(VENV)/.created:
 	fi
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
+$(VENV)/.demo: pyproject.toml constraints-local.txt | $(VENV)/.created
 	@echo "Installing what the demo needs (once)"
-	@$(INSTALL) -e '.[local]'
+	@$(INSTALL) --requirement constraints-local.txt
+	@$(EDITABLE)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "Installing what development needs (once)"
-	@$(INSTALL) -e '.[local,dev]'
+	@$(INSTALL) --requirement constraints.txt
+	@$(EDITABLE)
 	@touch $(VENV)/.demo $@

@@ -14,9 +14,10 @@ from egregore_dist import LocalCluster
 from egregore_dist.cli import hooks, redact
 from tests.support.clusters import FAULTS, FAULTY, Clusters, brokers
 from tests.support.figures import MEASURED, SEED
+from tests.support.lengths import LONG
 
 # No deadline: the machine is shared, and slowness of one example says nothing.
-hypothesis.settings.register_profile("egregore", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("egregore", deadline=None, print_blob=True, max_examples=300 if LONG else 40)
 hypothesis.settings.load_profile("egregore")
 
 
@@ -34,6 +35,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("broker", [*brokers(), FAULTY] if is_marked else brokers(), indirect=True)
     if "local" in metafunc.fixturenames and is_marked:
         metafunc.parametrize("local", ["valkey", FAULTY], indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long versions unless they are asked for."""
+    left_out = [] if LONG else [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

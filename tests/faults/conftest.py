@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,10 +10,8 @@ import pytest
 
 from tests.support import watching
 from tests.support.figures import MEASURED, SEED
+from tests.support.lengths import LONG
 from tests.support.trial import Trial
-
-#: Runs the long version of what is sampled otherwise.
-LONG = bool(os.environ.get("EGREGORE_TEST_LONG"))
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -41,14 +38,6 @@ def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
         MEASURED.append(f"{request.node.name}: {text}")
 
     return note
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the long versions unless they are asked for."""
-    left_out = [] if LONG else [item for item in items if item.get_closest_marker("long")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -310,7 +310,7 @@ def test_envelopes_of_any_shape(guarded: Guarded, seed: str, long: bool) -> None
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=5000 if long else 800,
+        max_examples=5000 if long else 200,
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
         database=None,

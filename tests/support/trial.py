@@ -22,6 +22,7 @@ from egregore_dist.ledger import ENDED, Ledger
 from tests.support import history, work
 from tests.support.containers import DockerContainer
 from tests.support.history import Control, Execution, History, Left, Log, Seen
+from tests.support.lengths import LONG
 from tests.support.nodes import MARK, Nodes, ProcessContainer, ProcessNode, marked
 from tests.support.waiting import let_pass, until
 
@@ -85,9 +86,7 @@ class Trial:
         self.failed = False
         self.forgotten = 0
         # It takes seconds, and is the same in every test: one in eight does so, others with every seed.
-        self.stops_in_order = (
-            bool(os.environ.get("EGREGORE_TEST_LONG")) or random.Random(f"{seed} stop").random() < 1 / 8
-        )
+        self.stops_in_order = LONG or random.Random(f"{seed} stop").random() < 1 / 8
         self.folder = Path(tempfile.mkdtemp(prefix="egdtest-"))
         self._file = self.folder / "executions"
         self._log = Log(self._file)

@@ -13,10 +13,11 @@ import pytest
 from egregore_dist.ledger import ENDED, Ledger
 from egregore_dist.ledger.keys import ROOT
 from tests.cluster.ledger.play import Play, bad, ok
+from tests.support.lengths import LONG
 
 SEED = int(os.environ.get("EGREGORE_TEST_SEED") or random.SystemRandom().randrange(10**6))
-ORDERS, CHUNKS = 1000, 10
-AT_ONCE = 100
+ORDERS, CHUNKS = (1000, 10) if LONG else (150, 3)
+AT_ONCE = 100 if LONG else 30
 
 
 class Race:
