@@ -19,13 +19,16 @@ FOLDER = "_EGREGORE_BOARDS"
 _PREFIX = "egregore-boards-"
 
 
-def mine() -> Board:
-    """The board of this process: in the folder of the worker that started it, if there is one."""
+def path() -> Path | None:
+    """The file of this process's board: in the folder of the worker that started it, if there is one."""
     folder = os.environ.get(FOLDER)
-    if not folder:
-        return Board()
+    return Path(folder) / str(os.getpid()) if folder else None
+
+
+def mine() -> Board:
+    """The board of this process, which nobody reads if no worker has started it."""
     try:
-        return Board(Path(folder) / str(os.getpid()))
+        return Board(path())
     except OSError as error:
         # What there is of the file tells the worker that there will be none.
         log.warning("this process cannot be watched: %s", error, extra={"action": "no_board"})

@@ -13,6 +13,7 @@ from egregore_dist.workflow.context import Context
 
 _lock = threading.Lock()
 _lanes = 0
+_is_pool_process = False
 
 #: What a node knows of where it runs, the position of its branch, and when its run was submitted, server milliseconds.
 Here = tuple[Context, int, int]
@@ -29,8 +30,11 @@ def node() -> str | None:
 @contextmanager
 def lane() -> Iterator[None]:
     """Around what a lane does in this process."""
-    global _lanes
+    global _lanes, _is_pool_process
     with _lock:
+        if _lanes == 0:
+            # It is no daemon while it serves the lane.
+            _is_pool_process = process.current_process().daemon
         _lanes += 1
     try:
         yield
@@ -48,4 +52,4 @@ def caller() -> str | None:
     name = node()
     if name is not None:
         return f"node {name!r}"
-    return "a thread of a node" if _lanes and process.current_process().daemon else None
+    return "a thread of a node" if _lanes and _is_pool_process else None

@@ -19,7 +19,7 @@ import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
 from egregore_dist import errors
-from egregore_dist.engine import announce, leaving, others, publish, threads, traced, widths
+from egregore_dist.engine import announce, leaving, leftovers, others, publish, threads, traced, widths
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Again, Job, NodeTimeout, acall, call, raised
@@ -264,6 +264,7 @@ class Lane:
             while lease is not None:
                 execute = self._show if self._is_watched() else self._execute
                 end = execute(place, lease, batch)
+                leftovers.end()
                 if isinstance(end, Commit):
                     batch.add(end)
                 elif isinstance(end, Opened):
@@ -506,6 +507,8 @@ class Lane:
                 done, _ = await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 ends = [_end_of(task, tasks.pop(task)) for task in done]
                 commits = [end for end in ends if end is not None]
+                if not tasks:
+                    await self._aside(leftovers.end)
                 if place.left() == 0:
                     early = await self._aside(self._early, place)
                     self._runtime.board.serve(place.left(), loop=True)
@@ -522,6 +525,7 @@ class Lane:
                     leases = _agree(tasks, leases)
         finally:
             await self._end(tasks)
+            leftovers.end()
 
     def _aside(self, act: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         # Never on the loop's own executor: there, nodes may have filled every thread.

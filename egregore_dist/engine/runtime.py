@@ -16,7 +16,7 @@ from celery import Celery
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import boards
+from egregore_dist.engine import boards, leftovers
 from egregore_dist.engine.announce import Announcer
 from egregore_dist.engine.backoff import Backoffs
 from egregore_dist.engine.compile import Shape, shape
@@ -161,7 +161,8 @@ class Runtime:
             try:
                 self.board.load(branch, attempt, node)
                 blob = self.ledger.code(load.run, ref[2:]) if ref.startswith("v:") else None
-                loaded = self.loader.load(ref, blob)
+                with leftovers.kept():
+                    loaded = self.loader.load(ref, blob)
                 known = Callee(loaded.fn, Parameters.of(loaded.fn, loaded.hints))
             finally:
                 self.board.loaded()

@@ -13,7 +13,7 @@ from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import installed, tasks
+from egregore_dist.engine import installed, leftovers, tasks
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings
@@ -101,6 +101,7 @@ def run(
     name = _full_name(name)
     app = apps.make_app(settings)
     _install(app, settings=settings, owns=True, by_hand=concurrency is not None)
+    leftovers.own()
     argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]
     argv += [f"--concurrency={concurrency or 'auto'}", f"--queues={','.join(queues) or settings.queue}"]
     if events:

@@ -29,6 +29,7 @@ from egregore_dist.wire import failure
 from egregore_dist.wire.failure import Failure
 from egregore_dist.worker import shortage
 from egregore_dist.worker.heldup import HeldUp
+from egregore_dist.worker.orphans import Orphans
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ class Warden:
         self._dead: list[_Dead] = []
         self._ended: set[tuple[str, str]] = set()
         self._held_up = HeldUp()
+        self._orphans = Orphans()
         # Processes that could not make a board.
         self._unseen: set[int] = set()
         self._out_of_memory = _OutOfMemory()
@@ -151,6 +153,7 @@ class Warden:
             errors.BrokerUnavailable: the ledger cannot be reached; what it has to hear is told in a later round.
         """
         with self._lock:
+            self._orphans.round()
             self._find()
             self._out_of_memory.look()
             notes = [(child, note) for child in self._children.values() if (note := child.reader.read()) is not None]
@@ -325,6 +328,7 @@ class Warden:
             note = child.reader.read()
             if note is not None:
                 self._dead.append(self._died(child, _at_work(note, monotonic()), *ended))
+            self._orphans.died(child.reader.path)
             child.reader.close()
             child.reader.path.unlink(missing_ok=True)
             del self._children[child.pid]

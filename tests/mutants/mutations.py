@@ -50,6 +50,20 @@ MUTATIONS = (
         tests=("tests/unit/engine/test_lane.py",),
     ),
     Mutation(
+        name="what a branch started outlives it",
+        file="egregore_dist/engine/lane.py",
+        old="                leftovers.end()\n",
+        new="",
+        tests=("tests/faults/test_processes.py", "-k", "started_ends or begins_anew"),
+    ),
+    Mutation(
+        name="what a branch started outlives its process",
+        file="egregore_dist/worker/warden.py",
+        old="            self._orphans.died(child.reader.path)\n",
+        new="",
+        tests=("tests/faults/test_processes.py", "-k", "killed"),
+    ),
+    Mutation(
         name="a branch that counts, and its value is not there",
         file=f"{LUA}/serve.lua",
         old="redis.call('HSET', R, branch, payload)",
