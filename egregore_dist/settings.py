@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     secret: SecretStr | None = Field(None, description="Signs code that travels by value (HMAC-SHA256).")
     secret_file: Path | None = Field(None, description="A file, readable by its owner only, that holds the secret.")
     modules: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Modules a worker loads; '*' for any (embedded)."
+        (), description="Modules a worker loads: it serves their nodes."
     )
     labels: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="What a worker says of itself, key=value,...; see `labels=` of nodes."
@@ -91,6 +91,16 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("modules")
+    @classmethod
+    def _modules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value:
+            raise ValueError(
+                "'*' is not supported: name the modules whose nodes the worker serves. Clients and workers that share "
+                "EGREGORE_SECRET need no modules to be named"
+            )
+        return value
 
     @field_validator("labels")
     @classmethod

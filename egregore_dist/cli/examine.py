@@ -171,7 +171,7 @@ def judge_workers(workers: Sequence[Worker], settings: Settings, version: str) -
         checks.append(Check("queues", "problem", detail, cure))
     loaded = sorted({module for report in said for module in report.modules})
     nodes = {node for report in said for node in report.nodes}
-    known = f"{_listed('any (embedded)' if name == '*' else name for name in loaded) or 'none'}; {len(nodes)} nodes"
+    known = f"{_listed(loaded) or 'none'}; {len(nodes)} nodes"
     uneven = sorted(queue for queue, sets in modules.items() if len(sets) > 1)
     if uneven:
         detail = f"workers of queue {_listed(uneven)} load different modules ({known})"

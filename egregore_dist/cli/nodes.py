@@ -98,12 +98,11 @@ def functions_of(work: Work) -> set[tuple[str, str]]:
         msgspec.MsgspecError: another release wrote it.
         IndexError: the same.
     """
-    import msgspec
-
     from egregore_dist.engine.interpret import nodes as nodes_of
+    from egregore_dist.wire import code
     from egregore_dist.workflow import spec
 
-    functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
+    functions = code.decode_references(work.functions)
     return {(node.name, functions[node.function]) for node in nodes_of(spec.decode(work.spec).root)}
 
 

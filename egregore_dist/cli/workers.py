@@ -79,7 +79,7 @@ def _row(worker: probe.Worker, lanes: Sequence[AtBlock]) -> dict[str, Text]:
         "FREE MEMORY": show.text(f"{show.size(said.memory_available)} of {show.size(said.memory_total)}"),
         "QUEUES": show.text(", ".join(said.queues)),
         "HAS": show.text(", ".join((*said.labels, *_gpus(said.gpus))) or "-"),
-        "MODULES": show.text(", ".join("any" if name == "*" else name for name in said.modules) or "-"),
+        "MODULES": show.text(", ".join(said.modules) or "-"),
         "NODES": show.text(len(said.nodes)),
         "SEEN": show.text(f"{max(0.0, worker.age):.0f} s ago"),
     }

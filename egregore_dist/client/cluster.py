@@ -312,7 +312,6 @@ class LocalCluster:
         self.settings = base.model_copy(
             update={
                 "secret": base.secret or SecretStr(secrets.token_urlsafe(32)),
-                "modules": base.modules or ("*",),
                 # The ledger of a cluster that exists is not for a server of its own.
                 "ledger_url": base.ledger_url if {"broker_url", "ledger_url"} & self._given.keys() else None,
             }

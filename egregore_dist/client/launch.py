@@ -11,8 +11,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from egregore_dist import errors
 from egregore_dist.client import plans, session
 from egregore_dist.client.plans import BlockPlan
@@ -21,7 +19,7 @@ from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import inside, publish
 from egregore_dist.ledger import Accepted, Work
 from egregore_dist.wire import codec, digest, tracing
-from egregore_dist.wire.code import ship
+from egregore_dist.wire.code import encode_references, ship
 from egregore_dist.workflow import describe, names
 from egregore_dist.workflow.binding import Parameters
 from egregore_dist.workflow.launcher import Launcher
@@ -75,7 +73,7 @@ class ClusterLauncher:
                 Work(
                     workflow=described.spec.name,
                     spec=described.encoded,
-                    functions=msgspec.msgpack.encode([code.ref for code in shipped]),
+                    functions=encode_references([code.ref for code in shipped], to.signer),
                     queue=settings.queue,
                     trace=tracing.here(),
                 ),

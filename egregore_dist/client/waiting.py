@@ -12,6 +12,7 @@ from egregore_dist.ledger import Ledger, browse, waits
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.resources import chains, report
 from egregore_dist.settings import Settings
+from egregore_dist.wire import code
 from egregore_dist.workflow import spec
 
 
@@ -79,11 +80,12 @@ def _needs(raw: bytes, functions: bytes, queue: str, path: spec.Path | None) -> 
     """What each track of the block at a path needs; without a path, of the whole run, a block of one branch."""
     root = _root(raw)
     step = spec.SequenceSpec("", (root,)) if path is None else spec.step_at(root, path)
-    refs = msgspec.msgpack.decode(functions, type=tuple[str, ...])
+    # Any worker that shares the client's secret loads the modules of signed references by itself.
+    refs = () if code.is_signed(functions) else code.decode_references(functions)
     return tuple(_need(part, refs) for part in compiler.shape(step, queue).parts)
 
 
 def _need(part: compiler.Part, functions: tuple[str, ...]) -> why.Need:
-    refs = {functions[at] for chain in part.chains for at in chains.functions(chain)}
+    refs = {functions[at] for chain in part.chains for at in chains.functions(chain)} if functions else set()
     modules = frozenset(ref.split(":")[1] for ref in refs if ref.startswith("m:"))
     return why.Need(memory=part.memory, cpus=part.cpus, modules=modules)

@@ -419,7 +419,7 @@ def _reason(
 
 
 def _loads(said: Report, module: str) -> bool:
-    return any(listed == "*" or module == listed or module.startswith(f"{listed}.") for listed in said.modules)
+    return any(module == listed or module.startswith(f"{listed}.") for listed in said.modules)
 
 
 def _listed(names: Iterable[str]) -> str:

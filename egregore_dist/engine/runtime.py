@@ -30,7 +30,8 @@ from egregore_dist.ledger import Aside, Ledger, Work
 from egregore_dist.resources import gpus, needs, report
 from egregore_dist.resources.router import Cluster
 from egregore_dist.settings import Settings
-from egregore_dist.wire.code import Loader
+from egregore_dist.wire import registry
+from egregore_dist.wire.code import UNSIGNED, Loader
 from egregore_dist.wire.signing import Signer
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.binding import Parameters
@@ -61,7 +62,8 @@ class Callee:
 class Workload:
     """A run's workflow as this process executes it. ``shapes`` is shared by the runs of one spec.
 
-    ``trace``: where the run stands in a trace, or "". ``created``: when it was submitted, in server milliseconds.
+    ``refusal``: why the signature of ``functions`` was not accepted, None if it was. ``trace``: where the run stands in
+    a trace, or "". ``created``: when it was submitted, in server milliseconds.
     """
 
     run: str
@@ -70,6 +72,7 @@ class Workload:
     functions: tuple[str, ...]
     queue: str
     shapes: Shapes
+    refusal: str | None = UNSIGNED
     trace: str = ""
     created: int = 0
 
@@ -112,10 +115,10 @@ class Runtime:
         self.logbook = Logbook(self.ledger, settings)
         in_main = threading.current_thread() is threading.main_thread()
         self.learning = Learning(self.ledger, self.later, alone=in_main)
-        self.loader = Loader(signer(settings), settings.modules)
+        self.loader = Loader(signer(settings), registry.of(settings.modules).functions)
         self._specs: OrderedDict[tuple[str, bytes], tuple[spec.WorkflowSpec, Shapes]] = OrderedDict()
         self._workloads: OrderedDict[str, Workload] = OrderedDict()
-        self._callees: OrderedDict[str, Callee] = OrderedDict()
+        self._callees: OrderedDict[tuple[str, bool], Callee] = OrderedDict()
         self._cluster: tuple[float, Cluster] = (-_REPORTS_FRESH, Cluster())
         self._lock = threading.Lock()
 
@@ -136,10 +139,12 @@ class Runtime:
                 )
             known = (decoded, {})
             self._keep(self._specs, (work.queue, work.spec), known, _SPECS_KEPT)
-        functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
+        code = self.loader.references(work.functions)
         workflow, shapes = known
         queue = work.queue or self.settings.queue
-        made = Workload(run, work.workflow, workflow.root, functions, queue, shapes, work.trace, work.created)
+        made = Workload(
+            run, work.workflow, workflow.root, code.refs, queue, shapes, code.refusal, work.trace, work.created
+        )
         self._keep(self._workloads, run, made, _RUNS_KEPT)
         return made
 
@@ -155,18 +160,20 @@ class Runtime:
             errors.CodeError: this worker refuses it, or cannot load it.
         """
         ref = load.functions[function]
+        # What a signed run may name, another may not.
+        key = (ref, load.refusal is None)
         with self._lock:
-            known = self._callees.get(ref)
+            known = self._callees.get(key)
         if known is None:
             try:
                 self.board.load(branch, attempt, node)
                 blob = self.ledger.code(load.run, ref[2:]) if ref.startswith("v:") else None
                 with leftovers.kept():
-                    loaded = self.loader.load(ref, blob)
+                    loaded = self.loader.load(ref, blob, refusal=load.refusal)
                 known = Callee(loaded.fn, Parameters.of(loaded.fn, loaded.hints))
             finally:
                 self.board.loaded()
-            self._keep(self._callees, ref, known, 4 * _SPECS_KEPT)
+            self._keep(self._callees, key, known, 4 * _SPECS_KEPT)
         return known
 
     def cluster(self) -> Cluster:

@@ -15,6 +15,7 @@ from egregore_dist.ledger.openblocks import OpenBlock
 from egregore_dist.ledger.profiles import Profiles
 from egregore_dist.resources import chains, profile
 from egregore_dist.resources.chains import Chain
+from egregore_dist.wire import code
 from egregore_dist.workflow import spec
 
 # Blocks of which is kept what their branches execute, and runs whose specs are read at a time: the others next time.
@@ -88,7 +89,7 @@ def _chains_of(paths: Iterable[spec.Path], work: Work | None, default_queue: str
         return [{} for _ in paths]
     try:
         root = spec.decode(work.spec).root
-        functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
+        functions = code.decode_references(work.functions)
     except msgspec.MsgspecError:
         # It is of another release.
         return [{} for _ in paths]

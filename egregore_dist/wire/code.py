@@ -17,7 +17,7 @@ import threading
 import types
 import typing
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ CACHE_SIZE = 512
 """How many functions a `Loader` keeps."""
 
 _PURPOSE = "code"
+_REFERENCES = "references"
+UNSIGNED = "the client sent it without a signature"
 # ASCII alone, so that look-alikes are refused; names with two leading underscores are the interpreter's own.
 _NAME = r"(?!__)[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(rf"m:({_NAME}(?:\.{_NAME})*):({_NAME}(?:\.{_NAME})*)", re.ASCII)
@@ -69,6 +71,19 @@ class Loaded:
     hints: dict[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class References:
+    """The references to a run's functions, in the order of its spec.
+
+    Attributes:
+        refs: the references.
+        refusal: why their signature was not accepted; None if it was.
+    """
+
+    refs: tuple[str, ...]
+    refusal: str | None
+
+
 class _Package(msgspec.Struct, frozen=True, array_like=True):
     """What is signed: ``content`` is the pickle of (function, hints, annotations of its classes)."""
 
@@ -80,6 +95,8 @@ class _Package(msgspec.Struct, frozen=True, array_like=True):
 def ship(fn: Callable[..., Any], signer: signing.Signer) -> Shipped:
     """How ``fn`` travels: as a reference to its module, or else by value, signed.
 
+    Workers without the secret of this client accept a reference only if their `NodeRegistry` has it.
+
     Args:
         fn: a function, as the user wrote it.
         signer: signs what goes by value.
@@ -87,7 +104,7 @@ def ship(fn: Callable[..., Any], signer: signing.Signer) -> Shipped:
     Raises:
         CodeError: it must go by value, but there is no secret, or it cannot be pickled.
     """
-    ref = _reference(fn)
+    ref = reference(fn)
     if ref is not None:
         return Shipped(ref, None)
     name = _name_of(fn)
@@ -148,36 +165,76 @@ def _pickled(value: Any) -> bytes:
         return file.getvalue()
 
 
+def encode_references(refs: Sequence[str], signer: signing.Signer) -> bytes:
+    """A run's references as its record holds them: signed, if there is a secret."""
+    raw = msgspec.msgpack.encode(refs)
+    return signer.sign(_REFERENCES, raw) if signer.can_sign else raw
+
+
+def is_signed(raw: bytes) -> bool:
+    """Whether references were signed, by whomever."""
+    return signing.unverified(raw) is not None
+
+
+def decode_references(raw: bytes) -> tuple[str, ...]:
+    """The references that `encode_references` encoded, whoever signed them: to show, never to run.
+
+    Raises:
+        msgspec.MsgspecError: ``raw`` is something else.
+    """
+    try:
+        return msgspec.msgpack.decode(signing.unverified(raw) or raw, type=tuple[str, ...])
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
 class Loader:
     """Loads what `ship` shipped, and refuses the rest.
 
     Args:
-        signer: opens what came by value.
-        modules: the modules and packages whose functions may be named; ``"*"`` for any.
+        signer: opens what was signed.
+        functions: the functions that may be named without a signature, by reference; see `NodeRegistry`.
     """
 
-    def __init__(self, signer: signing.Signer, modules: tuple[str, ...]) -> None:
+    def __init__(self, signer: signing.Signer, functions: Mapping[str, Callable[..., Any]]) -> None:
         self._signer = signer
-        self._modules = modules
+        self._functions = functions
         self._known: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = threading.RLock()
 
-    def load_modules(self) -> None:
-        """Import every listed module.
+    def references(self, raw: bytes) -> References:
+        """Decode a run's references, and verify their signature.
 
         Raises:
-            CodeError: one cannot be imported.
+            msgspec.MsgspecError: ``raw`` was not made by `encode_references`.
         """
-        for module in self._modules:
-            if module != "*":
-                _import(module)
+        refs = decode_references(raw)
+        if not is_signed(raw):
+            return References(refs, UNSIGNED)
+        try:
+            self._signer.open(_REFERENCES, raw)
+        except errors.CodeError as refusal:
+            return References(refs, str(refusal))
+        return References(refs, None)
 
-    def load(self, ref: str, blob: bytes | None) -> Loaded:
+    def load(self, ref: str, blob: bytes | None = None, *, refusal: str | None = UNSIGNED) -> Loaded:
         """The function that ``ref`` names or ``blob`` holds; the most recent `CACHE_SIZE` are kept.
+
+        Args:
+            ref: the reference.
+            blob: the signed function, for a reference by value.
+            refusal: why the signature of the reference was not accepted. None if it was accepted: any function of a
+                module may be named then, since its signer could as well ship the function by value.
 
         Raises:
             CodeError: it is refused, or cannot be loaded; says why, and the cure.
         """
+        registered = self._functions.get(ref)
+        if registered is not None:
+            return Loaded(registered, None)
+        named = _REFERENCE.fullmatch(ref)
+        if named and refusal is not None:
+            raise errors.CodeError(_unregistered(named[1], named[2], refusal))
         with self._lock:
             loaded = self._known.get(ref)
             if loaded is None:
@@ -189,28 +246,10 @@ class Loader:
 
     def _load(self, ref: str, blob: bytes | None) -> Loaded:
         if match := _REFERENCE.fullmatch(ref):
-            return Loaded(self._imported(match[1], match[2]), None)
+            return Loaded(_imported(match[1], match[2]), None)
         if match := _VALUE.fullmatch(ref):
             return self._unpacked(match[1], blob)
         raise errors.CodeError(f"{ref!r:.200} is not a reference to code; it is refused.")
-
-    def _imported(self, module: str, qualname: str) -> Callable[..., Any]:
-        if not self._allows(module):
-            raise errors.CodeError(
-                f"function {qualname!r} of module {module!r} is refused: this worker does not load that module. "
-                f"Start it with: egregore-dist worker -m {module}"
-            )
-        fn = _resolve(_import(module), qualname)
-        # what a module merely imported, such as os.system, is not its own
-        if not callable(fn) or _identity(fn) != (module, qualname):
-            raise errors.CodeError(
-                f"module {module!r} has no function {qualname!r} of its own. "
-                "Do client and worker have the same version of it? Deploy it again and restart the workers."
-            )
-        return fn  # type: ignore[no-any-return]
-
-    def _allows(self, module: str) -> bool:
-        return any(listed == "*" or module == listed or module.startswith(f"{listed}.") for listed in self._modules)
 
     def _unpacked(self, digest: str, blob: bytes | None) -> Loaded:
         if blob is None:
@@ -238,7 +277,33 @@ class Loader:
         return Loaded(fn, annotations)
 
 
-def _reference(fn: Callable[..., Any]) -> str | None:
+def _imported(module: str, qualname: str) -> Callable[..., Any]:
+    """A function by its signed reference."""
+    fn = _resolve(import_module(module), qualname)
+    # what a module merely imported, such as os.system, is not its own
+    if not callable(fn) or _identity(fn) != (module, qualname):
+        raise errors.CodeError(
+            f"module {module!r} has no function {qualname!r} of its own. "
+            "Do client and worker have the same version of it? Deploy it again and restart the workers."
+        )
+    return fn  # type: ignore[no-any-return]
+
+
+def _unregistered(module: str, qualname: str, refusal: str) -> str:
+    """Why a function is refused that this worker has not registered, and the cures."""
+    if module in sys.modules:
+        why = f"it is no node of a module that this worker was started with ({refusal})"
+        cure = f"Decorate it with @node in module {module!r}, deploy that and start the workers with -m {module}"
+    else:
+        why = f"this worker does not load module {module!r} ({refusal})"
+        cure = f"Start it with: egregore-dist worker -m {module}"
+    return (
+        f"function {qualname!r} of module {module!r} is refused: {why}. "
+        f"{cure}; or set EGREGORE_SECRET to one value on clients and workers."
+    )
+
+
+def reference(fn: Callable[..., Any]) -> str | None:
     """The reference that leads to ``fn`` in any process that can import its module, or None."""
     module, qualname = _identity(fn)
     ref = f"m:{module}:{qualname}"
@@ -275,7 +340,12 @@ def _identity(fn: Any) -> tuple[str, str]:
     return str(getattr(fn, "__module__", None)), str(getattr(fn, "__qualname__", None))
 
 
-def _import(module: str) -> Any:
+def import_module(module: str) -> Any:
+    """Import a module.
+
+    Raises:
+        CodeError: it cannot be imported; says why.
+    """
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as cause:
@@ -324,7 +394,7 @@ def _annotations_of_classes(annotations: dict[str, Any]) -> list[tuple[type, dic
         pending.extend(typing.get_args(hint))
         # A generic class with its arguments stands for the class itself.
         hint = typing.get_origin(hint) or hint
-        if not isinstance(hint, type) or hint in found or _reference(hint) is not None:
+        if not isinstance(hint, type) or hint in found or reference(hint) is not None:
             continue
         own = inspect.get_annotations(hint)
         resolved = {name: kind for name, kind in leaves.hints_of(hint).items() if name in own}

@@ -61,6 +61,7 @@ _OURS: dict[str, type[errors.EgregoreError]] = {
         errors.BrokerFull,
         errors.NestedWaitError,
         errors.RunNotFound,
+        errors.RunExists,
         errors.WorkerNotFound,
         errors.RunFailed,
         errors.RunCancelled,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery.worker import state
 
 from egregore_dist.resources import fingerprint, needs, report, router
 from egregore_dist.resources.report import Report
+from egregore_dist.wire.registry import NodeRegistry
 from egregore_dist.worker import envelope
-from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.nodes import Node
 
 # Seconds after which a main loop that has not turned knows nothing of its processes.
@@ -136,37 +135,25 @@ def kind_of(pool: type[Any]) -> str:
     return pool.__module__.rpartition(".")[2]
 
 
-def nodes(modules: Iterable[str]) -> dict[str, str]:
-    """Names of the nodes and decisions that loaded modules hold, in order, with a hash of the code of each."""
-    found = {
-        value.name: value.fn
-        for module in modules
-        for value in vars(sys.modules.get(module, object)).values()
-        if isinstance(value, Node | Decision) and value.name is not None
-    }
+def nodes(registered: NodeRegistry) -> dict[str, str]:
+    """Names of the nodes and decisions that a worker serves, in order, with a hash of the code of each."""
+    found = {step.name: step.fn for step in registered}
     return {name: fingerprint.of(found[name]) for name in sorted(found)}
 
 
-def functions(modules: Iterable[str], said: Report, default_queue: str) -> tuple[str, ...]:
-    """References of the functions of those nodes in loaded modules whose branches a worker may run, as it says."""
+def functions(registered: NodeRegistry, said: Report, default_queue: str) -> tuple[str, ...]:
+    """References of the functions of those registered nodes whose branches a worker may run, as it says."""
     found = {
-        f"m:{value.fn.__module__}:{value.fn.__qualname__}"
-        for value in _nodes(modules)
-        if router.serves(said, _queue(value, default_queue))
+        f"m:{step.fn.__module__}:{step.fn.__qualname__}"
+        for step in registered
+        if isinstance(step, Node) and router.serves(said, _queue(step, default_queue))
     }
     return tuple(sorted(found))
 
 
-def queues(modules: Iterable[str], default_queue: str) -> frozenset[str]:
-    """The queues of the nodes in loaded modules, with what each needs of a worker."""
-    return frozenset(_queue(value, default_queue) for value in _nodes(modules))
-
-
-def _nodes(modules: Iterable[str]) -> Iterator[Node[Any, Any]]:
-    for module in modules:
-        for value in vars(sys.modules.get(module, object)).values():
-            if isinstance(value, Node):
-                yield value
+def queues(registered: NodeRegistry, default_queue: str) -> frozenset[str]:
+    """The queues of the registered nodes, with what each needs of a worker."""
+    return frozenset(_queue(step, default_queue) for step in registered if isinstance(step, Node))
 
 
 def _queue(value: Node[Any, Any], default_queue: str) -> str:

@@ -17,7 +17,7 @@ from egregore_dist.engine import installed, leftovers, tasks
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings
-from egregore_dist.wire.code import Loader
+from egregore_dist.wire import registry
 from egregore_dist.worker import admission, commands, guard, intake, naming, slots, steps, theirs, tuner
 from egregore_dist.workflow import names
 
@@ -55,7 +55,9 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
         settings = theirs.settings(app)
     theirs.register(app, owns=owns)
     settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
-    Loader(signer(settings), settings.modules).load_modules()
+    # Refused now, not when the first function by value arrives.
+    signer(settings)
+    registry.load(settings.modules)
     tasks.register(app, settings, owns=owns)
     steps.register(app, settings)
     guard.register(app, owns=owns)

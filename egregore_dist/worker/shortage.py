@@ -15,6 +15,7 @@ from egregore_dist.ledger.profiles import Profiles
 from egregore_dist.resources import needs, profile, report, router
 from egregore_dist.resources.profile import MOST_RESERVED, Profile
 from egregore_dist.resources.router import Cluster, Demand
+from egregore_dist.wire import code
 from egregore_dist.workflow import spec
 
 
@@ -51,7 +52,7 @@ def after(ledger: Ledger, note: Note, *, held: int, lasted: float, ttl: float) -
         top = spec.step_at(spec.decode(work.spec).root, path)
         if where.block != ROOT:
             top = spec.step_at(top, interpret.branch_path(top, (), branch))
-        functions = msgspec.msgpack.decode(work.functions, type=tuple[str, ...])
+        functions = code.decode_references(work.functions)
     except (errors.RunNotFound, msgspec.MsgspecError):
         # It has expired, or another release wrote it.
         return None

@@ -24,6 +24,7 @@ from egregore_dist.engine.control import STOPPING
 from egregore_dist.engine.queues import Queues
 from egregore_dist.resources import gpus, report
 from egregore_dist.settings import Settings
+from egregore_dist.wire import registry
 from egregore_dist.worker import atwork, consuming, envelope, naming, pool, warden
 from egregore_dist.worker.intake import Intake
 from egregore_dist.worker.lookout import OFTEN, Lookout
@@ -48,7 +49,8 @@ class Watch(Periodic):
         parent.egregore_warden = None
         parent.egregore_intake = self._intake = Intake(parent)
         leaving.tell(False)
-        # Before the pool has processes, since they look for it when they begin.
+        # Before the pool has processes: they inherit the registry, and look for the folder when they begin.
+        registry.of(parent.app.egregore_settings.modules)
         self._folder = self._make_folder() if pool.kind_of(parent.pool_cls) == "prefork" else None
 
     def interval(self) -> float:
@@ -151,8 +153,9 @@ class Heartbeat(Periodic):
             self._leaving = True
             atexit.register(self._leave, os.getpid())
         self._children = pool.Children(parent.pool)
-        self._nodes = pool.nodes(self.settings.modules)
-        self._asked = pool.queues(self.settings.modules, self.settings.queue)
+        registered = registry.of(self.settings.modules)
+        self._nodes = pool.nodes(registered)
+        self._asked = pool.queues(registered, self.settings.queue)
         self._gpus = gpus.said(self.settings.gpus)
         self._meter = report.Meter()
         self._life = naming.Life.begin()

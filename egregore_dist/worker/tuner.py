@@ -18,6 +18,7 @@ from egregore_dist.resources import capacity, report, router
 from egregore_dist.resources.report import Report
 from egregore_dist.resources.router import MEMORY_PER_NODE
 from egregore_dist.resources.steady import Number, Pressure
+from egregore_dist.wire import registry
 from egregore_dist.worker import pool
 from egregore_dist.worker.livepool import LivePool
 from egregore_dist.worker.periodic import Periodic
@@ -179,7 +180,7 @@ class Tuner(Periodic):
         self._largest.append(max(mine.children.values(), default=0) if is_prefork else 0)
         if time.monotonic() >= self._learned_at + _LEARN_EVERY:
             self._learned_at = time.monotonic()
-            functions = pool.functions(self.settings.modules, mine, self.settings.queue)
+            functions = pool.functions(registry.of(self.settings.modules), mine, self.settings.queue)
             known = self._profiles.read(functions) if functions else {}
             self._learned = capacity.memory_of_lane(known.values(), now)
         own = _own_memory() if is_prefork else 0

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from egregore_dist import (
@@ -23,6 +24,7 @@ from egregore_dist import (
     node,
     parallel,
 )
+from egregore_dist.client import launch
 from egregore_dist.client.processes import Process
 from egregore_dist.client.session import Session
 from egregore_dist.settings import Settings
@@ -119,7 +121,7 @@ def test_what_is_refused_in_a_sequence_is_named(guarded: Any) -> None:
 def test_a_module_that_was_not_loaded_is_refused(guarded: Any) -> None:
     """A worker refuses functions of modules that it was not told to load, and says how to load them."""
     with (
-        client(guarded, "same"),
+        client(guarded, "same", secret=None),
         pytest.raises(RunFailed, match=rf"module {__name__!r} is refused.*worker -m {__name__}") as caught,
     ):
         by_reference.submit(1).result(timeout=20)
@@ -127,12 +129,39 @@ def test_a_module_that_was_not_loaded_is_refused(guarded: Any) -> None:
     assert isinstance(caught.value.__cause__, errors.CodeError)
 
 
+def test_a_signed_reference_needs_no_module(guarded: Any) -> None:
+    """A worker imports the module of a signed reference by itself; another secret's reference is refused, and why."""
+    with client(guarded, "same"):
+        assert by_reference.submit(1).result(timeout=20) == 2
+    with client(guarded, "another"), pytest.raises(RunFailed, match=r"is refused.*signed with another secret"):
+        by_reference.submit(1).result(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("ref", "says"),
+    [
+        ("m:os:system", "'system' of module 'os' is refused"),
+        ("m:builtins:eval", "'eval' of module 'builtins' is refused"),
+        ("m:tests.support.work:__init__", "not a reference to code"),
+        ("m:tests.support.browser:page", "does not load module 'tests.support.browser'"),
+        ("m:tests.support.work:plaіn", "not a reference to code"),  # noqa: RUF001  # Cyrillic
+    ],
+)
+def test_s5_a_run_that_names_what_is_not_registered_is_refused(guarded: Any, ref: str, says: str) -> None:
+    """A run written by hand that names another function ends with the refusal; nothing is imported or called."""
+    with client(guarded, "none", secret=None), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "encode_references", lambda refs, signer: msgspec.msgpack.encode([ref]))
+        with pytest.raises(RunFailed, match=says) as caught:
+            by_reference.submit("touch /nowhere").result(timeout=20)
+
+    assert isinstance(caught.value.__cause__, errors.CodeError)
+
+
 def test_a_refusal_does_not_stop_the_worker(guarded: Any) -> None:
     """A worker that has refused code serves what it may."""
+    with client(guarded, "same", secret=None), pytest.raises(RunFailed):
+        by_reference.submit(1).result(timeout=20)
     with client(guarded, "same"):
-        with pytest.raises(RunFailed):
-            by_reference.submit(1).result(timeout=20)
-
         assert closure(1).submit(1).result(timeout=20) == 2
 
 

@@ -42,11 +42,12 @@ def test_a_worker_says_what_it_has(local: LocalCluster) -> None:
 
 
 def test_a_worker_says_which_code_it_has(local: LocalCluster) -> None:
-    """Nodes of loaded modules are named with a hash of their code; 'any module' names none."""
+    """Nodes of loaded modules are named with a hash of their code; a worker without modules names none."""
     from egregore_dist.cli import survey
+    from egregore_dist.wire import registry
     from egregore_dist.worker import pool
 
-    found = pool.nodes([survey.__name__])
+    found = pool.nodes(registry.NodeRegistry([survey.__name__]))
 
     assert list(found) == sorted(found)
     assert {"find_packages", "measure_file", "rank"} <= found.keys()

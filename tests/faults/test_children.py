@@ -59,7 +59,7 @@ def armed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(armed: Path) -> Iterator[LocalCluster]:
     """One worker of two processes, which reports rarely, and can be told to end them."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**RARE, kills.ARMED: str(armed), "EGREGORE_MODULES": "*,tests.support.kills"}.items():
+        for name, value in {**RARE, kills.ARMED: str(armed), "EGREGORE_MODULES": "tests.support.kills"}.items():
             patch.setenv(name, value)
         with LocalCluster(workers=1, concurrency=2) as cluster:
             yield cluster

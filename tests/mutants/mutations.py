@@ -506,4 +506,26 @@ MUTATIONS = (
         new="            for branch, raw in [*failures.items()][:1]\n        }\n",
         tests=("tests/cluster/test_engine.py::test_every_failure_that_is_known_is_told",),
     ),
+    Mutation(
+        name="S5: a worker imports whatever function an unsigned run names",
+        file="egregore_dist/wire/code.py",
+        old="        if named and refusal is not None:",
+        new="        if named and refusal is None:",
+        tests=("tests/unit/wire/test_code.py", "-k", "s5"),
+    ),
+    Mutation(
+        name="S5: every function of a module is registered",
+        file="egregore_dist/wire/registry.py",
+        old="        if isinstance(value, Step):\n            yield value\n",
+        new="        if isinstance(value, Step):\n            yield value\n"
+        "        elif callable(value) and not isinstance(value, type):\n            yield Node(value)\n",
+        tests=("tests/unit/wire/test_registry.py", "-k", "s5"),
+    ),
+    Mutation(
+        name="S5: references that were changed count as signed",
+        file="egregore_dist/wire/code.py",
+        old="            return References(refs, str(refusal))",
+        new="            return References(refs, None)",
+        tests=("tests/unit/wire/test_code.py", "-k", "s5"),
+    ),
 )

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egregore_dist import errors
-from egregore_dist.wire import code, signing
+from egregore_dist.wire import code, registry, signing
 from egregore_dist.workflow import nodes
 
 SIGNER = signing.Signer([b"the secret of these tests"])
@@ -39,6 +39,7 @@ import json
 from egregore_dist.workflow.nodes import node
 
 def plain(x): return x + 1
+def plain_helper(x): return x + 1
 
 @node
 def bare(x): return x + 2
@@ -77,6 +78,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "steps.py").write_text(MODULE)
+    (folder / "unused.py").write_text("from egregore_dist.workflow.nodes import node\n@node\ndef f(x): return x\n")
     (folder / "broken.py").write_text("import does_not_exist_anywhere")
     (folder / "leaving.py").write_text("raise SystemExit(3)")
     (folder / "__main__.py").write_text("def f(x): return x")
@@ -89,12 +91,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def loader(*modules: str, signer: signing.Signer = SIGNER) -> code.Loader:
-    return code.Loader(signer, modules)
+    return code.Loader(signer, registry.NodeRegistry(modules).functions)
 
 
-def journey(fn: Any, *modules: str) -> Any:
+def journey(fn: Any) -> Any:
     shipped = code.ship(fn, SIGNER)
-    return loader(*modules).load(shipped.ref, shipped.blob).fn
+    return loader().load(shipped.ref, shipped.blob).fn
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_functions_of_modules_go_by_reference(package: Any, name: str, ref: str,
     shipped = code.ship(fn, NOBODY)
 
     assert shipped == code.Shipped(f"m:shop.steps:{ref}", None)
-    loaded = loader("shop.steps", signer=NOBODY).load(shipped.ref, None)
+    loaded = loader().load(shipped.ref, None, refusal=None)
     assert loaded.fn(10) == result
     assert loaded.hints is None
 
@@ -142,7 +144,7 @@ def test_closures_go_by_value(package: Any) -> None:
 
 def test_bound_methods_and_partials_go_by_value(package: Any) -> None:
     """A method of an instance and a partial work like functions."""
-    assert journey(package.Tools().method, "shop")(10) == 10
+    assert journey(package.Tools().method)(10) == 10
     assert journey(functools.partial(package.plain, x=4))() == 5
 
 
@@ -228,24 +230,78 @@ def test_what_cannot_be_pickled_is_named() -> None:
         code.ship(holder, SIGNER)
 
 
-@pytest.mark.parametrize("modules", [("shop.steps",), ("shop",), ("*",), ("other", "shop")])
-def test_listed_modules_load(package: Any, modules: tuple[str, ...]) -> None:
-    """A module loads if it, its package, or any module is listed."""
-    assert loader(*modules).load("m:shop.steps:plain", None).fn is package.plain
+@pytest.mark.parametrize("modules", [("shop.steps",), ("shop",), ("other_shop", "shop")])
+def test_nodes_of_listed_modules_load(package: Any, modules: tuple[str, ...]) -> None:
+    """A node loads if its module is listed, or if a listed package holds its module and has imported it."""
+    if "other_shop" in modules:
+        sys.modules["other_shop"] = types.ModuleType("other_shop")
+    try:
+        assert loader(*modules).load("m:shop.steps:bare").fn is package.bare.fn
+    finally:
+        sys.modules.pop("other_shop", None)
 
 
-@pytest.mark.parametrize("modules", [(), ("shop.step",), ("shop.steps.more",), ("sho",), ("os",), ("",), ("shopping",)])
+@pytest.mark.parametrize("modules", [(), ("os",), ("shopping",)])
 def test_other_modules_are_refused(package: Any, modules: tuple[str, ...]) -> None:
-    """A module that is not listed is refused by name, with the command that lists it."""
-    with pytest.raises(errors.CodeError, match=r"'shop\.steps' is refused.*egregore-dist worker -m shop\.steps"):
-        loader(*modules).load("m:shop.steps:plain", None)
+    """A function of a module that is not listed is refused, with the command that lists it; it is not imported."""
+    del sys.modules["shop.steps"]
+    refused = r"'bare' of module 'shop\.steps' is refused.*egregore-dist worker -m shop\.steps; or set EGREGORE_SECRET"
+    with pytest.raises(errors.CodeError, match=refused):
+        loader(*modules).load("m:shop.steps:bare")
+
+    assert "shop.steps" not in sys.modules
 
 
-def test_a_module_is_not_imported_before_it_is_allowed(package: Any) -> None:
-    """A refused module is not even imported."""
-    with pytest.raises(errors.CodeError, match="refused"):
-        loader("shop").load("m:shopping:buy", None)
-    assert "shopping" not in sys.modules
+def test_a_function_that_is_no_node_is_refused_with_the_cure(package: Any) -> None:
+    """A plain function of a loaded module is refused by name: it is to be decorated, or the secret to be shared."""
+    refused = (
+        r"'plain_helper' of module 'shop\.steps' is refused: it is no node.*Decorate it with @node.*EGREGORE_SECRET"
+    )
+    with pytest.raises(errors.CodeError, match=refused):
+        loader("shop.steps").load("m:shop.steps:plain_helper")
+
+
+@pytest.mark.parametrize("signer", [SIGNER, NOBODY])
+def test_signed_references_open_with_their_secret_alone(signer: signing.Signer) -> None:
+    """References keep their order; their signature is accepted where the secret is known, and only there."""
+    refs = ("m:shop:a", "v:" + "0" * 64, "m:shop:b")
+    encoded = code.encode_references(refs, SIGNER)
+
+    opened = loader(signer=signer).references(encoded)
+
+    assert opened.refs == refs == code.decode_references(encoded)
+    assert (opened.refusal is None) == signer.can_sign
+
+
+@pytest.mark.parametrize("refs", [(), ("m:a:b",), ("m:a:b", "m:c:d", "m:e:f")])
+def test_references_without_a_secret_are_plain(refs: tuple[str, ...]) -> None:
+    """A client without a secret sends bare references, which no worker takes for signed ones."""
+    encoded = code.encode_references(refs, NOBODY)
+
+    assert msgspec.msgpack.decode(encoded) == list(refs)
+    assert loader().references(encoded) == code.References(refs, code.UNSIGNED)
+    assert not code.is_signed(encoded)
+
+
+@given(st.data())
+def test_s5_changed_references_are_not_accepted(data: st.DataObject) -> None:
+    """Whichever byte of signed references is changed, their signature is not accepted."""
+    encoded = bytearray(code.encode_references(("m:shop:a",), SIGNER))
+    encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        opened = loader().references(bytes(encoded))
+    except msgspec.MsgspecError:
+        return
+    assert opened.refusal is not None
+
+
+def test_s5_a_signature_for_another_purpose_is_not_accepted() -> None:
+    """A signed function cannot stand for signed references, nor another secret's references for ours."""
+    raw = msgspec.msgpack.encode(["m:os:getcwd"])
+
+    assert loader().references(SIGNER.sign("code", raw)).refusal is not None
+    forged = code.encode_references(["m:os:getcwd"], signing.Signer([b"a secret that is not ours"]))
+    assert loader().references(forged).refusal is not None
 
 
 @pytest.mark.parametrize(
@@ -253,6 +309,13 @@ def test_a_module_is_not_imported_before_it_is_allowed(package: Any) -> None:
     [
         "m:os:system",
         "m:builtins:eval",
+        "m:shop.steps:_private",
+        "m:shop.steps:redefined",
+        "m:shop.steps:Tools",
+        "m:shop.steps:Tools.static",
+        "m:shop.steps:Tools.made",
+        "m:shop.unused:f",
+        "m:shop.unused:g",
         "m:subprocess:run",
         "m:shop.steps:system",
         "m:shop.steps:os.system",
@@ -291,26 +354,39 @@ def test_a_module_is_not_imported_before_it_is_allowed(package: Any) -> None:
         "",
     ],
 )
-def test_bad_references_are_refused(package: Any, ref: str) -> None:
-    """What is not a function of a listed module's own, under its own name, is refused."""
+def test_s5_what_is_not_registered_is_refused(package: Any, ref: str) -> None:
+    """A reference that is no registered node's is refused, and nothing is imported for it."""
+    refusing = loader("shop")
+    imported = set(sys.modules)
     with pytest.raises(errors.CodeError):
-        loader("shop").load(ref, None)
+        refusing.load(ref)
+
+    assert set(sys.modules) == imported
 
 
 @pytest.mark.parametrize("ref", ["m:__main__:f", "m:os:system", "m:shop.__main__:f", "m:json:codecs.open"])
-def test_even_a_worker_of_any_module_refuses(package: Any, ref: str) -> None:
-    """Where any module is allowed, __main__ and what a module only imported are refused still."""
+def test_signed_references_name_functions_of_their_own_module(package: Any, ref: str) -> None:
+    """Under a signature too, __main__ and what a module only imported are refused."""
     with pytest.raises(errors.CodeError):
-        loader("*").load(ref, None)
+        loader().load(ref, refusal=None)
+
+
+def test_s5_a_signed_reference_opens_nothing_for_others(package: Any) -> None:
+    """What was loaded for a signed run is still refused to an unsigned one."""
+    shared = loader("shop.steps")
+    assert shared.load("m:shop.steps:_private", refusal=None).fn(1) == 7
+
+    with pytest.raises(errors.CodeError, match="no node"):
+        shared.load("m:shop.steps:_private")
 
 
 @given(st.text())
 def test_any_reference_is_refused_or_found(ref: str) -> None:
     """No text as a reference ends in another error than CodeError."""
     with pytest.raises(errors.CodeError):
-        loader("shop").load(ref, None)
+        loader().load(ref, refusal=None)
     with pytest.raises(errors.CodeError):
-        loader("shop").load(f"m:shop:{ref}", None)
+        loader().load(f"m:shop:{ref}")
 
 
 @pytest.mark.parametrize(
@@ -324,14 +400,14 @@ def test_any_reference_is_refused_or_found(ref: str) -> None:
 def test_a_failing_import_is_named(package: Any, module: str, cause: str) -> None:
     """A module that cannot be imported says so and why, when it is used and when a worker starts."""
     with pytest.raises(errors.CodeError, match=f"module '{module}' cannot be imported: {cause}"):
-        loader("shop").load(f"m:{module}:f", None)
+        loader().load(f"m:{module}:f", refusal=None)
     with pytest.raises(errors.CodeError, match=f"module '{module}' cannot be imported: {cause}"):
-        loader("shop", module).load_modules()
+        loader("shop", module)
 
 
 def test_modules_are_loaded_at_start(package: Any) -> None:
-    """A worker imports each listed module when it starts; any module means none."""
-    loader("*", "shopping").load_modules()
+    """A worker imports each listed module when it starts."""
+    registry.load(["shopping"])
 
     assert "shopping" in sys.modules
 
@@ -422,7 +498,7 @@ def test_an_unsigned_pickle_does_nothing(tmp_path: Path) -> None:
         SIGNER.sign("code", pickled),
     ):
         with pytest.raises(errors.CodeError, match="is refused"):
-            loader("*").load(f"v:{hashlib.sha256(blob).hexdigest()}", blob)
+            loader().load(f"v:{hashlib.sha256(blob).hexdigest()}", blob)
 
     assert not mark.exists()
 
@@ -465,4 +541,4 @@ def test_a_missing_import_is_named(package: Any) -> None:
 def test_library_functions_go_by_reference() -> None:
     """A function of the standard library is named, where its own module is the one it says."""
     assert code.ship(json.loads, NOBODY).ref == "m:json:loads"
-    assert loader("json").load("m:json:loads", None).fn is json.loads
+    assert loader().load("m:json:loads", refusal=None).fn is json.loads

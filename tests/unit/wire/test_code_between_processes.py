@@ -26,11 +26,11 @@ WORKER = """
 import sys, msgspec
 from egregore_dist.wire import code, codec, signing
 from egregore_dist.workflow import hints
-loader = code.Loader(signing.Signer.from_text(SECRET), ("steps",))
+loader = code.Loader(signing.Signer.from_text(SECRET), {})
 shipped = msgspec.msgpack.decode(open(sys.argv[1], "rb").read())
 def call(name, value):
     ref, blob = shipped[name]
-    loaded = loader.load(ref, blob)
+    loaded = loader.load(ref, blob, refusal=None)
     resolved = hints.hints_of(loaded.fn) if loaded.hints is None else loaded.hints
     (annotation, *_) = [hint for key, hint in resolved.items() if key != "return"]
     return loaded.fn(codec.convert(codec.decode(codec.encode(value, where="a test")), annotation, "a test"))

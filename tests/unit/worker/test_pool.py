@@ -14,6 +14,7 @@ from celery.worker import state
 
 from egregore_dist import node
 from egregore_dist.resources.report import Report
+from egregore_dist.wire import registry
 from egregore_dist.worker import pool
 
 GIB = 2**30
@@ -143,7 +144,7 @@ def test_a_worker_is_weighed_by_what_it_may_run(monkeypatch: pytest.MonkeyPatch)
         said = Report(
             worker="w", host="a", pid=1, slots=8, memory_available=memory, memory_total=memory, **(values | more)
         )
-        return [each.rpartition(".")[2] for each in pool.functions(("flows", "gone"), said, "home")]
+        return [each.rpartition(".")[2] for each in pool.functions(registry.NodeRegistry(["flows"]), said, "home")]
 
     assert counted(8 * GIB) == ["light"]
     assert counted(16 * GIB) == ["heavy", "light"]
