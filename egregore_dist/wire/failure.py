@@ -61,7 +61,6 @@ _OURS: dict[str, type[errors.EgregoreError]] = {
         errors.BrokerFull,
         errors.NestedWaitError,
         errors.RunNotFound,
-        errors.RunExists,
         errors.WorkerNotFound,
         errors.RunFailed,
         errors.RunCancelled,

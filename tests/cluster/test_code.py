@@ -122,7 +122,7 @@ def test_a_module_that_was_not_loaded_is_refused(guarded: Any) -> None:
     """A worker refuses functions of modules that it was not told to load, and says how to load them."""
     with (
         client(guarded, "same", secret=None),
-        pytest.raises(RunFailed, match=rf"module {__name__!r} is refused.*worker -m {__name__}") as caught,
+        pytest.raises(RunFailed, match=rf"module {__name__!r} is refused.*-m {__name__}") as caught,
     ):
         by_reference.submit(1).result(timeout=20)
 

@@ -538,7 +538,13 @@ def test_other_names_stay_text(name: str) -> None:
 
 def test_every_error_of_one_message_is_rebuilt() -> None:
     """Each class of errors.py either builds from one message, or is known to need more."""
-    more = {errors.ParallelExecutionError, errors.ParallelTimeoutError, errors.BranchError, errors.RemoteError}
+    more = {
+        errors.ParallelExecutionError,
+        errors.ParallelTimeoutError,
+        errors.BranchError,
+        errors.RemoteError,
+        errors.RunExists,
+    }
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, Exception):
             back = failure.rebuild(failure.Failure(type=f"{kind.__module__}.{kind.__qualname__}", message="m"))
