@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     thread_width: int = Field(
         32,
         gt=0,
-        description="Branches that wait for others, which one lane runs at a time on threads; 1 for none.",
+        description="Branches of sync nodes with io=True that one lane runs at a time on threads; 1 for none.",
     )
     tune: bool = Field(
         True,

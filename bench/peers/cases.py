@@ -161,7 +161,7 @@ def _waiting() -> Iterator[Case]:
         name="blocking",
         workload="waiting",
         title="100 branches of `time.sleep(0.1)`, second run",
-        work=Work(function="doze", item=0.1, count=100),
+        work=Work(function="doze", item=0.1, count=100, io=True),
         warm=1,
         x=0,
     )
@@ -176,7 +176,7 @@ def _waiting() -> Iterator[Case]:
         name="http",
         workload="waiting",
         title=f"100 requests to a web server that answers after {ANSWER_AFTER * 1000:.0f} ms",
-        work=Work(function="fetch", item=PAGE, count=100),
+        work=Work(function="fetch", item=PAGE, count=100, io=True),
         repeats=2,
         warm=1,
         x=2,

@@ -47,6 +47,7 @@ class Work:
         item: the input of each of them.
         items: where they differ, the input of each.
         cap: how many may run at a time.
+        io: whether the branches mostly wait, where a peer wants that declared.
     """
 
     kind: Literal["each", "share", "nest"] = "each"
@@ -55,6 +56,7 @@ class Work:
     item: Any = 1
     items: list[Any] | None = None
     cap: int | None = None
+    io: bool = False
     size: int = 0
     depth: int = 0
     fan: int = 2

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from egregore_dist.cli import show, target
+from egregore_dist.cli import redact, show, target
 
 if TYPE_CHECKING:
     from egregore_dist.ledger import Ledger, Work
@@ -21,28 +21,44 @@ _DIGEST = 12
 _SHOWN = 3
 
 
+class Called(NamedTuple):
+    """A node of a workflow, and the function that it calls.
+
+    Attributes:
+        name: of the node.
+        function: the reference of its function.
+        may_share: whether it could run on threads if it declared ``io=True``.
+    """
+
+    name: str
+    function: str
+    may_share: bool
+
+
 @click.command()
 @show.as_json
 @target.options
 def nodes(wants_json: bool) -> None:
     """List what is learned of nodes, by the function that each calls: those that take longest in all first.
 
-    What is old counts less, and p50 and p95 are at most 19 % too high. CPU, memory and results are told where they
-    could be measured.
+    Recent executions count more. p50 and p95 are within 3 % of what was measured. CPU, memory and results are shown
+    where they could be measured. Below the table: the nodes that mostly wait, and what io=True would do for them.
 
     JSON keys: nodes, a list of names (of the nodes that call it, in the newest runs), function, executions (aged),
     wall, cpu (seconds), memory, result (bytes), each with mean, p50, p95, or null; reserved (bytes,
-    where it ran out of memory, else 0), learned (ISO 8601, UTC).
+    where it ran out of memory, else 0), learned (ISO 8601, UTC), advice (what io=True would do for it, or null).
     """
     from egregore_dist.ledger.profiles import Profiles
 
-    ledger = target.ledger()
+    session = target.session()
+    ledger, most = session.ledger, session.settings.thread_width
     known = Profiles(ledger).everything()
-    names = _names(ledger) if known else {}
+    called = _called(ledger) if known else {}
     found = sorted(known.items(), key=lambda entry: (-entry[1].seconds, entry[0]))
     if wants_json:
         now = ledger.now()
-        show.print_json({"nodes": [as_json(function, profile, names, now) for function, profile in found]})
+        rows = [as_json(function, profile, called.get(function, ()), now, most) for function, profile in found]
+        show.print_json({"nodes": rows})
         return
     if not found:
         click.echo("nothing is learned yet: it comes with the first executions", err=True)
@@ -60,20 +76,24 @@ def nodes(wants_json: bool) -> None:
             _quantile(profile.memory, 0.95, show.size),
             _quantile(profile.size, 0.95, show.size),
             f"{show.duration(max(0.0, seconds - profile.at / 1000))} ago",
-            show.text(_some(sorted(names.get(function, ())))),
+            show.text(_some(sorted({node.name for node in called.get(function, ())}))),
         )
     show.print_table(table)
+    for function, profile in found:
+        if (sentence := advised(called.get(function, ()), profile, most)) is not None:
+            click.echo(redact.clean(f"{function_name(function)}: {sentence}"))
 
 
-def as_json(function: str, profile: Profile, names: Mapping[str, Iterable[str]], now: int) -> dict[str, Any]:
+def as_json(function: str, profile: Profile, called: Collection[Called], now: int, most: int) -> dict[str, Any]:
     """What is learned of a function as JSON.
 
     Args:
-        names: those of nodes, by function.
+        called: the nodes that call it.
         now: the server's time, in milliseconds.
+        most: how many branches a lane may run at a time on threads.
     """
     return {
-        "names": sorted(names.get(function, ())),
+        "names": sorted({node.name for node in called}),
         "function": function_name(function),
         "executions": profile.count,
         "wall": _amounts(profile.wall),
@@ -82,7 +102,22 @@ def as_json(function: str, profile: Profile, names: Mapping[str, Iterable[str]],
         "result": _amounts(profile.size),
         "reserved": profile.reserved_at(now),
         "learned": show.moment(profile.at / 1000),
+        "advice": advised(called, profile, most),
     }
+
+
+def advised(called: Collection[Called], profile: Profile, most: int) -> str | None:
+    """What ``io=True`` would do for the nodes that call a function, or None.
+
+    Args:
+        called: these nodes.
+        profile: what is learned of the function.
+        most: how many branches a lane may run at a time on threads.
+    """
+    from egregore_dist.client import advice
+
+    names = sorted({node.name for node in called if node.may_share})
+    return advice.of_function(names, profile, most) if names else None
 
 
 def function_name(reference: str) -> str:
@@ -91,34 +126,38 @@ def function_name(reference: str) -> str:
     return rest if kind == "m" else f"by value, {rest[:_DIGEST]}"
 
 
-def functions_of(work: Work) -> set[tuple[str, str]]:
-    """The names of a run's nodes, each with the function that it calls.
+def functions_of(work: Work) -> set[Called]:
+    """The nodes of a run.
 
     Raises:
         msgspec.MsgspecError: another release wrote it.
         IndexError: the same.
     """
+    from egregore_dist.client import advice
     from egregore_dist.engine.interpret import nodes as nodes_of
     from egregore_dist.wire import code
     from egregore_dist.workflow import spec
 
     functions = code.decode_references(work.functions)
-    return {(node.name, functions[node.function]) for node in nodes_of(spec.decode(work.spec).root)}
+    root = spec.decode(work.spec).root
+    candidates = [each for _, block in spec.blocks(root) for each in advice.candidates(block, work.queue)]
+    may_share = {name for each in candidates for name in each.names}
+    return {Called(node.name, functions[node.function], node.name in may_share) for node in nodes_of(root)}
 
 
-def _names(ledger: Ledger) -> dict[str, set[str]]:
-    """The names of the nodes that call a function, by its reference, as the newest runs have them."""
+def _called(ledger: Ledger) -> dict[str, set[Called]]:
+    """The nodes that call a function, by its reference, as the newest runs have them."""
     import msgspec
 
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[Called]] = {}
     seen: set[bytes] = set()
     for work in ledger.works([record.id for record in ledger.runs(RUNS_READ)]).values():
         if (known := work.spec + work.functions) in seen:
             continue
         seen.add(known)
         try:
-            for name, function in functions_of(work):
-                found.setdefault(function, set()).add(name)
+            for node in functions_of(work):
+                found.setdefault(node.function, set()).add(node)
         except (msgspec.MsgspecError, IndexError):
             # Another release wrote it.
             continue

@@ -31,7 +31,8 @@ def plan(workflow: str, items: int, wants_json: bool) -> None:
     memory; null where one branch runs at a time), lease, bound (what keeps the lanes from being more), wanted, workers,
     slots, cores (how many of those have the cores and GPUs), room (lanes that memory has room for), fitting (lanes
     that have all of these, machine by machine), memory_available, memory_per_node (bytes), memory_from, cpus, gpus,
-    labels, learned: executions, wall, cpu, waits (for others; seconds), memory, reserved (bytes).
+    labels, learned: executions, wall, cpu, waits (for others; seconds), memory, reserved (bytes); and advice: a list of
+    what io=True would do for nodes that mostly wait.
     """
     from egregore_dist.client import plans
     from egregore_dist.workflow.describe import describe
@@ -59,4 +60,5 @@ def _block(found: BlockPlan) -> dict[str, Any]:
         "workers": found.plan.workers,
         "slots": found.plan.slots,
         "tracks": found.plan.tracks,
+        "advice": found.advice,
     }

@@ -120,7 +120,8 @@ def report(run_id: str, wants_markdown: bool, file: str | None, wants_json: bool
     durations: count, total, min, mean, p95, max (seconds), measured, cpu (seconds), memory (bytes); parts (as
     durations); nodes: a list of name, executions; blocks: a list of name, path, opened, branches, ok, failed, stopped,
     took (as durations), executions; workers: a list of name, executions, busy; critical_path: a list of block, name,
-    branch, worker, waited, ran, cpu, memory, nodes; retries: count, kept, saved; partial.
+    branch, worker, waited, ran, cpu, memory, nodes; retries: count, kept, saved; advice: a list of what io=True would
+    do for nodes that mostly wait; partial.
     """
     if wants_markdown + wants_json + (file is not None) > 1:
         raise Quit(codes.USAGE, "--json, --markdown and --html exclude each other")

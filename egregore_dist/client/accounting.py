@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from egregore_dist import errors
-from egregore_dist.client import executed, gantt, naming, parts, stored, svg
+from egregore_dist.client import advice, executed, gantt, naming, parts, stored, svg
 from egregore_dist.client.parts import Part
 from egregore_dist.client.runreport import (
     BlockReport,
@@ -38,8 +38,11 @@ Name = Callable[[str, int], str]
 Attempts = Mapping[tuple[str, int], Sequence[Attempt]]
 
 
-def of_run(ledger: Ledger, run: str) -> RunReport:
+def of_run(ledger: Ledger, run: str, *, thread_width: int) -> RunReport:
     """The report of a run as it stands now.
+
+    Args:
+        thread_width: how many branches a lane may run at a time on threads.
 
     Raises:
         errors.RunNotFound: there is no such run.
@@ -67,6 +70,7 @@ def of_run(ledger: Ledger, run: str) -> RunReport:
         root=root,
         names=_namer(ledger, run, root, [whole, *found.shown]),
         now=ledger.now() / 1000,
+        advised=() if root is None else advice.of_run(ledger, run, thread_width),
     )
 
 
@@ -93,6 +97,7 @@ def account(
     root: spec.StepSpec | None,
     names: Name,
     now: float,
+    advised: tuple[str, ...] = (),
 ) -> RunReport:
     """The report of a run, from what was read of it.
 
@@ -104,6 +109,7 @@ def account(
         root: its workflow, or None where that cannot be read.
         names: the name of a branch, by block and position.
         now: the server's time, in seconds.
+        advised: what is advised for its nodes.
     """
     end = record.ended or now
     has_blocks = bool(opened)
@@ -139,6 +145,7 @@ def account(
         critical_path=tuple(critical_path(timeline, record.workflow, ways, names, now)),
         retries=retries(timeline, now),
         partial=timeline.partial or len(blocks) < opened,
+        advice=advised,
         timeline=chart or "",
     )
 

@@ -57,6 +57,8 @@ def markdown(report: RunReport) -> str:
         lines.append(_row("---" if number < table.texts else "---:" for number in range(len(table.columns))))
         lines += [_row(map(_escaped, row)) for row in table.shown()]
         lines += ["", table.hint] if table.hint else []
+    if report.advice:
+        lines += ["", "## Advice", "", *(f"- {_escaped(sentence)}" for sentence in report.advice)]
     if report.partial:
         lines += ["", f"*{_PARTIAL}*"]
     return "\n".join(lines) + "\n"
@@ -76,6 +78,8 @@ def html(report: RunReport) -> str:
     for table in _tables(report):
         parts += [svg.tag("h2", table.title), svg.tag("div", _html(table), class_="wide", tabindex="0")]
         parts += [svg.tag("p", table.hint, class_="hint")] if table.hint else []
+    if report.advice:
+        parts += [svg.tag("h2", "Advice"), svg.tag("ul", *(svg.tag("li", sentence) for sentence in report.advice))]
     style = (resources.files("egregore_dist.client") / "report.css").read_text("utf-8")
     title = svg.tag("title", f"Run {report.id}")
     body = svg.tag("body", svg.tag("main", *parts))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from egregore_dist.client import amounts
+from egregore_dist.client import advice, amounts
 from egregore_dist.client.session import Session
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine import learning
@@ -38,6 +37,7 @@ class BlockPlan:
         kind: ``"parallel"`` or ``"map"``.
         branches: how many branches it has, or is assumed to have: a map gets its items only when it runs.
         plan: the decision, and what it came from.
+        advice: what ``io=True`` would do for nodes that mostly wait, a sentence for each kind of branches.
     """
 
     name: str
@@ -45,6 +45,7 @@ class BlockPlan:
     kind: str
     branches: int
     plan: Plan
+    advice: tuple[str, ...] = ()
 
     @property
     def lanes(self) -> int:
@@ -58,6 +59,7 @@ class BlockPlan:
         lines = [f"{self.kind} {self.name!r}: {amounts.count(self.branches, 'branch')}{assumed}{limit}; {has}"]
         for track in self.plan.tracks:
             lines += _explained(track)
+        lines += [f"  advice: {sentence}" for sentence in self.advice]
         return "\n".join(lines)
 
 
@@ -75,15 +77,19 @@ def of_workflow(step: Step, items: int, to: Session) -> tuple[BlockPlan, ...]:
     cluster = cluster_of(to)
     compiler.refuse_misfits(root, settings.queue, cluster)
     functions = tuple(ship(fn, to.signer).ref for fn in described.functions)
-    knows = learning.knowing(Profiles(to.ledger), functions)
+    profiles = Profiles(to.ledger)
+    knows = learning.knowing(profiles, functions)
     plans = []
-    for path, block in _blocks(root):
+    for path, block in spec.blocks(root):
         n = len(block.branches) if isinstance(block, spec.ParallelSpec) else items
         if n:
             form = compiler.shape(block, settings.queue)
             planned = compiler.plan(block, form, n, settings=settings, cluster=cluster, knows=knows)
             kind = "parallel" if isinstance(block, spec.ParallelSpec) else "map"
-            plans.append(BlockPlan(name=block.name, path=path, kind=kind, branches=n, plan=planned))
+            advised = advice.of_blocks(
+                [block], functions, profiles.read, queue=settings.queue, most=settings.thread_width
+            )
+            plans.append(BlockPlan(name=block.name, path=path, kind=kind, branches=n, plan=planned, advice=advised))
     return tuple(plans)
 
 
@@ -91,13 +97,6 @@ def cluster_of(to: Session) -> Cluster:
     """The live workers."""
     raws = to.ledger.reports()
     return Cluster(report.read(raws.values(), now=to.ledger.now(), ttl=to.settings.report_ttl))
-
-
-def _blocks(step: spec.StepSpec, path: spec.Path = ()) -> Iterator[tuple[spec.Path, spec.BlockSpec]]:
-    if isinstance(step, spec.ParallelSpec | spec.MapSpec):
-        yield path, step
-    for position, inner in enumerate(spec.children(step)):
-        yield from _blocks(inner, (*path, position))
 
 
 def _explained(track: Allocation) -> list[str]:

@@ -246,7 +246,7 @@ class Run:
 
         with self._missed():
             self._keep(self._ledger.run(self.id))
-            return accounting.of_run(self._ledger, self.id)
+            return accounting.of_run(self._ledger, self.id, thread_width=self._session.settings.thread_width)
 
     def events(self, *, follow: bool = True, after: str = "0") -> Iterator[Event]:
         """What happened and happens in the run, oldest first, until it ends.

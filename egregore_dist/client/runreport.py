@@ -233,6 +233,7 @@ class RunReport:
         workers: by worker.
         critical_path: what the end waited for, in the order of time.
         retries: what retries did.
+        advice: what ``io=True`` would do for nodes that mostly wait, as learned in all runs.
         partial: the ledger does not have all events of the run any more, or has more than are read: what comes from
             them (executions, workers, the critical path, the timeline) lacks some.
         timeline: the picture of it, as SVG; "" before anything has happened.
@@ -257,6 +258,7 @@ class RunReport:
     critical_path: tuple[Link, ...]
     retries: Retries
     partial: bool
+    advice: tuple[str, ...] = ()
     timeline: str = field(default="", repr=False)
 
     def __str__(self) -> str:

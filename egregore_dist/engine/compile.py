@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from celery import Celery, chord, group
@@ -31,21 +31,25 @@ _MOST_FUNCTIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What makes branches one track: where they may run, whether many can run on one event loop, and their limit.
+    """What makes branches one track.
 
-    That is the limit of the node that they begin with: it can be leased with its place.
+    Attributes:
+        queue: where they may run.
+        wide: many of them can run on one event loop.
+        limit: that of the node that they begin with: it can be leased with its place.
+        io: many of them can run on threads of one process, as each sync node in them declares.
     """
 
     queue: str
     wide: bool
     limit: Named | None = None
+    io: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """The branches of one track, and what the neediest was declared to need (bytes, cores).
 
-    ``io``: whether all were declared to wait for others most of their time, or one not to; None where neither is so.
     ``chains``: how many branches execute these functions; empty where those are too many.
     """
 
@@ -53,7 +57,6 @@ class Part:
     branches: tuple[int, ...]
     memory: int | None
     cpus: float | None
-    io: bool | None = None
     chains: Mapping[Chain[int], int] = field(default_factory=dict)
 
 
@@ -256,7 +259,7 @@ def plan(
             limited=part.kind.limit is not None,
             memory=part.memory,
             cpus=part.cpus,
-            io=part.io,
+            io=part.kind.io,
             learned=knows(part.chains) if knows is not None and part.chains else None,
         )
         for part in form.parts
@@ -346,21 +349,15 @@ def _part(kind: Kind, groups: Sequence[Sequence[int]], roots: Sequence[spec.Step
     every = [node for branches in groups for node in _own(roots[branches[0]]) if interpret.belongs(node, kind.queue)]
     found: Counter[Chain[int]] = Counter()
     for branches in groups:
-        found[_chain(roots[branches[0]], kind.queue)] += len(branches)
+        found[chain_of(roots[branches[0]], kind.queue)] += len(branches)
     is_known = 0 < len({at for chain in found for at in chains.functions(chain)}) <= _MOST_FUNCTIONS and () not in found
     return Part(
         kind=kind,
         branches=tuple(sorted(branch for branches in groups for branch in branches)),
         memory=max((node.memory or 0 for node in every), default=0) or None,
         cpus=max((node.cpus or 0.0 for node in every), default=0.0) or None,
-        io=_io(node for node in every if not node.is_async),
         chains=dict(found) if is_known else {},
     )
-
-
-def _io(nodes: Iterable[spec.NodeSpec]) -> bool | None:
-    declared = {node.io for node in nodes}
-    return False if False in declared else True if declared == {True} else None
 
 
 def _own(step: spec.StepSpec) -> Iterator[spec.NodeSpec]:
@@ -374,22 +371,23 @@ def _own(step: spec.StepSpec) -> Iterator[spec.NodeSpec]:
             yield from _own(inner)
 
 
-def _chain(step: spec.StepSpec, queue: str) -> Chain[int]:
-    # What the lanes of a queue execute of a branch, before any block.
+def chain_of(step: spec.StepSpec, queue: str) -> Chain[int]:
+    """What the lanes of a queue execute of a branch, before any block."""
     if isinstance(step, spec.NodeSpec):
         return (step.function,) if interpret.belongs(step, queue) else ()
     if isinstance(step, spec.ParallelSpec | spec.MapSpec):
         return ()
-    parts = tuple(_chain(inner, queue) for inner in spec.children(step))
+    parts = tuple(chain_of(inner, queue) for inner in spec.children(step))
     if isinstance(step, spec.DecisionSpec):
-        return (*_chain(step.node, queue), *([Choice(parts)] if any(parts) else []))
+        return (*chain_of(step.node, queue), *([Choice(parts)] if any(parts) else []))
     return tuple(link for part in parts for link in part)
 
 
 def _kind(root: spec.StepSpec, default_queue: str, optimize: bool) -> Kind:
     queue = branch_queue(root, default_queue)
-    wide = optimize and stays(root, queue) and all(node.is_async for node in interpret.nodes(root))
-    return Kind(queue, wide, interpret.head_limit(root))
+    sync = [node for node in interpret.nodes(root) if not node.is_async]
+    shares = optimize and stays(root, queue) and all(node.io for node in sync)
+    return Kind(queue, wide=shares and not sync, limit=interpret.head_limit(root), io=shares and bool(sync))
 
 
 def stays(root: spec.StepSpec, queue: str) -> bool:

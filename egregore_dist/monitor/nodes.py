@@ -30,8 +30,7 @@ _KEPT = 500
 _BAR, _GAP, _HIGH = 5, 1, 22
 
 
-# The names of nodes, each with the function that it calls.
-_Called = set[tuple[str, str]]
+_Called = set[told.Called]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +65,14 @@ class Row:
         names: of the nodes that call it, in the newest runs.
         profile: what was learned of it, an empty one where nothing was.
         points: the runs that were looked at and have it, the oldest first.
+        advice: what ``io=True`` would do for its nodes, or None.
     """
 
     function: str
     names: tuple[str, ...]
     profile: Profile
     points: tuple[Point, ...]
+    advice: str | None = None
 
     @property
     def total(self) -> float:
@@ -157,10 +158,15 @@ class Order:
 
 
 class Nodes:
-    """Reads what there is of a cluster's nodes."""
+    """Reads what there is of a cluster's nodes.
 
-    def __init__(self, ledger: Ledger) -> None:
+    Args:
+        thread_width: how many branches a lane may run at a time on threads.
+    """
+
+    def __init__(self, ledger: Ledger, thread_width: int) -> None:
         self._ledger = ledger
+        self._thread_width = thread_width
         # A run that has ended does not change, unless it is retried.
         self._ended: Kept[tuple[str, float], dict[str, Point]] = Kept(_KEPT)
         self._functions: Kept[bytes, _Called] = Kept(_KEPT)
@@ -174,10 +180,9 @@ class Nodes:
         known = Profiles(self._ledger).everything()
         runs = self._ledger.runs(told.RUNS_READ)
         called = {run: self._called(work) for run, work in self._ledger.works([record.id for record in runs]).items()}
-        names: dict[str, set[str]] = {}
-        for pairs in called.values():
-            for name, function in pairs:
-                names.setdefault(function, set()).add(name)
+        nodes: dict[str, _Called] = {}
+        for node in (node for each in called.values() for node in each):
+            nodes.setdefault(node.function, set()).add(node)
         looked = self._points(runs[:RUNS_LOOKED_AT], called)
         # Of what has never given a value, nothing is learned.
         for function in (function for points in looked for function in points):
@@ -185,9 +190,10 @@ class Nodes:
         return tuple(
             Row(
                 function=told.function_name(function),
-                names=tuple(sorted(names.get(function, ()))),
+                names=tuple(sorted({node.name for node in nodes.get(function, ())})),
                 profile=profile,
                 points=tuple(points[function] for points in looked if function in points),
+                advice=told.advised(nodes.get(function, ()), profile, self._thread_width),
             )
             for function, profile in known.items()
         ), len(looked)
@@ -220,7 +226,7 @@ class Nodes:
 
     def _look(self, record: RunRecord, called: _Called) -> dict[str, Point]:
         functions: dict[str, list[str]] = {}
-        for name, function in called:
+        for name, function in {(node.name, node.function) for node in called}:
             functions.setdefault(name, []).append(function)
         of_function: dict[str, list[NodeReport]] = {}
         for node in accounting.nodes_of(self._ledger, record.id):

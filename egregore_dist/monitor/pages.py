@@ -88,7 +88,7 @@ class Pages:
         self._ledger = cluster.ledger
         self._reader = Reader(cluster.ledger, cluster.settings)
         self._metrics = Metrics(cluster.ledger, cluster.settings.queue)
-        self._known_nodes = Nodes(cluster.ledger)
+        self._known_nodes = Nodes(cluster.ledger, cluster.settings.thread_width)
         self._templates = words.templates()
         self._asks_for_name = asks_for_name
         self._logs_in = logs_in

@@ -21,17 +21,20 @@ MOST_RESERVED = 2**44
 #: Of each quantity so many executions count at most, so that a node that has changed is learned anew soon.
 MOST = 1000.0
 
-# Four buckets for every doubling: a quantile is at most 19 % too high. The lowest one holds what is nothing.
-_PER_DOUBLING = 4
-_LOWEST, _HIGHEST = -200, 200
+# Buckets for every doubling: their middles are within 2.2 % of what is in them. The lowest one holds what is nothing.
+_PER_DOUBLING = 16
+_LOWEST, _HIGHEST = -50 * _PER_DOUBLING, 50 * _PER_DOUBLING
 _NEGLIGIBLE = 1e-4
 
 # However long ago it was, what was executed counts where nothing else was.
 _LEAST_OFTEN = 1e-9
 
 
-class Histogram(msgspec.Struct, omit_defaults=True):
-    """One quantity: the sum of what was seen, and in which bucket each was. Buckets have weights, aged with time."""
+class Histogram(msgspec.Struct, array_like=True, omit_defaults=True):
+    """One quantity: the sum of what was seen, and in which bucket each was. Buckets have weights, aged with time.
+
+    It is encoded as an array, so that it is not taken for the former one, with other buckets.
+    """
 
     total: float = 0.0
     buckets: dict[int, float] = msgspec.field(default_factory=dict)
@@ -54,12 +57,12 @@ class Histogram(msgspec.Struct, omit_defaults=True):
         self.buckets[bucket] = self.buckets.get(bucket, 0.0) + weight
 
     def quantile(self, share: float) -> float:
-        """The least value that at least ``share`` of what was seen did not exceed, rounded up to its bucket's end."""
+        """The least value that at least ``share`` of what was seen did not exceed, as the middle of its bucket."""
         wanted = share * self.weight
         for bucket in sorted(self.buckets):
             wanted -= self.buckets[bucket]
             if wanted <= 1e-9:
-                return 0.0 if bucket == _LOWEST else _end_of(bucket)
+                return 0.0 if bucket == _LOWEST else _middle_of(bucket)
         return 0.0
 
     def scaled(self, factor: float) -> Histogram:
@@ -168,8 +171,8 @@ def bucket_of(value: float) -> int:
     return max(_LOWEST + 1, min(_HIGHEST, math.floor(math.log2(value) * _PER_DOUBLING)))
 
 
-def _end_of(bucket: int) -> float:
-    return float(2 ** ((bucket + 1) / _PER_DOUBLING))
+def _middle_of(bucket: int) -> float:
+    return float(2 ** ((bucket + 0.5) / _PER_DOUBLING))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

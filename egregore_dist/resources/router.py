@@ -25,9 +25,8 @@ _LEAST_MEMORY = 2**20
 #: Lanes at most where no worker has reported that could serve them: some, for those that will come.
 UNSEEN = 64
 
-# Branches that take fewer seconds where nothing keeps them from a core do not share a process; and executions before
-# what was learned is believed.
-_WORTH_WAITING, _BELIEVED = 5e-3, 3
+# Executions before what was learned is believed.
+_BELIEVED = 3
 
 # The part of a lane's time that an async branch takes, of which many take turns.
 _OF_ASYNC = 0.01
@@ -56,7 +55,7 @@ class Demand:
         limited: they begin with a node that has a limit, so that a lane takes one after the other of its places.
         memory: what the neediest was declared to need.
         cpus: cores that it was declared to need.
-        io: whether they were declared to wait for others most of their time.
+        io: many of them can run on threads of one process, as their nodes declare.
         learned: what is known of their executions.
     """
 
@@ -67,7 +66,7 @@ class Demand:
     limited: bool = False
     memory: int | None = None
     cpus: float | None = None
-    io: bool | None = None
+    io: bool = False
     learned: Learned | None = None
 
     @property
@@ -95,21 +94,6 @@ class Demand:
     def gpus(self) -> int:
         """GPUs that a branch needs."""
         return needs.of(self.queue).gpus
-
-    @property
-    def is_blocking(self) -> bool:
-        """Whether a branch waits most of its time, as was declared or seen, in a process that could do other things."""
-        if self.is_async or not self.batched:
-            return False
-        known = self.learned
-        return self.io is True or (
-            self.io is None
-            and known is not None
-            and known.cpu is not None
-            and is_believed(known)
-            and known.cpu + known.waits >= _WORTH_WAITING
-            and known.cpu < known.waits
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -581,8 +565,8 @@ def _work(demands: Sequence[Demand]) -> list[float]:
 def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, *, beside: int) -> Width | None:
     if demand.is_async:
         found = Width(on="event loop", setting=widths.loop)
-    elif demand.is_blocking and widths.threads > 1:
-        waiting, share = _threads(demand.learned, widths.threads), math.ceil(track.wanted / track.lanes)
+    elif demand.io and widths.threads > 1:
+        waiting, share = keep_busy(demand.learned, widths.threads), math.ceil(track.wanted / track.lanes)
         found = Width(on="threads", setting=widths.threads, waiting=waiting, share=share)
     else:
         return None
@@ -601,8 +585,11 @@ def _width(demand: Demand, track: Allocation, widths: Widths, cluster: Cluster, 
     return replace(found, memory=int(least / track.memory_per_node))
 
 
-def _threads(known: Learned | None, most: int) -> int | None:
-    # As many branches as leave a process busy: while one waits, the others compute.
+def keep_busy(known: Learned | None, most: int) -> int | None:
+    """How many branches on threads keep a process busy, at most ``most``: while one waits, the others compute.
+
+    None where too little is known of them.
+    """
     if known is None or not known.cpu:
         return None
     # Of next to no time on a core, the ratio may be infinite.

@@ -40,8 +40,8 @@ def seconds(value: object, where: str) -> float:
     return float(short)
 
 
-def optional_bool(value: object, where: str) -> bool | None:
-    """Return ``value`` if it is True, False or None."""
-    if value is not None and not isinstance(value, bool):
-        raise errors.WorkflowError(f"{where} must be True, False or None, not {shortened(value)}")
+def boolean(value: object, where: str) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise errors.WorkflowError(f"{where} must be True or False, not {shortened(value)}")
     return value

@@ -37,7 +37,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         gpus: GPUs that it needs, or None for none.
         labels: that a worker must have to run it, each as ``key=value``, sorted.
         queue: the Celery queue whose workers run it; None for where its branch runs, first of all the default queue.
-        io: whether it waits for others most of its time, and may run on threads; None for what is learned.
+        io: whether a sync function may run on threads, beside other branches of its process.
         limit: how many of it there may be over all runs and workers, or None.
     """
 
@@ -50,7 +50,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int | None = None
     labels: tuple[str, ...] = ()
     queue: str | None = None
-    io: bool | None = None
+    io: bool = False
     limit: limits.Named | None = None
 
 
@@ -121,7 +121,7 @@ def node(
     gpus: int | None = None,
     labels: Mapping[str, str] | None = None,
     queue: str | None = None,
-    io: bool | None = None,
+    io: bool = False,
     limit: Limit | None = None,
 ) -> NodeDecorator: ...
 
@@ -138,7 +138,7 @@ def node(
     gpus: int | None = None,
     labels: Mapping[str, str] | None = None,
     queue: str | None = None,
-    io: bool | None = None,
+    io: bool = False,
     limit: Limit | None = None,
 ) -> Any:
     """Make a node of a function: ``@node``, ``@node("name", ...)`` or ``node("name")(function)``.
@@ -158,9 +158,8 @@ def node(
         labels: what a worker must say of itself to run it: ``labels={"zone": "eu"}``, of a worker that was started with
             ``--label zone=eu``.
         queue: the Celery queue whose workers run it; absent, it runs where its branch does.
-        io: of a sync function: whether it waits for others (the network, a disk) most of its time. Then many run on
-            threads of one process; False keeps it from that, where it is not safe for threads. Absent, that is decided
-            by what was seen of it.
+        io: of a sync function that mostly waits (for the network, a disk): True runs many branches of it at once, on
+            threads of one process, so it must be thread-safe. By default each branch has its process for itself.
         limit: how many of it may run at a time, or start in a time, over all runs and workers of the cluster:
             ``Limit(concurrent=5, per="20/s")``. Aliases of the node share it.
 
@@ -191,7 +190,7 @@ def node(
             gpus=None if gpus is None else checks.whole_number(gpus, f"{where}: gpus", least=1),
             labels=() if labels is None else node_labels.of_node(labels, f"{where}: labels"),
             queue=names.optional(queue, f"queue ({where})"),
-            io=checks.optional_bool(io, f"{where}: io"),
+            io=checks.boolean(io, f"{where}: io"),
         )
 
     of_name = None if name is None else checked(f"node {name!r}")

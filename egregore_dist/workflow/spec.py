@@ -6,6 +6,7 @@ Functions are named by their index in the workflow's table of functions, which t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -37,7 +38,7 @@ class NodeSpec(msgspec.Struct, frozen=True, tag="node", omit_defaults=True):
     labels: tuple[str, ...] = ()
     queue: str | None = None
     is_async: bool = False
-    io: bool | None = None
+    io: bool = False
     limit: Named | None = None
 
 
@@ -103,6 +104,14 @@ def children(step: StepSpec) -> tuple[StepSpec, ...]:
             return (step.body,)
         case NodeSpec():
             return ()
+
+
+def blocks(step: StepSpec, path: Path = ()) -> Iterator[tuple[Path, BlockSpec]]:
+    """Every block in ``step``, outer ones first, with the path that leads to it."""
+    if isinstance(step, ParallelSpec | MapSpec):
+        yield path, step
+    for position, inner in enumerate(children(step)):
+        yield from blocks(inner, (*path, position))
 
 
 def step_at(root: StepSpec, path: Path) -> StepSpec:

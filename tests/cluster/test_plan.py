@@ -66,7 +66,7 @@ def test_workers_learn_what_nodes_take(local: LocalCluster) -> None:
     assert found is not None
     assert found.wall.mean >= 0.05
     assert found.cpu.quantile(0.5) < found.wall.mean
-    assert 60_000_000 <= found.memory.quantile(0.95) < 100_000_000
+    assert 0.97 * 60_000_000 <= found.memory.quantile(0.95) < 100_000_000
     assert 1000 <= found.size.mean <= 1010
 
 
@@ -149,7 +149,7 @@ def test_what_was_learned_is_planned_with(local: LocalCluster) -> None:
     assert after.learned is not None
     assert after.learned.wall >= 0.01
     assert after.memory_from == "learned"
-    assert 150_000_000 <= after.memory_per_node < 200_000_000
+    assert 0.97 * 150_000_000 <= after.memory_per_node < 200_000_000
     assert after.room < before.room
     assert "learned of 8 executions" in str(found)
 
@@ -191,7 +191,8 @@ def test_the_command_shows_every_block(local: LocalCluster) -> None:
     assert said.keys() == {"workflow", "blocks"}
     assert [block["branches"] for block in said["blocks"]] == [12]
     assert said["blocks"][0].keys() == {
-        *("name", "path", "kind", "branches", "max_concurrent", "lanes", "workers", "slots", "tracks")
+        *("name", "path", "kind", "branches", "max_concurrent", "lanes", "workers", "slots", "tracks"),
+        "advice",
     }
     assert said["blocks"][0]["tracks"][0].keys() == {
         *("queue", "branches", "lanes", "width", "width_of", "lease", "bound", "wanted", "workers", "slots", "cores"),

@@ -42,7 +42,7 @@ def read(local: LocalCluster, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-@node("heavy", io=False, retries=1, retry_delay=0.01)
+@node("heavy", retries=1, retry_delay=0.01)
 def work(item: int, context: Context) -> int:
     """Take 0.1 s of CPU time, and 30 MB; the second one has to be called again."""
     held = b"x" * (30 * 2**20)
@@ -57,7 +57,7 @@ def work(item: int, context: Context) -> int:
 heavy = work.map(name="heavy")
 
 
-@node("shy", io=False, retries=3, retry_delay=0.2)
+@node("shy", retries=3, retry_delay=0.2)
 def shy(item: int, context: Context) -> int:
     """Take 0.1 s, and fail before the third call."""
     time.sleep(0.1)
@@ -417,7 +417,9 @@ def test_nodes(local: LocalCluster) -> None:
 
     until(learned, what="the profile")
     found = known["tests.support.cli_flows:double"]
-    assert found.keys() == {"names", "function", "executions", "wall", "cpu", "memory", "result", "reserved", "learned"}
+    assert found.keys() == {
+        *("names", "function", "executions", "wall", "cpu", "memory", "result", "reserved", "learned", "advice")
+    }
     assert "double" in found["names"]
     assert found["executions"] > 0
     assert found["wall"].keys() == {"mean", "p50", "p95"}

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextvars
 import os
+import re
+import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from egregore_dist import BranchError, LocalCluster, ParallelTimeoutError, Sequence, node, parallel
 from egregore_dist.client import plans, session
+from egregore_dist.monitor.nodes import Nodes
 from egregore_dist.workflow.step import Step
 from tests.support.waiting import until
 
@@ -35,12 +40,6 @@ def waits(item: int) -> tuple[int, float, float, bool]:
     begun = time.monotonic()
     time.sleep(0.05)
     return os.getpid(), begun, time.monotonic(), is_on_thread()
-
-
-@node("alone", io=False)
-def alone(item: int) -> bool:
-    time.sleep(0.01)
-    return is_on_thread()
 
 
 @node("first", io=True)
@@ -88,10 +87,39 @@ def spins(item: int) -> None:
         time.sleep(0.001)
 
 
+CONNECTION = sqlite3.connect(":memory:")
+
+
 @node
-def learns(item: int) -> bool:
+def writes_where_it_is(item: int) -> str:
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as own:
+        os.chdir(own)
+        try:
+            Path("mine").write_text(str(item))
+            time.sleep(0.02)
+            return Path("mine").read_text()
+        finally:
+            os.chdir(before)
+
+
+@node
+def asks_a_connection(item: int) -> int:
     time.sleep(0.02)
-    return is_on_thread()
+    return int(CONNECTION.execute("select ? + 1", (item,)).fetchone()[0])
+
+
+@node
+def pauses(item: int) -> int:
+    time.sleep(0.02)
+    return item
+
+
+@node
+def calls_an_api(item: int) -> tuple[int, float, float, bool]:
+    begun = time.monotonic()
+    time.sleep(0.02)
+    return os.getpid(), begun, time.monotonic(), is_on_thread()
 
 
 def peak(spans: list[tuple[int, float, float, bool]]) -> int:
@@ -119,20 +147,60 @@ def test_the_window_holds_for_threads(local: LocalCluster, limit: int) -> None:
     assert peak(waits.map(max_concurrent=limit)(list(range(12)))) <= limit
 
 
-def test_what_is_seen_to_wait_shares_a_process(local: LocalCluster) -> None:
-    """A node that nothing was declared of runs on threads once it was seen to wait, and in a main thread before."""
-    assert learns.map()(list(range(8))) == [False] * 8
+def learn_that_it_waits(step: Step) -> None:
+    """Run a map of a node until every worker plans with what was learned of it: that it waits most of its time."""
+    step(list(range(8)))
 
-    # Each worker looks at what is learned every so often.
-    until(lambda: learns.map()(list(range(40))) == [True] * 40, what="what was learned")
-    assert width_of(learns.map(), 40) > 1
+    def is_known() -> bool:
+        (found,) = plans.of_workflow(step, 40, session.current())
+        known = found.plan.tracks[0].learned
+        return known is not None and known.executions >= 3 and known.waits > 10 * (known.cpu or 0.0)
+
+    until(is_known, what="what was learned of the node")
 
 
-def test_what_is_declared_not_to_runs_alone(local: LocalCluster) -> None:
-    """However often it was seen to wait."""
-    for _ in range(3):
-        assert alone.map()(list(range(8))) == [False] * 8
-    assert width_of(alone.map(), 40) == 1
+def test_what_is_seen_to_wait_has_a_directory_of_its_own(local: LocalCluster) -> None:
+    """A node that changes the directory gets what it has written there, however often it was seen to wait."""
+    learn_that_it_waits(writes_where_it_is.map())
+
+    assert writes_where_it_is.map()(list(range(40))) == [str(item) for item in range(40)]
+
+
+def test_what_is_seen_to_wait_uses_a_connection_of_its_module(local: LocalCluster) -> None:
+    """A connection that only one thread may use stays usable, however often its node was seen to wait."""
+    learn_that_it_waits(asks_a_connection.map())
+
+    assert asks_a_connection.map()(list(range(40))) == [item + 1 for item in range(40)]
+
+
+def test_what_is_seen_to_wait_runs_once_a_slot(local: LocalCluster) -> None:
+    """The workers' concurrency bounds a node, however often it was seen to wait."""
+    learn_that_it_waits(calls_an_api.map())
+
+    spans = calls_an_api.map()(list(range(40)))
+    assert not any(on_thread for *_, on_thread in spans)
+    assert peak(spans) <= 2
+    assert width_of(calls_an_api.map(), 40) == 1
+
+
+def test_what_is_seen_to_wait_is_advised(local: LocalCluster) -> None:
+    """The plan, the run's report, the table of nodes and the monitor's page say what ``io=True`` would do for it."""
+    from tests.cluster.test_cli import ask, environment
+
+    run = pauses.map().submit(list(range(8)))
+    run.result(progress=False)
+    until(lambda: pauses.map().plan(items=40).advice, what="advice in the plan")
+
+    plan = pauses.map().plan(items=40)
+    (planned,) = plan.advice
+    (reported,) = run.report().advice
+    listed = ask("nodes", env=environment(local)).stdout
+    rows, _ = Nodes(session.current().ledger, 32).rows()
+    (shown,) = (row.advice for row in rows if "pauses" in row.names)
+    sentence = re.compile(r"`pauses` waits \d\d % of its time: `io=True` would run up to \d+ at once on each slot")
+    assert [bool(sentence.fullmatch(str(each))) for each in (planned, reported, shown)] == [True] * 3
+    assert sentence.search(listed)
+    assert f"advice: {planned}" in str(plan)
 
 
 def test_context_variables_are_the_branch_s_own(local: LocalCluster) -> None:

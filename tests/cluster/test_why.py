@@ -16,7 +16,7 @@ from egregore_dist.resources.report import Report
 from tests.support.waiting import until
 
 
-@node(io=False)
+@node
 def gated(path: str) -> str:
     """Wait until there is a file; with a slot of its own, though it is learned that it waits."""
     Path(path).with_suffix(".reached").touch()

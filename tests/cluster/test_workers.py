@@ -17,7 +17,7 @@ from egregore_dist.resources.report import Report
 from tests.support.waiting import let_pass, until
 
 
-@node(io=False)
+@node
 def gated(folder: str) -> str:
     """Leaves a file, and waits for the gate."""
     import os

@@ -224,7 +224,7 @@ def stubborn(body: Callable[[], Any], **options: Any) -> Any:
 
         return awaits
 
-    @node(body.__name__, io=True if body in ON_THREADS else None, **options)
+    @node(body.__name__, io=body in ON_THREADS, **options)
     def runs(folder: str) -> None:
         try:
             mark(folder, "began")

@@ -318,6 +318,20 @@ MUTATIONS = (
         tests=("tests/cluster/test_fairness.py", "-k", "small_run"),
     ),
     Mutation(
+        name="threads: a node that was seen to wait shares its process",
+        file="egregore_dist/resources/router.py",
+        old="elif demand.io and widths.threads > 1:",
+        new="elif (demand.io or (demand.learned and demand.learned.waits)) and widths.threads > 1:",
+        tests=("tests/unit/resources/test_router.py", "-k", "shares_a_process"),
+    ),
+    Mutation(
+        name="threads: one node that declares it decides for its branch",
+        file="egregore_dist/engine/compile.py",
+        old="all(node.io for node in sync)",
+        new="(not sync or any(node.io for node in sync))",
+        tests=("tests/unit/engine/test_compile.py", "-k", "share_a_process"),
+    ),
+    Mutation(
         name="threads: at its deadline one waits for the ledger to say so",
         file="egregore_dist/engine/lane.py",
         old="return place.left() == 0 or not place.holds(lease.branch, self._token)",

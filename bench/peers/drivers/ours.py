@@ -44,8 +44,8 @@ def built(work: Work) -> tuple[Parallel | Map, object]:
     if work.kind == "nest":
         return _nested(work.depth, work.fan), 1
     if work.items is not None:
-        return node("item")(function).map(max_concurrent=work.cap), work.items
-    branches = [node(f"n{number}")(function) for number in range(work.count)]
+        return node("item", io=work.io)(function).map(max_concurrent=work.cap), work.items
+    branches = [node(f"n{number}", io=work.io)(function) for number in range(work.count)]
     return parallel(*branches, max_concurrent=work.cap), work.data
 
 

@@ -114,7 +114,7 @@ WAITS = Learned(executions=100.0, wall=0.083, cpu=0.02, memory=None, waits=0.063
             "the least of 32 on threads (EGREGORE_THREAD_WIDTH), 125 for each lane to have its part",
         ),
         (
-            {"learned": WAITS},
+            {"io": True, "learned": WAITS},
             4,
             f"the least of 32 on threads (EGREGORE_THREAD_WIDTH), {BUSY}, 125 for each lane to have its part",
         ),

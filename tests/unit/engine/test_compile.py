@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import hypothesis
 import pytest
 from celery import Celery
+from hypothesis import strategies as st
 
 from egregore_dist import Sequence, decision, errors, node, parallel
 from egregore_dist.engine import app as apps
@@ -184,15 +186,39 @@ def test_needs_are_those_of_the_neediest_node() -> None:
     assert (other.memory, other.cpus) == (None, None)
 
 
-def test_a_track_waits_where_all_of_it_does() -> None:
-    """One sync node that was declared not to run on threads decides; async ones have no say."""
-    waits, alone = node("waits", io=True)(plain.fn), node("alone", io=False)(plain.fn)
-    found = [
-        compiler.shape(block_of(parallel(step)), HOME).parts[0].io
-        for step in (waits, alone, plain, waits >> light, waits >> plain, waits >> plain >> alone)
+def test_branches_share_a_process_where_every_sync_node_declares_it() -> None:
+    """Async nodes have no say; a branch with another sync node, a block or another queue on its way runs alone."""
+    waits, route = node("waits", io=True)(plain.fn), decision("route")(plain.fn)
+    steps = (waits, plain, waits >> light, waits >> plain, waits >> parallel(waits), waits >> heavy, route.to(a=waits))
+    found = [compiler.shape(block_of(parallel(step)), HOME).parts[0].kind.io for step in steps]
+
+    assert found == [True, False, True, False, False, False, False]
+    assert not compiler.shape(block_of(parallel(waits, optimization_enabled=False)), HOME).parts[0].kind.io
+
+
+def test_what_shares_a_process_is_a_track_of_its_own() -> None:
+    """Nodes beside it that do not declare ``io=True`` change nothing for it, and it nothing for them."""
+    waits = node("waits", io=True)(plain.fn)
+    block = parallel(plain, waits, waits.alias("b"), light)
+
+    assert kinds(block) == [
+        (Kind(HOME, False), (0,)),
+        (Kind(HOME, False, io=True), (1, 2)),
+        (Kind(HOME, True), (3,)),
     ]
 
-    assert found == [True, False, None, True, None, False]
+
+@hypothesis.given(
+    cpu=st.floats(0, 1), waits=st.floats(0, 1000), executions=st.floats(0, 1e6), items=st.integers(1, 10_000)
+)
+def test_what_was_learned_gives_no_sync_node_threads(cpu: float, waits: float, executions: float, items: int) -> None:
+    """A block of nodes that do not declare ``io=True`` is opened with lanes that run one branch at a time."""
+    known = Learned(executions=executions, wall=cpu + waits, cpu=cpu, memory=None, waits=waits)
+    settings = Settings(broker_url="redis://127.0.0.1:1/0", queue=HOME, thread_width=32)
+
+    for step in (plain.map(), node("n", io=False)(plain.fn).map(), (plain >> plain.alias("b")).map()):
+        block = opened(step, settings, n=items, reports=(report(),), knows=lambda branches: known)
+        assert [track.width for track in block.tracks] == [1]
 
 
 def test_a_track_knows_what_its_branches_execute() -> None:

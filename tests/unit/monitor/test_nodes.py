@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -93,6 +94,14 @@ def test_times_of_calls_and_of_branches_are_not_taken_for_each_other() -> None:
     assert re.search(r">Call p50( <span|<)", html)
     assert re.search(r">Slowest branch( <span|<)", html)
     assert ">Trend of branches<" in html
+
+
+def test_the_page_shows_advice() -> None:
+    """Below the function; nothing where there is none."""
+    html = page("nodes.html", rows=[replace(row("f", 1.0), advice="`<f>` waits")])
+
+    assert first_row(html)["Function and its nodes"] == "f `<f>` waits"
+    assert first_row(page("nodes.html", rows=[row("f", 1.0)]))["Function and its nodes"] == "f"
 
 
 def test_the_page_shows_the_trend() -> None:

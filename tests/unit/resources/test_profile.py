@@ -46,13 +46,13 @@ profiles = st.builds(
 
 
 @hypothesis.given(samples=values, share=st.sampled_from([0.0, 0.5, 0.95, 1.0]))
-def test_a_quantile_is_at_most_a_bucket_too_high(samples: list[float], share: float) -> None:
-    """It is never below the true one, and at most 19 % above it."""
+def test_a_quantile_is_within_three_percent(samples: list[float], share: float) -> None:
+    """Of what was measured, however that is spread."""
     ordered = sorted(samples)
     number = max(1, -(-int(share * 100) * len(samples) // 100))
     true = ordered[number - 1]
 
-    assert true * 0.999 <= seen(*samples).quantile(share) <= true * 1.2
+    assert seen(*samples).quantile(share) == pytest.approx(true, rel=0.03)
     assert seen(*samples).mean == pytest.approx(sum(samples) / len(samples))
 
 
@@ -61,7 +61,7 @@ def test_nothing_is_zero() -> None:
     assert (Histogram().mean, Histogram().quantile(0.95)) == (0.0, 0.0)
     assert seen(0.0, -1.0, 0.0).quantile(0.95) == 0.0
     assert seen(*[0.0] * 18, 8.0, 8.0).quantile(0.5) == 0.0
-    assert 8.0 <= seen(*[0.0] * 18, 8.0, 8.0).quantile(0.95) <= 9.6
+    assert seen(*[0.0] * 18, 8.0, 8.0).quantile(0.95) == pytest.approx(8.0, rel=0.03)
 
 
 @hypothesis.given(one=profiles, other=profiles)
@@ -103,7 +103,7 @@ def test_what_is_old_counts_less() -> None:
 
     assert found.count == pytest.approx(64 / 4 + 64)
     assert found.wall.mean == pytest.approx((16 * 1.0 + 64 * 4.0) / 80)
-    assert old.wall.quantile(0.5) >= 1.0
+    assert old.wall.quantile(0.5) == pytest.approx(1.0, rel=0.03)
 
 
 def test_a_profile_is_bounded() -> None:
@@ -117,7 +117,7 @@ def test_a_profile_is_bounded() -> None:
     assert found.count == pytest.approx(20_001, rel=0.1)
     assert [found.wall.weight, found.size.weight] == pytest.approx([profile.MOST] * 2)
     assert later.wall.quantile(0.49) < 0.01
-    assert len(wide.buckets) <= 402
+    assert len(wide.buckets) <= 1602
     assert len(profile.encode(known(*[0.1] * 1000, cpu=0.1, memory=1e6))) < 300
 
 
@@ -167,7 +167,7 @@ def test_what_is_known_of_branches() -> None:
     assert found is not None
     assert (found.executions, found.wall, found.cpu) == (1.0, (4.0 + 3 * 1.0) / 4, 0.5)
     assert found.memory is not None
-    assert 1000 <= found.memory <= 1200
+    assert found.memory == pytest.approx(1000, rel=0.03)
 
 
 def test_a_wait_for_others_is_known_of_branches() -> None:
@@ -246,17 +246,19 @@ def test_how_often_something_is_executed_has_no_bound() -> None:
     assert seldom.wall == pytest.approx(0.1, rel=0.05)
 
 
-def test_a_profile_of_an_earlier_release_is_read() -> None:
-    """What it has under the same names counts, what it has besides does not; bounded or not, it is merged with news."""
-    histogram = [500.0, {-4: 1000.0}]
-    old = {"at": 7, "count": 1000.0, "wall": dict(zip(("total", "buckets"), histogram, strict=True)), "formerly": [1]}
+def test_a_profile_of_another_release_is_read() -> None:
+    """What it has besides is left out; bounded or not, it is merged with news. With other buckets it counts as none."""
+    wall = [500.0, {-16: 1000.0}]
+    other = {"at": 7, "count": 1000.0, "wall": wall, "formerly": [1]}
+    former = other | {"wall": {"total": 500.0, "buckets": {-4: 1000.0}}}
 
-    found = profile.decode(msgspec.msgpack.encode(old))
+    found = profile.decode(msgspec.msgpack.encode(other))
     merged = profile.merge(found, executed(3000, 0.5, at=7))
 
     assert (found.count, found.wall.mean, found.cpu.buckets) == (1000.0, 0.5, {})
     assert merged.count == pytest.approx(4000)
     assert merged.wall.weight == pytest.approx(profile.MOST)
+    assert profile.decode(msgspec.msgpack.encode(former)) == Profile()
 
 
 chains_of = st.recursive(

@@ -99,11 +99,8 @@ def test_what_waits_for_a_core_is_told_from_what_waits_for_others() -> None:
     assert burns.wall >= 2 * burns.cpu
     assert burns.waits <= burns.cpu / 2
     assert sleeps.waits >= 0.019
-    demands = {
-        name: router.Demand(queue="home", branches=100, batched=True, learned=known)
-        for name, known in {"burns": burns, "sleeps": sleeps}.items()
-    }
-    assert {name: demand.is_blocking for name, demand in demands.items()} == {"burns": False, "sleeps": True}
+    assert router.keep_busy(burns, 32) == 1
+    assert router.keep_busy(sleeps, 32) == 32
 
 
 def test_of_what_shares_a_thread_or_is_tiny_no_wait_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

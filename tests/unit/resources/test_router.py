@@ -543,17 +543,15 @@ def test_a_drained_worker_has_no_slots() -> None:
         (learned(0.1, 0.02), 32, 5),
         (learned(0.1, 0.001), 1, 1),
         (learned(0.1, 0.09), 32, 1),
-        (learned(0.1, None), 32, 1),
+        (learned(0.1, None), 32, 32),
         (learned(0.1, 0.0), 8, 8),
         (learned(0.1, 5e-324), 8, 8),
-        (learned(0.1, 0.001, executions=2.0), 32, 1),
-        (learned(0.0005, 0.0), 32, 1),
-        (None, 32, 1),
+        (None, 32, 32),
     ],
 )
-def test_what_waits_gets_width(known: Learned | None, threads: int, width: int) -> None:
-    """Branches that were seen to wait share a process, as many as leave it busy; others have it for themselves."""
-    demand = Demand(queue=QUEUE, branches=1000, batched=True, learned=known)
+def test_what_declares_io_gets_width(known: Learned | None, threads: int, width: int) -> None:
+    """Branches of ``io=True`` share a process: as many as keep it busy, where that is known."""
+    demand = Demand(queue=QUEUE, branches=1000, batched=True, io=True, learned=known)
     found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=threads))
 
     assert (found.tracks[0].lanes, found.tracks[0].width) == (2, width)
@@ -561,41 +559,45 @@ def test_what_waits_gets_width(known: Learned | None, threads: int, width: int) 
 
 @pytest.mark.parametrize(
     ("wall", "cpu", "waits", "width"),
-    [(0.083, 0.02, 0.0, 1), (0.083, 0.02, 0.063, 4), (0.2, 0.02, 0.08, 5), (0.1, 0.0, 0.004, 1), (0.1, 0.02, 0.01, 1)],
+    [(0.083, 0.02, 0.0, 1), (0.083, 0.02, 0.063, 4), (0.2, 0.02, 0.08, 5), (0.1, 0.02, 0.01, 1)],
 )
 def test_only_a_wait_for_others_gives_width(wall: float, cpu: float, waits: float, width: int) -> None:
     """What else a branch takes does not count as time in which its process could do other things."""
     known = Learned(executions=100.0, wall=wall, cpu=cpu, memory=None, waits=waits)
-    demand = Demand(queue=QUEUE, branches=1000, batched=True, learned=known)
+    demand = Demand(queue=QUEUE, branches=1000, batched=True, io=True, learned=known)
     found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=32))
 
     assert found.tracks[0].width == width
 
 
-@pytest.mark.parametrize(
-    ("io", "batched", "is_async", "width"),
-    [
-        (True, True, False, 32),
-        (None, True, False, 1),
-        (False, True, False, 1),
-        (True, False, False, 1),
-        (True, True, True, 500),
-    ],
+seconds = st.floats(0, 1e6)
+
+
+@hypothesis.given(
+    known=st.none()
+    | st.builds(
+        Learned,
+        executions=st.floats(0, 1e6),
+        wall=seconds,
+        cpu=st.none() | seconds,
+        memory=st.none() | st.integers(0, GIB),
+        reserved=st.integers(0, GIB),
+        waits=seconds,
+    ),
+    branches=st.integers(1, 100_000),
+    batched=st.booleans(),
+    threads=st.integers(1, 1000),
+    slots=st.integers(0, 64),
 )
-def test_what_was_declared_to_wait_gets_width(io: bool | None, batched: bool, is_async: bool, width: int) -> None:
-    """Before anything was seen of them; not where a block may be met on the way, which parks a branch."""
-    demand = Demand(queue=QUEUE, branches=1000, batched=batched, io=io, is_async=is_async)
-    found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=32))
+def test_no_sync_branch_shares_a_process_by_what_was_learned(
+    known: Learned | None, branches: int, batched: bool, threads: int, slots: int
+) -> None:
+    """A lane runs one branch at a time of nodes that do not declare ``io=True``, whatever the profile."""
+    demand = Demand(queue=QUEUE, branches=branches, batched=batched, learned=known)
+    cluster = Cluster([report("w", "a", 64 * GIB, slots)] if slots else [])
+    (track,) = router.plan([demand], cluster, widths=Widths(threads=threads)).tracks
 
-    assert found.tracks[0].width == width
-
-
-def test_what_was_declared_not_to_wait_gets_none() -> None:
-    """Whatever was seen of it."""
-    demand = Demand(queue=QUEUE, branches=1000, batched=True, io=False, learned=learned(0.1, 0.0))
-    found = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=32))
-
-    assert found.tracks[0].width == 1
+    assert (track.width, track.width_of) == (1, None)
 
 
 def test_width_takes_no_more_than_there_is() -> None:
@@ -603,12 +605,14 @@ def test_width_takes_no_more_than_there_is() -> None:
     reports = [report("w", "a", 1000 * MIB, 2)]
     waits = learned(0.1, 0.001, memory=50 * MIB)
     few = router.plan(
-        [Demand(queue=QUEUE, branches=6, batched=True, learned=learned(0.1, 0.0))],
+        [Demand(queue=QUEUE, branches=6, batched=True, io=True, learned=learned(0.1, 0.0))],
         Cluster(reports),
         widths=Widths(threads=32),
     )
     heavy = router.plan(
-        [Demand(queue=QUEUE, branches=600, batched=True, learned=waits)], Cluster(reports), widths=Widths(threads=32)
+        [Demand(queue=QUEUE, branches=600, batched=True, io=True, learned=waits)],
+        Cluster(reports),
+        widths=Widths(threads=32),
     )
     light = router.plan([Demand(queue=QUEUE, branches=600, is_async=True)], Cluster(reports))
     needy = router.plan([Demand(queue=QUEUE, branches=600, is_async=True, memory=10 * MIB)], Cluster(reports))

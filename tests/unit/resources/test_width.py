@@ -1,4 +1,4 @@
-"""How many branches a lane runs at a time as ever more is learned of them, in processes that are simulated."""
+"""How many branches of ``io=True`` a lane runs at a time as ever more is learned of them, in simulated processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from egregore_dist.client import advice
 from egregore_dist.resources import profile, recorder, router
 from egregore_dist.resources.profile import Profile
 from egregore_dist.resources.recorder import Recorder
@@ -118,6 +119,11 @@ def learned(monkeypatch: pytest.MonkeyPatch, work: Work, width: int, slots: int)
 
 def widths(monkeypatch: pytest.MonkeyPatch, *worked: tuple[Work, int], width: int = 1) -> list[int]:
     """The width after each of some rounds, all learned from in turn: what is done, and the slots of the process."""
+    return [width for width, _ in planned(monkeypatch, *worked, width=width)]
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, *worked: tuple[Work, int], width: int = 1) -> list[tuple[int, str | None]]:
+    """The same, each with what would be advised if nothing were declared."""
     known: Profile | None = None
     found = []
     for at, (work, slots) in enumerate(worked):
@@ -125,9 +131,9 @@ def widths(monkeypatch: pytest.MonkeyPatch, *worked: tuple[Work, int], width: in
         new.at = at * 1000
         known = new if known is None else profile.merge(known, new)
         branches = profile.of_branches({("f",): 1}, {"f": known})
-        demand = Demand(queue="home", branches=10_000, batched=True, learned=branches)
+        demand = Demand(queue="home", branches=10_000, batched=True, io=True, learned=branches)
         width = router.plan([demand], CLUSTER, widths=Widths(threads=MOST)).tracks[0].width
-        found.append(width)
+        found.append((width, advice.sentence(["f"], branches, MOST)))
     return found
 
 
@@ -158,11 +164,15 @@ def test_the_width_is_that_which_leaves_a_process_busy(
 @pytest.mark.parametrize("by", ["child", "helpers"])
 @pytest.mark.parametrize("stretch", [1.0, 2.5])
 def test_what_others_compute_for_a_branch_is_no_wait(monkeypatch: pytest.MonkeyPatch, by: str, stretch: float) -> None:
-    """A branch whose work is done by a process that it starts, or by other threads, keeps its lane for itself."""
+    """A branch whose work is done by a process that it starts, or by other threads, is not taken for one that waits."""
     work = Work(0.05, 0.01, stretch, by)
+    found = [
+        *planned(monkeypatch, *[(work, 1)] * 10),
+        *planned(monkeypatch, *[(work, 4)] * 5, *[(work, 1)] * 5),
+    ]
 
-    assert set(widths(monkeypatch, *[(work, 1)] * 10)) == {1}
-    assert set(widths(monkeypatch, *[(work, 4)] * 5, *[(work, 1)] * 5)) == {1}
+    assert {text for _, text in found} == {None}
+    assert {width for width, _ in found[:10]} == {1}
 
 
 @pytest.mark.parametrize("stretch", [1.0, 3.0, 10.0])

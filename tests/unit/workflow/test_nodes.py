@@ -275,7 +275,7 @@ def test_memory(memory: int | str, expected: int) -> None:
         *[("gpus", value) for value in (0, -1, True, 1.5, "1", 2**53 + 1)],
         *[("labels", value) for value in ({}, "zone=eu", ["zone"], {"zone": 1}, {"a b": "x"}, {"": "x"}, {"zone": ""})],
         *[("labels", value) for value in ({"zone": "a=b"}, {"zone": "a+b"}, {3: "x"}, {"zone": "x" * 90})],
-        *[("io", value) for value in (0, 1, "yes")],
+        *[("io", value) for value in (0, 1, "yes", None)],
         *[("queue", value) for value in ("", 3, "two words", "a,b")],
     ],
 )
