@@ -10,7 +10,7 @@ from redis import backoff, retry
 
 from egregore_dist.engine.app import ledger_url
 from egregore_dist.errors import ConfigurationError
-from egregore_dist.ledger import keys
+from egregore_dist.ledger import connection, keys
 from egregore_dist.settings import load
 from entrypoint import Misconfigured, environment
 
@@ -27,7 +27,7 @@ def problem() -> str | None:
     name = os.environ["EGREGORE_WORKER_NAME"]
     try:
         settings = load()
-        with redis.Redis.from_url(
+        with connection.client(
             ledger_url(settings),
             socket_connect_timeout=TIMEOUT,
             socket_timeout=TIMEOUT,

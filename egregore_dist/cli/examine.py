@@ -67,9 +67,11 @@ def broker(settings: Settings) -> Check:
 
     try:
         address = apps.broker_url(settings)
-        is_redis = address.startswith("redis")
+        is_redis = apps.is_redis(settings)
         limits = {"socket_connect_timeout": _CONNECT_TIMEOUT, "socket_timeout": _CONNECT_TIMEOUT} if is_redis else {}
-        with Connection(address, connect_timeout=_CONNECT_TIMEOUT, transport_options=limits) as connection:
+        with Connection(
+            address, connect_timeout=_CONNECT_TIMEOUT, transport_options=limits | apps.broker_options(settings)
+        ) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_TIMEOUT)
             return Check("broker", "ok", f"{connection.as_uri()} answers")
     except errors.ConfigurationError as error:

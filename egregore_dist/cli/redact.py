@@ -16,6 +16,8 @@ _WORD = re.compile(r"[^\s'\"]+")
 _SECRETS = ("EGREGORE_BROKER_URL", "EGREGORE_LEDGER_URL", "EGREGORE_SECRET", "EGREGORE_MONITOR_TOKEN")
 _FILES = ("EGREGORE_SECRET_FILE", "EGREGORE_MONITOR_TOKEN_FILE")
 _IN_QUERY = re.compile(r"(?<=[?&])([^=&?]*password=)([^&]+)", re.IGNORECASE)
+# Between the URLs of one setting that names several servers.
+_BETWEEN = re.compile(r";(?=[\w+]+://)")
 
 # The style of a page, or a text in it.
 _TEXT_OF_PAGE = re.compile(r"(<style>.*?</style>)|(?<=>)[^<]+", re.DOTALL)
@@ -114,13 +116,17 @@ def _without_secrets(value: Any, secrets: list[tuple[str, bool]]) -> Any:
 
 
 def _without_password(match: re.Match[str]) -> str:
+    return ";".join(map(_hidden, _BETWEEN.split(match[0])))
+
+
+def _hidden(word: str) -> str:
     # Taken apart and not matched whole: a text of one long word must not cost its length squared.
-    scheme, is_url, rest = match[0].partition("://")
+    scheme, is_url, rest = word.partition("://")
     if is_url:
         rest = _IN_QUERY.sub(r"\1***", rest)
     login, is_given, host = rest.rpartition("@")
     if not is_url:
-        return match[0]
+        return word
     if not is_given:
         return f"{scheme}://{rest}"
     user, colon, _ = login.partition(":")
@@ -156,6 +162,9 @@ def _parts(secret: str) -> set[str]:
     _, is_url, rest = secret.partition("://")
     if not is_url:
         return {secret}
+    each = _BETWEEN.split(secret)
+    if len(each) > 1:
+        return {part for url in each for part in _parts(url)}
     asked = {value for _, value in _IN_QUERY.findall(rest)}
     password = rest.rpartition("@")[0].partition(":")[2]
     # A password with a slash in it breaks the URL, and then its pieces are in the messages about that.

@@ -183,7 +183,10 @@ def _take(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 
 
 def _port(url: str) -> int | None:
-    return urlsplit(url).port
+    from egregore_dist.ledger import sentinel
+
+    # There may be several, for failover.
+    return max((urlsplit(each).port or 0 for each in sentinel.pieces(url)), default=None)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

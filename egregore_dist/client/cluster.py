@@ -25,7 +25,6 @@ from egregore_dist.client.server import Server
 from egregore_dist.client.session import Session
 from egregore_dist.client.supervisor import Supervisor
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import urls
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import load
 
@@ -237,7 +236,7 @@ class LocalCluster:
     @property
     def url(self) -> str:
         """The broker's URL, with its password: for ``connect(cluster.url)`` in another process, never for a log."""
-        return ";".join(map(urls.for_redis, apps.broker_url(self.settings).split(";")))
+        return apps.public_url(self.settings)
 
     @property
     def monitor_url(self) -> str:

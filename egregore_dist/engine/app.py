@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from celery import Celery
 from kombu.transport import TRANSPORT_ALIASES
 
 from egregore_dist import errors
 from egregore_dist.engine import urls
+from egregore_dist.ledger import sentinel
 from egregore_dist.resources import needs, router
 from egregore_dist.settings import Settings
 
@@ -16,6 +18,7 @@ LANE, COLLECT, ADVANCE = "egregore.lane", "egregore.collect", "egregore.advance"
 #: Of workers: a node of theirs can be stopped, in the first only.
 POOLS = ("prefork", "threads")
 BACKEND = "egregore_dist.engine.backend:ChordBackend"
+SENTINEL_BACKEND = "egregore_dist.engine.backend:SentinelChordBackend"
 MESSAGING = "egregore_dist.engine.broker:AMQP"
 _LEDGERS = ("redis://", "rediss://")
 
@@ -33,10 +36,11 @@ def make_app(settings: Settings) -> Celery:
     refuse_derived([settings.queue])
     app = Celery("egregore", set_as_current=False, amqp=MESSAGING)
     app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket", "unix"), BACKEND)
+    app.loader.override_backends["sentinel"] = SENTINEL_BACKEND
     app.conf.update(
         broker_url=broker_url(settings),
-        result_backend=urls.for_backend(ledger_url(settings)),
-        result_backend_transport_options={"global_keyprefix": f"{settings.prefix}:celery:"},
+        result_backend=_backend_url(settings),
+        result_backend_transport_options=_backend_options(settings),
         task_default_queue=settings.queue,
         task_create_missing_queues=True,
         # Only strict JSON is read; messages hold no data.
@@ -61,7 +65,7 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options=_transport_options(settings),
         # An answer that nobody expected is no reason for a worker to end. RabbitMQ says by one that a queue is another.
-        broker_channel_error_retry=_is_redis(settings),
+        broker_channel_error_retry=is_redis(settings),
         # What a chord leaves behind where its callback never came.
         result_expires=3600,
         event_queue_expires=60,
@@ -99,6 +103,9 @@ def broker_url(settings: Settings) -> str:
         raise errors.ConfigurationError(
             f"no broker is at {scheme[:32]!r} URLs: write redis://host:6379/0, rediss://, unix:// or amqp://"
         )
+    if sentinel.is_sentinel(url):
+        urls.refuse_unreadable(url, "EGREGORE_BROKER_URL")
+        return sentinel.read(url).urls
     # There may be several, for failover.
     for each in url.split(";"):
         urls.refuse_unreadable(each, "EGREGORE_BROKER_URL")
@@ -115,6 +122,9 @@ def ledger_url(settings: Settings) -> str:
     """
     if settings.ledger_url is not None:
         url = settings.ledger_url.get_secret_value()
+        if sentinel.is_sentinel(url):
+            urls.refuse_unreadable(url, "EGREGORE_LEDGER_URL")
+            return sentinel.read(url).url
         if not (url.startswith(_LEDGERS) or urls.is_socket(url)):
             raise errors.ConfigurationError(
                 "EGREGORE_LEDGER_URL names no Redis or Valkey server: write it as redis://host:6379/0, rediss:// or unix://"
@@ -122,6 +132,8 @@ def ledger_url(settings: Settings) -> str:
         urls.refuse_unreadable(url, "EGREGORE_LEDGER_URL")
         return urls.for_redis(url)
     url = broker_url(settings)
+    if settings.broker_url is not None and sentinel.is_sentinel(url):
+        return sentinel.read(settings.broker_url.get_secret_value()).url
     if "://" not in url:
         raise errors.ConfigurationError("the broker's URL has no scheme: write it as redis://host:6379/0")
     if not (url.startswith(_LEDGERS) or urls.is_socket(url)):
@@ -134,7 +146,7 @@ def ledger_url(settings: Settings) -> str:
 
 
 def _transport_options(settings: Settings) -> dict[str, object]:
-    if not _is_redis(settings):
+    if not is_redis(settings):
         return {}
     return {
         "visibility_timeout": VISIBILITY_TIMEOUT,
@@ -145,8 +157,34 @@ def _transport_options(settings: Settings) -> dict[str, object]:
         "socket_connect_timeout": 3,
         "socket_keepalive": True,
         "health_check_interval": 4,
+        **broker_options(settings),
     }
 
 
-def _is_redis(settings: Settings) -> bool:
-    return broker_url(settings).startswith("redis")
+def public_url(settings: Settings) -> str:
+    """The broker's URL as `EGREGORE_BROKER_URL` has it. Raises what `broker_url` raises."""
+    if settings.broker_url is not None and sentinel.is_sentinel(settings.broker_url.get_secret_value()):
+        return sentinel.read(settings.broker_url.get_secret_value()).url
+    return ";".join(map(urls.for_redis, broker_url(settings).split(";")))
+
+
+def broker_options(settings: Settings) -> dict[str, Any]:
+    """The transport options that belong to `broker_url`: what sentinels call the primary, and their login."""
+    url = "" if settings.broker_url is None else settings.broker_url.get_secret_value()
+    return sentinel.read(url).options if sentinel.is_sentinel(url) else {}
+
+
+def is_redis(settings: Settings) -> bool:
+    """Whether the broker is a Redis or Valkey server. Raises what `broker_url` raises."""
+    return broker_url(settings).startswith(("redis", "sentinel"))
+
+
+def _backend_options(settings: Settings) -> dict[str, Any]:
+    url = ledger_url(settings)
+    options = sentinel.read(url).options if sentinel.is_sentinel(url) else {}
+    return {"global_keyprefix": f"{settings.prefix}:celery:", **options}
+
+
+def _backend_url(settings: Settings) -> str:
+    url = ledger_url(settings)
+    return sentinel.read(url).urls if sentinel.is_sentinel(url) else urls.for_backend(url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import redis.connection
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 
 from egregore_dist.ledger.connection import outlasting
 
@@ -36,3 +36,7 @@ class ChordBackend(RedisBackend):
     def remove_pending_result(self, result: Any) -> Any:
         """Forget nothing."""
         return result
+
+
+class SentinelChordBackend(ChordBackend, SentinelBackend):
+    """The same on the primary that sentinels name."""

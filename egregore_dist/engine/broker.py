@@ -305,6 +305,17 @@ class Transport(stock.Transport):  # type: ignore[misc]
             raise redis.exceptions.ConnectionError(reason) from error
 
 
+class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]
+    """Such a channel to the primary that sentinels name."""
+
+
+class SentinelTransport(Transport):
+    """Kombu's Sentinel transport with these channels."""
+
+    default_port = stock.SentinelTransport.default_port
+    Channel = SentinelChannel
+
+
 class Connection(kombu.Connection):
     """A connection whose channels are ours where the broker is Redis, and that is made again within seconds."""
 
@@ -318,7 +329,7 @@ class Connection(kombu.Connection):
     def get_transport_cls(self) -> Any:
         """The class of the transport."""
         found = super().get_transport_cls()
-        return Transport if found is kombu_redis.Transport else found
+        return {stock.Transport: Transport, stock.SentinelTransport: SentinelTransport}.get(found, found)
 
     def _ensure_connection(self, *args: Any, **options: Any) -> Any:
         # Kombu waits up to 30 seconds between two attempts, and all workers at the same instants.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from egregore_dist import errors
+from egregore_dist.ledger import sentinel
 
 _REDIS = ("redis", "rediss")
 # A Unix socket, as redis-py, kombu and Celery's result backend write it.
@@ -40,7 +41,7 @@ def refuse_unreadable(url: str, variable: str) -> None:
     Raises:
         errors.ConfigurationError: it names the variable and what is wrong; never the URL, which may hold a password.
     """
-    wrong = _wrong_with(url)
+    wrong = _wrong_with_sentinels(url) if sentinel.is_sentinel(url) else _wrong_with(url)
     if wrong is not None:
         raise errors.ConfigurationError(f"{variable} cannot be read: {wrong}")
 
@@ -101,6 +102,14 @@ def _socket(url: str, scheme: str) -> str:
 def _databases(parts: SplitResult) -> list[str]:
     """The databases that a query names."""
     return [value.strip("/") for name, value in parse_qsl(parts.query) if name in ("db", "virtual_host")]
+
+
+def _wrong_with_sentinels(url: str) -> str | None:
+    try:
+        sentinel.read(url)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _wrong_with(url: str) -> str | None:

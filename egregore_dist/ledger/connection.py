@@ -11,8 +11,11 @@ from typing import Any
 
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 
 from egregore_dist import errors
+from egregore_dist.ledger import sentinel
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,28 @@ _OF_CLUSTERS = ("CROSSSLOT", "MOVED ", "ASK ", "Keys in request don't hash to th
 _NO_DATABASE = "DB index is out of range"
 
 _CODE = re.compile(rf"(?:^|[\s-])({'|'.join([*_REFUSALS, *_DEMOTED])})\s")
+
+
+def client(url: str, **options: Any) -> redis.Redis:
+    """A client of the server at a URL that redis-py reads, or of the primary that sentinels name.
+
+    Raises:
+        ValueError: the URL cannot be read.
+    """
+    make = sentinel.client if sentinel.is_sentinel(url) else redis.Redis.from_url
+    found = make(url, **options)
+    pool = found.connection_pool
+    pool.connection_class = outlasting(pool.connection_class)
+    return found
+
+
+def async_client(url: str, **options: Any) -> redis.asyncio.Redis:
+    """The same for an event loop."""
+    make = sentinel.async_client if sentinel.is_sentinel(url) else redis.asyncio.Redis.from_url
+    found = make(url, **options)
+    pool = found.connection_pool
+    pool.connection_class = outlasting(pool.connection_class)
+    return found
 
 
 class TurnedAway(redis.exceptions.ConnectionError):
@@ -183,6 +208,12 @@ def reachable() -> Iterator[None]:
         raise errors.BrokerFull(f"the server takes nothing more: {error}") from error
     except TurnedAway as error:
         raise errors.BrokerUnavailable(f"the ledger does not answer: {error}") from error
+    except (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError):
+        # Its text has the sentinels' connections in it.
+        raise errors.BrokerUnavailable(
+            "the ledger cannot be reached: no sentinel that answers knows a live primary of this name; see that the "
+            "sentinels are up, and that master_name is as in their configuration"
+        ) from None
     except redis.exceptions.AuthenticationError as error:
         raise errors.BrokerUnavailable(
             f"the ledger's server refuses this login: {error}; see that its URL has the right user and password"

@@ -9,13 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
-import redis
 from redis.retry import Retry
 
 from egregore_dist import errors
-from egregore_dist.ledger import fitness, replies, spans
+from egregore_dist.ledger import connection, fitness, replies, spans
 from egregore_dist.ledger.calls import Calls, Pauses
-from egregore_dist.ledger.connection import options, outlasting, reachable
+from egregore_dist.ledger.connection import options, reachable
 from egregore_dist.ledger.keys import ROOT, Keys
 from egregore_dist.ledger.records import (
     ENDED,
@@ -72,7 +71,7 @@ class Ledger:
     """A ledger on a Redis or Valkey server.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://``, ``unix://``, or ``sentinel://`` with ``master_name``.
         prefix: what every key starts with.
         retention: seconds that a finished run is kept.
         retries: how often a call is tried again, at most a second apart, while the server cannot be reached, answers
@@ -94,12 +93,10 @@ class Ledger:
     ) -> None:
         backoff = Pauses(waits)
         try:
-            self.redis = redis.Redis.from_url(url, retry=Retry(backoff, retries=retries), **options(url))
+            self.redis = connection.client(url, retry=Retry(backoff, retries=retries), **options(url))
         except ValueError as error:
             # The URL may hold a password, and redis-py does not repeat it.
             raise errors.ConfigurationError(f"the ledger's URL cannot be used: {error}") from None
-        pool = self.redis.connection_pool
-        pool.connection_class = outlasting(pool.connection_class)
         self._url = url
         self.keys = Keys(prefix)
         self._retention = retention

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from egregore_dist import errors
 from egregore_dist.ledger import replies
-from egregore_dist.ledger.connection import Refusals, options, outlasting, reachable
+from egregore_dist.ledger.connection import Refusals, async_client, options, reachable
 from egregore_dist.ledger.keys import Keys
 from egregore_dist.ledger.records import StreamOfRun
 
@@ -27,9 +26,7 @@ class Watch:
 
     def __init__(self, url: str, keys: Keys) -> None:
         backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.02)
-        self._redis = redis.asyncio.Redis.from_url(url, retry=Retry(backoff, retries=3), **options(url))
-        pool = self._redis.connection_pool
-        pool.connection_class = outlasting(pool.connection_class)
+        self._redis = async_client(url, retry=Retry(backoff, retries=3), **options(url))
         self._keys = keys
         self._refusals = Refusals()
 

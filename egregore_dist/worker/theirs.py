@@ -15,7 +15,7 @@ from kombu import Connection
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.engine import urls
-from egregore_dist.ledger import Ledger, connection
+from egregore_dist.ledger import Ledger, connection, sentinel
 from egregore_dist.settings import Settings, load
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,11 @@ def settings(app: Celery) -> Settings:
     if found.broker_url is not None:
         return found
     url: Any = app.conf.broker_url
-    # One of several, where the app names them for failover.
-    broker = url if isinstance(url, str) else next(iter(url or ()), None)
+    # One of several, where the app names them for failover; those of sentinels are one.
+    names = [url] if isinstance(url, str) else list(url or ())
+    if names and sentinel.is_sentinel(names[0]):
+        return load(broker_url=_with_primary(";".join(names), app.conf.broker_transport_options))
+    broker = next(iter(names), None)
     if not broker:
         # What Celery takes in its place, a RabbitMQ on this machine, is hardly ever meant.
         raise errors.ConfigurationError(
@@ -45,6 +48,19 @@ def settings(app: Celery) -> Settings:
             "EGREGORE_BROKER_URL, such as redis://host:6379/0"
         )
     return load(broker_url=_with_tls(broker, app.conf.broker_use_ssl))
+
+
+def _with_primary(url: str, options: object) -> str:
+    """A Sentinel URL with what the app's ``broker_transport_options`` say of the primary and of the sentinels."""
+    known = options if isinstance(options, Mapping) else {}
+    login = known.get("sentinel_kwargs") or {}
+    said = {
+        "master_name": known.get("master_name"),
+        "sentinel_username": login.get("username"),
+        "sentinel_password": login.get("password"),
+    }
+    given = urlencode({name: value for name, value in said.items() if value and f"{name}=" not in url})
+    return f"{url}{'&' if '?' in url else '?'}{given}" if given else url
 
 
 def _with_tls(url: str, options: object) -> str:

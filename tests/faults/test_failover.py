@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
+from click.testing import CliRunner
 
 from egregore_dist import LocalCluster, Run, Sequence, errors, node
+from egregore_dist.cli import main
 from egregore_dist.client import session
 from tests.support.proxy import Proxy
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer, redis_server, sentinel
 from tests.support.trial import notice_soon
 from tests.support.waiting import let_pass, until
 
@@ -54,6 +59,10 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Submit no more."""
         self._stopped.set()
         self._thread.join(30)
 
@@ -96,8 +105,64 @@ def test_a_planned_failover_behind_one_address(
         assert last.result(timeout=HEALS + SLACK) == SUM
         took = time.monotonic() - switched
         let_pass(0.5)
-        load.__exit__()
+        load.stop()
 
         assert [run.result(timeout=40) for run in load.runs] == [SUM] * len(load.runs)
         until(lambda: not replica.client.hlen("unacked"), seconds=30, what="the end of every message")
         figure(f"{took:.1f} s from the failover to the end of a run that was submitted after it")
+
+
+@pytest.mark.parametrize("how", ["asked for", "killed"])
+def test_a_failover_by_sentinel(
+    pair: tuple[RedisServer, RedisServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    figure: Callable[[str], None],
+    how: str,
+) -> None:
+    """Broker and ledger follow the primary that Sentinel names; runs end well, or as lost where it lost them."""
+    primary, replica = pair
+    with (
+        sentinel(tmp_path, primary) as port,
+        redis.Redis(port=port) as watcher,
+        cluster_on(f"sentinel://127.0.0.1:{port}/0?master_name=mymaster", monkeypatch) as cluster,
+        Load() as load,
+    ):
+        until(lambda: watcher.sentinel_master("mymaster")["num-slaves"] == 1, what="the replica as Sentinel sees it")
+        doctor = CliRunner(env={"EGREGORE_BROKER_URL": cluster.url}).invoke(main, ["doctor", "--json"])
+        checks = {check["name"]: check["status"] for check in json.loads(doctor.stdout)["checks"]}
+        assert (checks["broker"], checks["ledger"]) == ("ok", "ok")
+        if how == "asked for":
+            watcher.execute_command("SENTINEL", "FAILOVER", "mymaster")
+        else:
+            primary.kill()
+        began = time.monotonic()
+        until(lambda: watcher.sentinel_master("mymaster")["port"] == replica.port, seconds=30, what="the new primary")
+        before = len(load.runs)
+        until(lambda: len(load.runs) > before + 1, seconds=HEALS + SLACK, what="submits after the failover")
+        end_of(load.runs[-1])
+        took = time.monotonic() - began
+        load.stop()
+
+        ends = Counter(map(end_of, load.runs))
+        assert ends["lost"] < len(load.runs) / 2, ends
+        assert_nothing_is_left(load.runs, replica)
+        figure(f"{took:.1f} s from the failover to the end of a run that was submitted after it; {dict(ends)}")
+
+
+def end_of(run: Run) -> str:
+    """How a run ended: "good" or "lost"; nothing else may be."""
+    try:
+        assert run.result(timeout=40) == SUM
+    except errors.RunLost:
+        return "lost"
+    return "good"
+
+
+def assert_nothing_is_left(runs: list[Run], server: RedisServer) -> None:
+    """Nothing of any run is to be done, and each key of a run expires."""
+    client = server.client
+    until(lambda: not client.exists("egd:agenda"), seconds=30, what="the end of every entry of the agenda")
+    until(lambda: not client.hlen("unacked"), seconds=30, what="the end of every message")
+    staying = [key for key in client.scan_iter(match="egd:{*", count=1000) if client.ttl(key) == -1]
+    assert staying == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 
+from egregore_dist.engine import app as apps
+from egregore_dist.ledger import sentinel
 from egregore_dist.settings import load
 from egregore_dist.worker import theirs
 
@@ -32,3 +34,18 @@ def test_another_broker_is_told(app: str, ours: str, is_other: bool, caplog: pyt
     assert bool(caplog.messages) == is_other
     assert "secret" not in caplog.text
     assert not is_other or "workers of Celery app 'shop' consume " in caplog.text
+
+
+@pytest.mark.parametrize(
+    "broker", ["sentinel://:pw@one;sentinel://:pw@two/2", ["sentinel://:pw@one", "sentinel://:pw@two/2"]]
+)
+def test_an_app_on_sentinel(broker: object) -> None:
+    """What the app's transport options say of the primary and of the sentinels holds for the ledger too."""
+    app = Celery("shop", set_as_current=False)
+    login = {"password": "open"}
+    app.conf.update(broker_url=broker, broker_transport_options={"master_name": "main", "sentinel_kwargs": login})
+
+    said = sentinel.read(apps.ledger_url(theirs.settings(app)))
+
+    assert said.addresses == (("one", 26379), ("two", 26379))
+    assert (said.master, said.db, said.login, said.kwargs) == ("main", 2, ":pw@", login)
