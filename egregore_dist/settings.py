@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
@@ -17,6 +18,14 @@ from egregore_dist.workflow import labels, names
 _LONGEST = 100 * 365 * 86400
 # Intervals that a report lives at least: a live worker may be late, or miss one, and not count as gone.
 _LEAST_REPORTS = 3
+_PREFIX, _QUEUE = "egd", "egregore"
+
+
+def _queue_of(prefix: str) -> str:
+    """The default queue of a cluster with this prefix: clusters that share a server do not share a queue."""
+    name = f"{_QUEUE}-{prefix}"
+    # A prefix may be as long as a queue.
+    return name if len(name) <= names.MAX_LENGTH else f"{_QUEUE}-{hashlib.sha256(prefix.encode()).hexdigest()}"
 
 
 class Settings(BaseSettings):
@@ -42,8 +51,11 @@ class Settings(BaseSettings):
         (), description="What a worker says of itself, key=value,...; see `labels=` of nodes."
     )
     gpus: int | None = Field(None, ge=0, le=1024, description="GPUs that a worker has. Absent: those that it finds.")
-    queue: str = Field("egregore", description="The Celery queue of lanes that ask for no other.")
-    prefix: str = Field("egd", description="What every ledger key starts with.")
+    prefix: str = Field(_PREFIX, description="What every ledger key starts with.")
+    queue: str = Field(
+        _QUEUE,
+        description="The Celery queue of lanes that ask for no other. Absent, with a prefix: egregore-PREFIX.",
+    )
     retention: float = Field(7 * 86400, gt=0, le=_LONGEST, description="Seconds that a finished run is kept.")
     payload_limit: int = Field(
         64 * 2**20, gt=0, lt=512 * 2**20, description="Largest encoded value, in bytes; a server takes no larger one."
@@ -86,6 +98,14 @@ class Settings(BaseSettings):
     monitor_url: str | None = Field(
         None, description="Where browsers find the web monitor of a cluster that exists already."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_own_queue(cls, values: dict[str, Any]) -> dict[str, Any]:
+        prefix = values.get("prefix", _PREFIX)
+        if prefix == _PREFIX or not names.is_valid(prefix):
+            return values
+        return {"queue": _queue_of(prefix), **values}
 
     @field_validator("modules", "labels", mode="before")
     @classmethod

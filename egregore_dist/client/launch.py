@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import datetime as dt
-import re
 import uuid
 from contextlib import nullcontext
 from functools import partial
@@ -25,8 +24,6 @@ from egregore_dist.workflow.binding import Parameters
 from egregore_dist.workflow.launcher import Launcher
 from egregore_dist.workflow.step import Step
 
-_ID = re.compile(names.PATTERN)
-
 
 class ClusterLauncher:
     """Submits to the current session's cluster."""
@@ -41,7 +38,7 @@ class ClusterLauncher:
         return self._accepted(step, data, id, waits=False)
 
     def _accepted(self, step: Step, data: Any, id: str | None, *, waits: bool) -> Run:
-        if id is not None and not _is_id(id):
+        if id is not None and not names.is_valid(id):
             raise errors.WorkflowError(
                 f"run id {id!r}: letters, digits, '_', '.' and '-' only, 1 to 128 of them, and not '.' or '..'"
             )
@@ -118,10 +115,6 @@ class ClusterLauncher:
                 f"{describe.describe(step).spec.name!r} has no branches: nothing is to be planned"
             )
         return found[0]
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def _refuse_differences(run: str, existing: Accepted, workflow: str, its_digest: str) -> None:

@@ -36,6 +36,11 @@ def checked(name: object, what: str) -> str:
     return name
 
 
+def is_valid(name: object) -> bool:
+    """Whether ``name`` is a valid name, as for `checked`."""
+    return isinstance(name, str) and _VALID.fullmatch(name) is not None
+
+
 def optional(name: object, what: str) -> str | None:
     """Like `checked`, and ``None`` stays ``None``."""
     return None if name is None else checked(name, what)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from egregore_dist import Context, LocalCluster, errors, node, parallel
+from egregore_dist import Context, LocalCluster, Run, errors, node, parallel
 from egregore_dist.client import session
 from tests.support import watching
+from tests.support.clusters import submitting
 from tests.support.trial import notice_soon
 from tests.support.waiting import let_pass, until
 
@@ -116,13 +117,27 @@ def test_nothing_is_left_of_a_cluster_with_settings_that_cannot_be() -> None:
     assert cluster.server is None
 
 
-def test_clusters_that_share_a_broker_have_workers_of_different_names() -> None:
-    """RabbitMQ lets only one worker of a name consume."""
+def test_clusters_that_share_a_broker_have_nothing_in_common_but_the_server() -> None:
+    """With prefixes of their own they have queues of their own, and names: RabbitMQ lets one worker of a name consume."""
     with (
         LocalCluster(workers=1) as one,
-        LocalCluster(workers=1, broker_url=one.url, queue="other", prefix="other") as other,
+        LocalCluster(workers=1, broker_url=one.url, prefix="other") as other,
+        submitting(one.settings) as of_one,
+        submitting(other.settings) as of_other,
     ):
+        clusters = ((one, of_one), (other, of_other))
+        (mine, theirs) = (each.workers.list() for _, each in clusters)
+        assert {queue for said in mine for queue in said.queues}.isdisjoint(q for said in theirs for q in said.queues)
         assert one.workers[0].name != other.workers[0].name
+
+        runs: list[tuple[LocalCluster, Run]] = []
+        for _ in range(5):
+            for cluster, each in clusters:
+                session.use(each)
+                runs.append((cluster, parent.submit()))
+        for cluster, run in runs:
+            assert run.result(timeout=30) == cluster.workers[0].pid
+        assert [each.ledger.count_aside() for _, each in clusters] == [0, 0]
 
 
 @pytest.mark.parametrize(

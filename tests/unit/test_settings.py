@@ -11,6 +11,7 @@ import pytest
 from egregore_dist import errors
 from egregore_dist.engine.runtime import signer
 from egregore_dist.settings import Settings, load
+from egregore_dist.workflow import names
 
 PASSWORD = "open-sesame-open-sesame"
 SECRETS = {
@@ -178,6 +179,38 @@ def test_settings_do_not_change() -> None:
     """Settings are read once, and never change under who holds them."""
     with pytest.raises(pydantic.ValidationError):
         Settings().queue = "another"
+
+
+@pytest.mark.parametrize(
+    ("given", "queue"),
+    [
+        ({}, "egregore"),
+        ({"prefix": "egd"}, "egregore"),
+        ({"prefix": "shop"}, "egregore-shop"),
+        ({"prefix": "shop", "queue": "egregore"}, "egregore"),
+        ({"prefix": "x" * 119}, "egregore-" + "x" * 119),
+        ({"prefix": "x" * 128}, "egregore-24da1b81d0b16df6428eee73c69fcb2a93c76bc6df706f0c6670fe6bfe800464"),
+    ],
+    ids=["none", "default", "prefix", "queue", "long", "longest"],
+)
+def test_the_queue_is_named_after_the_prefix(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], queue: str
+) -> None:
+    """Clusters with prefixes of their own do not share the default queue; whoever names a queue has that one."""
+    assert load(**given).queue == queue
+    for name, value in given.items():
+        monkeypatch.setenv(f"EGREGORE_{name.upper()}", value)
+    assert load().queue == queue
+    assert names.checked(load().queue, "queue") == queue
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "x" * 129])
+def test_a_wrong_prefix_is_the_one_thing_that_is_told(prefix: str) -> None:
+    """The queue that would be made of it is not named beside it."""
+    with pytest.raises(errors.ConfigurationError, match="EGREGORE_PREFIX") as refused:
+        load(prefix=prefix)
+
+    assert "EGREGORE_QUEUE" not in str(refused.value)
 
 
 def test_unknown_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
