@@ -118,7 +118,7 @@ def test_nothing_is_left_of_a_cluster_with_settings_that_cannot_be() -> None:
 
 
 def test_clusters_that_share_a_broker_have_nothing_in_common_but_the_server() -> None:
-    """With prefixes of their own they have queues of their own, and names: RabbitMQ lets one worker of a name consume."""
+    """Their queues and workers have other names, the latter since RabbitMQ lets only one worker of a name consume."""
     with (
         LocalCluster(workers=1) as one,
         LocalCluster(workers=1, broker_url=one.url, prefix="other") as other,

@@ -14,7 +14,7 @@ from tests.support import work
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import TTL, Trial
 from tests.support.waiting import until
-from tests.support.work import heedless_first, join, long_first, nap
+from tests.support.work import heedless_first, join, long_first, nap, nap_or_wait
 
 # A branch is given back within two seconds; a busy machine is slower than the product.
 GIVEN_BACK = 2.0
@@ -98,7 +98,11 @@ SOFT = 4.0
     ids=["SIGQUIT", "SIGTERM-SIGQUIT", "remapped"],
 )
 def test_a_soft_shutdown_loses_nothing(
-    trial_of: Callable[..., Trial], signals: list[str], env: dict[str, str], figure: Callable[[str], None]
+    trial_of: Callable[..., Trial],
+    signals: list[str],
+    env: dict[str, str],
+    figure: Callable[[str], None],
+    tmp_path: Path,
 ) -> None:
     """With Celery's soft shutdown what ends in its time counts, what does not is handed back, and another goes on."""
     trial = trial_of(workers=0)
@@ -106,14 +110,17 @@ def test_a_soft_shutdown_loses_nothing(
     long = trial.submit(parallel(long_first), 60.0)
     trial.wait_for(node="long_first")
     trial.add()
-    many = trial.submit(Sequence(nap.map(), join), [0.1] * 200)
-    trial.wait_for(6, node="nap", pid=leaving.pid)
+    # The last branch keeps the block open until the worker has left, however long that takes.
+    gate = tmp_path / "gate"
+    many = trial.submit(Sequence(nap_or_wait.map(), join), [*[0.1] * 200, str(gate)])
+    trial.wait_for(6, node="nap_or_wait", pid=leaving.pid)
     asked = work.now()
     for name in signals:
         leaving.kill(name)
     assert leaving.wait(SOFT + 20)
     gone = (work.now() - asked) / 1000
     assert many.status == "running"
+    gate.touch()
 
     assert trial.result(long).keys() == {"long_first"}
     first, second = trial.executions("long_first")
@@ -122,11 +129,12 @@ def test_a_soft_shutdown_loses_nothing(
     figure(f"gone {gone:.2f} s after the signal; {given_back:.2f} s from its end until the long branch runs elsewhere")
     assert (first.end - asked) / 1000 > 0.9 * SOFT
     assert given_back < GIVEN_BACK + SLACK
-    assert len(trial.result(many)) == 200
-    ended = Counter(it.branch for it in trial.executions("nap") if it.value is not None)
+    assert len(trial.result(many)) == 201
+    naps = trial.executions("nap_or_wait")
+    ended = Counter(it.branch for it in naps if it.value is not None)
     assert set(ended.values()) == {1}
     # In the time that it had, the worker went on with what it held.
-    assert [it for it in trial.executions("nap") if it.value is not None and asked + 500 < it.start < first.end]
+    assert [it for it in naps if it.value is not None and asked + 500 < it.start < first.end]
 
 
 def test_a_long_branch_outlives_docker_stop(trial: Trial) -> None:

@@ -91,6 +91,18 @@ def nap(seconds: float, context: Context) -> str:
         return stamp
 
 
+@node
+def nap_or_wait(item: float | str, context: Context) -> str:
+    """Sleeps so many seconds, or waits for a file of this path."""
+    with recorded(context) as stamp:
+        if isinstance(item, str):
+            while not os.path.exists(item):
+                time.sleep(0.01)
+        else:
+            time.sleep(item)
+        return stamp
+
+
 @node(io=True)
 def waits(seconds: float, context: Context) -> str:
     """Sleeps, on a thread where there are several."""
