@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 
 from egregore_dist import errors
 from egregore_dist.client import monitor as web
-from egregore_dist.client import session
+from egregore_dist.client import session, unfinished
 from egregore_dist.client.monitor import LocalMonitor
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
@@ -156,6 +157,9 @@ class LocalWorker:
 class LocalCluster:
     """A server and workers on this machine; as a context manager it is also what this process submits to.
 
+    Where its ``with`` block ends before runs do, it names them on standard error. With a ``data_dir`` they go on when
+    it is started again.
+
     A worker that fails is started again: after a second, and after twice as long, a minute at most, each time that it
     fails within a minute. One that ends with the exit code 0, or was ended by its handle, is not.
 
@@ -230,8 +234,21 @@ class LocalCluster:
     ) -> None:
         session.use(self._before)
         if self._session is not None:
+            if os.getpid() == self._owner:
+                self._tell_unfinished(self._session)
             self._session.close()
         self.stop()
+
+    def _tell_unfinished(self, of: Session) -> None:
+        # Runs on a server that is not the cluster's own do not end with it.
+        if self.server is None:
+            return
+        with contextlib.suppress(errors.BrokerUnavailable):
+            runs = of.ledger.unfinished()
+            if self._data_dir is None:
+                unfinished.tell_lost(runs, {})
+            else:
+                unfinished.tell_kept(runs, self._data_dir)
 
     @property
     def url(self) -> str:
@@ -310,7 +327,7 @@ class LocalCluster:
         base = load(**given)
         self.settings = base.model_copy(
             update={
-                "secret": base.secret or SecretStr(secrets.token_urlsafe(32)),
+                "secret": base.secret or SecretStr(self.server.secret() if self.server else secrets.token_urlsafe(32)),
                 # The ledger of a cluster that exists is not for a server of its own.
                 "ledger_url": base.ledger_url if {"broker_url", "ledger_url"} & self._given.keys() else None,
             }

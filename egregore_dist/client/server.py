@@ -149,6 +149,10 @@ class Server:
                     raise errors.BrokerUnavailable(message) from None
                 time.sleep(POLL)
 
+    def secret(self) -> str:
+        """A secret for code that travels by value, kept with the data: runs that go on after a restart need it."""
+        return _kept(self.directory, "secret")
+
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of its log, without the password."""
         text = self._process.log_tail(lines) if self._process is not None else ""
@@ -176,7 +180,7 @@ class Server:
         log = self.directory / "server.log"
         lock = _lock(self.directory)
         try:
-            self._password = _password(self.directory)
+            self._password = _kept(self.directory, "password")
             config = CONFIG.format(host=HOST, port=self.port, password=self._password, maxmemory=self._maxmemory or 0)
             _write_private(self.directory / "server.conf", config)
             log.unlink(missing_ok=True)
@@ -288,9 +292,9 @@ def _lock(directory: Path) -> int:
             raise
 
 
-def _password(directory: Path) -> str:
-    """The password kept in the directory, made at the first start."""
-    file = directory / "password"
+def _kept(directory: Path, name: str) -> str:
+    """The secret of this name kept in the directory, made when it is first asked for."""
+    file = directory / name
     if not file.exists():
         _write_private(file, secrets.token_urlsafe(32))
     return file.read_text()

@@ -14,6 +14,7 @@ import kombu.pools
 from celery import Celery
 
 from egregore_dist import errors
+from egregore_dist.client import unfinished
 from egregore_dist.client.limits import Limits
 from egregore_dist.client.workers import Workers
 from egregore_dist.engine import app as apps
@@ -58,7 +59,7 @@ class Session:
         # The embedded server is configured by this package.
         self._is_server_fit = embedded
         # A program may end right after it has submitted.
-        atexit.register(self._finish)
+        atexit.register(self._at_exit)
 
     def refuse_unfit_server(self) -> None:
         """Refuse a server that cannot hold a ledger. It is asked once.
@@ -117,10 +118,17 @@ class Session:
             time.sleep(_LOOK_EVERY)
         return False
 
-    def _finish(self) -> None:
+    def _at_exit(self) -> None:
         if os.getpid() != self.pid:
             return
         self.later.flush()
+        # An interrupt is one of what is waited for here; the cluster is stopped after that.
+        with contextlib.suppress(errors.EgregoreError, KeyboardInterrupt):
+            if self.embedded:
+                self._left.update(unfinished.wait(self, self._left))
+        self._end_left()
+
+    def _end_left(self) -> None:
         if self.embedded:
             for run in self._left:
                 with contextlib.suppress(errors.EgregoreError):
@@ -128,8 +136,10 @@ class Session:
 
     def close(self) -> None:
         """Publish what waits, and close the connections."""
-        self._finish()
-        atexit.unregister(self._finish)
+        if os.getpid() == self.pid:
+            self.later.flush()
+            self._end_left()
+        atexit.unregister(self._at_exit)
         self.app.close()
         self.ledger.close()
 

@@ -444,6 +444,13 @@ class Ledger:
         with reachable():
             return not self.redis.exists(self.keys.agenda)
 
+    def unfinished(self) -> list[RunRecord]:
+        """The runs that have not ended, `_AT_ONCE` at most: each of their open blocks has an entry in the agenda."""
+        with reachable():
+            entries = cast(list[bytes], self.redis.zrange(self.keys.agenda, 0, -1))
+        names = list(dict.fromkeys(entry.decode().partition(" ")[0] for entry in entries))
+        return [run for run in self.records(names[:_AT_ONCE]) if run.state not in ENDED]
+
     def sweep(
         self,
         run: str,
