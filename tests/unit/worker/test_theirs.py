@@ -37,13 +37,13 @@ def test_another_broker_is_told(app: str, ours: str, is_other: bool, caplog: pyt
 
 
 @pytest.mark.parametrize(
-    "broker", ["sentinel://:pw@one;sentinel://:pw@two/2", ["sentinel://:pw@one", "sentinel://:pw@two/2"]]
+    "addresses", ["sentinel://:pw@one;sentinel://:pw@two/2", ["sentinel://:pw@one", "sentinel://:pw@two/2"]]
 )
-def test_an_app_on_sentinel(broker: object) -> None:
+def test_an_app_on_sentinel(addresses: object) -> None:
     """What the app's transport options say of the primary and of the sentinels holds for the ledger too."""
     app = Celery("shop", set_as_current=False)
     login = {"password": "open"}
-    app.conf.update(broker_url=broker, broker_transport_options={"master_name": "main", "sentinel_kwargs": login})
+    app.conf.update(broker_url=addresses, broker_transport_options={"master_name": "main", "sentinel_kwargs": login})
 
     said = sentinel.read(apps.ledger_url(theirs.settings(app)))
 
