@@ -376,6 +376,9 @@ def _field_names(kind: type) -> list[str]:
     return list(getattr(kind, "model_fields", ()))
 
 
+_CURE_OF_RECORDS = '; of a frame\'s records, return json.loads(frame.to_json(orient="records", date_format="iso")).'
+
+
 def _cure(value: Any, cause: Exception) -> str:
     """What to do about ``value``, which cannot be encoded."""
     package = type(value).__module__.partition(".")[0]
@@ -385,8 +388,10 @@ def _cure(value: Any, cause: Exception) -> str:
         return "The text has lone surrogates; send it as bytes: value.encode('utf-8', 'surrogateescape')."
     if package == "numpy" and hasattr(value, "tolist"):
         return "Return array.tolist(), or array.tobytes() with shape and dtype."
-    if package in ("pandas", "polars"):
-        return "Return frame.to_dict(), or write the frame to a file and return its path."
+    if package == "pandas":
+        return _cure_of_pandas(type(value).__name__)
+    if package == "polars":
+        return "Return frame.to_dicts() or series.to_list(), or write the frame to a file and return its path."
     if isinstance(value, BaseException):
         return "Raise the exception, or return str(exception)."
     if names.of_class(type(value)) == _RUN:
@@ -408,6 +413,25 @@ def _cure(value: Any, cause: Exception) -> str:
     if _field_names(type(value)):
         return f"{type(cause).__name__}: {cause}."
     return "Use plain data instead: a dict, a dataclass, a msgspec.Struct or a pydantic model."
+
+
+def _cure_of_pandas(kind: str) -> str:
+    # to_dict() keeps timestamps and missing values, which travel no better; to_json() makes text and null of them.
+    match kind:
+        case "Timestamp":
+            return "Return value.to_pydatetime(), or value.isoformat()" + _CURE_OF_RECORDS
+        case "Timedelta":
+            return "Return value.to_pytimedelta(), or value.isoformat()" + _CURE_OF_RECORDS
+        case "NaTType" | "NAType":
+            return "Return None in its place" + _CURE_OF_RECORDS
+        case "DataFrame":
+            return (
+                'Return json.loads(frame.to_json(orient="records", date_format="iso")), or write the frame to a file '
+                "and return its path."
+            )
+        case "Series":
+            return 'Return json.loads(series.to_json(orient="values", date_format="iso")).'
+    return "Return str(value), or list(value) if it has several items."
 
 
 def is_mapping(raw: bytes) -> bool:

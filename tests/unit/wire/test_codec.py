@@ -190,6 +190,17 @@ _Array.__module__ = "numpy"
 _Array.__qualname__ = "ndarray"
 
 
+def of_library(module: str, name: str) -> Any:
+    """Looks like a value of a library that is not installed."""
+    made = type(name, (), {})
+    made.__module__ = module
+    return made()
+
+
+# The one way that makes plain data of everything that a frame may hold; tried with pandas 3.1.
+RECORDS = r'json\.loads\(frame\.to_json\(orient="records", date_format="iso"\)\)'
+
+
 @dataclasses.dataclass
 class Holder:
     inside: Any
@@ -199,6 +210,18 @@ class Holder:
     ("value", "named", "cure"),
     [
         (_Array(), r"numpy\.ndarray", r"\.tolist\(\)"),
+        (of_library("pandas", "DataFrame"), r"pandas\.DataFrame", f"Return {RECORDS}, or write the frame to a file"),
+        (of_library("pandas", "Series"), r"pandas\.Series", r"Return json\.loads\(series\.to_json\("),
+        (of_library("pandas", "Timestamp"), r"pandas\.Timestamp", rf"value\.to_pydatetime\(\), .*{RECORDS}"),
+        (of_library("pandas", "Timedelta"), r"pandas\.Timedelta", rf"value\.to_pytimedelta\(\), .*{RECORDS}"),
+        (of_library("pandas.api.typing", "NaTType"), "NaTType", f"Return None in its place.*{RECORDS}"),
+        (of_library("pandas.api.typing", "NAType"), "NAType", f"Return None in its place.*{RECORDS}"),
+        (of_library("pandas", "Period"), r"pandas\.Period", r"Return str\(value\)"),
+        (
+            of_library("polars.dataframe.frame", "DataFrame"),
+            r"polars\.dataframe\.frame\.DataFrame",
+            r"frame\.to_dicts\(\)",
+        ),
         (iter_of_nothing(), "generator", "make a list of it"),
         (collections.UserList(), r"collections\.UserList", r"list\(value\)"),
         (ValueError("x"), "ValueError", r"str\(exception\)"),
