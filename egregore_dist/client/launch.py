@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import datetime as dt
+import inspect
 import uuid
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -23,6 +25,8 @@ from egregore_dist.workflow import describe, names
 from egregore_dist.workflow.binding import Parameters
 from egregore_dist.workflow.launcher import Launcher
 from egregore_dist.workflow.step import Step
+
+_PACKAGE = f"{__name__.partition('.')[0]}."
 
 
 class ClusterLauncher:
@@ -45,7 +49,8 @@ class ClusterLauncher:
         described = describe.describe(step)
         # Before anything is published, what the first nodes get is seen to fit.
         for name, fn in described.heads:
-            Parameters.of(fn).check(name, data)
+            if (change := Parameters.of(fn).check(name, data)) is not None:
+                warnings.warn(change, errors.BindingWarning, stacklevel=_callers())
         to = session.current()
         to.refuse_unfit_server()
         settings = to.settings
@@ -115,6 +120,9 @@ class ClusterLauncher:
                 f"{describe.describe(step).spec.name!r} has no branches: nothing is to be planned"
             )
         return found[0]
+
+
+_PACKAGE = f"{__name__.partition('.')[0]}."
 
 
 def _refuse_differences(run: str, existing: Accepted, workflow: str, its_digest: str) -> None:

@@ -1,8 +1,11 @@
-"""Binding: which value goes to which parameter of a node's function."""
+"""Binding: which value goes to which parameter of a node's function. `docs/binding.md` has the rule with its cases."""
 
 from __future__ import annotations
 
+import enum
+import functools
 import inspect
+import logging
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -11,9 +14,11 @@ from typing import Any, Protocol
 import msgspec
 
 from egregore_dist import errors
+from egregore_dist.workflow import former_binding, names
 from egregore_dist.workflow import hints as typed
-from egregore_dist.workflow import names
 from egregore_dist.workflow.context import Context
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 20
 _EMPTY = inspect.Parameter.empty
@@ -32,19 +37,43 @@ class Convert(Protocol):
         """Convert ``value``; ``where`` names node and parameter, for errors."""
 
 
-class _Parameter(msgspec.Struct, frozen=True):
+class Row(enum.Enum):
+    """How a function is bound, decided by its data parameters alone.
+
+    The main parameter of a function is the only one without a default, or the only one at all.
+    """
+
+    WHOLE = enum.auto()  # The main parameter takes the whole value.
+    KEYED = enum.auto()  # The same, but its type can be made of no mapping: a mapping is bound by name.
+    SEVERAL = enum.auto()  # Several are required: a mapping is bound by name, a list by position.
+    OPTIONAL = enum.auto()  # Several, none required: a mapping is bound by name, the first takes any other value.
+    NOTHING = enum.auto()  # None at all.
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One parameter of a function. Fixed: by a keyword of `functools.partial`, and never taken from the data."""
+
     name: str
     kind: Any
     annotation: Any
     default: Any
     is_context: bool
+    is_fixed: bool
 
     @property
     def required(self) -> bool:
+        """Whether it has no default."""
         return self.default is _EMPTY
 
+    @property
+    def meaning(self) -> Any:
+        """The type that it takes: its annotation, or else the type of its default; ``Any`` where neither is known."""
+        if self.annotation is not _EMPTY:
+            return self.annotation
+        return Any if self.required or self.default is None else type(self.default)
 
-class _Chosen(msgspec.Struct):
+
+class Chosen(msgspec.Struct):
     """What was chosen for each parameter; the last two are what ``*args`` and ``**kwargs`` take."""
 
     values: dict[str, Any]
@@ -59,43 +88,62 @@ class Place(msgspec.Struct, frozen=True):
         at: its position in a list or tuple, or None.
         whole: whether it is the whole input, unless that is a mapping with its name.
         keyed: whether it is never a whole mapping.
+        fixed: whether it is ``default``, whatever the input.
         default: its value where the input has none; None where there is no default.
     """
 
     at: int | None = None
     whole: bool = False
     keyed: bool = False
+    fixed: bool = False
     default: Any = None
 
 
 class Parameters:
     """The parameters of one function, and how data is bound to them.
 
-    A parameter annotated `Context` is injected and takes no data. With one parameter left, it gets the whole value,
-    unless that is a mapping which has the parameter's name as a key and the annotation is a type that no mapping
-    satisfies. Where that is one of those that are known to be no mapping, a mapping is bound by name alone. With two
-    or more, a mapping is bound by name and a list or tuple by position; any other value goes to the only parameter
-    without a default. Defaults count, and give way to a key that is present.
+    Attributes:
+        row: how they are bound.
+        main: the parameter that takes a whole value, or None.
+        data: the named parameters that take data.
+        rest: ``*args``, or None.
+        extra: ``**kwargs``, or None.
+        taken: the keys that ``**kwargs`` never get.
+        parameters: all of them, as they are declared.
     """
 
-    def __init__(self, parameters: list[_Parameter]) -> None:
-        data = [parameter for parameter in parameters if not parameter.is_context]
-        self._named = [p for p in parameters if p.kind not in (p.kind.VAR_POSITIONAL, p.kind.VAR_KEYWORD)]
-        self._data = [p for p in self._named if not p.is_context]
-        self._by_position = [p for p in self._data if p.kind in _POSITIONAL]
-        self._required = [p for p in self._data if p.required]
-        self._rest = next((p for p in data if p.kind is p.kind.VAR_POSITIONAL), None)
-        self._extra = next((p for p in data if p.kind is p.kind.VAR_KEYWORD), None)
-        only = self._data[0] if len(self._data) == 1 else None
-        self._only = only
-        self._only_by_key = only is not None and not typed.accepts_mapping(_meaning(only))
-        self._only_keyed = only is not None and typed.refuses_mapping(_meaning(only))
-        self._only_has_default_for_none = (
-            only is not None and not only.required and not typed.accepts_none(_meaning(only))
+    def __init__(self, parameters: list[Parameter]) -> None:
+        self.parameters = parameters
+        named = [p for p in parameters if p.kind not in (p.kind.VAR_POSITIONAL, p.kind.VAR_KEYWORD)]
+        self._named = [p for p in named if not p.is_fixed]
+        self.taken = {p.name for p in named}
+        self.data = [p for p in self._named if not p.is_context]
+        self._required = [p for p in self.data if p.required]
+        self._by_position = [p for p in self.data if p.kind in _POSITIONAL]
+        self.rest = next((p for p in parameters if p.kind is p.kind.VAR_POSITIONAL and not p.is_context), None)
+        self.extra = next((p for p in parameters if p.kind is p.kind.VAR_KEYWORD and not p.is_context), None)
+        self.row, self.main = self._row()
+        # None is no data for a parameter with a default, unless its type allows None.
+        self._keeps_default = (
+            self.main is not None and not self.main.required and not typed.accepts_none(self.main.meaning)
         )
+        self._former: former_binding.Former | None = former_binding.of(self)
         # Most nodes have one plain parameter, so that way is short.
-        self._takes_all = not (self._only_by_key or self._only_has_default_for_none)
-        self._plain = only if only is not None and len(parameters) == 1 and only.kind in _POSITIONAL else None
+        is_first = self.row is not Row.OPTIONAL and self._named[:1] == [self.main] and self.main in self._by_position
+        self._plain = self.main if is_first and len(self._named) == len(self.data) else None
+        self._special: tuple[type, ...] = (Mapping,) if self.row is not Row.WHOLE else ()
+        self._special += (type(None),) if self._keeps_default else ()
+        self._special += former_binding.KINDS if self._former is not None else ()
+
+    def _row(self) -> tuple[Row, Parameter | None]:
+        if not self.data:
+            return Row.NOTHING, None
+        if len(self._required) > 1:
+            return Row.SEVERAL, None
+        if not self._required and len(self.data) > 1:
+            return Row.OPTIONAL, self.data[0]
+        main = (self._required or self.data)[0]
+        return (Row.KEYED if typed.refuses_mapping(main.meaning) else Row.WHOLE), main
 
     @classmethod
     def of(cls, fn: Callable[..., Any], hints: Mapping[str, Any] | None = None) -> Parameters:
@@ -106,13 +154,18 @@ class Parameters:
             hints: its annotations, where they are resolved already.
         """
         try:
-            signature = inspect.signature(fn)
+            # A partial() that took over name and docstring of its function has the signature of that, too.
+            bare = functools.partial(fn.func, *fn.args, **fn.keywords) if isinstance(fn, functools.partial) else fn
+            signature, fixed = inspect.signature(bare), _fixed(fn)
         except (TypeError, ValueError):
-            # Some builtins tell nothing; they get the whole value.
+            # Some builtins have no signature; they get the whole value.
             alone = inspect.Parameter("value", inspect.Parameter.POSITIONAL_ONLY)
-            signature = inspect.Signature([alone])
+            signature, fixed = inspect.Signature([alone]), frozenset()
         resolved = typed.hints_of(fn) if hints is None else hints
-        return cls([_read(parameter, resolved) for parameter in signature.parameters.values()])
+        made = cls([_read(parameter, resolved, fixed) for parameter in signature.parameters.values()])
+        # What partial() fixes of a function with **kwargs is no parameter of it, and a key of the data neither.
+        made.taken |= fixed
+        return made
 
     def bind(
         self, node_name: str, value: Any, *, context: Context | None, convert: Convert
@@ -129,120 +182,129 @@ class Parameters:
             BindingError: the value does not fit the parameters.
         """
         plain = self._plain
-        if plain is not None and (self._takes_all or not (value is None or isinstance(value, Mapping))):
+        if plain is not None and not isinstance(value, self._special):
             return (_converted(plain, value, node_name, convert),), {}
-        return self._arranged(node_name, self._chosen(node_name, value), context, convert)
+        chosen = self._chosen(node_name, value)
+        if self._former is not None and (change := self._former.change(node_name, value, chosen)) is not None:
+            log.warning("%s", change, extra={"action": "binding_changed", "node": node_name})
+        return self._arranged(node_name, chosen, context, convert)
 
     @property
     def names(self) -> list[str]:
         """The names of those that take data."""
-        return [p.name for p in self._data]
+        return [p.name for p in self.data]
+
+    @property
+    def filled(self) -> set[str]:
+        """The names of those that some input fills, ``*args`` and ``**kwargs`` included."""
+        if self.main is not None and self.row is Row.WHOLE:
+            return {self.main.name}
+        return {p.name for p in (*self.data, self.rest, self.extra) if p is not None}
 
     def place(self, name: str) -> Place | None:
         """Where the value of a name is in an input; None where it can be nowhere.
 
         It is an argument, or a key of the mapping that the only one takes whole, or that ``**kwargs`` take.
         """
-        found = next((p for p in self._data if p.name == name), None)
+        found = next((p for p in self.parameters if p.name == name and (p.is_fixed or p in self.data)), None)
         if found is None:
-            takes_mapping = self._extra is not None or (self._only is not None and not self._only_by_key)
-            return Place() if takes_mapping else None
-        at = self._by_position.index(found) if found in self._by_position else None
+            return Place() if self.extra is not None or self.row is Row.WHOLE else None
         default = None if found.required else found.default
-        is_only = self._only is found
-        return Place(None if self._only else at, is_only, is_only and self._only_keyed, default)
+        if found is self.main:
+            return Place(whole=True, keyed=self.row is not Row.WHOLE, default=default)
+        if found.is_fixed or self.row is Row.WHOLE:
+            return Place(fixed=True, default=default)
+        is_placed = self.row is Row.SEVERAL and found in self._by_position
+        return Place(self._by_position.index(found) if is_placed else None, default=default)
 
-    def check(self, node_name: str, value: Any) -> None:
+    def check(self, node_name: str, value: Any) -> str | None:
         """Check that ``value`` fits the parameters, without converting anything.
 
-        Raises:
-            BindingError: it does not.
-        """
-        if self._plain is None or self._only_keyed:
-            self._chosen(node_name, value)
+        Returns:
+            What changed since the former rule, where this is the node's first value that is bound in another way.
 
-    def _chosen(self, node_name: str, value: Any) -> _Chosen:
-        is_mapping = isinstance(value, Mapping)
-        if self._only is not None and not (self._rest is not None and isinstance(value, list | tuple)):
-            return self._for_one(node_name, self._only, value, is_mapping)
-        if not self._data:
-            return self._for_none(node_name, value, is_mapping)
-        if is_mapping:
+        Raises:
+            BindingError: it does not fit.
+        """
+        if self._plain is not None and not isinstance(value, self._special):
+            return None
+        chosen = self._chosen(node_name, value)
+        return None if self._former is None else self._former.change(node_name, value, chosen)
+
+    def _chosen(self, node_name: str, value: Any) -> Chosen:
+        main = self.main
+        if main is not None:
+            if value is None and self._keeps_default:
+                return Chosen({})
+            if self.row is Row.WHOLE or not isinstance(value, Mapping):
+                return Chosen({main.name: value})
+            return self._by_name(node_name, value)
+        if self.row is Row.NOTHING:
+            return self._left(node_name, value)
+        if isinstance(value, Mapping):
             return self._by_name(node_name, value)
         if isinstance(value, list | tuple):
             return self._by_place(node_name, value)
-        return self._for_the_required(node_name, value)
-
-    def _for_one(self, node_name: str, only: _Parameter, value: Any, is_mapping: bool) -> _Chosen:
-        if value is None and self._only_has_default_for_none:
-            return _Chosen({})
-        if is_mapping and self._only_keyed:
-            return self._by_name(node_name, value)
-        if is_mapping and only.name in value and (self._only_by_key or self._extra is not None):
-            return _Chosen({only.name: value[only.name]}, keys=self._left_over(value))
-        return _Chosen({only.name: value})
-
-    def _for_none(self, node_name: str, value: Any, is_mapping: bool) -> _Chosen:
-        if value is None or (self._rest is None and self._extra is None):
-            return _Chosen({})
-        if is_mapping and self._extra is not None:
-            return _Chosen({}, keys=self._left_over(value))
-        if self._rest is not None:
-            return _Chosen({}, positions=value if isinstance(value, list | tuple) else (value,))
+        given = "None" if value is None else f"a single {type(value).__name__}"
+        listed = ", or a list in this order" if all(p in self._by_position for p in self._required) else ""
         raise errors.BindingError(
-            f"node {node_name!r} takes keyword arguments only, but was given a value of type {type(value).__name__}: "
-            "give a mapping"
+            f"node {node_name!r} takes {_listed(self.data)}, but was given {given}. {self._why}: give a mapping with "
+            f"these keys{listed}, or leave one parameter without a default, which then takes the whole value"
         )
 
-    def _by_name(self, node_name: str, value: Mapping[Any, Any]) -> _Chosen:
-        missing = [p.name for p in self._required if p.name not in value]
-        if missing:
-            raise errors.BindingError(
-                f"node {node_name!r} needs {_listed(missing)}, missing from its input; "
-                f"the keys that were there: {_listed(list(value)) if value else 'none'}"
-            )
-        return _Chosen({p.name: value[p.name] for p in self._data if p.name in value}, keys=self._left_over(value))
+    @property
+    def _why(self) -> str:
+        """Which row applies, for errors."""
+        if self.row is Row.SEVERAL:
+            return "Several of its parameters are required, so a mapping is bound by name and a list by position"
+        return f"The type of {_listed([self.main])} can be made of no mapping, so a mapping is bound by name"
 
-    def _by_place(self, node_name: str, value: list[Any] | tuple[Any, ...]) -> _Chosen:
-        taken = len(self._by_position)
-        if taken == 1 and self._rest is None and all(p in self._by_position for p in self._required):
-            # The others are keyword-only and have defaults, so nothing but the whole can be meant.
-            return _Chosen({self._by_position[0].name: value})
-        if len(value) > taken and self._rest is None:
-            taking = _listed([p.name for p in self._by_position]) if taken else "none"
-            raise errors.BindingError(
-                f"node {node_name!r} takes {taken} values by position ({taking}), "
-                f"but its input, a {type(value).__name__}, has {len(value)}"
-            )
-        values = {p.name: item for p, item in zip(self._by_position, value, strict=False)}
-        missing = [p.name for p in self._required if p.name not in values]
-        if missing:
-            raise errors.BindingError(
-                f"node {node_name!r} needs {_listed(missing)}, missing from its input: "
-                f"a {type(value).__name__} of {len(value)}, which is bound by position"
-            )
-        return _Chosen(values, positions=value[taken:])
-
-    def _for_the_required(self, node_name: str, value: Any) -> _Chosen:
-        if len(self._required) == 1:
-            return _Chosen({self._required[0].name: value})
-        if value is None and not self._required:
-            return _Chosen({})
-        given = "None" if value is None else f"a single {type(value).__name__}"
+    def _left(self, node_name: str, value: Any) -> Chosen:
+        """For a function without named data parameters: its ``*args`` and ``**kwargs``, if it has any."""
+        if value is None or (self.rest is None and self.extra is None):
+            return Chosen({})
+        if isinstance(value, Mapping) and self.extra is not None:
+            return Chosen({}, keys=self._left_over(value))
+        if self.rest is not None:
+            return Chosen({}, positions=value if isinstance(value, list | tuple) else (value,))
         raise errors.BindingError(
-            f"node {node_name!r} takes {_listed([p.name for p in self._data])}, but was given {given}: "
-            "give a mapping with these keys, or a list in this order"
+            f"node {node_name!r} takes keyword arguments only, but was given a value of type {type(value).__name__}: "
+            "give a mapping, or write a parameter for the value"
+        )
+
+    def _by_name(self, node_name: str, value: Mapping[Any, Any]) -> Chosen:
+        missing = [p for p in self._required if p.name not in value]
+        if missing:
+            whole = "" if self.main is None else f", or annotate `{self.main.name}: dict` to take the whole mapping"
+            raise errors.BindingError(
+                f"node {node_name!r} needs {_listed(missing)}, missing from its input; the keys that were there: "
+                f"{_listed(list(value)) if value else 'none'}. {self._why}: give each of these, or a default{whole}"
+            )
+        return Chosen({p.name: value[p.name] for p in self.data if p.name in value}, keys=self._left_over(value))
+
+    def _by_place(self, node_name: str, value: list[Any] | tuple[Any, ...]) -> Chosen:
+        most, least = len(self._by_position), sum(p.required for p in self._by_position)
+        named = [p for p in self._required if p not in self._by_position]
+        if not named and least <= len(value) and (len(value) <= most or self.rest is not None):
+            values = {p.name: item for p, item in zip(self._by_position, value, strict=False)}
+            return Chosen(values, positions=value[most:])
+        takes = f"{least} or more" if self.rest is not None else str(most) if least == most else f"{least} to {most}"
+        cure = "give as many, or leave one parameter without a default, which then takes the whole list"
+        if named:
+            cure = f"give a mapping, since a list has no value for {_listed(named)}"
+        raise errors.BindingError(
+            f"node {node_name!r} takes {takes} values by position ({_listed(self._by_position) or 'none'}), but its "
+            f"input, a {type(value).__name__}, has {len(value)}. {self._why}: {cure}"
         )
 
     def _left_over(self, value: Mapping[Any, Any]) -> dict[str, Any]:
-        if self._extra is None:
+        if self.extra is None:
             return {}
         # A positional-only parameter of the same name is bound all the same; a key is never given twice.
-        taken = {p.name for p in self._named}
-        return {key: item for key, item in value.items() if isinstance(key, str) and key not in taken}
+        return {key: item for key, item in value.items() if isinstance(key, str) and key not in self.taken}
 
     def _arranged(
-        self, node_name: str, chosen: _Chosen, context: Context | None, convert: Convert
+        self, node_name: str, chosen: Chosen, context: Context | None, convert: Convert
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
@@ -253,46 +315,58 @@ class Parameters:
                 argument = _converted(p, chosen.values[p.name], node_name, convert)
             else:
                 argument = p.default
-            if p.kind is p.kind.POSITIONAL_ONLY or (chosen.positions and p.kind in _POSITIONAL) or p is self._plain:
+            # A wrapper may call its parameters by other names, so the plain way is by position.
+            if p.kind is p.kind.POSITIONAL_ONLY or p is self._plain or (chosen.positions and p.kind in _POSITIONAL):
                 args.append(argument)
             elif p.is_context or p.name in chosen.values:
                 kwargs[p.name] = argument
-        if self._rest is not None:
-            args += [_converted(self._rest, item, node_name, convert, "*") for item in chosen.positions]
-        if self._extra is not None:
-            extra = self._extra
+        if self.rest is not None:
+            args += [_converted(self.rest, item, node_name, convert, "*") for item in chosen.positions]
+        if self.extra is not None:
+            extra = self.extra
             kwargs |= {key: _converted(extra, item, node_name, convert, "**") for key, item in chosen.keys.items()}
         return tuple(args), kwargs
 
 
-def _read(parameter: inspect.Parameter, resolved: Mapping[str, Any]) -> _Parameter:
+def _fixed(fn: Callable[..., Any]) -> frozenset[str]:
+    """The names that `functools.partial` has bound by keyword."""
+    found: set[str] = set()
+    inner: Any = fn
+    while inner is not None:
+        if isinstance(inner, functools.partial):
+            found |= inner.keywords.keys()
+            inner = inner.func
+        else:
+            inner = getattr(inner, "__wrapped__", None)
+    return frozenset(found)
+
+
+def _read(parameter: inspect.Parameter, resolved: Mapping[str, Any], fixed: frozenset[str]) -> Parameter:
     annotation = resolved.get(parameter.name, parameter.annotation)
-    is_context = _is_context(annotation)
+    is_context = is_a_context(annotation)
     if isinstance(annotation, str | typing.ForwardRef) or typing.get_origin(annotation) is typing.Unpack:
         # Nothing can be converted to a name that does not resolve.
         annotation = _EMPTY
-    return _Parameter(parameter.name, parameter.kind, annotation, parameter.default, is_context)
+    is_fixed = parameter.name in fixed and parameter.default is not _EMPTY
+    return Parameter(parameter.name, parameter.kind, annotation, parameter.default, is_context, is_fixed)
 
 
-def _is_context(annotation: Any) -> bool:
+def is_a_context(annotation: Any) -> bool:
+    """Whether an annotation asks for the `Context`; text counts where it could not be resolved."""
     if isinstance(annotation, str):
         # Quotes stay where the module postpones its annotations as well.
         return _CONTEXT_TEXT.fullmatch(annotation.strip("'\" ")) is not None
     return annotation is not _EMPTY and Context in typed.members(annotation)
 
 
-def _meaning(parameter: _Parameter) -> Any:
-    return Any if parameter.annotation is _EMPTY else parameter.annotation
-
-
-def _converted(parameter: _Parameter, value: Any, node_name: str, convert: Convert, stars: str = "") -> Any:
+def _converted(parameter: Parameter, value: Any, node_name: str, convert: Convert, stars: str = "") -> Any:
     if parameter.annotation is _EMPTY:
         return value
     return convert(value, parameter.annotation, f"node {node_name!r}, parameter '{stars}{parameter.name}'")
 
 
 def _listed(keys: list[Any]) -> str:
-    shown = [names.shortened(key, 40) for key in keys[:_SHOWN]]
+    shown = [names.shortened(key.name if isinstance(key, Parameter) else key, 40) for key in keys[:_SHOWN]]
     if len(keys) > _SHOWN:
         shown.append(f"… {len(keys) - _SHOWN} more")
     return ", ".join(shown)

@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from egregore_dist import errors
-from egregore_dist.workflow import functions, hints, names
+from egregore_dist.workflow import functions, hints, names, resolvable
 from egregore_dist.workflow.step import Step, as_step, check_nesting, label, listed
 
 P = ParamSpec("P")
@@ -77,6 +77,7 @@ class Decision(Step, Generic[P, R]):
 
     def placed(self) -> Self:
         """This decision with its choices; where none were given, those that its function's module holds."""
+        resolvable.check(self.fn, label(self), final=False, returns=True)
         if self.choices is not None:
             return self
         return self._with(_Search(self, ()).choices())

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from egregore_dist import errors
-from egregore_dist.workflow import hints, spec
+from egregore_dist.workflow import hints, resolvable, spec
 from egregore_dist.workflow.decision import Decision
 from egregore_dist.workflow.limits import Named
 from egregore_dist.workflow.nodes import Node
 from egregore_dist.workflow.parallel import Map, Parallel
 from egregore_dist.workflow.sequence import Sequence
-from egregore_dist.workflow.step import Step
+from egregore_dist.workflow.step import Step, label
 
 _NAME_LIMIT = 64
 
@@ -69,7 +69,8 @@ def describe(step: Step) -> Described:
     """Describe a workflow; what was found is remembered with the step.
 
     Raises:
-        WorkflowError: a decision in it has no choices, or two nodes have different limits of one name.
+        WorkflowError: a decision in it has no choices, two nodes have different limits of one name, or an annotation
+            of a node cannot be resolved.
     """
     described: Described | None = vars(step).get("_described")
     if described is None:
@@ -135,6 +136,8 @@ def _describe(root: Step) -> Described:
     name = compiled.name
     if isinstance(root, Sequence) and root.name is None and isinstance(compiled, spec.SequenceSpec):
         name = "-".join(step.name for step in compiled.steps)[:_NAME_LIMIT]
+    for last in {id(step.fn): step for step in _last(root)}.values():
+        resolvable.check(last.fn, label(last), final=True, returns=True)
     heads: dict[int, tuple[str, Callable[..., Any]]] = {}
     for head_name, function in _heads(root):
         heads.setdefault(id(function), (head_name, function))
@@ -186,7 +189,7 @@ class _Compiler:
             self.queues.add(options.queue)
         return spec.NodeSpec(
             name=node.name,
-            function=self._index(node.fn),
+            function=self._index(node),
             retries=options.retries,
             retry_on=options.retry_on,
             retry_delay=options.retry_delay,
@@ -239,16 +242,17 @@ class _Compiler:
         choices = step.choices or {}
         return spec.DecisionSpec(
             name=step.name,
-            node=spec.NodeSpec(name=step.name, function=self._index(step.fn), is_async=step.is_async),
+            node=spec.NodeSpec(name=step.name, function=self._index(step), is_async=step.is_async),
             keys=tuple(choices),
             # An answer is the best name that a choice without one can have.
             steps=tuple([self.compile(choice, answer) for answer, choice in choices.items()]),
         )
 
-    def _index(self, function: Callable[..., Any]) -> int:
-        index = self._indexes.setdefault(id(function), len(self.functions))
+    def _index(self, step: Node[..., Any] | Decision[..., Any]) -> int:
+        index = self._indexes.setdefault(id(step.fn), len(self.functions))
         if index == len(self.functions):
-            self.functions.append(function)
+            resolvable.check(step.fn, label(step), final=True, returns=isinstance(step, Decision))
+            self.functions.append(step.fn)
         return index
 
 
@@ -261,6 +265,20 @@ def _head_maps(step: Step, compiled: spec.StepSpec) -> Iterator[str]:
         case Parallel(), spec.ParallelSpec():
             for branch, its in zip(step.branches, compiled.branches, strict=True):
                 yield from _head_maps(branch, its)
+
+
+def _last(step: Step) -> Iterator[Node[..., Any]]:
+    """The nodes whose values are in the result, as they are typed there."""
+    match step:
+        case Node():
+            yield step
+        case Sequence():
+            yield from _last(step.steps[-1])
+        case Parallel():
+            for branch in step.branches:
+                yield from _last(branch)
+        case Map():
+            yield from _last(step.body)
 
 
 def _heads(step: Step) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -14,7 +14,7 @@ import uuid
 from collections import abc, deque
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
-from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, NewType, Union, get_args, get_origin
 
 import msgspec
 
@@ -26,6 +26,16 @@ _NO_MAPPINGS = (
     *(list, tuple, set, frozenset, deque, range, abc.Sequence, abc.Set),
     *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, uuid.UUID, pathlib.PurePath, type(None)),
 )
+# Means the same whether it was imported for type checkers only.
+_ANY = {"Any": Any, "typing": typing}
+
+
+class Unresolved(NamedTuple):
+    """An annotation that cannot be resolved: as it is written, why, and the name that is missing, if it is one."""
+
+    annotation: object
+    reason: str
+    name: str | None
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -33,24 +43,36 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
     A string that cannot be resolved, such as a name imported for type checkers only, stays as it was.
     """
+    return _read(function)[0]
+
+
+def unresolved(function: Callable[..., Any]) -> dict[str, Unresolved]:
+    """The annotations of ``function`` that cannot be resolved, by parameter; that of its value as ``return``."""
+    return _read(function)[1]
+
+
+def _read(function: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Unresolved]]:
     code = functions.underlying(function)
     local = functions.closure(inspect.unwrap(code))
     try:
-        return typing.get_type_hints(code, localns=local or None)
+        return typing.get_type_hints(code, localns=local or None), {}
     except Exception:  # a user's annotation can raise anything
         return _one_by_one(code, local)
 
 
-def _one_by_one(code: Callable[..., Any], local: dict[str, Any]) -> dict[str, Any]:
-    scope = {**vars(builtins), **getattr(inspect.unwrap(code), "__globals__", {}), **local}
+def _one_by_one(code: Callable[..., Any], local: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Unresolved]]:
+    scope = {**_ANY, **vars(builtins), **getattr(inspect.unwrap(code), "__globals__", {}), **local}
     resolved = {}
+    failed = {}
     for name, annotation in getattr(code, "__annotations__", {}).items():
         probe = types.SimpleNamespace(__annotations__={name: annotation})
         try:
             resolved[name] = typing.get_type_hints(probe, globalns=scope, localns=scope)[name]
-        except Exception:  # as above
+        except Exception as error:  # as above
             resolved[name] = annotation if isinstance(annotation, str) else Any
-    return resolved
+            missing = error.name if isinstance(error, NameError) else None
+            failed[name] = Unresolved(annotation, f"{type(error).__name__}: {error}", missing)
+    return resolved, failed
 
 
 def members(annotation: Any) -> tuple[Any, ...]:

@@ -90,6 +90,7 @@ class Named(msgspec.Struct, frozen=True, omit_defaults=True):
         at: the argument's place where arguments are given by position, or None.
         whole: whether the argument gets the whole input, unless that is a mapping with its name.
         keyed: whether the argument never gets a whole mapping.
+        fixed: whether the argument is its default, whatever the input.
         default: the argument's value where the input has none.
     """
 
@@ -100,9 +101,12 @@ class Named(msgspec.Struct, frozen=True, omit_defaults=True):
     whole: bool = False
     default: str | int | float | bool | None = None
     keyed: bool = False
+    fixed: bool = False
 
     def value(self, data: Any) -> Any:
         """What splits the limit, of an input; None where there is nothing of that name: the node says so itself."""
+        if self.fixed:
+            return self.default
         if isinstance(data, dict) and self.key in data:
             return data[self.key]
         if self.whole and not (self.keyed and isinstance(data, dict)):
@@ -133,7 +137,7 @@ def named(limit: object, function: Callable[..., Any], node: str) -> Named:
         takes = ", ".join(parameters.names) or "none"
         raise errors.WorkflowError(f"{where}: key={key!r} is no argument of the function: it takes {takes}")
     default = place.default if isinstance(place.default, str | int | float | bool) else None
-    return Named(name, checked, key, place.at, place.whole, default, place.keyed)
+    return Named(name, checked, key, place.at, place.whole, default, place.keyed, place.fixed)
 
 
 def _argument(key: object, where: str) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 import msgspec
 
 from egregore_dist import errors
-from egregore_dist.workflow import checks, functions, limits, names
+from egregore_dist.workflow import checks, functions, limits, names, resolvable
 from egregore_dist.workflow import labels as node_labels
 from egregore_dist.workflow.limits import Limit
-from egregore_dist.workflow.step import Step
+from egregore_dist.workflow.step import Step, label
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,6 +83,11 @@ class Node(Step, Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the plain function, in this process."""
         return self.fn(*args, **kwargs)
+
+    def placed(self) -> Self:
+        """This node, if its annotations can be resolved, now or when its module has been executed."""
+        resolvable.check(self.fn, label(self), final=False)
+        return self
 
     @property
     def nesting(self) -> int:

@@ -47,6 +47,11 @@ def unresolved(x: int) -> Unknown:
 
 
 @node
+def untyped(x):  # type: ignore[no-untyped-def]
+    return x
+
+
+@node
 def gives_none(x: int) -> None:
     pass
 
@@ -174,7 +179,7 @@ def test_nested_blocks_are_named_by_their_place() -> None:
 def test_heads() -> None:
     """The heads are the nodes that get the run's input, each function once, but not through a map."""
     step = parallel(
-        a >> b.alias("b2"), b, a.alias("a2"), parallel(c) >> a.alias("a3"), unresolved.map(), route.to(unresolved)
+        a >> b.alias("b2"), b, a.alias("a2"), parallel(c) >> a.alias("a3"), untyped.map(), route.to(untyped)
     )
 
     assert (("a", a.fn), ("b", b.fn), ("c", c.fn), ("route", route.fn)) == describe(step).heads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,18 @@ from egregore_dist.workflow.limits import Named, Rule, named, rule
 
 def both(prompt: str, model: str = "small") -> str:
     return prompt
+
+
+def several(prompt: str, model: str) -> str:
+    return prompt
+
+
+def beside(data: dict[str, Any], model: str = "small") -> Any:
+    return data
+
+
+def keys(prompt: str = "p", **others: Any) -> Any:
+    return others
 
 
 def alone(model: str) -> str:
@@ -110,7 +123,12 @@ def test_a_limit_is_named_like_its_node() -> None:
     [
         (both, {"prompt": "p", "model": "large"}, "large"),
         (both, {"prompt": "p"}, "small"),
-        (both, ["p", "large"], "large"),
+        (both, ["p", "large"], "small"),
+        (several, ["p", "large"], "large"),
+        (several, {"prompt": "p", "model": "large"}, "large"),
+        (beside, {"model": "large"}, "small"),
+        (partial(several, model="fixed"), {"prompt": "p", "model": "large"}, "fixed"),
+        (keys, {"model": "large"}, "large"),
         (both, ["p"], "small"),
         (both, "p", "small"),
         (alone, "large", "large"),
