@@ -122,7 +122,12 @@ class ClusterLauncher:
         return found[0]
 
 
-_PACKAGE = f"{__name__.partition('.')[0]}."
+def _callers() -> int:
+    """The ``stacklevel`` of the user's code, for a warning of the caller's."""
+    level, frame = 1, inspect.currentframe()
+    while (frame := frame and frame.f_back) is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        level += 1
+    return level
 
 
 def _refuse_differences(run: str, existing: Accepted, workflow: str, its_digest: str) -> None:
