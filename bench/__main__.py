@@ -41,7 +41,7 @@ def main(quick: bool, all_sizes: bool, accounting: bool, monitoring: bool, as_js
         LocalCluster(workers=1, concurrency=PROCESSES) as cluster,
         redis.Redis.from_url(cluster.url) as server,
         # A database of its own, so that neither side sees what the other has not acknowledged.
-        plain.running(cluster.url.removesuffix("/0") + "/1", processes=PROCESSES) as celery,
+        plain.running(cluster.url.removesuffix("0") + "1", processes=PROCESSES) as celery,
     ):
         about = machine.describe(server)
         bench = suite.Bench(celery=celery, server=server, queue=cluster.settings.queue, quick=quick)

@@ -16,6 +16,7 @@ from celery import chord, group
 
 from bench import quiet, workloads
 from egregore_dist.client.processes import Process
+from egregore_dist.engine import urls
 
 _ROOT = Path(__file__).parents[1]
 _POLL = 0.0005
@@ -31,7 +32,7 @@ class PlainCelery:
 
     def __init__(self, url: str) -> None:
         self._results = redis.Redis.from_url(url)
-        workloads.plain.conf.update(broker_url=url, result_backend=quiet.backend(url))
+        workloads.plain.conf.update(broker_url=urls.for_kombu(url), result_backend=quiet.backend(url))
         self._backend = cast(quiet.QuietBackend, workloads.plain.backend)
 
     def chord(self, count: int, *, timeout: float = 300.0) -> None:
@@ -70,7 +71,8 @@ def running(url: str, *, processes: int) -> Iterator[PlainCelery]:
         command += [f"--concurrency={processes}", f"--queues={workloads.PLAIN_QUEUE}", "--hostname=plain@localhost"]
         command += ["--without-gossip", "--without-mingle"]
         # The addresses hold the password, so they are not on the command line.
-        environment = {**os.environ, "CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
+        address = urls.for_kombu(url)
+        environment = {**os.environ, "CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address}
         worker = Process.spawn(command, env=environment, log=Path(folder, "worker.log"), cwd=_ROOT)
         try:
             celery = PlainCelery(url)

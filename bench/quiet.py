@@ -6,6 +6,8 @@ from typing import Any
 
 from celery.backends.redis import RedisBackend
 
+from egregore_dist.engine import urls
+
 
 class QuietBackend(RedisBackend):
     """A result backend that subscribes to nothing: the client polls one key.
@@ -28,4 +30,5 @@ class QuietBackend(RedisBackend):
 
 def backend(url: str) -> str:
     """What Celery's ``result_backend`` has to say for it, with a server's address."""
-    return f"{__name__}:{QuietBackend.__name__}+{url}"
+    # What stands before the first plus is the class, as for a socket the transport would be.
+    return f"{__name__}:{QuietBackend.__name__}+{urls.for_kombu(url).removeprefix('redis+')}"

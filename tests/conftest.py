@@ -12,6 +12,7 @@ import pytest
 
 from egregore_dist import LocalCluster
 from egregore_dist.cli import hooks, redact
+from egregore_dist.client import server
 from tests.support.clusters import FAULTS, FAULTY, Clusters, brokers
 from tests.support.figures import MEASURED, SEED
 from tests.support.lengths import LONG
@@ -78,6 +79,16 @@ def _no_settings_from_outside() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("EGREGORE_")]:
             patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _servers_of_the_extra() -> Iterator[None]:
+    """Start the servers of tests from the extra, if it is there; programs that tests start prefer one on the PATH."""
+    bundled = server._bundled()
+    with pytest.MonkeyPatch.context() as patch:
+        if bundled is not None:
+            patch.setattr(server, "binary", lambda: bundled)
         yield
 
 

@@ -117,9 +117,9 @@ def main(names: tuple[str, ...], spy: str | None, quick: bool) -> None:
 
 @contextmanager
 def _cluster(setup: Setup) -> Iterator[tuple[redis.Redis, account.Processes]]:
-    with Server.start() as server, redis.Redis.from_url(server.url) as connection:
+    with Server.start(tcp=True) as server, redis.Redis.from_url(server.url) as connection:
         driver = ours.Driver()
-        driver.start(replace(setup, server=server.url))
+        driver.start(replace(setup, server=server.tcp_url))
         try:
             workers = tuple(worker.pid for worker in driver.cluster.workers if worker.pid is not None)
             assert server.pid is not None
@@ -189,9 +189,9 @@ def _makespan(case: Case) -> dict[str, float]:
 
 def _limits(times: int) -> dict[str, Any]:
     """What a run of few branches cannot do without: the handing over alone, and one task of plain Celery."""
-    with Server.start() as server:
-        handed = relay.seconds(server.url, times)
-        with plain.running(server.url, processes=TWO.processes) as celery:
+    with Server.start(tcp=True) as server:
+        handed = relay.seconds(server.tcp_url, times)
+        with plain.running(server.tcp_url, processes=TWO.processes) as celery:
             tasks = [_timed(celery.task) for _ in range(times)]
     return {"relay": {"seconds": handed, "wakes": relay.WAKES, "sent": relay.SENT}, "task": {"seconds": tasks}}
 

@@ -136,11 +136,11 @@ class Harness:
         self._visits += 1
         folder = self.folder / str(self._visits)
         with ExitStack() as stack:
-            server = stack.enter_context(Server.start()) if peer.server else None
+            server = stack.enter_context(Server.start(tcp=True)) if peer.server else None
             driver = DriverProcess(self.interpreters[peer.name], peer.driver, mark=self.mark, folder=folder)
             stack.callback(self._sweep, peer)
             stack.callback(driver.stop)
-            given = replace(setup, server=server.url if server else "", folder=str(folder), options=peer.options)
+            given = replace(setup, server=server.tcp_url if server else "", folder=str(folder), options=peer.options)
             started = time.monotonic()
             try:
                 answer = driver.ask({"do": "start", **asdict(given)}, timeout=_START_TIMEOUT)

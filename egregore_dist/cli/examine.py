@@ -200,7 +200,9 @@ def _embedded(settings: Settings) -> Check:
     from egregore_dist.client import server
 
     try:
-        return Check("embedded server", "ok", f"{server.binary()}")
+        program = server.binary()
+        kind, version = server.version_of(program) or ("a server that prints no version", ())
+        return Check("embedded server", "ok", f"{kind} {'.'.join(map(str, version))}, {program}")
     except errors.ConfigurationError:
         if settings.broker_url is not None:
             return Check("embedded server", "ok", "none is installed, and none is needed with a configured cluster")

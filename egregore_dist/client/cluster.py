@@ -122,7 +122,7 @@ class LocalWorker:
         # A worker that is killed cannot remove its pool's temporary directory: it goes with the cluster's own.
         folder = self.log.parent
         environment = {**self._cluster.worker_environment(), "TMPDIR": str(folder)}
-        self._process = Process.spawn(arguments, env=environment, log=self.log, remove=folder)
+        self._process = Process.spawn(arguments, env=environment, log=self.log, remove=[folder])
 
     def kill(self) -> None:
         """Kill it and its pool at once (SIGKILL)."""
@@ -167,6 +167,8 @@ class LocalCluster:
         workers: how many workers.
         concurrency: lanes that each serves at a time.
         data_dir: where the server keeps its data, across starts; a temporary directory where absent.
+        tcp: whether the server also listens on a port of 127.0.0.1, for programs that use no Unix socket. Every user of
+            the machine can reach that port; ``server.tcp_url`` has the password.
         broker_url: an existing broker to use in place of a server of its own; with ``ledger_url`` where it is no Redis.
         ledger_url: an existing Redis or Valkey server for the ledger.
         queue: the Celery queue of its lanes.
@@ -178,6 +180,7 @@ class LocalCluster:
 
     Attributes:
         workers: its workers, as `LocalWorker`.
+        server: its own server, on a Unix socket that only this user can reach; None with a ``broker_url``.
         settings: what a client connects with.
     """
 
@@ -187,6 +190,7 @@ class LocalCluster:
         concurrency: int = 1,
         data_dir: str | os.PathLike[str] | None = None,
         *,
+        tcp: bool = False,
         broker_url: str | None = None,
         ledger_url: str | None = None,
         queue: str | None = None,
@@ -199,6 +203,8 @@ class LocalCluster:
         _check("concurrency", concurrency, least=1)
         if pool not in apps.POOLS:
             raise errors.ConfigurationError(f"LocalCluster: pool must be one of {apps.POOLS}, not {pool!r}")
+        if tcp and broker_url is not None:
+            raise errors.ConfigurationError("LocalCluster: tcp is for a server of its own, and broker_url is another's")
         self.concurrency = concurrency
         self.pool = pool
         self.loglevel = loglevel
@@ -207,6 +213,7 @@ class LocalCluster:
         self.workers: list[LocalWorker] = []
         self._wanted = workers
         self._data_dir = None if data_dir is None else Path(data_dir)
+        self._tcp = tcp
         servers = {"broker_url": broker_url, "ledger_url": ledger_url}
         given = {**servers, "queue": queue, "prefix": prefix, "monitor": monitor}
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -322,7 +329,7 @@ class LocalCluster:
         """Start the server, where there is none, and settle what clients and workers connect with."""
         given = dict(self._given)
         if "broker_url" not in given:
-            self.server = Server.start(self._data_dir)
+            self.server = Server.start(self._data_dir, tcp=self._tcp)
             given["broker_url"] = self.server.url
         base = load(**given)
         self.settings = base.model_copy(

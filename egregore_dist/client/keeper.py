@@ -1,6 +1,6 @@
 """Keeps one command from outliving the program that started it; run by path, with the standard library only.
 
-    python -I keeper.py [--grace SECONDS] [--remove DIRECTORY] -- COMMAND...
+    python -I keeper.py [--grace SECONDS] [--remove DIRECTORY]... -- COMMAND...
 
 The command runs in a session of its own, its output goes to the keeper's standard error, and its pid is the first
 line on the keeper's standard output. It is stopped when the keeper's standard input reaches its end (whoever holds the
@@ -33,10 +33,10 @@ class Keeper:
     Args:
         command: what to run.
         grace: seconds between SIGTERM and SIGKILL.
-        remove: a directory that goes when the parent died, or None.
+        remove: directories that go when the parent died.
     """
 
-    def __init__(self, command: Sequence[str], *, grace: float, remove: Path | None) -> None:
+    def __init__(self, command: Sequence[str], *, grace: float, remove: Sequence[Path]) -> None:
         self._command = command
         self._grace = grace
         self._remove = remove
@@ -69,8 +69,8 @@ class Keeper:
             self._orphaned = True
         self._watch(wakeup)
         child.returncode = self._code
-        if self._orphaned and self._remove is not None:
-            _remove_tree(self._remove)
+        for directory in self._remove if self._orphaned else ():
+            _remove_tree(directory)
         assert self._code is not None
         return self._code
 
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Keep the command that ``arguments`` name (default: the command line); return its exit code."""
     parser = argparse.ArgumentParser(description="Run a command that ends with the program that started it.")
     parser.add_argument("--grace", type=float, default=5.0, help="seconds between SIGTERM and SIGKILL")
-    parser.add_argument("--remove", type=Path, help="a directory to remove when the parent died")
+    parser.add_argument("--remove", type=Path, action="append", default=[], help="goes when the parent died")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
     return Keeper(options.command, grace=options.grace, remove=options.remove).run()

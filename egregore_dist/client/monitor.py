@@ -125,7 +125,7 @@ class LocalMonitor:
                     env=self._environment,
                     log=self._log,
                     pass_fds=(number,),
-                    remove=self._folder,
+                    remove=[self._folder],
                 )
             except (errors.ConfigurationError, OSError) as error:
                 self._give_up(str(error))

@@ -43,7 +43,7 @@ class Process:
         cwd: Path | None = None,
         grace: float = 5.0,
         pass_fds: Sequence[int] = (),
-        remove: Path | None = None,
+        remove: Sequence[Path] = (),
     ) -> Process:
         """Start a command.
 
@@ -54,12 +54,12 @@ class Process:
             cwd: its working directory; default: this one's.
             grace: seconds between SIGTERM and SIGKILL when this process has gone, or the command left children.
             pass_fds: descriptors that the command inherits.
-            remove: a directory that goes once this process has died and the command has ended.
+            remove: directories that go once this process has died and the command has ended.
 
         Raises:
             ConfigurationError: it cannot be started.
         """
-        options = ["--grace", str(grace), *(["--remove", str(remove.absolute())] if remove else [])]
+        options = ["--grace", str(grace), *(f"--remove={directory.absolute()}" for directory in remove)]
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             keeper = subprocess.Popen(

@@ -187,4 +187,4 @@ def _backend_options(settings: Settings) -> dict[str, Any]:
 
 def _backend_url(settings: Settings) -> str:
     url = ledger_url(settings)
-    return sentinel.read(url).urls if sentinel.is_sentinel(url) else urls.for_backend(url)
+    return sentinel.read(url).urls if sentinel.is_sentinel(url) else urls.for_kombu(url)

@@ -8,15 +8,15 @@ from egregore_dist import errors
 from egregore_dist.ledger import sentinel
 
 _REDIS = ("redis", "rediss")
-# A Unix socket, as redis-py, kombu and Celery's result backend write it.
-_UNIX, _KOMBU, _BACKEND = _SOCKETS = ("unix", "redis+socket", "socket")
+# A Unix socket, as redis-py and kombu write it; without its transport, where kombu and Celery have read that.
+_UNIX, _KOMBU, _READ = _SOCKETS = ("unix", "redis+socket", "socket")
 _AMQP = ("amqp", "amqps", "pyamqp")
 # What a server's configuration takes as the number of its databases.
 _DATABASES = 2**31 - 1
 _NO_DATABASE = f"its database is a whole number from 0 to {_DATABASES}, as in redis://host:6379/0"
 
 # The options of a socket's URL; the database has another name in each library.
-_DATABASE = {_UNIX: "db", _KOMBU: "virtual_host", _BACKEND: "virtual_host"}
+_DATABASE = {_UNIX: "db", _KOMBU: "virtual_host", _READ: "virtual_host"}
 _SOCKET_OPTIONS = ("db", "virtual_host", "username", "password")
 
 # What a rediss:// URL may say of its connection: that both libraries read, and read as text.
@@ -67,13 +67,8 @@ def for_redis(url: str) -> str:
 
 
 def for_kombu(url: str) -> str:
-    """The same in the form that kombu reads: ``redis+socket://`` for a socket."""
+    """The same in the form that kombu and Celery's result backend read: ``redis+socket://`` for a socket."""
     return _socket(url, _KOMBU) if is_socket(url) else for_redis(url)
-
-
-def for_backend(url: str) -> str:
-    """The same in the form that Celery's result backend reads: ``socket://`` for a socket."""
-    return _socket(url, _BACKEND) if is_socket(url) else for_redis(url)
 
 
 def is_socket(url: str) -> bool:

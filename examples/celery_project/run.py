@@ -20,8 +20,8 @@ WORKER = [sys.executable, "-m", "celery", "-A", "proj.app", "worker", "-Q", "cel
 
 def main() -> None:
     """Start server and worker, use both kinds of work at once, and look at the worker with Celery's own tool."""
-    with tempfile.TemporaryDirectory() as folder, Server.start() as server:
-        os.environ |= {"PROJ_BROKER_URL": server.url}
+    with tempfile.TemporaryDirectory() as folder, Server.start(tcp=True) as server:
+        os.environ |= {"PROJ_BROKER_URL": server.tcp_url}
         worker = Process.spawn(WORKER, env=os.environ, log=Path(folder, "worker.log"), cwd=PROJECT)
         try:
             use_both()

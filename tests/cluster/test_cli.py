@@ -20,6 +20,7 @@ from egregore_dist import LocalCluster, Run
 from egregore_dist.cli import codes, main
 from egregore_dist.client import session
 from tests.cluster.log_flows import both, held
+from tests.support.remains import remains
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -425,7 +426,7 @@ def test_run_starts_a_cluster_where_none_is_configured(tmp_path: Path) -> None:
     done = call("run", f"{FLOWS}:flow", "--input", "[1]", env={**env, "TMPDIR": str(tmp_path)})
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
-    assert list(tmp_path.iterdir()) == []
+    assert remains(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -449,7 +450,7 @@ def test_a_signal_ends_an_embedded_cluster(number: int, code: int, says: str, tm
         waiting.send_signal(number)
         _, err = waiting.communicate(timeout=60)
 
-    assert (waiting.returncode, list(temporary.iterdir())) == (code, [])
+    assert (waiting.returncode, remains(temporary)) == (code, [])
     assert says in err
     assert "Traceback" not in err
 

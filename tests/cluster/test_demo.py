@@ -14,6 +14,7 @@ import pytest
 from egregore_dist import LocalCluster
 from egregore_dist.cli import codes, survey
 from tests.cluster.test_cli import ask, call, environment, one_line
+from tests.support.remains import remains
 
 MARK = "EGREGORE_DEMO_TEST"
 
@@ -32,7 +33,7 @@ def alone(tmp_path: Path, **more: str) -> dict[str, str]:
 
 def left_behind(tmp_path: Path) -> list[str]:
     """Processes and files that a demo with this folder left."""
-    found = [str(path) for path in tmp_path.iterdir()]
+    found = remains(tmp_path)
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == str(tmp_path):

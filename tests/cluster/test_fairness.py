@@ -16,6 +16,7 @@ from egregore_dist import LocalCluster, Run, Sequence, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
+from egregore_dist.engine import urls
 from egregore_dist.workflow.nodes import Node
 from egregore_dist.workflow.step import Step
 from tests.support.clusters import submitting
@@ -232,7 +233,7 @@ def test_those_on_other_queues_do_not_wait(tmp_path: Path) -> None:
 def test_those_that_the_worker_has_received_do_not_wait(tmp_path: Path) -> None:
     """An app of the user's own whose worker takes four messages a slot: they are on no queue, and wait all the same."""
     with LocalCluster(workers=0) as cluster:
-        url, queue = cluster.url, cluster.settings.queue
+        url, queue = urls.for_kombu(cluster.url), cluster.settings.queue
         options = ("worker", "-c1", "-Q", queue, "-n", "own@here", "--without-mingle", "--without-gossip")
         with one_slot(tmp_path, cluster, "-c", OWN_APP, url, *options):
             run = short.map().submit(list(range(BRANCHES)))

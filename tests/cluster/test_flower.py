@@ -17,6 +17,7 @@ import pytest
 from egregore_dist import LocalCluster
 from egregore_dist.client import session
 from egregore_dist.client.processes import Process
+from egregore_dist.engine import urls
 from tests.cluster.celery_flows import holds, naps
 from tests.support.listening import listening
 from tests.support.waiting import until
@@ -55,7 +56,7 @@ class Flower:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("EGREGORE_")}
-        environment |= {"CELERY_BROKER_URL": cluster.url, "FLOWER_UNAUTHENTICATED_API": "true"}
+        environment |= {"CELERY_BROKER_URL": urls.for_kombu(cluster.url), "FLOWER_UNAUTHENTICATED_API": "true"}
         command = [sys.executable, "-m", "celery", "flower", "--address=127.0.0.1", f"--port={port}"]
         self.process = Process.spawn(command, env=environment, log=folder / "flower.log", cwd=folder)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 from egregore_dist.engine import app as apps
+from egregore_dist.engine import urls
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import load
 from tests.support import tls
@@ -123,10 +125,16 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str,
     """Such a worker on a server, and the app as whoever sends tasks knows it."""
     with (
         Server.start() as server,
-        working(tmp_path_factory.mktemp("theirs"), server.url, options=LIMITS) as (env, ledger),
-        Celery("theirs", broker=server.url, backend=server.url, set_as_current=False) as app,
+        closing(redis.Redis.from_url(server.url)) as direct,
     ):
-        yield env, ledger, app
+        # On a socket, with a database of its own, as kombu and Celery write it.
+        url = urls.for_kombu(f"{server.url[:-1]}6")
+        with (
+            working(tmp_path_factory.mktemp("theirs"), url, options=LIMITS) as (env, ledger),
+            Celery("theirs", broker=url, backend=url, set_as_current=False) as app,
+        ):
+            yield env, ledger, app
+        assert direct.info("keyspace").keys() == {"db6"}
 
 
 def test_a_program_submits_to_its_app(theirs: tuple[dict[str, str], Ledger, Celery]) -> None:
@@ -173,7 +181,11 @@ def test_queues_that_others_would_not_find(where: str, tmp_path: Path) -> None:
     """An app that puts a prefix before its queues is refused, also where its options are set after `install`."""
     setting = {where: "app.conf.broker_transport_options = {'global_keyprefix': 'shop_'}"}
     told = r"global_keyprefix='shop_': .*start `egregore-dist worker`"
-    with Server.start() as server, pytest.raises(AssertionError, match=told), working(tmp_path, server.url, **setting):
+    with (
+        Server.start() as server,
+        pytest.raises(AssertionError, match=told),
+        working(tmp_path, urls.for_kombu(server.url), **setting),
+    ):
         pass
 
 
@@ -181,7 +193,7 @@ def test_queues_of_priorities(tmp_path: Path) -> None:
     """An app whose tasks have priorities, as Celery's documentation sets it up, serves runs."""
     options = "{'sep': ':', 'priority_steps': list(range(10)), 'queue_order_strategy': 'priority'}"
     setting = f"app.conf.broker_transport_options = {options}"
-    with Server.start() as server, working(tmp_path, server.url, before=setting) as (env, _):
+    with Server.start() as server, working(tmp_path, urls.for_kombu(server.url), before=setting) as (env, _):
         done = call(env, "-c", CLIENT)
 
     assert (done.returncode, done.stderr) == (0, "")

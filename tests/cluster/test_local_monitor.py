@@ -24,6 +24,7 @@ from egregore_dist import LocalCluster, errors
 from egregore_dist.client import monitor as web
 from egregore_dist.client.monitor import LocalMonitor
 from tests.cluster.monitor_flows import keyed
+from tests.support.remains import remains
 from tests.support.waiting import until
 
 MARK = "EGREGORE_LINK_TEST"
@@ -115,7 +116,7 @@ def program(tmp_path: Path) -> Path:
 
 def left(folder: Path) -> list[str]:
     """Processes and files that a program with this folder left."""
-    found = [str(path) for path in folder.iterdir()]
+    found = remains(folder)
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == str(folder):

@@ -73,8 +73,8 @@ def test_the_kernel_is_read_rightly() -> None:
 
 
 @linux_only
-def test_nothing_of_a_cluster_can_be_reached_from_elsewhere() -> None:
-    """The embedded server, workers with their pools, and the monitor listen on this machine alone."""
+def test_s19_nothing_of_a_cluster_can_be_reached_from_elsewhere() -> None:
+    """Of the embedded server, the workers with their pools, and the monitor, the last alone has a port: on loopback."""
     before = family()
     with LocalCluster(workers=2, concurrency=2) as cluster:
         httpx.get(cluster.monitor_url, timeout=30)
@@ -89,8 +89,7 @@ def test_nothing_of_a_cluster_can_be_reached_from_elsewhere() -> None:
 
         port = httpx.URL(cluster.monitor_url).port
         assert len(started) >= 6
-        assert f"127.0.0.1 {port}" in found
-        assert [where for where in found if not is_loopback(where)] == []
+        assert list(found) == [f"127.0.0.1 {port}"]
 
 
 # What is told

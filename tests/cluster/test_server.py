@@ -9,6 +9,8 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -56,42 +58,145 @@ server = Server.start(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
 if os.fork() == 0:
     sys.stdin.read()  # a forked child holds every descriptor of its parent
     os._exit(0)
-print(server.pid, server.directory, flush=True)
+print(server.pid, server.directory, server.socket.parent, flush=True)
 time.sleep(600)
 """
 
 
 @contextlib.contextmanager
-def parent(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
-    """A program that has started a server, with the server's pid and directory."""
+def parent(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], int, Path, Path]]:
+    """A program that has started a server, with the server's pid and directories of its data and of its socket."""
     program = subprocess.Popen(
         [sys.executable, "-c", PARENT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert program.stdout is not None
     try:
-        pid, directory = program.stdout.readline().split()
-        yield program, int(pid), Path(directory)
+        pid, directory, sockets = program.stdout.readline().split()
+        yield program, int(pid), Path(directory), Path(sockets)
     finally:
         program.kill()
         program.communicate()
 
 
-def test_a_client_without_the_password_is_refused(server: Server) -> None:
-    """A connection without the password, or with another, can do nothing."""
-    for password in (None, "wrong"):
-        once = retry.Retry(backoff.NoBackoff(), 0)
-        with (
-            redis.Redis(port=server.port, password=password, retry=once) as stranger,
-            pytest.raises(redis.AuthenticationError),
-        ):
-            stranger.ping()
+@contextlib.contextmanager
+def squatting() -> Iterator[tuple[int, list[bytes]]]:
+    """A port of 127.0.0.1 on which somebody else poses as a server, and what that was sent."""
+    sent: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            while data := connection.recv(65536):
+                sent.append(data)
+                connection.sendall(b"+PONG\r\n" * data.count(b"*"))
+
+    def accept(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        yield listener.getsockname()[1], sent
+        listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_it_listens_on_loopback_only(server: Server) -> None:
-    """The server's only listening socket is on 127.0.0.1."""
-    listening = [c.laddr for c in psutil.Process(server.pid).net_connections() if c.status == psutil.CONN_LISTEN]
+def listening(server: Server) -> list[object]:
+    return [c.laddr for c in psutil.Process(server.pid).net_connections() if c.status == psutil.CONN_LISTEN]
 
-    assert listening == [("127.0.0.1", server.port)]
+
+def test_s19_a_client_without_the_password_is_refused() -> None:
+    """A connection without the password, or with another, can do nothing, by the socket or by the port."""
+    with Server.start(tcp=True) as server:
+        for password in (None, "wrong"):
+            once = retry.Retry(backoff.NoBackoff(), 0)
+            for where in ({"unix_socket_path": str(server.socket)}, {"port": server.port}):
+                with (
+                    redis.Redis(password=password, retry=once, **where) as stranger,  # type: ignore[arg-type]
+                    pytest.raises(redis.AuthenticationError),
+                ):
+                    stranger.ping()
+        with redis.Redis.from_url(server.tcp_url) as known:
+            assert known.ping()
+
+
+def test_s19_it_listens_on_a_private_socket_only(server: Server) -> None:
+    """The server has no port, and its socket is in directories that nobody else can enter."""
+    assert listening(server) == []
+    assert mode(server.socket) == 0o600
+    for directory in (server.socket.parent, server.socket.parent.parent):
+        assert mode(directory) == 0o700
+        assert directory.stat().st_uid == os.geteuid()
+    with pytest.raises(errors.ConfigurationError, match="tcp=True"):
+        server.tcp_url  # noqa: B018 (raises)
+
+
+def test_s19_a_port_is_on_loopback_only() -> None:
+    """A server that was asked to listen on a port does so on 127.0.0.1 alone."""
+    with Server.start(tcp=True) as server:
+        assert listening(server) == [("127.0.0.1", server.port)]
+
+
+def test_s19_a_squatter_on_the_port_receives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever took the port first is sent no password, and is not taken for the server, which gets another port."""
+    free = server_module._free_port
+    with squatting() as (port, sent):
+        ports = iter([port])
+        monkeypatch.setattr(server_module, "_free_port", lambda: next(ports, None) or free())
+        with Server.start(tcp=True) as running:
+            assert running.port != port
+            assert listening(running) == [("127.0.0.1", running.port)]
+        monkeypatch.setattr(server_module, "_free_port", lambda: port)
+        with pytest.raises(errors.BrokerUnavailable, match="found no free port"):
+            Server.start(tcp=True)
+
+    assert sent == []
+
+
+def test_s19_a_server_must_be_the_one_that_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a port, whoever answers on the socket must have the process id of the server, and its port."""
+    monkeypatch.setattr(server_module, "CONFIG", server_module.CONFIG.replace("port {port}", "port 0"))
+
+    with pytest.raises(errors.BrokerUnavailable, match="is another than the one that was started"):
+        Server.start(tcp=True)
+
+
+def test_s19_nobody_else_makes_the_directory_of_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its name is a link's, or another user's, another place is used; the name stays after the server."""
+    with tempfile.TemporaryDirectory() as folder:
+        taken, free = Path(folder, "1"), Path(folder, "2")
+        for place in (taken, free):
+            place.mkdir()
+        own = f"egregore-{os.geteuid()}"
+        (taken / own).symlink_to(free)
+        (free / own).mkdir(mode=0o755)
+        monkeypatch.setattr(tempfile, "tempdir", str(taken))
+        monkeypatch.setattr(server_module, "PLACES", (str(free),))
+        with Server.start() as running:
+            assert running.socket.parent.parent == free / own
+            assert mode(free / own) == 0o700
+        assert list((free / own).iterdir()) == []
+
+        monkeypatch.setattr(server_module, "PLACES", (f"{folder}/{'long' * 30}",))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
+        with pytest.raises(errors.ConfigurationError, match="set TMPDIR to a directory of yours"):
+            Server.start()
+        monkeypatch.setattr(server_module, "PLACES", (str(free),))
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        with pytest.raises(errors.ConfigurationError, match="are another user's"):
+            Server.start()
+
+
+@pytest.mark.parametrize("name", ["with space;'\"#%\\x", "\u00fc" * 4, "long" * 50])
+def test_any_directory(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and temporary files may be anywhere, also where a socket's path would be too long, or needs quoting."""
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    for data in (None, folder / "data"):
+        with Server.start(data) as running, client(running) as connection:
+            assert folder in running.directory.parents
+            assert connection.ping()
+            assert len(os.fsencode(running.socket)) <= server_module.SOCKET_PATH_LIMIT
 
 
 def test_it_keeps_what_it_was_told(server: Server) -> None:
@@ -130,7 +235,7 @@ def test_the_users_own_data_dir_keeps_its_mode(tmp_path: Path) -> None:
 
 def test_no_secret_is_in_a_command_line_or_log(server: Server) -> None:
     """The password is in no process's arguments, not in the log, and not in the repr."""
-    password = server.url.split("@")[0].removeprefix("redis://:")
+    password = server.url.split("@")[0].removeprefix("unix://:")
     arguments = [path.read_bytes() for path in processes_readable("cmdline")]
 
     assert len(password) >= 40
@@ -157,7 +262,7 @@ def test_the_environment_of_the_server_holds_no_secret(server: Server, monkeypat
 
 
 def test_stop_leaves_nothing(server: Server) -> None:
-    """After stop the processes, the port and the temporary directory are gone, and a second stop does nothing."""
+    """After stop the processes and their directories are gone, and a second stop does nothing."""
     pid = server.pid
     keeper = psutil.Process(pid).parent()
     assert keeper is not None
@@ -168,8 +273,7 @@ def test_stop_leaves_nothing(server: Server) -> None:
     assert gone(pid)
     assert not keeper.is_running()
     assert not server.directory.exists()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", server.port))
+    assert not server.socket.parent.exists()
 
 
 def test_a_stopped_server_says_so(server: Server) -> None:
@@ -182,38 +286,42 @@ def test_a_stopped_server_says_so(server: Server) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_its_program(number: signal.Signals) -> None:
-    """When the program is ended by any signal, the server and its directory go, though a forked child lives on."""
-    with parent() as (program, pid, directory):
+    """When the program is ended by any signal, the server and its directories go, though a forked child lives on."""
+    with parent() as (program, pid, *directories):
         assert not gone(pid)
         program.send_signal(number)
         program.wait()
-        until(lambda: gone(pid) and not directory.exists(), what="the end of the server")
+        until(lambda: gone(pid) and not any(it.exists() for it in directories), what="the end of the server")
 
 
 def test_a_persistent_directory_outlives_its_program(tmp_path: Path) -> None:
     """A data_dir stays when its program is killed, and the next start waits for the old server to let go of it."""
-    with parent(str(tmp_path)) as (program, pid, directory):
+    with parent(str(tmp_path)) as (program, pid, directory, sockets):
         program.kill()
         program.wait()
         with Server.start(tmp_path) as second:
             assert gone(pid)
             assert second.directory == directory
+        until(lambda: not sockets.exists(), what="the end of the socket's directory")
 
 
-def test_restart_after_kill_keeps_port_password_and_data(server: Server) -> None:
-    """A server that was killed comes back under the same address with its data."""
-    url = server.url
-    with client(server) as connection:
-        connection.set("key", "value")
-        server.kill()
-        assert not server.alive
-        server.restart()
+def test_s19_restart_after_kill_keeps_address_password_and_data() -> None:
+    """A server that was killed comes back under the same addresses with its data."""
+    with Server.start(tcp=True) as server:
+        urls = server.url, server.tcp_url
+        with client(server) as connection:
+            connection.set("key", "value")
+            server.kill()
+            assert not server.alive
+            server.restart()
 
-        assert connection.get("key") == "value"
-    assert server.url == url
+            assert connection.get("key") == "value"
+        with redis.Redis.from_url(server.tcp_url, decode_responses=True) as connection:
+            assert connection.get("key") == "value"
+        assert (server.url, server.tcp_url) == urls
 
 
-def test_data_dir_persists_after_kill(tmp_path: Path) -> None:
+def test_s19_data_dir_persists_after_kill(tmp_path: Path) -> None:
     """A second start on the data_dir of a killed server has its data and its password."""
     with Server.start(tmp_path) as first:
         password = first.url.split("@")[0]
@@ -242,35 +350,6 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(errors.ConfigurationError, match="a link or another user's"):
         Server.start(tmp_path)
-
-
-def test_a_taken_port_is_left_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When another process takes the port first, the server starts on another one."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = other.getsockname()[1]
-        ports = iter([taken, taken])
-        free = server_module._free_port
-        monkeypatch.setattr(server_module, "_free_port", lambda: next(ports, None) or free())
-        with Server.start() as running:
-            assert running.port != taken
-
-
-def test_no_server_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a server program the error says what to install."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setenv("PATH", "")
-
-    with pytest.raises(errors.ConfigurationError, match=r"pip install 'egregore-dist\[local\]'"):
-        Server.start()
-
-
-def test_a_server_on_the_path_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without the local extra, valkey-server on the PATH is taken before redis-server."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    for name in ("redis-server", "valkey-server"):
-        (tmp_path / name).touch(mode=0o755)
-        assert server_module.binary() == tmp_path / name
 
 
 def test_a_server_that_fails_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

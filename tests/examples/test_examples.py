@@ -18,6 +18,7 @@ from egregore_dist import Sequence, connect, node
 from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
+from tests.support.remains import remains
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ def run(example: str, folder: Path) -> str:
         check=False,
     )
     assert (program.returncode, program.stderr) == (0, ""), program.stdout
-    assert not list(folder.iterdir())
+    assert not remains(folder)
     assert not left_running(folder)
     return program.stdout
 
@@ -146,9 +147,9 @@ def test_celery_project(folder: Path) -> None:
 @pytest.fixture
 def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The project's worker, started with the ordinary command on a server of its own; the server's address."""
-    with Server.start() as server:
+    with Server.start(tcp=True) as server:
         for name, value in {
-            "PROJ_BROKER_URL": server.url,
+            "PROJ_BROKER_URL": server.tcp_url,
             "EGREGORE_MODULES": "proj.app",
             "EGREGORE_SECRET": "s" * 40,
         }.items():
@@ -156,9 +157,9 @@ def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         command = [*CELERY, "worker", "-Q", "celery,egregore", "-c", "2"]
         worker = Process.spawn(command, env=os.environ, log=folder / "worker.log", cwd=PROJECT)
         before = session.use(None)
-        connected = connect(server.url)
+        connected = connect(server.tcp_url)
         try:
-            yield server.url
+            yield server.tcp_url
         finally:
             session.use(before)
             connected.close()

@@ -32,7 +32,7 @@ from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import publish
+from egregore_dist.engine import publish, urls
 from egregore_dist.ledger import ENDED, Aside, Ledger, Work
 from egregore_dist.settings import load
 from egregore_dist.wire import codec
@@ -530,10 +530,11 @@ def test_an_app_of_the_users_own(tmp_path: Path) -> None:
     with Server.start() as server:
         settings = load(broker_url=server.url)
         ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix)
-        theirs = Celery("theirs", broker=server.url, set_as_current=False)
+        url = urls.for_kombu(server.url)
+        theirs = Celery("theirs", broker=url, set_as_current=False)
         arguments = ["worker", "-c1", "-Q", "theirs,egregore", "-n", "own@here", "--without-mingle"]
         worker = Process.spawn(
-            [sys.executable, "-c", OWN_APP, server.url, *arguments],
+            [sys.executable, "-c", OWN_APP, url, *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             log=tmp_path / "worker.log",
         )

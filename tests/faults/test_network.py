@@ -21,7 +21,7 @@ HEALED = 10.0 + 5.0
 def proxy(trial: Trial) -> Proxy:
     """What is between the third worker and the server."""
     assert trial.cluster.server is not None
-    return trial.enter(Proxy(trial.cluster.server.port, seed=trial.rng.random()))
+    return trial.enter(Proxy(trial.cluster.server.socket, seed=trial.rng.random()))
 
 
 @pytest.fixture

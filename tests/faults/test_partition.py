@@ -45,6 +45,12 @@ def needs_hosts() -> None:
 
 
 @pytest.fixture
+def trial(trial_of: Callable[..., Trial]) -> Trial:
+    """Two workers of one lane, and a server that other hosts can be let in to."""
+    return trial_of(tcp=True)
+
+
+@pytest.fixture
 def host(trial: Trial) -> Host:
     """A namespace from which the trial's server can be reached."""
     needs_hosts()
@@ -56,7 +62,8 @@ def host(trial: Trial) -> Host:
 @pytest.fixture
 def far(trial: Trial, host: Host) -> ProcessContainer:
     """A worker on that host, beside two that are not."""
-    url = trial.cluster.url.replace("127.0.0.1", host.address)
+    assert trial.cluster.server is not None
+    url = trial.cluster.server.tcp_url.replace("127.0.0.1", host.address)
     queues = [trial.cluster.settings.queue, "far"]
     return trial.add(before=host.prefix, env={"EGREGORE_BROKER_URL": url}, queues=queues)
 

@@ -88,7 +88,7 @@ def test_under_memory_pressure_nothing_is_taken(trial_of: Callable[..., Trial], 
 def test_what_was_set_outlives_a_lost_connection(trial: Trial) -> None:
     """A worker whose connections break stays drained, and keeps its number; resumed, it serves with that, and stops."""
     assert trial.cluster.server is not None
-    proxy = trial.enter(Proxy(trial.cluster.server.port, seed=trial.rng.random()))
+    proxy = trial.enter(Proxy(trial.cluster.server.socket, seed=trial.rng.random()))
     far = trial.add(env={"EGREGORE_BROKER_URL": proxy.url(trial.cluster.url)})
     workers = session.current().workers
     until(lambda: said_of(far).prefetch == 1, what="its connection")

@@ -67,7 +67,7 @@ def main() -> int:
 def soak(seconds: float, rate: float, seed: str) -> list[str]:
     """Soak and print the figures; returns what is wrong."""
     settings = {"retention": str(RETENTION)}
-    with Trial(workers=3, concurrency=2, seed=seed, settings=settings, looks_at_runs=False) as trial:
+    with Trial(workers=3, concurrency=2, seed=seed, settings=settings, looks_at_runs=False, tcp=True) as trial:
         host = add_far(trial)
         load = Load(trial, rate=rate, seed=seed)
         load.start()

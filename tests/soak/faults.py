@@ -102,7 +102,9 @@ def add_far(trial: Trial) -> Host | None:
         return None
     host = trial.enter(Host())
     listen_to(trial, host)
-    trial.add(before=host.prefix, env={"EGREGORE_BROKER_URL": trial.cluster.url.replace("127.0.0.1", host.address)})
+    assert trial.cluster.server is not None
+    url = trial.cluster.server.tcp_url.replace("127.0.0.1", host.address)
+    trial.add(before=host.prefix, env={"EGREGORE_BROKER_URL": url})
     return host
 
 

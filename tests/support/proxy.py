@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +35,7 @@ class Proxy:
     """Forwards connections to an address, on a thread of its own; a context manager.
 
     Args:
-        port: of the server on 127.0.0.1.
+        target: the server's port on 127.0.0.1, or its Unix socket.
         seed: of what is held up.
         listen: where it listens.
 
@@ -43,10 +44,10 @@ class Proxy:
         port: where it listens.
     """
 
-    def __init__(self, port: int, *, seed: object = 0, listen: str = "127.0.0.1") -> None:
+    def __init__(self, target: int | Path, *, seed: object = 0, listen: str = "127.0.0.1") -> None:
         self.weather = Weather()
         self.port = 0
-        self._target = port
+        self._target = target
         self._listen = listen
         self._rng = random.Random(str(seed))
         self._refusing = False
@@ -80,6 +81,8 @@ class Proxy:
     def url(self, url: str) -> str:
         """A server's URL, by way of this proxy."""
         before, _, rest = url.rpartition("@")
+        if before.startswith("unix://"):
+            return f"redis{before.removeprefix('unix')}@127.0.0.1:{self.port}/{rest.partition('?db=')[2]}"
         return f"{before}@127.0.0.1:{self.port}/{rest.partition('/')[2]}"
 
     def switch(self, port: int) -> None:
@@ -125,7 +128,10 @@ class Proxy:
             _reset(to_client)
             return
         try:
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
+            if isinstance(self._target, Path):
+                from_server, to_server = await asyncio.open_unix_connection(self._target)
+            else:
+                from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             _reset(to_client)
             return

@@ -62,19 +62,19 @@ def opened(
         name: of the worker and its queue.
     """
     with ExitStack() as stack:
-        server = Server.start()
+        server = Server.start(tcp=True)
         stack.callback(server.stop)
-        direct = broker or server.url
+        direct = broker or server.tcp_url
         port = int(direct.rpartition("@")[2].partition("/")[0].rpartition(":")[2])
         proxy = stack.enter_context(Proxy(port))
-        options = {"backend": server.url, "queue": name, "conf": conf or {}, "install": installed}
+        options = {"backend": server.tcp_url, "queue": name, "conf": conf or {}, "install": installed}
         if broker is None:
             options["transport"] = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
         env = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),
             shop.VARIABLE: json.dumps({**options, "broker": proxy.url(direct)}),
-            "EGREGORE_LEDGER_URL": server.url,
+            "EGREGORE_LEDGER_URL": server.tcp_url,
         }
         queues = f"{name},egregore-{name}" if installed else name
         env["EGREGORE_QUEUE"] = f"egregore-{name}"
@@ -83,7 +83,7 @@ def opened(
         stack.callback(worker.stop, 10)
         app = shop.make({**options, "broker": direct, "install": False})
         stack.callback(app.close)
-        counts: Any = stack.enter_context(redis.Redis.from_url(server.url))
+        counts: Any = stack.enter_context(redis.Redis.from_url(server.tcp_url))
         found = Shop(app, worker, proxy, counts)
         until(lambda: app.control.ping(timeout=0.5) or not worker.alive, seconds=60, what="the worker")
         assert worker.alive, worker.log_tail()

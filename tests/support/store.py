@@ -68,7 +68,11 @@ class _Faults:
         os.register_at_fork(before=cls.forks, after_in_child=cls.is_forked)
 
 
-class FaultyConnection(redis.connection.Connection):
+# Of the class of connection that it is put before, by TCP or by a socket.
+_Stock: Any = object
+
+
+class Faulty(_Stock):  # type: ignore[misc]
     """A connection that fails, each way as often as the others.
 
     ``timeout``: what is sent together is not sent, and times out. ``execute_and_timeout``: it is carried out, and times
@@ -130,7 +134,7 @@ class FaultyConnection(redis.connection.Connection):
         return response
 
 
-class FaultyAsyncConnection(redis.asyncio.Connection):
+class FaultyAsync(_Stock):  # type: ignore[misc]
     """The same for an event loop, where commands are sent one by one."""
 
     _answer: Exception | None = None
@@ -174,7 +178,7 @@ def arm(rate: float, kinds: Sequence[str] = KINDS, *, who: str) -> None:
 
     def make(self: Ledger, *args: Any, **kwargs: Any) -> None:
         made(self, *args, **kwargs)
-        self.redis.connection_pool.connection_class = FaultyConnection
+        _arm_pool(self.redis.connection_pool, Faulty)
 
     Ledger.__init__ = make  # type: ignore[method-assign]
     _arm_watches()
@@ -187,7 +191,7 @@ def faulty(ledger: Ledger, rate: float, kinds: Sequence[str] = KINDS) -> Iterato
     before = pool.connection_class, _Faults.rate, _Faults.kinds
     pool.disconnect()
     pool.reset()
-    pool.connection_class = FaultyConnection
+    _arm_pool(pool, Faulty)
     _Faults.rate, _Faults.kinds = rate, tuple(kinds)
     _arm_watches()
     try:
@@ -199,12 +203,17 @@ def faulty(ledger: Ledger, rate: float, kinds: Sequence[str] = KINDS) -> Iterato
         pool.reset()
 
 
+def _arm_pool(pool: Any, faults: type) -> None:
+    stock = pool.connection_class
+    pool.connection_class = stock if issubclass(stock, faults) else type(stock.__name__, (faults, stock), {})
+
+
 def _arm_watches() -> None:
     made = Watch.__init__
 
     def make(self: Watch, *args: Any, **kwargs: Any) -> None:
         made(self, *args, **kwargs)
-        self._redis.connection_pool.connection_class = FaultyAsyncConnection
+        _arm_pool(self._redis.connection_pool, FaultyAsync)
 
     Watch.__init__ = make  # type: ignore[method-assign]
 

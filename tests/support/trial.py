@@ -57,6 +57,7 @@ class Trial:
         settings: ``EGREGORE_*`` by lower-case field name, beside `QUICK`.
         looks_at_runs: whether the checker looks at runs at the end, or the test has done so before they expired.
         settle: seconds within which every run must have ended once the test is over.
+        tcp: whether the server also listens on a port, for nodes on other hosts.
 
     Attributes:
         cluster: the server, as what this process submits to.
@@ -79,6 +80,7 @@ class Trial:
         settings: dict[str, str] | None = None,
         looks_at_runs: bool = True,
         settle: float = 40.0,
+        tcp: bool = False,
     ) -> None:
         self.rng = random.Random(str(seed))
         self.concurrency = concurrency
@@ -91,6 +93,7 @@ class Trial:
         self._file = self.folder / "executions"
         self._log = Log(self._file)
         self._settle = settle
+        self._tcp = tcp
         self._looks_at_runs = looks_at_runs
         self._wanted = workers
         self._mark = uuid.uuid4().hex
@@ -106,7 +109,7 @@ class Trial:
         self._patch.setenv(MARK, self._mark)
         self._patch.setenv(work.FILE, str(self._file))
         self._patch.setenv(work.EPOCH, str(time.time() - time.monotonic()))
-        self.cluster = LocalCluster(workers=0, concurrency=self.concurrency)
+        self.cluster = LocalCluster(workers=0, concurrency=self.concurrency, tcp=self._tcp)
         self.cluster.__enter__()
         self.ledger = Ledger(self.cluster.url, prefix=self.cluster.settings.prefix)
         try:

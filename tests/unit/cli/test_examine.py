@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from egregore_dist import errors
 from egregore_dist.cli import examine
 from egregore_dist.cli.examine import Check
 from egregore_dist.cli.probe import Server, Worker
+from egregore_dist.client import server
 from egregore_dist.ledger import Aside
 from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
@@ -129,8 +132,11 @@ def test_workers_without_modules() -> None:
 
 def test_no_server_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing server program is a problem only where no cluster is configured."""
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    def none() -> Path:
+        raise errors.ConfigurationError("there is no server to run on")
+
+    monkeypatch.setattr(server, "binary", none)
 
     assert wrong(examine.here(Settings())) == {"embedded server": "problem"}
     assert wrong(examine.here(Settings(broker_url="redis://h", secret="s" * 32))) == {}
