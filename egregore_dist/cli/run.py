@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from egregore_dist.workflow.step import Step
 
 
+# What a run waits for that no live worker has.
+_UNSERVED = ("workers", "queue", "held", "size", "labels", "module")
+# What was said of that, which the client would say again while it waits.
+_said: set[str] = set()
+
+
 @click.command()
 @click.argument("workflow", metavar="MODULE:WORKFLOW")
 @click.option("-i", "--input", "given", metavar="JSON|@FILE", default="null", help="The input; @- is standard input.")
@@ -45,11 +51,10 @@ def run(workflow: str, given: str, run_id: str | None, no_wait: bool, timeout: f
     data = read_input(given)
     if no_wait and target.is_embedded():
         raise Quit(codes.USAGE, f"--no-wait: {target.NOT_CONFIGURED}")
-    with target.submitting() as session:
-        if not session.ledger.reports():
-            say("no worker is alive: the run waits until one starts (egregore-dist worker -m MODULE)")
+    with target.submitting():
         with waiting_for(run_id := run_id or uuid.uuid4().hex):
             handle = step.submit(data, id=run_id)
+            _say_unserved(handle)
             if no_wait:
                 if wants_json:
                     show.print_json(_summary(handle))
@@ -75,12 +80,10 @@ def say(line: str) -> None:
 @contextmanager
 def waiting_for(run: str) -> Iterator[None]:
     """What Ctrl-C and SIGTERM mean while the body submits a run and waits: on an embedded cluster its end."""
-    # The client's own advice would be said twice, and would be wrong for an embedded cluster.
     log = logging.getLogger("egregore_dist.client.run")
-    before = log.level
     # Not while it waits: a Ctrl-C that comes while a module is loaded may be lost, or end Python with another code.
     importlib.import_module("egregore_dist.client.progress")
-    log.setLevel(logging.ERROR)
+    log.addFilter(_is_said_by_the_client)
     try:
         yield
     except KeyboardInterrupt:
@@ -88,7 +91,12 @@ def waiting_for(run: str) -> Iterator[None]:
     except SystemExit as error:
         raise Quit(codes.TERMINATED, _left(run, "terminated")) from error
     finally:
-        log.setLevel(before)
+        log.removeFilter(_is_said_by_the_client)
+
+
+def _is_said_by_the_client(record: logging.LogRecord) -> bool:
+    # Its advice after Ctrl-C would be said twice, and would be wrong for an embedded cluster.
+    return getattr(record, "action", None) == "run_unserved" and record.getMessage() not in _said
 
 
 def load(name: str) -> Step:
@@ -152,6 +160,15 @@ def _imported(module: str) -> Any:
     except (Exception, SystemExit) as error:
         said = str(error).partition("\n")[0]
         raise Quit(codes.USAGE, f"module {module!r} cannot be imported: {type(error).__name__}: {said}") from error
+
+
+def _say_unserved(run: Run) -> None:
+    """Say at once what the run waits for that no live worker has: with --no-wait nobody would say it later."""
+    for reason in run.why():
+        if reason.kind in _UNSERVED:
+            line = f"run {run.id} waits: {reason}"
+            _said.add(line)
+            say(line)
 
 
 def _wait(run: Run, timeout: float | None) -> tuple[Any, errors.RunFailed | None]:

@@ -18,7 +18,7 @@ from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings
 from egregore_dist.wire import registry
-from egregore_dist.worker import admission, commands, guard, intake, naming, slots, steps, theirs, tuner
+from egregore_dist.worker import admission, commands, guard, intake, naming, ready, slots, steps, theirs, tuner
 from egregore_dist.workflow import names
 
 
@@ -65,6 +65,7 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
     intake.register(app)
     admission.register(app)
     tuner.register(app, by_hand=by_hand)
+    ready.register(app, owns=owns)
     commands.register()
     installed.note(settings)
 

@@ -162,6 +162,21 @@ def test_no_wait_and_timeout_leave_the_run_going(local: LocalCluster, tmp_path: 
     assert Run(name).result(timeout=30) == {"gate": "open"}
 
 
+@pytest.mark.parametrize("option", [("--no-wait",), ("--timeout", "4")], ids=["no-wait", "timeout"])
+def test_a_run_that_no_worker_serves_says_so(local: LocalCluster, option: tuple[str, ...]) -> None:
+    """Once, at once, whether the command waits or not: no worker of the queue is alive."""
+    name = uuid.uuid4().hex
+    env = environment(local) | {"EGREGORE_QUEUE": f"nobody-{name}"}
+
+    done = ask("run", f"{FLOWS}:flow", "--input", "[1]", "--id", name, *option, env=env)
+
+    told = f"egregore-dist: run {name} waits: doubles: no live worker serves queue 'nobody-{name}'"
+    assert done.stderr.count("no live worker serves") == 1
+    assert told in done.stderr
+    assert f"worker -q nobody-{name}" in done.stderr
+    assert Run(name).cancel() == "cancelled"
+
+
 def test_an_interrupt_leaves_the_run_going(local: LocalCluster, tmp_path: Path) -> None:
     """Ctrl-C ends the waiting with 130 and names the run, which goes on."""
     gate, name = tmp_path / "gate", uuid.uuid4().hex
@@ -510,8 +525,12 @@ def test_a_worker_finds_modules_where_it_is_started(tmp_path: Path, local: Local
         ) as worker,
     ):
         try:
-            until(lambda: "found@here" in session.current().ledger.reports() or worker.poll() is not None, seconds=60)
+            ready = "worker found@here is ready: prefork pool, 1 slot\n"
+            until(lambda: "nodes and decisions: " in log.read_text() or worker.poll() is not None, seconds=60)
             assert worker.poll() is None, log.read_text()
+            assert f"egregore-dist: {ready}  queues: found-here\n  modules: found_here\n" in log.read_text()
+            assert "  nodes and decisions: seven\n" in log.read_text()
+            assert "found@here" in session.current().ledger.reports()
         finally:
             worker.terminate()
 
