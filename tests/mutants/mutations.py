@@ -577,4 +577,18 @@ MUTATIONS = (
         new="appendonly no\n",
         tests=("tests/cluster/test_server.py", "-k", "s19_data_dir"),
     ),
+    Mutation(
+        name="a key of the value decides how a function is bound",
+        file="egregore_dist/workflow/binding.py",
+        old="            if self.row is Row.WHOLE or not isinstance(value, Mapping):\n",
+        new="            if not isinstance(value, Mapping) or (self.row is Row.WHOLE and main.name not in value):\n",
+        tests=("tests/unit/workflow/test_binding.py",),
+    ),
+    Mutation(
+        name="a local class or one that is imported for type checkers only is ignored",
+        file="egregore_dist/workflow/resolvable.py",
+        old="    if not failed:\n",
+        new="    if True:\n",
+        tests=("tests/unit/workflow/test_resolvable.py",),
+    ),
 )

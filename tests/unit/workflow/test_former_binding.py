@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from egregore_dist import errors
 from egregore_dist.workflow import Context, former_binding
@@ -161,7 +161,6 @@ def formerly(shape: Shape, value: Any) -> dict[str, Any] | None:
     return held | ({"rest": rest_held} if rest else {}) | ({"extra": extra_held} if extra else {})
 
 
-@settings(max_examples=300)
 @given(shapes(), values)
 def test_it_warns_exactly_where_the_two_rules_differ(shape: Shape, value: Any) -> None:
     """For any function and value: where the former rule gave something, and the present one gives something else."""
