@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 from pathlib import Path
+from urllib.parse import urlencode
 
 import click
 
@@ -52,7 +54,7 @@ _BETWEEN_COLLECTIONS = 50_000
     type=_ROLES,
     default="operator",
     show_default=True,
-    help="Of who has the token, of the user that is added, and of everybody where nobody has to log in.",
+    help="Of the bearer of the token or the link, and of the user that is added.",
 )
 @click.option("--tls-cert", type=_FILE, help="The certificate, for HTTPS.")
 @click.option("--tls-key", type=_FILE, help="Its key.")
@@ -86,13 +88,14 @@ def monitor(
 ) -> None:
     """Serve the web pages where runs can be seen, and cancelled, paused and retried.
 
-    By default for this machine alone, and for everybody on it. Another --host needs --users or --token-file, and
-    --tls-cert and --tls-key or --behind-proxy.
+    By default it listens on this machine alone, and prints a link with a token: whoever has the link may use the
+    pages. Another --host needs --users or --token-file, and --tls-cert and --tls-key or --behind-proxy.
     """
     try:
         from egregore_dist.monitor import serve
         from egregore_dist.monitor.config import LOOPBACK, Config, network
-        from egregore_dist.monitor.users import Role, Users, add, private_text, read
+        from egregore_dist.monitor.users import Role, Users, add, read
+        from egregore_dist.wire import private_file
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("egregore_dist"):
             raise
@@ -103,28 +106,33 @@ def monitor(
         if users is None:
             raise click.UsageError("--add-user needs --users FILE")
         add(users, add_user, Role[role.upper()], click.prompt("Password", hide_input=True, confirmation_prompt=True))
-        click.echo(f"{add_user} is in {users} as {role}; a monitor that runs knows it when it is started again")
+        click.echo(f"{add_user} is in {users} as {role}; a running monitor takes it over within seconds")
         return
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
-    token = _token() if token_file is None else private_text(token_file, "the token's file").strip()
+    token = _token() if token_file is None else private_file.read(token_file, "the token's file").strip()
+    # Nobody was named: whoever has the link that is printed here may use it.
+    has_link = users is None and token is None
+    if has_link:
+        token = secrets.token_urlsafe(32)
     redact.remember(token)
     config = Config(
-        users=Users({} if users is None else read(users), token, Role[role.upper()]),
+        users=Users({} if users is None else read(users), token, Role[role.upper()], file=users),
         host=host,
         port=port,
-        role=Role[role.upper()],
         tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
         behind_proxy=behind_proxy,
         proxies=tuple(map(network, proxies)) or LOOPBACK,
         url=url,
+        has_links=has_link or fd is not None,
         descriptor=fd,
     )
     config.check()
     if fd is not None:
         os.nice(_NICER)
     gc.set_threshold(_BETWEEN_COLLECTIONS)
-    serve.serve(config, target.session(), lambda address: click.echo(f"monitor: {address}"))
+    query = f"/?{urlencode({'token': token})}" if has_link else ""
+    serve.serve(config, target.session(), lambda address: click.echo(f"monitor: {address}{query}"))
 
 
 def _token() -> str | None:

@@ -30,7 +30,7 @@ from egregore_dist.ledger import Aside, Ledger, Work
 from egregore_dist.resources import gpus, needs, report
 from egregore_dist.resources.router import Cluster
 from egregore_dist.settings import Settings
-from egregore_dist.wire import registry
+from egregore_dist.wire import private_file, registry
 from egregore_dist.wire.code import UNSIGNED, Loader
 from egregore_dist.wire.signing import Signer
 from egregore_dist.workflow import spec
@@ -226,12 +226,5 @@ def signer(settings: Settings) -> Signer:
     if settings.secret is not None:
         return Signer.from_text(settings.secret.get_secret_value())
     if settings.secret_file is not None:
-        path = settings.secret_file
-        try:
-            mode, text = path.stat().st_mode, path.read_text("utf-8").strip()
-        except OSError as error:
-            raise errors.ConfigurationError(f"EGREGORE_SECRET_FILE {path} cannot be read: {error.strerror}") from error
-        if mode & 0o077:
-            raise errors.ConfigurationError(f"EGREGORE_SECRET_FILE {path} can be read by others: chmod 600 {path}")
-        return Signer.from_text(text)
+        return Signer.from_text(private_file.read(settings.secret_file, "EGREGORE_SECRET_FILE").strip())
     return Signer.from_text(None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from egregore_dist import errors
-from egregore_dist.monitor.users import Role, Users
+from egregore_dist.monitor.users import Users
 from egregore_dist.settings import web_address
 
 PORT = 8750
@@ -28,26 +29,25 @@ class Config:
     """How the monitor is served.
 
     Attributes:
-        users: who may use it; nobody in it: everybody on this machine, with ``role``.
+        users: who may use it.
         host: the address to listen on.
         port: 0 for any that is free.
-        role: of everybody on this machine where ``users`` is empty.
         tls: files of the certificate and of its key.
         behind_proxy: a proxy in front of it does TLS.
         proxies: where that may be: what another one says of whom it asks for is not believed.
         url: what browsers call it, where that is not ``host`` and ``port``.
-        descriptor: a socket that listens already, which the program that started it has made for it alone: the links
-            that the program prints have the token in them.
+        has_links: whether a link may have the token in it.
+        descriptor: a socket that listens already, which the program that started the monitor has made for it.
     """
 
     users: Users = field(default_factory=lambda: Users({}))
     host: str = "127.0.0.1"
     port: int = PORT
-    role: Role = Role.OPERATOR
     tls: tuple[Path, Path] | None = None
     behind_proxy: bool = False
     proxies: tuple[Network, ...] = LOOPBACK
     url: str | None = None
+    has_links: bool = False
     descriptor: int | None = None
 
     def check(self) -> None:
@@ -56,11 +56,8 @@ class Config:
         Raises:
             errors.ConfigurationError: says what is missing.
         """
-        reached = not is_loopback(self.host) or self.behind_proxy or self.url is not None
-        if reached and not self.users:
-            raise errors.ConfigurationError(
-                f"the monitor on {self.host} can be reached from other machines, so it needs --users or --token-file"
-            )
+        if not self.users:
+            raise errors.ConfigurationError("nobody could log in to the monitor: give --users or --token-file")
         if not is_loopback(self.host) and self.tls is None and not self.behind_proxy:
             raise errors.ConfigurationError(
                 f"the monitor on {self.host} can be reached from other machines, so it needs --tls-cert and "
@@ -76,11 +73,6 @@ class Config:
             raise errors.ConfigurationError("--proxy names everybody: give the addresses of the proxies alone")
         if self.proxies != LOOPBACK and not self.behind_proxy:
             raise errors.ConfigurationError("--proxy belongs to --behind-proxy")
-
-    @property
-    def has_links(self) -> bool:
-        """Whether a link may have the token in it."""
-        return self.descriptor is not None
 
     @property
     def is_secure(self) -> bool:
@@ -145,6 +137,16 @@ def one_of(host: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def is_in(host: str, networks: Collection[Network]) -> bool:
+    """Whether an address is of one of these networks; an IPv4 address may be written as an IPv6 one."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return any((mapped or address) in network for network in networks)
 
 
 def is_loopback(host: str) -> bool:

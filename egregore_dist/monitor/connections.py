@@ -8,14 +8,13 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Collection
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Literal
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from egregore_dist.monitor.config import one_of
+from egregore_dist.monitor.config import Network, is_in, one_of
 
 # Connections at a time; the half of them may come from one address.
 _AT_MOST = 1000
@@ -53,7 +52,7 @@ class Listener(socket.socket):
         family: int = -1,
         *,
         fileno: int | None = None,
-        proxies: Collection[IPv4Network | IPv6Network] = (),
+        proxies: Collection[Network] = (),
         most: int | None = None,
     ) -> None:
         super().__init__(family, socket.SOCK_STREAM if fileno is None else -1, fileno=fileno)
@@ -104,7 +103,7 @@ class Listener(socket.socket):
     def _has_room(self, host: str, address: str) -> bool:
         if len(self._held) >= self._most and not self._make_room(None):
             return False
-        return self._by_host[host] < self._most // 2 or self._is_proxy(address) or self._make_room(host)
+        return self._by_host[host] < self._most // 2 or is_in(address, self._proxies) or self._make_room(host)
 
     def _make_room(self, host: str | None) -> bool:
         for accepted in self._held.values():
@@ -117,11 +116,6 @@ class Listener(socket.socket):
         self.forget(accepted)
         self._leaving.add(accepted)
         accepted.end()
-
-    def _is_proxy(self, address: str) -> bool:
-        found = ip_address(address.partition("%")[0])
-        mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-        return any((mapped or found) in network for network in self._proxies)
 
 
 class Accepted(socket.socket):

@@ -13,10 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from egregore_dist.monitor import routes, sessions
+from egregore_dist.monitor import routes
+from egregore_dist.monitor.attempts import Attempts
 from egregore_dist.monitor.config import Config, is_loopback, one_of
 from egregore_dist.monitor.routes import Route
-from egregore_dist.monitor.sessions import Attempts, Session
+from egregore_dist.monitor.sessions import LASTS, Session, Sessions
 from egregore_dist.monitor.users import User
 
 log = logging.getLogger(__name__)
@@ -91,12 +92,9 @@ class Guard:
         answers: by the name of the route; every route but those of logging in and out has one.
         refuse: makes the page of a refusal.
         port: where the monitor listens.
-        local_key: signs the forms of a monitor that asks nobody who they are.
     """
 
-    def __init__(
-        self, config: Config, answers: Mapping[str, Answer], refuse: Refusal, *, port: int, local_key: bytes
-    ) -> None:
+    def __init__(self, config: Config, answers: Mapping[str, Answer], refuse: Refusal, *, port: int) -> None:
         own = {"login": self._login, "logout": self._logout, "healthz": _healthz}
         self._answers: dict[str, Answer] = {**answers, **own}
         missing = {route.name for route in routes.ROUTES} - set(self._answers)
@@ -109,7 +107,7 @@ class Guard:
         self._has_links = config.has_links
         # Cookies are those of a host, whatever the port, so that two monitors on one host need two names.
         self._cookie = "__Host-egregore" if config.is_secure else f"egregore-{port}"
-        self._local = None if config.users else Session(User("", config.role, local_key), "local", cookie=False)
+        self._sessions = Sessions(config.users)
         self._attempts = Attempts()
         self._passwords_at_once = anyio.CapacityLimiter(2)
 
@@ -146,7 +144,7 @@ class Guard:
             user = self._users.by_token(request.query_params.get("token", ""))
             if user is not None:
                 return self._enter(request, user), False
-        session = self._local or self._session_of(request)
+        session = self._session_of(request)
         if session is None and (route is None or route.role is not None):
             address = _address_of(request)
             if route is not None and self._comes_from_elsewhere(request):
@@ -195,9 +193,9 @@ class Guard:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             user = self._users.by_token(token.strip())
-            return None if user is None else Session(user, "bearer", cookie=False)
+            return None if user is None else Session(user, "")
         cookie = request.cookies.get(self._cookie)
-        return None if cookie is None else sessions.open_cookie(cookie, self._users)
+        return None if cookie is None else self._sessions.find(cookie)
 
     def _comes_from_elsewhere(self, request: Request) -> bool:
         """Whether a link on another site's page was followed, with which browsers send no strict cookie."""
@@ -211,19 +209,22 @@ class Guard:
         self, request: Request, host: str, form: Mapping[str, list[str]], session: Session | None, route: Route
     ) -> str:
         """Why a form is not from a page of ours, or ""."""
+        # No other site can have a browser send the token in a header.
+        if session is not None and not session.has_cookie:
+            return ""
         if request.headers.get("origin") != self._origins[host]:
             return "This form was not sent from a page of this monitor."
         # Who logs in has no session yet, and so no token.
         if route.name == "login":
             return ""
         if session is None or not session.sent_by(form.get("csrf", [""])[0]):
-            return "This page is from before the monitor was started anew, or you were logged in anew: reload it."
+            return "This page is of an earlier session: reload it."
         return ""
 
     async def _login(self, asked: Asked) -> Response:
         name, password = (asked.form.get(part, [""])[0] for part in ("name", "password"))
         # A token has no name, and cannot be guessed: nobody shall lock all out who have it.
-        subjects = (f"address {asked.address}", *([f"name {name[:64]}"] if name else []))
+        subjects = (("address", asked.address), *([("name", name[:64])] if name else []))
         address = _own(asked.form.get("next", ["/"])[0])
         wait = self._attempts.wait(*subjects)
         if wait > 0:
@@ -256,14 +257,19 @@ class Guard:
     def _let_in(self, answer: Response, user: User) -> None:
         answer.set_cookie(
             self._cookie,
-            sessions.issue(user),
-            max_age=int(sessions.LASTS),
+            self._sessions.begin(user).id,
+            max_age=int(LASTS),
             secure=self._is_secure,
             httponly=True,
             samesite="strict",
         )
 
     async def _logout(self, asked: Asked) -> Response:
+        assert asked.session is not None
+        if asked.form.get("everywhere"):
+            self._sessions.end_all(asked.session.user.name)
+        else:
+            self._sessions.end(asked.session)
         answer = RedirectResponse("/", 303)
         answer.delete_cookie(self._cookie, secure=self._is_secure, httponly=True, samesite="strict")
         return answer

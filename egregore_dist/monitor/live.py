@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from egregore_dist import errors
 from egregore_dist.ledger import Ledger, runlist
@@ -24,7 +25,7 @@ from egregore_dist.monitor.lists import Filters
 from egregore_dist.monitor.nodes import RUNS_LOOKED_AT
 from egregore_dist.monitor.workers import machines
 
-#: Pages that are told at a time, and those of one user at one address.
+#: Pages that follow changes at a time, and those of one user.
 STREAMS_AT_MOST = 200
 STREAMS_OF_ONE = 100
 
@@ -55,6 +56,20 @@ class _Look:
     pages: int = 0
 
 
+class _Stream(StreamingResponse):
+    """Server-sent events that release their place however they end, also before they begin."""
+
+    def __init__(self, messages: AsyncIterator[str], release: Callable[[], None]) -> None:
+        super().__init__(messages, media_type="text/event-stream")
+        self._release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._release()
+
+
 class Live:
     """Tells pages of changes.
 
@@ -66,7 +81,7 @@ class Live:
     def __init__(self, ledger: Ledger, stopping: Callable[[], bool] = lambda: False) -> None:
         self._ledger = ledger
         self._stopping = stopping
-        self._streams: Counter[tuple[str, str]] = Counter()
+        self._streams: Counter[str] = Counter()
         self._looks: dict[str, _Look] = {}
 
     def answers(self) -> dict[str, Answer]:
@@ -97,13 +112,20 @@ class Live:
         return self._stream(asked, self._of_look(filters.address(), lambda: self._runs(filters), _LOOK_AT_RUNS))
 
     def _stream(self, asked: Asked, messages: AsyncIterator[str]) -> Response:
-        whose = (asked.address, asked.session.user.name if asked.session else "")
-        if self._streams.total() >= STREAMS_AT_MOST or self._streams[whose] >= STREAMS_OF_ONE:
+        # Bearers of the token have no name.
+        user = (asked.session.user.name if asked.session else "") or f"address {asked.address}"
+        if self._streams.total() >= STREAMS_AT_MOST or self._streams[user] >= STREAMS_OF_ONE:
             return PlainTextResponse("too many pages are open", 503, headers={"retry-after": "30"})
-        return StreamingResponse(self._counted(whose, messages), media_type="text/event-stream")
+        # Counted now: a stream that begins later would let any number of others pass.
+        self._streams[user] += 1
+        return _Stream(self._guarded(messages), lambda: self._release(user))
 
-    async def _counted(self, whose: tuple[str, str], messages: AsyncIterator[str]) -> AsyncIterator[str]:
-        self._streams[whose] += 1
+    def _release(self, user: str) -> None:
+        self._streams[user] -= 1
+        if not self._streams[user]:
+            del self._streams[user]
+
+    async def _guarded(self, messages: AsyncIterator[str]) -> AsyncIterator[str]:
         try:
             yield "retry: 2000\n\n"
             async for message in messages:
@@ -111,10 +133,6 @@ class Live:
         except errors.BrokerUnavailable:
             # The browser asks again, with the cursor that it had.
             yield "event: away\ndata: {}\n\n"
-        finally:
-            self._streams[whose] -= 1
-            if not self._streams[whose]:
-                del self._streams[whose]
 
     async def _of_run(self, run: str, after: dict[StreamOfRun, str]) -> AsyncIterator[str]:
         begun, tried, first = time.monotonic(), time.monotonic(), next(iter(after))

@@ -79,11 +79,10 @@ class Pages:
     Args:
         cluster: which.
         asks_for_name: whether somebody logs in with a name, and not only with the token.
-        logs_in: whether anybody has to log in at all.
         has_links: whether a link lets in who follows it.
     """
 
-    def __init__(self, cluster: ClusterSession, *, asks_for_name: bool, logs_in: bool, has_links: bool = False) -> None:
+    def __init__(self, cluster: ClusterSession, *, asks_for_name: bool, has_links: bool = False) -> None:
         self._cluster = cluster
         self._ledger = cluster.ledger
         self._reader = Reader(cluster.ledger, cluster.settings)
@@ -91,7 +90,6 @@ class Pages:
         self._known_nodes = Nodes(cluster.ledger, cluster.settings.thread_width)
         self._templates = words.templates()
         self._asks_for_name = asks_for_name
-        self._logs_in = logs_in
         self._has_links = has_links
 
     def answers(self) -> dict[str, Answer]:
@@ -155,7 +153,6 @@ class Pages:
         text = self._templates.get_template(template).render(
             session=session,
             path=path,
-            logs_in=self._logs_in,
             asks_for_name=self._asks_for_name,
             has_links=self._has_links,
             may_operate=role >= Role.OPERATOR,

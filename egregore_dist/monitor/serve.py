@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +16,7 @@ from egregore_dist.monitor.connections import HEADERS, Listener, Server
 from egregore_dist.monitor.guard import Guard
 from egregore_dist.monitor.live import Live
 from egregore_dist.monitor.pages import Pages
+from egregore_dist.monitor.proxy import BehindProxy
 
 
 def application(
@@ -48,12 +48,11 @@ def application(
     pages = Pages(
         cluster,
         asks_for_name=config.users.has_names,
-        logs_in=bool(config.users),
         has_links=config.has_links,
     )
     live = Live(cluster.ledger, stopping)
     answers = {**pages.answers(), **live.answers()}
-    return Guard(config, answers, pages.refuse, port=port, local_key=secrets.token_bytes(32))
+    return Guard(config, answers, pages.refuse, port=port)
 
 
 def serve(config: Config, cluster: Session, ready: Callable[[str], None]) -> None:
@@ -75,8 +74,9 @@ def serve(config: Config, cluster: Session, ready: Callable[[str], None]) -> Non
         def stopping() -> bool:
             return server.should_exit
 
+        guard = application(config, cluster, port=port, stopping=stopping)
         options = uvicorn.Config(
-            application(config, cluster, port=port, stopping=stopping),
+            BehindProxy(guard, config) if config.behind_proxy else guard,
             host=config.host,
             port=port,
             # The connections are told apart by the sockets that are accepted in Python.
@@ -89,9 +89,7 @@ def serve(config: Config, cluster: Session, ready: Callable[[str], None]) -> Non
             log_level="error",
             access_log=False,
             server_header=False,
-            # Who is behind the proxy is told by it, and by nobody else.
-            proxy_headers=config.behind_proxy,
-            forwarded_allow_ips=list(map(str, config.proxies)),
+            proxy_headers=False,
             ssl_certfile=None if config.tls is None else config.tls[0],
             ssl_keyfile=None if config.tls is None else config.tls[1],
             h11_max_incomplete_event_size=HEADERS,

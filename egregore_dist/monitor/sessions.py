@@ -1,9 +1,8 @@
-"""Sessions without a store: a signed cookie, a token against forged forms, and the brake on guessed passwords."""
+"""Who is logged in. Sessions are kept by the monitor, so that each can be ended at once; they end with it."""
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hashlib
 import hmac
 import secrets
 import time
@@ -11,14 +10,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
-
 from egregore_dist.monitor.users import User, Users
 
 #: Seconds that a session lasts.
 LASTS = 12 * 3600.0
 
-_LONGEST = 500
+#: Sessions of one user at a time: a further login ends the oldest.
+AT_MOST = 100
+
+_LONGEST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,20 @@ class Session:
 
     Attributes:
         user: who.
-        id: what the token of their forms is made of.
-        cookie: whether a browser holds the session.
+        id: the secret that the browser holds, or "" for a bearer of the token.
     """
 
     user: User
     id: str = field(repr=False)
-    cookie: bool = True
+
+    @property
+    def has_cookie(self) -> bool:
+        """Whether a browser holds the session, and sends it with whatever another site has it ask."""
+        return bool(self.id)
 
     @property
     def csrf(self) -> str:
-        """Must be in every form that changes something."""
+        """The token that each form of this session must have."""
         return hmac.digest(self.user.key, f"form {self.id}".encode(), "sha256").hex()
 
     def sent_by(self, csrf: str) -> bool:
@@ -45,88 +48,53 @@ class Session:
         return hmac.compare_digest(self.csrf.encode(), csrf.encode())
 
 
-class _Ticket(msgspec.Struct, array_like=True):
-    name: str
-    at: float
-    nonce: str
+class Sessions:
+    """The sessions of browsers, by the hash of their secret.
 
-
-def issue(user: User, *, now: float | None = None) -> str:
-    """A cookie for who has just logged in."""
-    at = time.time() if now is None else now
-    ticket = msgspec.json.encode(_Ticket(user.name, at, secrets.token_urlsafe(9)))
-    return f"{_text(ticket)}.{_text(_sign(user, ticket))}"
-
-
-def open_cookie(cookie: str, users: Users, *, now: float | None = None) -> Session | None:
-    """The session of a cookie, or None where it is forged, too old, or of nobody."""
-    if len(cookie) > _LONGEST:
-        return None
-    body, _, signature = cookie.partition(".")
-    try:
-        raw, given = _bytes(body), _bytes(signature)
-        ticket = msgspec.json.decode(raw, type=_Ticket)
-    except (binascii.Error, msgspec.MsgspecError, ValueError):
-        return None
-    user = users.get(ticket.name)
-    if user is None or not hmac.compare_digest(_sign(user, raw), given):
-        return None
-    age = (time.time() if now is None else now) - ticket.at
-    return Session(user, cookie) if age < LASTS else None
-
-
-def _sign(user: User, ticket: bytes) -> bytes:
-    return hmac.digest(user.key, b"cookie" + ticket, "sha256")
-
-
-def _text(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def _bytes(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
-
-
-class Attempts:
-    """Slows down guessing: so many wrong logins for a name or from an address, then none for a while.
+    A session ends after `LASTS` seconds, at logout, and when its user is removed or has another password or role.
 
     Args:
-        allowed: wrong logins within the window.
-        window: seconds.
-        clock: tells the time.
+        users: who may log in.
+        clock: the time, in seconds.
     """
 
-    # Addresses are cheap to whoever has many of them; what is remembered of them is bounded.
-    _REMEMBERED = 10_000
-
-    def __init__(self, allowed: int = 10, window: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._allowed = allowed
-        self._window = window
+    def __init__(self, users: Users, clock: Callable[[], float] = time.monotonic) -> None:
+        self._users = users
         self._clock = clock
-        self._wrong: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        # The oldest first: by the digest of the secret, whose it is and since when.
+        self._held: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
 
-    def wait(self, *subjects: str) -> float:
-        """Seconds until these may try again; 0 where they may now."""
-        left = 0.0
-        for subject in subjects:
-            since, wrong = self._wrong.get(subject, (0.0, 0))
-            if wrong >= self._allowed:
-                left = max(left, since + self._window - self._clock())
-        return left
+    def begin(self, user: User) -> Session:
+        """Start the session of a user who has just logged in."""
+        session = Session(user, secrets.token_urlsafe(32))
+        self._held[_digest(session.id)] = (user, self._clock())
+        own = [digest for digest, (other, _) in self._held.items() if other.name == user.name]
+        for digest in own[:-AT_MOST]:
+            del self._held[digest]
+        return session
 
-    def begin(self, *subjects: str) -> None:
-        """Count a login as wrong, until it turns out that it is not."""
-        now = self._clock()
-        for subject in subjects:
-            since, wrong = self._wrong.pop(subject, (now, 0))
-            fresh = now - since < self._window
-            self._wrong[subject] = (since, wrong + 1) if fresh else (now, 1)
-        while len(self._wrong) > self._REMEMBERED:
-            self._wrong.popitem(last=False)
+    def find(self, secret: str) -> Session | None:
+        """The session of a cookie, or None if there is none or it has ended."""
+        if len(secret) > _LONGEST:
+            return None
+        digest = _digest(secret)
+        user, since = self._held.get(digest, (None, 0.0))
+        if user is None:
+            return None
+        if self._clock() - since >= LASTS or self._users.get(user.name) != user:
+            del self._held[digest]
+            return None
+        return Session(user, secret)
 
-    def succeeded(self, *subjects: str) -> None:
-        """Take back the last `begin`."""
-        for subject in subjects:
-            since, wrong = self._wrong.pop(subject, (0.0, 1))
-            if wrong > 1:
-                self._wrong[subject] = (since, wrong - 1)
+    def end(self, session: Session) -> None:
+        """End one session."""
+        self._held.pop(_digest(session.id), None)
+
+    def end_all(self, name: str) -> None:
+        """End every session of a user."""
+        for digest in [digest for digest, (user, _) in self._held.items() if user.name == name]:
+            del self._held[digest]
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -6,22 +6,32 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
+import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
 from egregore_dist import errors
+from egregore_dist.wire import private_file
+
+log = logging.getLogger(__name__)
 
 SHORTEST_TOKEN = 16
 SHORTEST_PASSWORD = 8
 # Longer ones would only keep scrypt busy.
 LONGEST_PASSWORD = 1024
 
+# Seconds between two looks at the file of users.
+_LOOK_AGAIN = 1.0
+
 _COST, _BLOCK, _LANES = 2**14, 8, 1
+_WHAT = "the users' file"
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _HASH = re.compile(r"scrypt\$([A-Za-z0-9+/]{22}==)\$([A-Za-z0-9+/]{43}=)")
 
@@ -64,10 +74,16 @@ class Users:
         hashes: role and hashed password by name, as `read` gives them.
         token: opens the monitor to who has it.
         role: of who has the token.
+        file: read anew once it has changed, in place of ``hashes``.
     """
 
     def __init__(
-        self, hashes: Mapping[str, tuple[Role, str]], token: str | None = None, role: Role = Role.OPERATOR
+        self,
+        hashes: Mapping[str, tuple[Role, str]],
+        token: str | None = None,
+        role: Role = Role.OPERATOR,
+        *,
+        file: Path | None = None,
     ) -> None:
         if token is not None and len(token) < SHORTEST_TOKEN:
             raise errors.ConfigurationError(f"the monitor's token is shorter than {SHORTEST_TOKEN} characters")
@@ -77,6 +93,9 @@ class Users:
         self._role = role
         # What the password of a name that nobody has is compared with, so that it takes as long.
         self._nobody = hash_password(secrets.token_hex(16))
+        self._file = file
+        self._version = None if file is None else _version(file)
+        self._looked = time.monotonic()
 
     def __bool__(self) -> bool:
         return bool(self._hashes) or self._token is not None
@@ -90,6 +109,7 @@ class Users:
         """The user of this name; of "" who has the token."""
         if name == "":
             return None if self._token is None else User("", self._role, _key(self._token))
+        self._read_anew()
         if name not in self._hashes:
             return None
         role, hashed = self._hashes[name]
@@ -104,9 +124,24 @@ class Users:
 
     def by_password(self, name: str, password: str) -> User | None:
         """The user of this name and password, or None; slow on purpose."""
+        self._read_anew()
         _, hashed = self._hashes.get(name, (None, self._nobody))
         fits = _fits(password[:LONGEST_PASSWORD], hashed)
         return self.get(name) if fits and name in self._hashes else None
+
+    def _read_anew(self) -> None:
+        """Take over the file of users where it has changed; one that cannot be read leaves them as they were."""
+        if self._file is None or time.monotonic() - self._looked < _LOOK_AGAIN:
+            return
+        self._looked = time.monotonic()
+        version = _version(self._file)
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self._hashes = read(self._file)
+        except errors.ConfigurationError as error:
+            log.error("monitor: the users stay as they were: %s", error, extra={"action": "users_unreadable"})
 
 
 def read(path: Path) -> dict[str, tuple[Role, str]]:
@@ -116,7 +151,7 @@ def read(path: Path) -> dict[str, tuple[Role, str]]:
         errors.ConfigurationError: it cannot be read, others can read it, or a line of it is wrong.
     """
     found: dict[str, tuple[Role, str]] = {}
-    for number, line in enumerate(private_text(path, "the users' file").splitlines(), start=1):
+    for number, line in enumerate(private_file.read(path, _WHAT).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.strip().partition(":")
@@ -147,27 +182,28 @@ def add(path: Path, name: str, role: Role, password: str) -> None:
         raise errors.ConfigurationError(
             f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters, this one {len(password)}"
         )
-    lines = private_text(path, "the users' file").splitlines() if path.exists() else []
+    lines = private_file.read(path, _WHAT).splitlines() if os.path.lexists(path) else []
     kept = [line for line in lines if line.partition(":")[0].strip() != name]
-    new = path.with_name(f"{path.name}.new")
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write("\n".join([*kept, f"{name}:{role.word}:{hash_password(password)}", ""]))
-        new.replace(path)
+        # A name that nobody can have made before, opened for its owner alone.
+        descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write("\n".join([*kept, f"{name}:{role.word}:{hash_password(password)}", ""]))
+            os.replace(new, path)
+        except BaseException:
+            os.unlink(new)
+            raise
     except OSError as error:
         raise errors.ConfigurationError(f"the users' file {path} cannot be written: {error.strerror}") from error
 
 
-def private_text(path: Path, what: str) -> str:
-    """The text of a file that only its owner can read. Raises `errors.ConfigurationError`."""
+def _version(file: Path) -> tuple[int, ...] | None:
     try:
-        mode, text = path.stat().st_mode, path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise errors.ConfigurationError(f"{what} {path} cannot be read: {why}") from None
-    if mode & 0o077:
-        raise errors.ConfigurationError(f"{what} {path} can be read by others: chmod 600 {path}")
-    return text
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def hash_password(password: str) -> str:

@@ -68,9 +68,12 @@ class Monitor:
             )
         until(lambda: self._address() or self.process.poll() is not None, what="the monitor's address")
         assert self._address(), log.read_text()
-        self.address = self._address()
+        self.link = self._address()
+        self.address, _, query = self.link.partition("/?")
         self.port = port or int(self.address.rpartition(":")[2])
         self.http = httpx.Client(base_url=self.address, headers={"origin": self.address}, timeout=30)
+        if query:
+            self.http.get(f"/?{query}")
 
     def _address(self) -> str:
         found = re.findall(r"monitor: (http\S+)", self.log.read_text())
@@ -145,7 +148,9 @@ class Stream:
 
         def read() -> None:
             try:
-                with httpx.stream("GET", monitor.address + path, headers=headers, timeout=60) as answer:
+                with httpx.stream(
+                    "GET", monitor.address + path, headers=headers, cookies=dict(monitor.http.cookies), timeout=60
+                ) as answer:
                     assert answer.headers["content-type"].startswith("text/event-stream")
                     opened.set()
                     event: dict[str, str] = {}
@@ -757,21 +762,26 @@ def test_users_and_roles_of_a_program(local: LocalCluster, tmp_path: Path) -> No
         assert made.http.get("/").status_code == 401
 
 
-def test_a_session_outlives_the_monitor(local: LocalCluster, tmp_path: Path) -> None:
-    """Who is logged in stays so when the monitor is started again, and the page that they have still works."""
-    first = Monitor(local, tmp_path / "first.log", EGREGORE_MONITOR_TOKEN=TOKEN)
-    first.http.post("/login", data={"password": TOKEN})
-    cookies = dict(first.http.cookies)
-    (csrf, *_) = CSRF.findall(first.page("/"))
-    first.stop(signal.SIGKILL)
+def test_s11_a_removed_user_and_a_new_password_end_sessions(local: LocalCluster, tmp_path: Path) -> None:
+    """A running monitor takes the file of users over: the sessions of users that it changed end."""
+    file = tmp_path / "users"
+    for name in ("ann", "bob", "eve"):
+        users.add(file, name, Role.VIEWER, "correct horse")
+    with monitor(local, tmp_path, "--users", str(file)) as made:
+        clients = {}
+        for name in ("ann", "bob", "eve"):
+            clients[name] = httpx.Client(base_url=made.address, headers={"origin": made.address}, timeout=30)
+            clients[name].post("/login", data={"name": name, "password": "correct horse"})
+            assert clients[name].get("/").status_code == 200
 
-    second = Monitor(local, tmp_path / "second.log", port=first.port, EGREGORE_MONITOR_TOKEN=TOKEN)
-    try:
-        second.http.cookies.update(cookies)
-        second.page("/")
-        assert second.http.post("/runs", data={"csrf": csrf, "action": "cancel"}).status_code == 303
-    finally:
-        second.stop()
+        users.add(file, "ann", Role.VIEWER, "another horse")
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith("eve")))
+
+        until(lambda: clients["ann"].get("/").status_code == 401, what="the end of the session of ann")
+        assert clients["eve"].get("/").status_code == 401
+        assert clients["bob"].get("/").status_code == 200
+        for client in clients.values():
+            client.close()
 
 
 def test_tls(local: LocalCluster, tmp_path: Path) -> None:
@@ -782,7 +792,8 @@ def test_tls(local: LocalCluster, tmp_path: Path) -> None:
     command = ["openssl", *made, *names, "-keyout", str(key), "-out", str(cert)]
     subprocess.run(command, check=True, capture_output=True)
 
-    with monitor(local, tmp_path, "--tls-cert", str(cert), "--tls-key", str(key)) as made_one:
+    options = ("--tls-cert", str(cert), "--tls-key", str(key))
+    with monitor(local, tmp_path, *options, EGREGORE_MONITOR_TOKEN=TOKEN) as made_one:
         assert made_one.address.startswith("https://")
         context = ssl.create_default_context(cafile=str(cert))
         assert httpx.get(f"{made_one.address}/healthz", verify=context).text == "ok"
@@ -805,10 +816,10 @@ def test_what_does_not_start(local: LocalCluster, options: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize(("options", "is_believed"), [((), True), (("--proxy", "192.0.2.7"), False)], ids=str)
-def test_who_asks_is_told_by_the_proxy(
+def test_s7_a_monitor_behind_a_proxy_answers_it_alone(
     local: LocalCluster, tmp_path: Path, options: tuple[str, ...], is_believed: bool
 ) -> None:
-    """Wrong logins count for the address that a proxy tells; from another machine nobody else can tell one."""
+    """Wrong logins count for the address that the proxy names; who is not the proxy is refused."""
     proxied = ("--behind-proxy", "--url", "https://monitor.example.org", *options)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -825,7 +836,10 @@ def test_who_asks_is_told_by_the_proxy(
             for number in range(12)
         ]
 
-    assert (429 not in statuses) is is_believed
+        health = httpx.get(f"http://127.0.0.1:{made.port}/healthz", headers=headers).status_code
+
+    assert statuses == ([401] * 12 if is_believed else [403] * 12)
+    assert health == 200
 
 
 def test_a_port_that_is_taken(local: LocalCluster) -> None:
@@ -878,7 +892,7 @@ def test_no_secret_is_told(local: LocalCluster, tmp_path: Path) -> None:
 def test_slow_connections_do_not_keep_others_out(shown: Monitor) -> None:
     """Five hundred connections that say nothing, or a byte at a time, hold up no page, and are ended."""
     files = Path(f"/proc/{shown.process.pid}/fd")
-    before = len(list(files.iterdir()))
+    before, cookies = len(list(files.iterdir())), dict(shown.http.cookies)
     slow = []
     over = threading.Event()
 
@@ -899,7 +913,7 @@ def test_slow_connections_do_not_keep_others_out(shown: Monitor) -> None:
         def opens() -> bool:
             begun = time.monotonic()
             try:
-                return "Runs" in httpx.get(shown.address).text and time.monotonic() - begun < 1
+                return "Runs" in httpx.get(shown.address, cookies=cookies).text and time.monotonic() - begun < 1
             except httpx.HTTPError:
                 return False
 

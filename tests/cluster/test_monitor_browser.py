@@ -73,6 +73,7 @@ def opened(driver: str) -> Iterator[Browser]:
 @pytest.fixture
 def window(opened: Browser, shown: Monitor) -> Iterator[Browser]:
     """A window in which nobody has chosen anything, and on whose console nothing may be said."""
+    opened.go(shown.link)
     opened.go(f"{shown.address}/workers")
     opened.run("localStorage.clear()")
     yield opened

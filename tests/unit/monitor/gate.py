@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
 
-from egregore_dist.monitor import routes, sessions
+from egregore_dist.monitor import routes
 from egregore_dist.monitor.config import Config
 from egregore_dist.monitor.guard import Asked, Guard
 from egregore_dist.monitor.sessions import Session
@@ -61,13 +61,13 @@ class Gate:
         self.config = config or Config(users=self.users)
         own = ("login", "logout", "healthz")
         answers = {route.name: answer for route in routes.ROUTES if route.name not in own}
-        self.guard = Guard(self.config, answers, refuse, port=port, local_key=b"key")
+        self.guard = Guard(self.config, answers, refuse, port=port)
 
     def session(self, role: Role) -> Session:
         """The session of a role's user."""
         user = self.users.get(role.word)
         assert user is not None
-        return Session(user, sessions.issue(user))
+        return self.guard._sessions.begin(user)
 
     def ask(
         self,

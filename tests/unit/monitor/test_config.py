@@ -30,6 +30,9 @@ REFUSED: list[dict[str, Any]] = [
     {"behind_proxy": True, "users": SOMEBODY},
     {"behind_proxy": True, "url": URL},
     {"url": URL},
+    {},
+    {"users": NOBODY},
+    {"host": "localhost"},
     {"users": SOMEBODY, "url": "http://monitor.example.org", "behind_proxy": True},
     {"users": SOMEBODY, "url": "https://user:password@monitor.example.org"},
     {"users": SOMEBODY, "url": f"{URL}/path"},
@@ -41,10 +44,9 @@ REFUSED: list[dict[str, Any]] = [
     {"users": SOMEBODY, "behind_proxy": True, "url": URL, "proxies": (network("192.0.2.7"), network("::/0"))},
 ]
 ACCEPTED: list[dict[str, Any]] = [
-    {},
-    {"host": "localhost"},
-    {"host": "::1"},
-    {"host": "127.0.0.2"},
+    {"host": "localhost", "users": SOMEBODY},
+    {"host": "::1", "users": SOMEBODY},
+    {"host": "127.0.0.2", "users": SOMEBODY},
     {"users": SOMEBODY},
     {"host": "192.0.2.1", "users": SOMEBODY, "tls": TLS},
     {"host": "0.0.0.0", "users": SOMEBODY, "tls": TLS, "url": URL},
@@ -60,14 +62,14 @@ def shown(given: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("given", REFUSED, ids=shown)
-def test_refused(given: dict[str, Any]) -> None:
+def test_s7_what_is_open_to_others_is_refused(given: dict[str, Any]) -> None:
     """What other machines could reach without a login or without TLS does not start, and is told what is missing."""
     with pytest.raises(errors.ConfigurationError, match=r"--\w"):
         Config(**given).check()
 
 
 @pytest.mark.parametrize("given", ACCEPTED, ids=shown)
-def test_accepted(given: dict[str, Any]) -> None:
+def test_s7_what_is_accepted(given: dict[str, Any]) -> None:
     """This machine alone, or a login and TLS."""
     Config(**given).check()
 
@@ -75,7 +77,7 @@ def test_accepted(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "host", ["127.0.0.1.evil.example", "localhost.evil.example", "evil-localhost", "0", "10.0.0.1"]
 )
-def test_what_is_no_loopback(host: str) -> None:
+def test_s13_what_is_no_loopback(host: str) -> None:
     """An address is this machine's only as a whole."""
     assert not is_loopback(host)
 

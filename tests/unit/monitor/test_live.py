@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import AsyncExitStack, aclosing
+from collections import Counter
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 from typing import Any, cast
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
+from starlette.types import Message
 
 from egregore_dist.ledger import Ledger, runlist
 from egregore_dist.monitor import routes
 from egregore_dist.monitor.guard import Asked
-from egregore_dist.monitor.live import STREAMS_OF_ONE, Live
+from egregore_dist.monitor.live import STREAMS_AT_MOST, STREAMS_OF_ONE, Live
+from egregore_dist.monitor.sessions import Session
+from egregore_dist.monitor.users import Role, User
 
 TAKES = 0.02
 LISTS = 40
+REST = (Role.VIEWER, b"key")
 
 
 class Looks:
@@ -114,21 +120,56 @@ def test_a_made_up_page_is_not_what_others_see(monkeypatch: Any) -> None:
     assert wanted == [runlist.Wanted(text="order")]
 
 
-def test_one_user_leaves_streams_for_others(monkeypatch: Any) -> None:
-    """Who has as many pages open as one may have gets no more; somebody elsewhere does."""
+ANN, BOB = (Session(User(name, Role.VIEWER, b"key"), name) for name in ("ann", "bob"))
+
+
+def test_s20_one_user_leaves_streams_for_others() -> None:
+    """A user with as many pages open as one may have gets no more, from whichever address; another user does."""
+
+    async def ask() -> list[int]:
+        made = live()
+        for number in range(STREAMS_OF_ONE):
+            await made.answers()["runs_events"](replace(asked("", f"192.0.2.{number}"), session=ANN))
+        answers = [
+            await made.answers()["runs_events"](replace(asked("", address), session=session))
+            for session, address in ((ANN, "192.0.2.1"), (ANN, "198.51.100.1"), (BOB, "192.0.2.1"))
+        ]
+        return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask()) == [503, 503, 200]
+
+
+def test_s20_streams_are_reserved_before_they_begin() -> None:
+    """However many ask at the same moment, no more than the limit of all users together get a stream."""
+
+    async def ask() -> list[int]:
+        made = live()
+        asks = [
+            made.answers()["runs_events"](replace(asked(""), session=Session(User(f"user {number}", *REST), "x")))
+            for number in range(STREAMS_AT_MOST + 10)
+        ]
+        return [answer.status_code for answer in await asyncio.gather(*asks)]
+
+    assert Counter(asyncio.run(ask())) == {200: STREAMS_AT_MOST, 503: 10}
+
+
+def test_s20_a_stream_that_never_began_gives_its_place_back(monkeypatch: Any) -> None:
+    """A browser that has gone before the first byte holds no place."""
     monkeypatch.setattr(runlist, "find", Looks())
 
-    async def ask() -> tuple[int, int]:
+    async def ask() -> int:
         made = live()
-        async with AsyncExitStack() as stack:
-            for _ in range(STREAMS_OF_ONE):
-                answer = cast(StreamingResponse, await made.answers()["runs_events"](asked("")))
-                stream = await stack.enter_async_context(aclosing(cast(Any, answer.body_iterator)))
-                await anext(stream)
-            mine = await made.answers()["runs_events"](asked(""))
-            other = await made.answers()["runs_events"](asked("", "192.0.2.1"))
-        again = await made.answers()["runs_events"](asked(""))
-        assert again.status_code == 200
-        return mine.status_code, other.status_code
+        for _ in range(STREAMS_OF_ONE):
+            answer = await made.answers()["runs_events"](replace(asked(""), session=ANN))
 
-    assert asyncio.run(ask()) == (503, 200)
+            async def receive() -> Message:
+                return {"type": "http.disconnect"}
+
+            async def send(message: Message) -> None:
+                raise OSError("the browser has gone")
+
+            with suppress(OSError, ClientDisconnect, BaseExceptionGroup):
+                await answer({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+        return (await made.answers()["runs_events"](replace(asked(""), session=ANN))).status_code
+
+    assert asyncio.run(ask()) == 200

@@ -25,7 +25,7 @@ def answer(error: Exception) -> Response:
         raise error
 
     cluster: Any = SimpleNamespace(ledger=MagicMock(), settings=Settings())
-    pages = Pages(cast(Session, cluster), asks_for_name=False, logs_in=False)
+    pages = Pages(cast(Session, cluster), asks_for_name=False)
     return asyncio.run(pages._answering(make)(cast(Asked, SimpleNamespace(session=None, path="/"))))  # type: ignore[arg-type]
 
 

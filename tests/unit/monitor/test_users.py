@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from egregore_dist import errors
 from egregore_dist.monitor import users
-from egregore_dist.monitor.sessions import Attempts
-from egregore_dist.monitor.users import Role, Users
+from egregore_dist.monitor.sessions import AT_MOST, LASTS, Sessions
+from egregore_dist.monitor.users import Role, User, Users
+from egregore_dist.wire import private_file
 
 PASSWORD = "correct horse"
 
@@ -110,44 +112,92 @@ def test_keys_are_not_shown() -> None:
     assert "key" not in repr(user)
 
 
-def test_a_new_password_ends_sessions() -> None:
-    """The key of a user's sessions is another one with another password."""
-    first, second = (Users({"ann": (Role.VIEWER, users.hash_password(PASSWORD))}).get("ann") for _ in range(2))
-
-    assert first is not None
-    assert second is not None
-    assert first.key != second.key
+def ann(known: Users) -> User:
+    """The user ann."""
+    user = known.get("ann")
+    assert user is not None
+    return user
 
 
-def test_attempts_are_forgotten_after_a_while() -> None:
-    """A name waits until the window is over; others do not wait."""
+def test_s11_a_session_ends_after_a_while() -> None:
+    """A session lasts for so many hours, and not a second longer."""
     now = [0.0]
-    attempts = Attempts(3, 60, lambda: now[0])
-    for _ in range(3):
-        attempts.begin("ann", "here")
+    known = Users({"ann": (Role.VIEWER, users.hash_password(PASSWORD))})
+    sessions = Sessions(known, lambda: now[0])
+    session = sessions.begin(ann(known))
 
-    assert attempts.wait("ann") == 60
-    assert attempts.wait("bob") == 0
-    now[0] = 61
-    assert attempts.wait("ann", "here") == 0
-    attempts.begin("ann")
-    assert attempts.wait("ann") == 0
-
-
-def test_attempts_that_succeed_do_not_count() -> None:
-    """Who knows the password may log in as often as they like."""
-    attempts = Attempts(3)
-    for _ in range(10):
-        attempts.begin("ann")
-        attempts.succeeded("ann")
-
-    assert attempts.wait("ann") == 0
+    now[0] = LASTS - 1
+    assert sessions.find(session.id) == session
+    now[0] = LASTS
+    assert sessions.find(session.id) is None
+    assert not sessions._held
 
 
-def test_what_is_remembered_of_attempts_is_bounded() -> None:
-    """An attacker with many addresses does not fill the memory."""
-    attempts = Attempts()
-    for number in range(20_000):
-        attempts.begin(f"address {number}")
+def test_s11_a_user_has_so_many_sessions() -> None:
+    """A further login ends the oldest session of its user, so that logins take no more memory."""
+    known = Users({"ann": (Role.VIEWER, users.hash_password(PASSWORD))}, "a-token-that-is-long-enough")
+    sessions = Sessions(known)
+    bearer = known.get("")
+    assert bearer is not None
+    other = sessions.begin(bearer)
+    made = [sessions.begin(ann(known)) for _ in range(AT_MOST + 2)]
 
-    assert len(attempts._wrong) == 10_000
+    assert [sessions.find(session.id) is None for session in made] == [True] * 2 + [False] * AT_MOST
+    assert sessions.find(other.id) == other
+
+
+def test_s11_a_session_is_kept_as_a_hash() -> None:
+    """What the monitor holds in memory lets nobody in."""
+    known = Users({"ann": (Role.VIEWER, users.hash_password(PASSWORD))})
+    sessions = Sessions(known)
+    session = sessions.begin(ann(known))
+
+    assert session.id not in repr(sessions._held)
+    assert session.id not in repr(session)
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "pipe"])
+def test_a_file_that_is_no_file(tmp_path: Path, kind: str) -> None:
+    """A link, which somebody else could point elsewhere, and what is no file are refused, without waiting for them."""
+    path, target = tmp_path / "users", tmp_path / "target"
+    users.add(target, "ann", Role.VIEWER, PASSWORD)
+    if kind == "link":
+        path.symlink_to(target)
+    elif kind == "directory":
+        path.mkdir(0o700)
+    else:
+        os.mkfifo(path, 0o600)
+
+    with pytest.raises(errors.ConfigurationError, match=r"the file itself|not a regular file|Is a directory"):
+        users.read(path)
+    if kind == "link":
+        with pytest.raises(errors.ConfigurationError, match="the file itself"):
+            users.add(path, "bob", Role.VIEWER, PASSWORD)
+
+
+def test_a_file_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another user owns, who could exchange what is in it, is refused."""
+    path = tmp_path / "users"
+    users.add(path, "ann", Role.VIEWER, PASSWORD)
+    inner = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = list(inner(descriptor))
+        status[4] = 4321
+        return os.stat_result(status)
+
+    monkeypatch.setattr(private_file.os, "fstat", fstat)
+    with pytest.raises(errors.ConfigurationError, match="belongs to another user"):
+        users.read(path)
+
+
+def test_adding_follows_no_link_that_somebody_laid(tmp_path: Path) -> None:
+    """A link under the name that earlier versions wrote to first is not followed."""
+    path, victim = tmp_path / "users", tmp_path / "victim"
+    victim.write_text("as it was")
+    (tmp_path / "users.new").symlink_to(victim)
+
+    users.add(path, "ann", Role.VIEWER, PASSWORD)
+
+    assert victim.read_text() == "as it was"
+    assert "ann" in users.read(path)
