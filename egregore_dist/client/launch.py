@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import datetime as dt
+import importlib
 import inspect
 import uuid
 import warnings
@@ -41,16 +42,17 @@ class ClusterLauncher:
         """Submit, and return at once. The same id again returns the run that has it."""
         return self._accepted(step, data, id, waits=False)
 
+    def submit_on_commit(self, step: Step, data: Any, id: str | None, using: str | None) -> str:
+        """Submit when a transaction of Django's commits. What is wrong with the input is told now."""
+        transaction = _transactions(step)
+        described = _checked(step, data, id)
+        raw = codec.encode(data, where=f"the input of workflow {described.spec.name!r}")
+        run = id or uuid.uuid4().hex
+        transaction.on_commit(lambda: self.submit(step, codec.decode(raw), run), using=using)
+        return run
+
     def _accepted(self, step: Step, data: Any, id: str | None, *, waits: bool) -> Run:
-        if id is not None and not names.is_valid(id):
-            raise errors.WorkflowError(
-                f"run id {id!r}: letters, digits, '_', '.' and '-' only, 1 to 128 of them, and not '.' or '..'"
-            )
-        described = describe.describe(step)
-        # Before anything is published, what the first nodes get is seen to fit.
-        for name, fn in described.heads:
-            if (change := Parameters.of(fn).check(name, data)) is not None:
-                warnings.warn(change, errors.BindingWarning, stacklevel=_callers())
+        described = _checked(step, data, id)
         to = session.current()
         to.refuse_unfit_server()
         settings = to.settings
@@ -128,6 +130,33 @@ def _callers() -> int:
     while (frame := frame and frame.f_back) is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         level += 1
     return level
+
+
+def _checked(step: Step, data: Any, id: str | None) -> describe.Described:
+    """The workflow of a step; before anything is published, its id is checked, and what its first nodes get."""
+    if id is not None and not names.is_valid(id):
+        raise errors.WorkflowError(
+            f"run id {id!r}: letters, digits, '_', '.' and '-' only, 1 to 128 of them, and not '.' or '..'"
+        )
+    described = describe.describe(step)
+    for name, fn in described.heads:
+        if (change := Parameters.of(fn).check(name, data)) is not None:
+            warnings.warn(change, errors.BindingWarning, stacklevel=_callers())
+    return described
+
+
+def _transactions(step: Step) -> Any:
+    # By name: Django is no dependency.
+    try:
+        configured = importlib.import_module("django.conf").settings
+        # Raises where no settings are named.
+        _ = configured.DATABASES
+        return importlib.import_module("django.db.transaction")
+    except Exception as cause:
+        raise errors.ConfigurationError(
+            f"{describe.describe(step).spec.name!r}.submit_on_commit needs a Django project: {type(cause).__name__}: "
+            f"{cause} Set DJANGO_SETTINGS_MODULE, or use .submit() where there is no transaction"
+        ) from cause
 
 
 def _refuse_differences(run: str, existing: Accepted, workflow: str, its_digest: str) -> None:

@@ -34,7 +34,7 @@ def make_app(settings: Settings) -> Celery:
             a queue whose name means something else.
     """
     refuse_derived([settings.queue])
-    app = Celery("egregore", set_as_current=False, amqp=MESSAGING)
+    app = Celery("egregore", set_as_current=False, amqp=MESSAGING, fixups=[])
     app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket", "unix"), BACKEND)
     app.loader.override_backends["sentinel"] = SENTINEL_BACKEND
     app.conf.update(

@@ -19,7 +19,7 @@ import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
 from egregore_dist import errors
-from egregore_dist.engine import announce, leaving, leftovers, others, publish, threads, traced, widths
+from egregore_dist.engine import announce, databases, leaving, leftovers, others, publish, threads, traced, widths
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Again, Job, NodeTimeout, acall, call, raised
@@ -265,6 +265,7 @@ class Lane:
                 execute = self._show if self._is_watched() else self._execute
                 end = execute(place, lease, batch)
                 leftovers.end()
+                databases.branch_ended()
                 if isinstance(end, Commit):
                     batch.add(end)
                 elif isinstance(end, Opened):
@@ -509,6 +510,7 @@ class Lane:
                 commits = [end for end in ends if end is not None]
                 if not tasks:
                     await self._aside(leftovers.end)
+                    await self._aside(databases.branch_ended)
                 if place.left() == 0:
                     early = await self._aside(self._early, place)
                     self._runtime.board.serve(place.left(), loop=True)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from egregore_dist.engine import databases
 from egregore_dist.engine.raiser import Raiser
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ async def call(
                 value = context.run(body)
         except BaseException as raised:
             error = raised
+        databases.thread_ends()
         loop.call_soon_threadsafe(ended.set_result, (value, error))
 
     # A daemon: a thread that does not end must not keep the process from ending.

@@ -7,13 +7,15 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from celery import Celery
+from celery import Celery, signals
+from celery.fixups.django import fixup
+from celery.local import maybe_evaluate
 from celery.utils.nodenames import host_format
 from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import installed, leftovers, tasks
+from egregore_dist.engine import databases, installed, leftovers, tasks
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings
@@ -35,14 +37,14 @@ def install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | No
 
     Args:
         app: the app.
-        modules: modules with nodes to load, beside those of ``EGREGORE_MODULES``; nodes of others are refused.
+        modules: modules with nodes, beside those of ``EGREGORE_MODULES``; nodes of others are refused. A worker loads
+            them when it begins, with the modules of the app's tasks, and does not start where one cannot be loaded.
         settings: read from ``EGREGORE_*`` where absent; the app's own broker is taken where those name none.
 
     Raises:
         errors.ConfigurationError: settings that cannot work, or no broker; or the app has transport options, such as
             ``global_keyprefix``, with which its workers would not find what others publish. Where those come later, its
             worker does not start.
-        errors.CodeError: a module that cannot be loaded.
     """
     _install(app, modules=modules, settings=settings, owns=False, by_hand=True)
 
@@ -57,7 +59,11 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
     settings = settings.model_copy(update={"modules": (*settings.modules, *modules)})
     # Refused now, not when the first function by value arrives.
     signer(settings)
-    registry.load(settings.modules)
+    if owns:
+        databases.set_up()
+        registry.load(settings.modules)
+    else:
+        _load_when_asked(app, settings.modules)
     tasks.register(app, settings, owns=owns)
     steps.register(app, settings)
     guard.register(app, owns=owns)
@@ -68,6 +74,14 @@ def _install(app: Celery, *, modules: Sequence[str] = (), settings: Settings | N
     ready.register(app, owns=owns)
     commands.register()
     installed.note(settings)
+
+
+def _load_when_asked(app: Celery, modules: Sequence[str]) -> None:
+    # As modules of tasks: when a worker begins, after Django has been set up, and not in programs that submit.
+    def load(**_: object) -> None:
+        registry.load(modules)
+
+    signals.import_modules.connect(load, sender=maybe_evaluate(app), weak=False)
 
 
 def run(
@@ -103,6 +117,8 @@ def run(
         _checked(queue, "queue")
     name = _full_name(name)
     app = apps.make_app(settings)
+    # Around its tasks and in new processes, Celery sees to Django's connections itself.
+    fixup(app)
     _install(app, settings=settings, owns=True, by_hand=concurrency is not None)
     leftovers.own()
     argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]

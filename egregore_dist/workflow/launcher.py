@@ -20,6 +20,9 @@ class Launcher(Protocol):
     def submit(self, step: Step, data: Any, id: str | None) -> Run:
         """Start a run of ``step`` on ``data`` and return at once."""
 
+    def submit_on_commit(self, step: Step, data: Any, id: str | None, using: str | None) -> str:
+        """Start a run of ``step`` on ``data`` when the transaction of a Django database commits; return its id."""
+
     async def arun(self, step: Step, data: Any) -> Any:
         """Run ``step`` on ``data`` without blocking the event loop, and return its value."""
 

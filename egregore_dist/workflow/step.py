@@ -130,6 +130,26 @@ class Step(ABC):
         """
         return launcher.current().submit(self, data, id)
 
+    def submit_on_commit(self, data: Any = None, *, using: str | None = None, id: str | None = None) -> str:
+        """Start a run of this step when Django's current database transaction commits, and not if it is rolled back.
+
+        Outside of a transaction the run starts at once. The input is taken as it is now.
+
+        Args:
+            data: the input.
+            using: the alias of the database; by default Django's default one.
+            id: the id of the run, as of `submit`; by default a new one.
+
+        Returns:
+            The id that the run will have.
+
+        Raises:
+            ConfigurationError: Django is not installed, or has no settings.
+            BindingError: the input does not fit the first nodes.
+            EncodingError: the input cannot travel.
+        """
+        return launcher.current().submit_on_commit(self, data, id, using)
+
     async def arun(self, data: Any = None) -> Any:
         """Run this step on the cluster without blocking the event loop, and return its value."""
         return await launcher.current().arun(self, data)

@@ -57,6 +57,13 @@ MUTATIONS = (
         tests=("tests/faults/test_processes.py", "-k", "started_ends or begins_anew"),
     ),
     Mutation(
+        name="branches leave their database connections open",
+        file="egregore_dist/engine/lane.py",
+        old="                databases.branch_ended()\n",
+        new="",
+        tests=("tests/cluster/test_django.py", "-k", "connections and 0"),
+    ),
+    Mutation(
         name="what a branch started outlives its process",
         file="egregore_dist/worker/warden.py",
         old="            self._orphans.died(child.reader.path)\n",
