@@ -64,7 +64,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def empty(server: Server) -> Iterator[Session]:
     """A cluster without workers."""
-    with submitting(load(broker_url=server.url, secret="a secret that these tests alone have, 42 letters")) as session:
+    with submitting(load(broker_url=server.url, secret="a secret that these tests alone have of 42 letters")) as session:
         session.ledger.redis.flushall()
         yield session
 
