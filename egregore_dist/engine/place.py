@@ -19,8 +19,7 @@ from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import codec
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.context import Context
-
-MOST_BRANCHES = 100_000
+from egregore_dist.workflow.parallel import MAX_BRANCHES
 
 # A lane's timer must not be early: the server's clock decides, and it is asked just after.
 _LATER = 0.02
@@ -118,15 +117,16 @@ class Place:
             case spec.ParallelSpec():
                 return len(meet.step.branches)
             case spec.MapSpec():
+                n = codec.count(meet.value.raw) or 0
+                # Before they are taken apart: a million small items take some hundred megabytes then.
+                if n > MAX_BRANCHES:
+                    raise errors.WorkflowError(
+                        f"map {meet.step.name!r} got {n} items; at most {MAX_BRANCHES} can be mapped"
+                    )
                 try:
-                    n = len(codec.split(meet.value.raw))
+                    return len(codec.split(meet.value.raw))
                 except errors.EncodingError as error:
                     raise errors.EncodingError(f"map {meet.step.name!r}: {error}") from error
-                if n > MOST_BRANCHES:
-                    raise errors.WorkflowError(
-                        f"map {meet.step.name!r} got {n} items; at most {MOST_BRANCHES} can be mapped"
-                    )
-                return n
             case _:
                 return 1
 

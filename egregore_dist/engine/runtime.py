@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from celery import Celery
 
 from egregore_dist import errors
@@ -131,7 +130,7 @@ class Runtime:
         with self._lock:
             known = self._specs.get((work.queue, work.spec))
         if known is None:
-            decoded = msgspec.msgpack.decode(work.spec, type=spec.WorkflowSpec)
+            decoded = spec.decode(work.spec)
             if decoded.version != spec.VERSION:
                 raise errors.CodeError(
                     f"run {run!r} has a spec of version {decoded.version}, and this worker knows {spec.VERSION}: "

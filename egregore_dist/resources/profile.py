@@ -160,7 +160,7 @@ def decode(raw: bytes) -> Profile:
     """The profile that was encoded; an empty one where this release cannot read it."""
     try:
         return msgspec.msgpack.decode(raw, type=Profile)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return Profile()
 
 

@@ -10,16 +10,17 @@ import inspect
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from egregore_dist import errors
 from egregore_dist.wire.annotations import convert
 from egregore_dist.workflow import names
+from egregore_dist.workflow.parallel import MAX_BRANCHES
 from egregore_dist.workflow.step import MAX_NESTING
 
-__all__ = ["convert", "decode", "encode", "join_list", "join_mapping", "split", "has_entries", "Entries"]
+__all__ = ["convert", "decode", "encode", "join_list", "join_mapping", "split", "count", "has_entries", "Entries"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ LARGE = 2**20
 LARGEST = 512 * 2**20 - 1
 """What a server takes as one value, in bytes."""
 
+BRANCH_ERROR_LIMIT = 128 * 2**10
+"""The largest encoded `BranchError`, in bytes: twice its texts, and the name of its branch."""
+
 # Each block puts its branches' values into one mapping more.
 _JOINED_DEPTH = DEPTH + MAX_NESTING
 
@@ -51,6 +55,7 @@ _LEAVES = _FLAT | {dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decim
 _LISTS: tuple[Any, ...] = (range, collections.deque, type({}.keys()), type({}.values()), type({}.items()))
 _LONGEST = 2**24
 
+_KEY_DEPTH = 4
 _DEEPEST = 32
 _SHOWN = 60
 _WARNED_OF_AT_MOST = 1024
@@ -62,11 +67,11 @@ _RUN = "egregore_dist.client.run.Run"  # by its name: clients stand above the wi
 
 
 class _BranchErrorFields(msgspec.Struct, array_like=True):
-    branch: Any
-    kind: str
-    type: str
+    branch: msgspec.Raw
+    kind: Annotated[str, msgspec.Meta(max_length=32)]
+    type: Annotated[str, msgspec.Meta(max_length=1024)]
     message: str
-    node: str | None
+    node: Annotated[str, msgspec.Meta(max_length=1024)] | None
     traceback: str | None
     attempt: int
 
@@ -163,6 +168,16 @@ def has_entries(raw: bytes) -> bool:
     return bool(raw[:1].translate(None, _NO_CONTAINERS))
 
 
+def count(raw: bytes) -> int | None:
+    """How many entries an encoded list or mapping says that it has, without decoding them; None for another value."""
+    head = raw[0] if raw else 0
+    if 0x80 <= head <= 0x9F:
+        return head & 0x0F
+    if head in (0xDC, 0xDE):
+        return int.from_bytes(raw[1:3], "big")
+    return int.from_bytes(raw[1:5], "big") if head in (0xDD, 0xDF) else None
+
+
 class Entries:
     """The entries of an encoded list or mapping, of which a reader copies those that it needs.
 
@@ -188,6 +203,9 @@ def split(raw: bytes) -> Entries:
     Raises:
         EncodingError: ``raw`` holds something else, or is malformed.
     """
+    n = count(raw)
+    if n is not None and n > MAX_BRANCHES:
+        raise errors.EncodingError(f"a list or mapping of {n} entries: a block has at most {MAX_BRANCHES} branches")
     try:
         parts = _splitter.decode(raw)
     except msgspec.ValidationError:
@@ -205,7 +223,13 @@ def replacement(value: Any) -> Any:
     """What to encode in place of ``value``, whose type msgspec does not know."""
     if isinstance(value, errors.BranchError):
         fields = _BranchErrorFields(
-            value.branch, value.kind, value.type, value.message, value.node, value.traceback, value.attempt
+            msgspec.Raw(_encoder.encode(value.branch)),
+            value.kind,
+            value.type,
+            value.message,
+            value.node,
+            value.traceback,
+            value.attempt,
         )
         return msgspec.msgpack.Ext(BRANCH_ERROR, _encoder.encode(fields))
     if isinstance(value, str):
@@ -234,10 +258,11 @@ def replacement(value: Any) -> Any:
 def _decode_extension(code: int, data: memoryview) -> Any:
     if code != BRANCH_ERROR:
         return msgspec.msgpack.Ext(code, bytes(data))
+    if len(data) > BRANCH_ERROR_LIMIT:
+        raise errors.EncodingError(f"a BranchError of {len(data)} bytes; at most {BRANCH_ERROR_LIMIT} are read")
     fields = _fields_decoder.decode(data)
-    branch = tuple(fields.branch) if isinstance(fields.branch, list) else fields.branch
     return errors.BranchError(
-        branch,
+        _key(_key_decoder.decode(fields.branch)),
         kind=fields.kind,
         type=fields.type,
         message=fields.message,
@@ -247,9 +272,20 @@ def _decode_extension(code: int, data: memoryview) -> Any:
     )
 
 
+def _key(value: Any, depth: int = _KEY_DEPTH) -> Any:
+    """The name of a branch: a key of a mapping, which may be a tuple of keys."""
+    if isinstance(value, list) and depth:
+        return tuple([_key(part, depth - 1) for part in value])
+    if type(value) not in _FLAT:
+        raise errors.EncodingError(f"a BranchError whose branch is a {type(value).__name__}, and no name")
+    return value
+
+
 _encoder = msgspec.msgpack.Encoder(enc_hook=replacement)
 _decoder = msgspec.msgpack.Decoder(ext_hook=_decode_extension)
-_fields_decoder = msgspec.msgpack.Decoder(_BranchErrorFields, ext_hook=_decode_extension)
+_fields_decoder = msgspec.msgpack.Decoder(_BranchErrorFields)
+# Without the hook: no BranchError stands in the name of another.
+_key_decoder = msgspec.msgpack.Decoder()
 _splitter = msgspec.msgpack.Decoder(list[msgspec.Raw] | dict[Any, msgspec.Raw], ext_hook=_decode_extension)
 
 

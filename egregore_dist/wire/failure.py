@@ -8,7 +8,7 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -30,6 +30,8 @@ _STATE_DEPTH = 4
 
 # Causes and members of groups: how many of them are kept, and how much of the message of each.
 _PARTS = 16
+# Each part may hold sixteen notes, its arguments and its attributes: much more than a failure ever has.
+_ENCODED_LIMIT = 2**20
 _PART_DEPTH = 8
 _PART_LIMIT = 1024
 
@@ -103,7 +105,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     whole: bool = False
     notes: tuple[str, ...] = ()
     cause: Failure | None = None
-    members: tuple[Failure, ...] = ()
+    members: Annotated[tuple[Failure, ...], msgspec.Meta(max_length=_PARTS)] = ()
 
     @classmethod
     def of(cls, exc: BaseException, *, node: str | None, attempt: int, kind: Kind = "error") -> Failure:
@@ -125,12 +127,28 @@ def decode(raw: bytes) -> Failure:
     """The failure that ``raw`` holds.
 
     Raises:
-        EncodingError: ``raw`` holds something else.
+        EncodingError: ``raw`` holds something else, or more causes, members or bytes than `encode` writes.
     """
     try:
-        return _decoder.decode(raw)
+        if len(raw) > _ENCODED_LIMIT:
+            raise ValueError(f"it has {len(raw)} bytes, and a failure at most {_ENCODED_LIMIT}")
+        decoded = _decoder.decode(raw)
+        _check_parts(decoded)
     except Exception as cause:
         raise errors.EncodingError(f"stored data is not a failure: {cause}. Something else wrote it.") from cause
+    return decoded
+
+
+def _check_parts(failure: Failure) -> None:
+    """Refuse more causes and members than `Failure.of` makes."""
+    count, level = 0, [failure]
+    for _ in range(_PART_DEPTH + 1):
+        level = [part for each in level for part in (each.cause, *each.members) if part is not None]
+        count += len(level)
+        if count > _PARTS:
+            raise ValueError(f"it has more than {_PARTS} causes and members")
+    if level:
+        raise ValueError(f"its causes and members are more than {_PART_DEPTH} levels deep")
 
 
 def rebuild(failure: Failure) -> Exception:

@@ -15,6 +15,9 @@ from egregore_dist.workflow.limits import Named
 
 VERSION = 1
 
+DEPTH = 64
+"""How many steps of a spec may stand inside each other: more than a workflow can nest."""
+
 OnError = Literal["cancel", "collect"]
 Path = tuple[int, ...]
 
@@ -127,5 +130,18 @@ def encode(workflow: WorkflowSpec) -> bytes:
 
 
 def decode(raw: bytes) -> WorkflowSpec:
-    """The spec that ``raw`` holds. Raises `msgspec.ValidationError` where it holds none."""
-    return msgspec.msgpack.decode(raw, type=WorkflowSpec)
+    """The spec that ``raw`` holds.
+
+    Raises:
+        msgspec.MsgspecError: it holds none, or one that is nested deeper than a workflow may be.
+    """
+    try:
+        workflow = msgspec.msgpack.decode(raw, type=WorkflowSpec)
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise msgspec.DecodeError(f"not a workflow: {error}") from None
+    level: list[StepSpec] = [workflow.root]
+    for _ in range(DEPTH):
+        level = [child for step in level for child in children(step)]
+        if not level:
+            return workflow
+    raise msgspec.ValidationError(f"a workflow nests at most {DEPTH} steps inside each other")

@@ -598,4 +598,25 @@ MUTATIONS = (
         new="    if True:\n",
         tests=("tests/unit/workflow/test_resolvable.py",),
     ),
+    Mutation(
+        name="S6: a BranchError may stand in the name of another",
+        file="egregore_dist/wire/codec.py",
+        old="_key_decoder = msgspec.msgpack.Decoder()",
+        new="_key_decoder = msgspec.msgpack.Decoder(ext_hook=_decode_extension)\n_FLAT = _FLAT | {errors.BranchError}",
+        tests=("tests/unit/wire/test_bounds.py",),
+    ),
+    Mutation(
+        name="S6: failures of any depth are rebuilt",
+        file="egregore_dist/wire/failure.py",
+        old="        _check_parts(decoded)\n",
+        new="",
+        tests=("tests/unit/wire/test_bounds.py", "-k", "number_of_causes"),
+    ),
+    Mutation(
+        name="S6: a list is taken apart before its items are counted",
+        file="egregore_dist/wire/codec.py",
+        old="    if n is not None and n > MAX_BRANCHES:",
+        new="    if False:",
+        tests=("tests/unit/wire/test_bounds.py",),
+    ),
 )

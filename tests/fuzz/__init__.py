@@ -1,0 +1,1 @@
+"""Fuzzing of every decoder, for time, memory and undocumented exceptions: ``python -m tests.fuzz``."""

@@ -1,0 +1,71 @@
+"""Fuzz every decoder: ``python -m tests.fuzz --seconds 3600``. Needs atheris: ``pip install atheris==3.0.0``."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from tests.fuzz.targets import TARGETS
+
+#: MB that a process may take: the interpreter and libFuzzer take some 150 of them.
+MEMORY = 600
+#: Bytes of the longest input.
+LENGTH = 65536
+#: Findings after which a target is left.
+FINDINGS = 5
+
+_EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
+
+
+def fuzz(name: str, seconds: float, folder: Path) -> tuple[int, int, list[Path]]:
+    """Fuzz one target; returns how many inputs were executed, how many are in its corpus, and the findings."""
+    corpus, findings = folder / name / "corpus", folder / name / "findings"
+    corpus.mkdir(parents=True, exist_ok=True)
+    findings.mkdir(exist_ok=True)
+    for at, seed in enumerate(TARGETS[name].seeds):
+        (corpus / f"seed{at}").write_bytes(seed)
+    executed, ends = 0, time.monotonic() + seconds
+    while (left := int(ends - time.monotonic())) > 0 and len(list(findings.iterdir())) < FINDINGS:
+        options = [f"-max_total_time={left}", f"-rss_limit_mb={MEMORY}", f"-max_len={LENGTH}", "-timeout=20"]
+        options += ["-print_final_stats=1", f"-artifact_prefix={findings}/"]
+        command = [sys.executable, "-m", "tests.fuzz.one", name, *options, str(corpus)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        counted = _EXECUTED.search(done.stderr)
+        executed += int(counted[1]) if counted else 0
+        if done.returncode:
+            click.echo(done.stdout[-2000:] + done.stderr[-4000:], err=True)
+            if not list(findings.iterdir()):
+                (findings / "exit").write_text(done.stderr[-4000:])
+    return executed, len(list(corpus.iterdir())), sorted(findings.iterdir())
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(1), default=60.0, help="For all targets together.")
+@click.option("--target", "names", multiple=True, type=click.Choice(sorted(TARGETS)), help="May be repeated.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keeps corpora and findings; by default a new one.")
+def main(seconds: float, names: tuple[str, ...], folder: Path | None) -> None:
+    """Fuzz decoders, one after the other. Exits with 1 if an input broke a rule."""
+    if importlib.util.find_spec("atheris") is None:
+        raise click.ClickException("atheris is not installed: pip install atheris==3.0.0")
+    folder = folder or Path(tempfile.mkdtemp(prefix="egregore-fuzz-"))
+    names = names or tuple(TARGETS)
+    click.echo(f"{'target':12} {'executions':>12} {'corpus':>8} {'findings':>9}")
+    total, found = 0, 0
+    for name in names:
+        executed, corpus, findings = fuzz(name, max(1.0, seconds / len(names)), folder)
+        total, found = total + executed, found + len(findings)
+        click.echo(f"{name:12} {executed:12,} {corpus:8,} {len(findings):9}")
+        for finding in findings:
+            click.echo(f"  {finding}")
+    click.echo(f"{'together':12} {total:12,} {'':8} {found:9}   in {folder}")
+    sys.exit(1 if found else 0)
+
+
+main()

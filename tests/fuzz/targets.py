@@ -1,0 +1,167 @@
+"""What is fuzzed: a decoder, valid inputs to begin with, and the exceptions that it documents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from egregore_dist import errors, node, parallel
+from egregore_dist.ledger import Aside
+from egregore_dist.resources import profile, report
+from egregore_dist.wire import code, codec, failure, signing, tracing
+from egregore_dist.worker import envelope
+from egregore_dist.workflow import describe, spec
+
+SECRET = signing.Signer([b"the secret of the fuzz targets, 42 letters"])
+
+_LANE = "egregore.lane"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One decoder.
+
+    Attributes:
+        run: decodes bytes, and does with the result what the product does with it.
+        seeds: valid inputs.
+        documented: the exceptions that ``run`` may raise.
+    """
+
+    run: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+    documented: tuple[type[Exception], ...] = (errors.EncodingError,)
+
+
+@node
+def sample(x: int) -> int:
+    """A node of the sample workflow."""
+    return x
+
+
+def _values(raw: bytes) -> object:
+    return repr(codec.decode(raw))
+
+
+def _entries(raw: bytes) -> object:
+    entries = codec.split(raw)
+    return [entries.value(at) for at in range(len(entries))], repr(entries.keys)
+
+
+def _failure(raw: bytes) -> object:
+    decoded = failure.decode(raw)
+    exc = failure.rebuild(decoded)
+    return repr(exc), str(exc), repr(failure.to_branch_error(decoded, "branch"))
+
+
+def _workflow(raw: bytes) -> object:
+    return [spec.children(step) for step in spec.children(spec.decode(raw).root)]
+
+
+def _references(raw: bytes) -> object:
+    return code.Loader(SECRET, {}).references(raw)
+
+
+def _function(raw: bytes) -> object:
+    return code.Loader(SECRET, {}).load(f"v:{hashlib.sha256(raw).hexdigest()}", raw)
+
+
+def _reference(raw: bytes) -> object:
+    return code.Loader(SECRET, {}).load(raw.decode("utf-8", "replace"))
+
+
+def _signed(raw: bytes) -> object:
+    return SECRET.open("code", raw)
+
+
+def _message(raw: bytes) -> object:
+    try:
+        headers, body = json.loads(raw)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return envelope.fault(_LANE, headers, body) if isinstance(headers, dict) else None
+
+
+def _report(raw: bytes) -> object:
+    return repr(report.read([raw], now=0, ttl=10.0))
+
+
+def _profile(raw: bytes) -> object:
+    return repr(profile.decode(raw))
+
+
+def _trace(raw: bytes) -> object:
+    return repr(tracing.read(raw.decode("utf-8", "replace")))
+
+
+def _aside(raw: bytes) -> object:
+    return repr(msgspec.msgpack.decode(raw, type=Aside))
+
+
+def _caused() -> BaseException:
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise ExceptionGroup("group", [ValueError("first"), OSError(2, "second")]) from error
+    except ExceptionGroup as error:
+        error.add_note("a note")
+        return error
+
+
+def _encoded(values: Iterable[Any]) -> tuple[bytes, ...]:
+    return tuple(codec.encode(value, where="a seed") for value in values)
+
+
+_BRANCH = errors.BranchError(("key", 1), type="ValueError", message="m", node="n", traceback="t", attempt=2)
+_SIGNED = SECRET.sign("code", msgspec.msgpack.encode(((3, 11), "f", pickle.dumps(len))))
+_REPORT = report.Report(
+    worker="w@h", host="h", pid=1, slots=2, cores=2.0, queues=("q",), at=1, memory_available=1, memory_total=2
+)
+_BLOCKS = parallel(sample, sample.alias("b")).map() >> sample
+_ID = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+
+TARGETS: dict[str, Target] = {
+    "values": Target(_values, _encoded([None, 1, "text", b"b", [1, {"a": [2.5]}], {1: _BRANCH}, {(1, "a"): 3}])),
+    "entries": Target(_entries, _encoded([[1, "a", [2]], {"a": 1, 2: [3], (1, 2): 4}])),
+    "failure": Target(
+        _failure,
+        tuple(
+            failure.encode(failure.Failure.of(exc, node="n", attempt=1))
+            for exc in (_caused(), ValueError("m"), OSError(2, "no", "file"), errors.CodeError("refused"))
+        ),
+    ),
+    "workflow": Target(
+        _workflow,
+        tuple(
+            describe.describe(step).encoded for step in (sample, parallel(sample, sample.alias("b")).map() >> sample)
+        ),
+        (msgspec.MsgspecError,),
+    ),
+    "references": Target(
+        _references,
+        tuple(code.encode_references(["m:a:b", "m:c:d"], signer) for signer in (SECRET, signing.Signer([]))),
+        (msgspec.MsgspecError,),
+    ),
+    "function": Target(_function, (_SIGNED,), (errors.CodeError,)),
+    "reference": Target(_reference, (b"m:os:system", b"v:" + b"0" * 64), (errors.CodeError,)),
+    "signed": Target(_signed, (_SIGNED,), (errors.CodeError,)),
+    "message": Target(
+        _message,
+        (json.dumps([{"id": "a", "retries": 0}, [["r" * 32, "0", 0], {}, {"chord": None}]]).encode(),),
+        (),
+    ),
+    "report": Target(_report, (msgspec.msgpack.encode(_REPORT),), ()),
+    "profile": Target(_profile, (profile.encode(profile.Profile()),), ()),
+    "trace": Target(_trace, (_ID.encode(), f"{_ID} a=b,c=d".encode()), ()),
+    "aside": Target(
+        _aside,
+        (msgspec.msgpack.encode(Aside(reason="r", worker="w", excerpt="e")),),
+        (msgspec.MsgspecError, UnicodeDecodeError),
+    ),
+}
