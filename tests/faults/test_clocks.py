@@ -177,7 +177,7 @@ def test_a_server_s_clock_that_is_set_back(
     given = server._environment
     monkeypatch.setattr(server, "_environment", lambda: {**given(), **clock.env})
     with Server.start() as started:
-        settings = load(broker_url=started.url, secret="a secret that this test alone has, 40 letters")
+        settings = load(broker_url=started.url, secret="a secret that this test alone has of 43 letters")
         with submitting(settings) as session:
             run = body.map(timeout=1.5).submit([60.0] * 40)
             back = threading.Timer(0.7, clock.jump, (-1,))

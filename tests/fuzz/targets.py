@@ -18,7 +18,7 @@ from egregore_dist.wire import code, codec, failure, signing, tracing
 from egregore_dist.worker import envelope
 from egregore_dist.workflow import describe, spec
 
-SECRET = signing.Signer([b"the secret of the fuzz targets, 42 letters"])
+SECRET = signing.Signer([b"the secret of the fuzz targets of 42 letters"])
 
 _LANE = "egregore.lane"
 
