@@ -74,6 +74,7 @@ def doctor(wants_json: bool) -> None:
 def _cluster(settings: Settings) -> tuple[list[Check], list[probe.Worker], list[Aside]]:
     from redis.exceptions import RedisError
 
+    from egregore_dist.engine import access
     from egregore_dist.engine import app as apps
     from egregore_dist.ledger import Ledger
 
@@ -82,12 +83,15 @@ def _cluster(settings: Settings) -> tuple[list[Check], list[probe.Worker], list[
         server = probe.server(ledger)
         if server.is_cluster:
             return examine.judge_server(server), [], []
+        lacks = access.missing(ledger.redis, access.CLIENT, access.needed(settings, access.CLIENT))
+        if lacks:
+            return [*examine.judge_server(server), examine.rights(lacks, access.CLIENT)], [], []
         alive, aside, now = probe.workers(ledger), ledger.aside(), ledger.now()
     except (errors.EgregoreError, RedisError) as error:
         cure = "see that the server is up, and that EGREGORE_LEDGER_URL (else EGREGORE_BROKER_URL) names it"
         return [Check("ledger", "problem", f"it does not answer: {line_of(error)}", cure)], [], []
     version = metadata.version("egregore-dist")
-    checks = [*examine.judge_server(server), examine.judge_messages(aside, now)]
+    checks = [*examine.judge_server(server), examine.rights([], access.CLIENT), examine.judge_messages(aside, now)]
     return checks + examine.judge_workers(alive, settings, version), alive, aside
 
 

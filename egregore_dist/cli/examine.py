@@ -17,6 +17,7 @@ from egregore_dist.ledger import connection as connections
 
 if TYPE_CHECKING:
     from egregore_dist.cli.probe import Server, Worker
+    from egregore_dist.engine.access import Role
     from egregore_dist.ledger import Aside
     from egregore_dist.settings import Settings
 
@@ -130,6 +131,16 @@ def _memory(server: Server) -> Check:
         cure = "raise maxmemory on the server, or keep finished runs for a shorter time (EGREGORE_RETENTION)"
         return Check("memory", full, f"{limit}: {show.size(server.used)} are used", cure)
     return Check("memory", "ok", limit)
+
+
+def rights(lacks: Sequence[str], role: Role) -> Check:
+    """Whether the server's user may do all that a role needs."""
+    from egregore_dist.engine import access
+
+    if lacks:
+        cure = f"allow it, as deploy/acl/{role.name}.acl does"
+        return Check("rights", "problem", access.told(list(lacks), role), cure)
+    return Check("rights", "ok", "the server's user may do what a client needs")
 
 
 def judge_messages(aside: Sequence[Aside], now: float) -> Check:

@@ -14,8 +14,8 @@ from celery.utils.nodenames import host_format
 from celery.worker import state
 
 from egregore_dist import errors
+from egregore_dist.engine import access, databases, installed, leftovers, tasks
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import databases, installed, leftovers, tasks
 from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings
@@ -150,6 +150,7 @@ def _claim(settings: Settings, name: str) -> None:
     # Asked for again when it begins; here, the answer is one clear line.
     ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=0)
     try:
+        access.refuse_missing(settings, access.WORKER)
         ledger.refuse_unfit_server()
         naming.claim(ledger, name, naming.Life.begin(), ttl=settings.report_ttl)
     except errors.BrokerUnavailable as error:

@@ -13,8 +13,8 @@ from celery import Celery, bootsteps
 from kombu import Connection
 
 from egregore_dist import errors
+from egregore_dist.engine import access, urls
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import urls
 from egregore_dist.ledger import Ledger, connection, sentinel
 from egregore_dist.settings import Settings, load
 
@@ -133,6 +133,7 @@ def refuse_unfit_server(found: Settings) -> None:
     """
     with closing(Ledger(apps.ledger_url(found), prefix=found.prefix, retries=0)) as ledger:
         try:
+            access.refuse_missing(found, access.WORKER)
             ledger.refuse_unfit_server()
         except errors.BrokerUnavailable as error:
             if connection.is_lasting(error):

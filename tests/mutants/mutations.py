@@ -220,6 +220,13 @@ MUTATIONS = (
         tests=(f"{LEDGER}/test_slices.py",),
     ),
     Mutation(
+        name="the viewer of the monitor may write",
+        file="egregore_dist/engine/access.py",
+        old="commands=tuple(sorted([*_CONNECTION, *_READS, *_TRANSACTIONS]))",
+        new="commands=_ALL",
+        tests=("tests/cluster/test_access.py",),
+    ),
+    Mutation(
         name="a connection to a former primary is kept",
         file="egregore_dist/ledger/connection.py",
         old="    if code in _DEMOTED:\n",

@@ -1,0 +1,130 @@
+"""S14: users of the server with the rights of one role each, as ``deploy/acl`` ships them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+
+from egregore_dist import LocalCluster, errors, node, parallel
+from egregore_dist.client.session import Session
+from egregore_dist.engine import access
+from egregore_dist.ledger import Ledger
+from egregore_dist.settings import Settings, load
+from tests.support.clusters import submitting
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.waiting import until
+
+ACL = Path(__file__).parents[2] / "deploy/acl"
+PASSWORD = "open-sesame"
+
+
+@node
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+@node
+def negated(number: int) -> int:
+    return -number
+
+
+FLOW = parallel(doubled, negated)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server with the users of the shipped files, each with a password."""
+    with redis_server(tmp_path_factory.mktemp("acl")) as running:
+        for role in access.ROLES:
+            reset(running, role)
+        yield running
+
+
+def reset(server: RedisServer, role: access.Role) -> None:
+    """Give a role's user the rights of its shipped file."""
+    (line,) = [it for it in (ACL / f"{role.name}.acl").read_text().splitlines() if it.startswith("user ")]
+    _, name, *rules = line.split()
+    hidden = f"#{'0' * 64}"
+    server.client.execute_command("ACL", "SETUSER", name, "reset", f">{PASSWORD}", *(r for r in rules if r != hidden))
+
+
+def url(server: RedisServer, role: access.Role) -> str:
+    """The server's URL for a role."""
+    return f"redis://{role.name}:{PASSWORD}@127.0.0.1:{server.port}/0"
+
+
+@pytest.mark.parametrize("role", access.ROLES, ids=lambda role: role.name)
+def test_the_shipped_files_are_those_of_the_table(role: access.Role) -> None:
+    """Each file in ``deploy/acl`` is what `access` says, for the default prefix and queue."""
+    assert role.acl(Settings()) in (ACL / f"{role.name}.acl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("role", access.ROLES, ids=lambda role: role.name)
+def test_what_a_user_lacks_is_named(server: RedisServer, role: access.Role) -> None:
+    """Each command and each pattern that is taken away is named, and nothing is executed to learn that."""
+    settings = load(broker_url=url(server, role))
+    access.refuse_missing(settings, role)
+    before = server.client.dbsize()
+    try:
+        server.client.execute_command("ACL", "SETUSER", role.name, "-@all", "+multi", "+discard", "+client", "+hello")
+        with redis.Redis.from_url(url(server, role)) as client:
+            lacks = access.missing(client, role, role.patterns(settings))
+        asked = {f"command {it}" for it in role.commands if it not in access.UNASKED}
+        assert asked <= set(lacks)
+        reset(server, role)
+        server.client.execute_command("ACL", "SETUSER", role.name, "resetkeys", "~egd:*", "resetchannels")
+        if len(role.keys) > 1:
+            with pytest.raises(errors.ConfigurationError, match=r"keys egregore\*") as caught:
+                access.refuse_missing(settings, role)
+            assert all(f"channels {channel.format(db=0)}" in str(caught.value) for channel in role.channels)
+    finally:
+        reset(server, role)
+    assert server.client.dbsize() == before
+
+
+def test_s14_each_role_works_with_the_rights_of_its_user(server: RedisServer) -> None:
+    """Runs go end to end; the viewer reads and cannot write; the operator's actions work; the dangerous is refused."""
+    with LocalCluster(workers=1, broker_url=url(server, access.WORKER)) as cluster:
+        assert cluster.settings.secret is not None
+        secret = cluster.settings.secret.get_secret_value()
+        client = load(broker_url=url(server, access.CLIENT), secret=secret)
+        with submitting(client):
+            run = FLOW.submit(21)
+            assert run.result(timeout=60) == {"doubled": 42, "negated": -21}
+        with closing(Ledger(url(server, access.VIEWER))) as viewer:
+            assert viewer.run(run.id).state == "succeeded"
+            assert viewer.reports()
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                viewer.cancel(run.id)
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                viewer.redis.set(viewer.keys.epoch, "other")
+        with closing(Session(load(broker_url=url(server, access.OPERATOR), secret=secret))) as operator:
+            assert operator.ledger.retry(run.id)[0] == "succeeded"
+            name = next(iter(operator.ledger.reports()))
+            operator.workers.drain(name)
+            operator.workers.resume(name)
+            assert operator.ledger.delete(run.id)
+            until(lambda: not operator.ledger.exists(run.id), what="the end of the run's keys")
+    for role in access.ROLES:
+        with redis.Redis.from_url(url(server, role)) as user:
+            for command in (
+                ["FLUSHALL"],
+                ["FLUSHDB"],
+                ["CONFIG", "GET", "*"],
+                ["KEYS", "*"],
+                ["SHUTDOWN"],
+                ["GET", "x"],
+            ):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    user.execute_command(*command)
+    denied = [entry for entry in server.client.acl_log() if entry["username"] in {it.name for it in access.ROLES}]
+    assert {entry["object"] for entry in denied} <= {"flushall", "flushdb", "config|get", "keys", "shutdown", "x"} | {
+        "evalsha",
+        "eval",
+        "script|load",
+        "set",
+    }, denied
