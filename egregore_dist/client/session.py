@@ -53,7 +53,7 @@ class Session:
         #: The limits of the cluster by name.
         self.limits = Limits(self.ledger, Places(self.ledger, self.app, self.later))
         #: The workers of the cluster, and what can be asked of each.
-        self.workers = Workers(self.ledger, self.app, ttl=settings.report_ttl)
+        self.workers = Workers(self.ledger, self.app, self.signer, ttl=settings.report_ttl)
         self.pid = os.getpid()
         self._left: set[str] = set()
         # The embedded server is configured by this package.

@@ -14,9 +14,11 @@ from egregore_dist.engine import control
 from egregore_dist.ledger import Ledger
 from egregore_dist.resources import report
 from egregore_dist.resources.report import Report
+from egregore_dist.wire import orders
+from egregore_dist.wire.signing import Signer
 
 # Seconds: for a connection, for a worker's answer, and until its report says the same. What is asked for is lost on a
-# worker that is just connecting, so it is asked again; to hear it twice does no harm.
+# worker that is just connecting, so it is asked again: it does the same order once.
 _CONNECT, _ANSWER, _REPORTED = 3, 1.0, 3.0
 _TIMES = 5
 _LOOK_EVERY = 0.05
@@ -28,15 +30,18 @@ class Workers:
 
     What is asked of a worker it hears through the broker, as Celery's remote control, and answers. It holds until the
     worker is asked for something else, or started anew. Methods raise `errors.BrokerUnavailable` where the ledger or
-    the broker cannot be reached, or the worker does not answer.
+    the broker cannot be reached, or the worker does not answer, and `errors.ConfigurationError` where the two have not
+    the same secret.
 
     Args:
+        signer: signs what is asked.
         ttl: seconds after which a silent worker counts as gone.
     """
 
-    def __init__(self, ledger: Ledger, app: Celery, *, ttl: float) -> None:
+    def __init__(self, ledger: Ledger, app: Celery, signer: Signer, *, ttl: float) -> None:
         self._ledger = ledger
         self._app = app
+        self._signer = signer
         self._ttl = ttl
 
     def list(self) -> list[Report]:
@@ -88,7 +93,10 @@ class Workers:
 
     def _ask(self, name: str, command: str, *, until: Callable[[Report], bool], **arguments: Any) -> Report:
         found = self.find(name)
-        answer = self._send(found.worker, command, {key: each for key, each in arguments.items() if each is not None})
+        given = {key: each for key, each in arguments.items() if each is not None}
+        at = self._ledger.now()
+        order = orders.give(self._signer, command, given, worker=found.worker, life=found.life, at=at)
+        answer = self._send(found.worker, command, {"order": order})
         if "error" in answer:
             raise errors.ConfigurationError(f"worker {found.worker}: {answer['error']}")
         return self._reported(found, until)

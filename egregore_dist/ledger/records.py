@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from egregore_dist.workflow import names
+
 RunState = Literal["pending", "running", "paused", "succeeded", "failed", "cancelled"]
 #: The streams of a run: what happened, and what its nodes said.
 StreamOfRun = Literal["events", "log"]
@@ -369,9 +371,13 @@ class Presence:
     lanes: tuple[str, ...] | None = None
 
 
+#: Of the texts of a message that was set aside, which a stranger may have written.
+ASIDE_BYTES = {"reason": 250, "worker": 260, "queue": 160, "excerpt": 400}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aside:
-    """A message that was taken off a queue and could not be served.
+    """A message that was taken off a queue and could not be served. Its texts are harmless, and cut to `ASIDE_BYTES`.
 
     Attributes:
         reason: why.
@@ -386,6 +392,10 @@ class Aside:
     queue: str = ""
     excerpt: str = ""
     at: int = 0
+
+    def __post_init__(self) -> None:
+        for name, limit in ASIDE_BYTES.items():
+            object.__setattr__(self, name, names.plain(getattr(self, name), limit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -373,6 +373,8 @@ class Pages:
         except errors.BrokerUnavailable as error:
             # Not only the ledger may be away: the worker may not have answered.
             return self.refuse(503, str(error), asked.session, asked.path)
+        except errors.ConfigurationError as error:
+            return self.refuse(403, str(error), asked.session, asked.path)
         user = asked.session.user.name if asked.session else ""
         extra = {"action": f"monitor_{asked.route.name}", "worker": said.worker, "user": user}
         log.info("monitor: %s did %s, worker %s", user or "somebody", asked.route.name, said.worker, extra=extra)

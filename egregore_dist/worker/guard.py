@@ -31,9 +31,6 @@ _NOTE_AFTER = 0.1
 _NOTE_AGAIN = 5.0
 _SAY_EVERY = 1.0
 
-# Of an error's text, which may repeat what the message held.
-_LONGEST_REASON = 200
-
 # The AMQP classes that a channel's end may come from: none, where a message was held for too long; basic, which has
 # acknowledgements. Of the others, such as queue, a declaration is wrong, and is so on the next connection too.
 _OF_DELIVERY = (0, 60)
@@ -59,9 +56,8 @@ class Asides:
 
     def add(self, queue: str, raw: object, reason: str) -> None:
         """Note a message: its shape, and nothing of what it holds."""
-        reason = reason[:_LONGEST_REASON]
-        self._say(queue, reason)
         noted = Aside(reason=reason, worker=self._worker, queue=queue, excerpt=envelope.excerpt(raw))
+        self._say(noted.queue, noted.reason)
         with self._lock:
             self._waiting.append(noted)
             first = len(self._waiting) == 1

@@ -20,7 +20,7 @@ from egregore_dist.engine.runtime import signer
 from egregore_dist.ledger import Ledger, connection
 from egregore_dist.settings import Settings
 from egregore_dist.wire import registry
-from egregore_dist.worker import admission, commands, guard, intake, naming, ready, slots, steps, theirs, tuner
+from egregore_dist.worker import admission, commands, guard, intake, naming, ready, remote, slots, steps, theirs, tuner
 from egregore_dist.workflow import names
 
 
@@ -117,6 +117,7 @@ def run(
         _checked(queue, "queue")
     name = _full_name(name)
     app = apps.make_app(settings)
+    remote.restrict(app)
     # Around its tasks and in new processes, Celery sees to Django's connections itself.
     fixup(app)
     _install(app, settings=settings, owns=True, by_hand=concurrency is not None)

@@ -136,6 +136,7 @@ class Heartbeat(Periodic):
     requires = (Watch,)
     _leaving = False
     _at = 0
+    _read = 0.0
     _replaced = False
     #: The last report, once there is one.
     said: report.Report | None = None
@@ -172,6 +173,7 @@ class Heartbeat(Periodic):
         # The server's time comes first: a lane that leased before it, and is not known after it, has ended.
         asked = time.time()
         at = self.ledger.now()
+        read = time.monotonic()
         told = time.time()
         lanes = pool.lanes()
         said = report.Report(
@@ -207,7 +209,11 @@ class Heartbeat(Periodic):
             parent.egregore_warden.bury()
         wanted = self.ledger.report(parent.hostname, msgspec.msgpack.encode(said), self.settings.report_ttl)
         consuming.consume(parent, said, [*consuming.likely(said), *self._asked, *wanted])
-        self.said, self._at = said, at
+        self.said, self._at, self._read = said, at, read
+
+    def now(self) -> int | None:
+        """The server's time in milliseconds, by the last report and the time since; None before there is one."""
+        return self._at + int(1000 * (time.monotonic() - self._read)) if self._at else None
 
     @staticmethod
     def _work(parent: Any, at: int) -> tuple[report.AtWork, ...]:

@@ -60,3 +60,12 @@ def shortened(value: object, limit: int = 80) -> str:
         # An int of thousands of digits has none.
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def plain(text: str, limit: int) -> str:
+    """``text`` as one harmless line of at most ``limit`` bytes: what does not print is written as an escape."""
+    short = text[:limit]
+    escaped = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in short)
+    if len(short) == len(text) and len(escaped.encode()) <= limit:
+        return escaped
+    return escaped.encode()[: limit - 3].decode(errors="ignore") + "…"

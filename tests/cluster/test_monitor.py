@@ -54,6 +54,12 @@ TOOK = (r"[\d.]+ m?s", r"\+[\d.]+ \w*B", r"[\d.]+ \w*B")
 CSRF = re.compile(r'name="csrf" value="(\w+)"')
 
 
+def _secret(cluster: LocalCluster) -> dict[str, str]:
+    """What signs the orders to workers."""
+    secret = cluster.settings.secret
+    return {"EGREGORE_SECRET": secret.get_secret_value()} if secret else {}
+
+
 class Monitor:
     """A monitor as a process."""
 
@@ -62,7 +68,7 @@ class Monitor:
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "egregore_dist", "monitor", "--port", str(port), *options],
-                env={**os.environ, "EGREGORE_BROKER_URL": cluster.url, **environment},
+                env={**os.environ, "EGREGORE_BROKER_URL": cluster.url, **_secret(cluster), **environment},
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

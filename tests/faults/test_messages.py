@@ -269,6 +269,40 @@ def test_the_list_is_bounded(guarded: Guarded) -> None:
     assert len(guarded.asides()) <= 1000
 
 
+#: Of a terminal: clear it, name its window, write from right to left, and begin a line.
+HOSTILE = "\x1b[2J\x1b]0;x\x07\u202e\u2066\n\r\x9b31m"
+
+
+def test_hostile_messages_are_cleaned_and_cut(guarded: Guarded) -> None:
+    """Routing keys of a megabyte with what a terminal obeys are kept and logged short and harmless."""
+    guarded.forget()
+    key = HOSTILE + 2**20 * "k" + HOSTILE
+    for task in ("os.system" + HOSTILE, apps.ADVANCE):
+        for name in (key, HOSTILE, "\U0001f600" * 1000):
+            info = {"exchange": name, "routing_key": name}
+            guarded.server.lpush(
+                guarded.queue,
+                raw(
+                    message(
+                        guarded.queue,
+                        headers=headers(task, id=HOSTILE, expires=[name]),
+                        properties={"delivery_info": info},
+                    )
+                ),
+            )
+    guarded.assert_serves()
+    until(lambda: len(guarded.asides()) == 6, what="all of them set aside")
+
+    entries = guarded.server.lrange(guarded.ledger.keys.aside, 0, -1)
+    assert sum(map(len, entries)) < len(entries) * 2**11
+    for noted in guarded.asides():
+        assert all(text.isprintable() for text in (noted.reason, noted.queue, noted.worker, noted.excerpt))
+    logged = guarded.worker.log_tail(2000)
+    assert "is set aside" in logged
+    assert all(letter.isprintable() or letter == "\n" for letter in logged)
+    assert max(map(len, logged.splitlines())) < 2000
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),

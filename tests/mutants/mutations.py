@@ -626,4 +626,25 @@ MUTATIONS = (
         new="    if False:",
         tests=("tests/unit/wire/test_bounds.py",),
     ),
+    Mutation(
+        name="whoever can write to the broker may stop a worker",
+        file="egregore_dist/worker/remote.py",
+        old='("ping", "clock",',
+        new='("ping", "shutdown", "clock",',
+        tests=("tests/unit/worker/test_remote.py",),
+    ),
+    Mutation(
+        name="an order that is sent again is done again",
+        file="egregore_dist/wire/orders.py",
+        old="        if order.nonce not in self._answers:\n",
+        new="        if True:\n",
+        tests=("tests/unit/wire/test_orders.py",),
+    ),
+    Mutation(
+        name="a task that Celery cancels for a lost connection is not delivered again",
+        file="egregore_dist/worker/guard.py",
+        old=" and not (cancels and request.task.acks_late)",
+        new="",
+        tests=("tests/faults/test_user_tasks.py",),
+    ),
 )

@@ -42,3 +42,15 @@ def test_agrees_with_the_rule(text: str) -> None:
         assert not valid
     else:
         assert valid
+
+
+@given(st.text(max_size=40) | st.text(alphabet="a\x1b\u202e\U0001f600é\ud800", max_size=40), st.integers(4, 40))
+def test_a_plain_text_is_one_harmless_line(text: str, limit: int) -> None:
+    """It prints, has so many bytes at most, is plain already when it is made so again, and a plain text is kept."""
+    found = names.plain(text, limit)
+
+    assert found.isprintable()
+    assert len(found.encode()) <= limit
+    assert names.plain(found, limit) == found
+    if text.isprintable() and len(text.encode()) <= limit:
+        assert found == text
