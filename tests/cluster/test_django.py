@@ -16,6 +16,7 @@ import pytest
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 from egregore_dist.engine import app as apps
+from egregore_dist.engine import urls
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import load
 from tests.support.waiting import until
@@ -121,7 +122,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def project(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The page's project, with a database."""
-    return Project(tmp_path_factory.mktemp("project"), server.url)
+    return Project(tmp_path_factory.mktemp("project"), urls.for_kombu(server.url))
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def empty(server: Server) -> Iterator[Session]:
     """A cluster without workers."""
-    with submitting(load(broker_url=server.url, secret="a secret that these tests alone have of 42 letters")) as session:
+    secret = "a secret that these tests alone have of 42 letters"
+    with submitting(load(broker_url=server.url, secret=secret)) as session:
         session.ledger.redis.flushall()
         yield session
 
