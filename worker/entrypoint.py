@@ -1,12 +1,9 @@
-"""The worker container's entry point: settings from the environment and from secret files, then the worker itself.
+"""The container's entry point: settings from the environment and from secret files, then the worker itself.
 
-Beside the ``EGREGORE_*`` settings it understands, instead of ``EGREGORE_BROKER_URL``:
-
-    EGREGORE_BROKER_HOST, EGREGORE_BROKER_PORT (6379), EGREGORE_BROKER_PASSWORD_FILE, EGREGORE_BROKER_TLS (yes or no)
-
-and ``EGREGORE_WORKER_NAME`` (``worker``), which is completed to ``name@host``. Arguments are passed on to
-``egregore-dist worker``.
-The password reaches the worker in its environment, never in its arguments, which others can read.
+Instead of ``EGREGORE_BROKER_URL`` it accepts the URL's parts (see deploy/README.md); ``EGREGORE_WORKER_NAME``
+(``worker``) is completed to ``name@host``. Arguments are those of ``egregore-dist worker``. If the first argument is
+no option, they are another command, which the container runs in the worker's place.
+The password reaches the command in its environment, never in its arguments, which others can read.
 """
 
 from __future__ import annotations
@@ -38,7 +35,9 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def command(environ: Mapping[str, str], arguments: Sequence[str]) -> list[str]:
-    """The command that the container becomes."""
+    """The command that the container becomes: the worker, or the one that is given."""
+    if arguments and not arguments[0].startswith("-"):
+        return [*arguments]
     return [sys.executable, "-m", "egregore_dist", "worker", "--name", environ["EGREGORE_WORKER_NAME"], *arguments]
 
 
@@ -55,8 +54,12 @@ def _broker_url(given: Mapping[str, str]) -> str:
     file = given.get("EGREGORE_BROKER_PASSWORD_FILE")
     if not file:
         raise Misconfigured("set EGREGORE_BROKER_PASSWORD_FILE to the file that holds the broker's password")
-    scheme = "rediss" if tls == "yes" else "redis"
-    return f"{scheme}://:{quote(_password(Path(file)), safe='')}@{host}:{port}/0"
+    user = quote(given.get("EGREGORE_BROKER_USER") or "", safe="")
+    ca = given.get("EGREGORE_BROKER_CA_FILE")
+    scheme, query = "redis", ""
+    if tls == "yes":
+        scheme, query = "rediss", f"?ssl_ca_certs={quote(ca)}" if ca else ""
+    return f"{scheme}://{user}:{quote(_password(Path(file)), safe='')}@{host}:{port}/0{query}"
 
 
 def _password(file: Path) -> str:
@@ -82,7 +85,7 @@ def main() -> None:
     except Misconfigured as error:
         sys.exit(f"egregore-dist: {error}")
     arguments = command(environ, sys.argv[1:])
-    os.execve(arguments[0], arguments, environ)  # noqa: S606  # the container becomes the worker and gets its signals
+    os.execvpe(arguments[0], arguments, environ)  # noqa: S606  # the container becomes the worker and gets its signals
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
+ROLES = ("worker", "client", "viewer", "operator")
 DOCKERFILE = (ROOT / "worker" / "Dockerfile").read_text().replace("\\\n", " ")
 VALKEY = dict(
     line.split(maxsplit=1)
@@ -85,8 +87,10 @@ def test_s18_each_service_is_confined(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"memory", "pids", "cpus"} <= set(limits)
-    assert service["healthcheck"]["test"]
-    assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc"} & set(service)
+    # What is no server runs once and ends.
+    assert service["healthcheck"].get("test") or service["restart"] == "no"
+    assert service.get("network_mode", "none") == "none"
+    assert not {"privileged", "cap_add", "devices", "pid", "ipc"} & set(service)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -97,11 +101,60 @@ def test_s18_no_service_runs_as_root(name: str) -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
 
 
-def test_ports_are_on_loopback_only() -> None:
-    """Every published port is bound to 127.0.0.1."""
-    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+def test_s18_no_port_is_published() -> None:
+    """No service publishes a port; the override for programs of the same machine publishes it on loopback alone."""
+    override = yaml.safe_load((ROOT / "deploy" / "compose.publish.yml").read_text())
 
-    assert ports == ["127.0.0.1:6379:6379"]
+    assert [name for name, service in SERVICES.items() if {"ports", "expose"} & set(service)] == []
+    assert override == {"services": {"valkey": {"ports": ["127.0.0.1:6379:6379"]}}}
+
+
+def test_s18_without_a_profile_no_client_and_no_certificate_is_made() -> None:
+    """The server starts once the certificate is there, in the profile that makes one; TLS is on in it, and else off."""
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    made = {"condition": "service_completed_successfully", "required": False}
+
+    assert profiles == {"certificates": ["tls"], "client": ["client"]}
+    assert SERVICES["valkey"]["depends_on"] == {"certificates": made}
+    for service in SERVICES.values():
+        assert service["environment"]["EGREGORE_BROKER_TLS"] == "${COMPOSE_PROFILES:+yes}"
+
+
+def test_s18_tls_is_never_left_out_in_silence(tmp_path: Path) -> None:
+    """Where the profile is chosen in a way that the server would not see, the service that it waits for fails."""
+    script = (ROOT / "deploy" / "certificates.sh").read_text().replace("/tls", str(tmp_path))
+    done = subprocess.run(["sh", "-c", script], env={}, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "COMPOSE_PROFILES=tls" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_s18_each_role_has_its_own_user(tmp_path: Path) -> None:
+    """Each service logs in as the user of its role and sees that role's password only; the files are made once."""
+    for name, service in SERVICES.items():
+        user = service["environment"].get("EGREGORE_BROKER_USER")
+        assert user == (f"egregore-{name}" if name in ("worker", "client") else None)
+        if user:
+            assert (ROOT / "deploy" / "acl" / f"{user}.acl").is_file()
+            assert service["secrets"] == [f"{name}_password"]
+            assert service["environment"]["EGREGORE_BROKER_PASSWORD_FILE"] == f"/run/secrets/{name}_password"
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "sudo").write_text('#!/bin/sh\n[ "$1" = chown ] || exec "$@"\n')
+    (tmp_path / "sudo").chmod(0o755)
+    made = tmp_path / "deploy" / "passwords.sh"
+    made.write_text((ROOT / "deploy" / "passwords.sh").read_text())
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", str(made)], env=environ, check=True, timeout=30)
+    files = sorted((tmp_path / "secrets").iterdir())
+    passwords = [file.read_text() for file in files]
+    subprocess.run(["sh", str(made)], env=environ, check=True, timeout=30)
+
+    assert {f"./secrets/{file.name}" for file in files} == {it["file"] for it in COMPOSE["secrets"].values()}
+    assert len({*passwords}) == len(ROLES)
+    assert all(re.fullmatch(r"[0-9a-f]{64}\n", password) for password in passwords)
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o440] * len(files)
+    assert [file.read_text() for file in files] == passwords
 
 
 def test_there_are_two_workers() -> None:
@@ -110,40 +163,28 @@ def test_there_are_two_workers() -> None:
     assert SERVICES["worker"]["depends_on"] == {"valkey": {"condition": "service_healthy"}}
 
 
-def test_the_password_is_a_file_that_is_not_in_the_repository() -> None:
-    """The password comes from a secret file that git and the image build ignore, never from the environment."""
-    assert COMPOSE["secrets"] == {"broker_password": {"file": "./secrets/broker_password"}}
+def test_passwords_are_files_that_are_not_in_the_repository() -> None:
+    """The passwords come from secret files that git and the image build ignore, never from the environment."""
+    assert COMPOSE["secrets"] == {f"{role}_password": {"file": f"./secrets/{role}_password"} for role in ROLES}
     for service in SERVICES.values():
-        assert service["secrets"] == ["broker_password"]
         assert not [name for name in service.get("environment", {}) if name.endswith(("PASSWORD", "SECRET", "_URL"))]
-    ignored = subprocess.run(["git", "check-ignore", "-q", "secrets/broker_password"], cwd=ROOT, check=False)
+    ignored = subprocess.run(["git", "check-ignore", "-q", "secrets/worker_password"], cwd=ROOT, check=False)
     assert ignored.returncode == 0
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
 
-def test_the_password_is_in_no_argument() -> None:
-    """The server reads its password from a file; only shell builtins ever hold it."""
-    shell, options, script = SERVICES["valkey"]["command"]
-    lines = script.strip().splitlines()
+def test_no_password_is_in_an_argument() -> None:
+    """The server reads its users from a file; only builtins of the shell ever hold a password."""
+    lines = [line.strip() for line in (ROOT / "deploy" / "valkey.sh").read_text().splitlines()]
 
-    assert (shell, options) == ("sh", "-euc")
-    assert lines[0] == "umask 077"
-    assert lines[-1] == "exec valkey-server /etc/valkey/valkey.conf"
-    assert [line.split()[0] for line in lines if "broker_password" in line] == ["printf"]
-    assert "requirepass" not in lines[-1]
+    assert lines.index("umask 077") < lines.index("} > /run/valkey/users.acl")
+    assert [re.sub(r'^"user "\*\) ', "", line).split()[0] for line in lines if "$password" in line] == [
+        "read",
+        "printf",
+    ]
+    assert VALKEY["aclfile"] == "/run/valkey/users.acl"
+    assert lines[-1] == 'exec valkey-server "$@"'
     assert "-a " not in SERVICES["valkey"]["healthcheck"]["test"][1]
-
-
-def test_the_shell_script_writes_what_the_server_includes(tmp_path: Path) -> None:
-    """The start script puts the password, readable by its owner only, where the configuration includes it."""
-    (tmp_path / "broker_password").write_text("s3cret\n")
-    script = "\n".join(SERVICES["valkey"]["command"][2].strip().splitlines()[:-1]).replace("$$", "$")
-    script = script.replace("/run/secrets", str(tmp_path)).replace("/run/valkey", str(tmp_path))
-    subprocess.run(["sh", "-euc", script], check=True)
-    written = tmp_path / Path(VALKEY["include"]).name
-
-    assert written.read_text() == 'requirepass "s3cret"\n'
-    assert written.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_server_keeps_what_it_acknowledged() -> None:
@@ -158,7 +199,7 @@ def test_the_server_keeps_what_it_acknowledged() -> None:
     }
 
     assert {name: VALKEY.get(name) for name in wanted} == wanted
-    assert "requirepass" not in VALKEY
+    assert not {"requirepass", "include"} & set(VALKEY)
     assert "valkey-data:/data" in SERVICES["valkey"]["volumes"]
 
 
@@ -237,7 +278,7 @@ PROBE = """
 import json, os, sys
 sys.path.insert(0, sys.argv.pop(1))
 import entrypoint
-os.execve = lambda path, arguments, environ: print(json.dumps([arguments, dict(environ)]))
+os.execvpe = lambda path, arguments, environ: print(json.dumps([arguments, dict(environ)]))
 entrypoint.main()
 """
 
@@ -281,16 +322,33 @@ def test_a_given_url_is_kept() -> None:
     assert arguments[5] == environ["EGREGORE_WORKER_NAME"] == f"worker@{socket.gethostname()}"
 
 
-def test_tls_is_a_setting(password: Path) -> None:
-    """EGREGORE_BROKER_TLS=yes makes a rediss URL."""
+@pytest.mark.parametrize(
+    ("tls", "url"),
+    [
+        ("yes", "rediss://a%20user:p%40ss%2Fword@h:6380/0?ssl_ca_certs=/tls/ca.pem"),
+        ("", "redis://a%20user:p%40ss%2Fword@h:6380/0"),
+    ],
+)
+def test_tls_and_the_user_are_settings(password: Path, tls: str, url: str) -> None:
+    """EGREGORE_BROKER_TLS=yes makes a rediss URL with the CA's file."""
     done = start(
         EGREGORE_BROKER_HOST="h",
         EGREGORE_BROKER_PORT="6380",
-        EGREGORE_BROKER_TLS="yes",
+        EGREGORE_BROKER_USER="a user",
+        EGREGORE_BROKER_TLS=tls,
+        EGREGORE_BROKER_CA_FILE="/tls/ca.pem",
         EGREGORE_BROKER_PASSWORD_FILE=str(password),
     )
 
-    assert yaml.safe_load(done.stdout)[1]["EGREGORE_BROKER_URL"].startswith("rediss://:p%40ss%2Fword@h:6380")
+    assert yaml.safe_load(done.stdout)[1]["EGREGORE_BROKER_URL"] == url
+
+
+def test_another_command_runs_in_the_place_of_the_worker() -> None:
+    """Arguments that begin with no option are the command that the container becomes, with the same environment."""
+    arguments, environ = yaml.safe_load(start("python", "my_script.py", EGREGORE_BROKER_URL="redis://h:1/0").stdout)
+
+    assert arguments == ["python", "my_script.py"]
+    assert environ["EGREGORE_BROKER_URL"] == "redis://h:1/0"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Makes the server's certificate for the profile tls of docker-compose.yml, once, and the CA that has signed it.
+# The CA's key is not kept: it signs nothing else.
+set -eu
+umask 077
+if [ "${EGREGORE_BROKER_TLS:-}" != yes ]; then
+  echo "put COMPOSE_PROFILES=tls into .env: --profile tls alone would leave the server without TLS" >&2
+  exit 1
+fi
+cd /tls
+if [ -e server.pem ]; then
+  exit 0
+fi
+temporary=$(mktemp -d)
+trap 'rm -rf "$temporary"' EXIT
+key="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+openssl req -x509 $key -days 3650 -subj "/CN=egregore-dist CA" -addext "keyUsage=critical,keyCertSign,cRLSign" \
+  -keyout "$temporary/ca.key" -out "$temporary/ca.pem"
+openssl req $key -subj "/CN=valkey" -keyout "$temporary/server.key" -out "$temporary/server.csr"
+printf 'subjectAltName=DNS:valkey,DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n' > "$temporary/extensions"
+openssl x509 -req -in "$temporary/server.csr" -CA "$temporary/ca.pem" -CAkey "$temporary/ca.key" -CAcreateserial \
+  -days 3650 -extfile "$temporary/extensions" -out "$temporary/server.pem"
+install -m 0400 "$temporary/server.key" server.key
+install -m 0444 "$temporary/ca.pem" ca.pem
+# Last: its presence means that the certificate is complete.
+install -m 0444 "$temporary/server.pem" server.pem
