@@ -252,7 +252,7 @@ class Lane:
         )
         values: dict[int, bytes] = {}
         while leases:
-            started = time.monotonic()
+            started = now = time.monotonic()
             opened: Opened | None = None
             end: Commit | Opened | None = None
             batch.take(leases)
@@ -264,14 +264,16 @@ class Lane:
             while lease is not None:
                 execute = self._show if self._is_watched() else self._execute
                 end = execute(place, lease, batch)
-                leftovers.end()
+                before, now = now, time.monotonic()
+                if now - before > leftovers.QUICKEST:
+                    leftovers.end()
                 databases.branch_ended()
                 if isinstance(end, Commit):
                     batch.add(end)
                 elif isinstance(end, Opened):
                     opened = end
                 fails = isinstance(end, Commit) and end.kind == "error" and place.record.on_error == "cancel"
-                if end is None or fails or time.monotonic() - started > LONG or leaving.told() or _ends_soon(place):
+                if end is None or fails or now - started > LONG or leaving.told() or _ends_soon(place):
                     break
                 lease = batch.next()
             self._runtime.board.rest()
