@@ -6,6 +6,7 @@ import platform
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
@@ -222,6 +223,7 @@ def _embedded(settings: Settings) -> Check:
 
 
 def _secret(settings: Settings) -> Check:
+    from egregore_dist.engine import app as apps
     from egregore_dist.engine.runtime import signer
 
     try:
@@ -232,8 +234,13 @@ def _secret(settings: Settings) -> Check:
         return Check("secret", "ok", "set: code of scripts and notebooks can travel, where workers have the same one")
     if settings.broker_url is None:
         return Check("secret", "ok", "not set; an embedded cluster makes its own")
+    detail = "not set: code of scripts, notebooks and lambdas cannot travel"
+    # The check of the broker names a URL that cannot be read.
+    with suppress(errors.ConfigurationError):
+        if apps.is_unprotected(settings):
+            return Check("secret", "warning", f"{detail}; {apps.UNPROTECTED}", apps.PROTECT)
     cure = "set EGREGORE_SECRET to one value on clients and workers, if you want that"
-    return Check("secret", "warning", "not set: code of scripts, notebooks and lambdas cannot travel", cure)
+    return Check("secret", "warning", detail, cure)
 
 
 def _clock(name: str, whose: str, skew: float) -> Check:

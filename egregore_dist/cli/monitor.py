@@ -47,7 +47,7 @@ _BETWEEN_COLLECTIONS = 50_000
     type=_FILE,
     envvar="EGREGORE_MONITOR_TOKEN_FILE",
     show_envvar=True,
-    help="Holds a token of 16 characters or more that lets its bearer in.  [env: EGREGORE_MONITOR_TOKEN, the token]",
+    help="Holds a token of at least 128 bits that lets its bearer in.  [env: EGREGORE_MONITOR_TOKEN, the token]",
 )
 @click.option(
     "--role",

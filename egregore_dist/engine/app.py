@@ -13,6 +13,7 @@ from egregore_dist.engine import urls
 from egregore_dist.ledger import sentinel
 from egregore_dist.resources import needs, router
 from egregore_dist.settings import Settings
+from egregore_dist.wire import strength
 
 LANE, COLLECT, ADVANCE = "egregore.lane", "egregore.collect", "egregore.advance"
 #: Of workers: a node of theirs can be stopped, in the first only.
@@ -21,6 +22,14 @@ BACKEND = "egregore_dist.engine.backend:ChordBackend"
 SENTINEL_BACKEND = "egregore_dist.engine.backend:SentinelChordBackend"
 MESSAGING = "egregore_dist.engine.broker:AMQP"
 _LEDGERS = ("redis://", "rediss://")
+
+UNPROTECTED = (
+    "other machines can reach the server, and there is no secret: whoever can write to it can start registered nodes"
+)
+PROTECT = (
+    "set EGREGORE_SECRET to one value on clients and workers, and let nobody else write to the server. Make a secret "
+    f"with: {strength.MAKE_ONE}"
+)
 
 # A message that a worker holds longer than this is delivered again; a second lane of a block is harmless.
 VISIBILITY_TIMEOUT = 3600
@@ -172,6 +181,17 @@ def broker_options(settings: Settings) -> dict[str, Any]:
     """The transport options that belong to `broker_url`: what sentinels call the primary, and their login."""
     url = "" if settings.broker_url is None else settings.broker_url.get_secret_value()
     return sentinel.read(url).options if sentinel.is_sentinel(url) else {}
+
+
+def is_unprotected(settings: Settings) -> bool:
+    """Whether other machines can reach a server, and there is no secret.
+
+    Raises what `broker_url` and `ledger_url` raise.
+    """
+    if settings.secret is not None or settings.secret_file is not None:
+        return False
+    servers = [each for url in (public_url(settings), ledger_url(settings)) for each in sentinel.pieces(url)]
+    return not all(map(urls.is_local, servers))
 
 
 def is_redis(settings: Settings) -> bool:

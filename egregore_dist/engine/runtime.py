@@ -220,7 +220,7 @@ def signer(settings: Settings) -> Signer:
     """The signer of a client or worker.
 
     Raises:
-        errors.ConfigurationError: the secret is too short, or its file cannot be read, or others can read it.
+        errors.ConfigurationError: the secret is weak, or its file cannot be read, or others can read it.
     """
     if settings.secret is not None:
         return Signer.from_text(settings.secret.get_secret_value())

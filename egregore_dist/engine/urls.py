@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from egregore_dist import errors
@@ -74,6 +75,25 @@ def for_kombu(url: str) -> str:
 def is_socket(url: str) -> bool:
     """Whether this is the URL of a Unix socket, in the form of any library."""
     return url.partition("://")[0] in _SOCKETS
+
+
+def is_local(url: str) -> bool:
+    """Whether the server of a URL is reached by a Unix socket or a loopback address."""
+    if is_socket(url):
+        return True
+    host = urlsplit(url).hostname
+    # kombu and redis-py take a missing host for this machine; other transports are services elsewhere.
+    return is_loopback(host) if host else url.partition("://")[0] in (*_REDIS, *_AMQP)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def socket_of(url: str) -> tuple[str, int]:

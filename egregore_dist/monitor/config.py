@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from egregore_dist import errors
+from egregore_dist.engine.urls import is_loopback
 from egregore_dist.monitor.users import Users
 from egregore_dist.settings import web_address
 
@@ -147,16 +148,6 @@ def is_in(host: str, networks: Collection[Network]) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return any((mapped or address) in network for network in networks)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_any(host: str) -> bool:

@@ -13,9 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from egregore_dist.engine.urls import is_loopback
 from egregore_dist.monitor import routes
 from egregore_dist.monitor.attempts import Attempts
-from egregore_dist.monitor.config import Config, is_loopback, one_of
+from egregore_dist.monitor.config import Config, one_of
 from egregore_dist.monitor.routes import Route
 from egregore_dist.monitor.sessions import LASTS, Session, Sessions
 from egregore_dist.monitor.users import User

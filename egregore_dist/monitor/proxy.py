@@ -6,7 +6,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from egregore_dist.monitor.config import Config, is_in, is_loopback
+from egregore_dist.engine.urls import is_loopback
+from egregore_dist.monitor.config import Config, is_in
 
 _HEALTH = ("GET", "/healthz")
 

@@ -18,11 +18,10 @@ from enum import IntEnum
 from pathlib import Path
 
 from egregore_dist import errors
-from egregore_dist.wire import private_file
+from egregore_dist.wire import private_file, strength
 
 log = logging.getLogger(__name__)
 
-SHORTEST_TOKEN = 16
 SHORTEST_PASSWORD = 8
 # Longer ones would only keep scrypt busy.
 LONGEST_PASSWORD = 1024
@@ -75,6 +74,9 @@ class Users:
         token: opens the monitor to who has it.
         role: of who has the token.
         file: read anew once it has changed, in place of ``hashes``.
+
+    Raises:
+        errors.ConfigurationError: the token is weak.
     """
 
     def __init__(
@@ -85,8 +87,8 @@ class Users:
         *,
         file: Path | None = None,
     ) -> None:
-        if token is not None and len(token) < SHORTEST_TOKEN:
-            raise errors.ConfigurationError(f"the monitor's token is shorter than {SHORTEST_TOKEN} characters")
+        if token is not None:
+            strength.refuse_weak(token, "the monitor's token")
         self._hashes = dict(hashes)
         # It is long and random, so that a quick hash protects it as well as a slow one.
         self._token = None if token is None else hashlib.sha256(token.encode()).digest()

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from egregore_dist import errors
-
-SHORTEST_SECRET = 16
-"""The fewest characters that a secret has."""
+from egregore_dist.wire import strength
 
 _CURE = "Set EGREGORE_SECRET to the same value on clients and workers"
 
@@ -29,14 +27,14 @@ class Signer:
         secrets: the secrets, newest first; none: this signer can neither sign nor open.
 
     Raises:
-        ConfigurationError: a secret is shorter than `SHORTEST_SECRET`.
+        ConfigurationError: a secret is weak: it has fewer than `strength.BITS` bits.
     """
 
     __slots__ = ("_secrets",)
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
-        if any(len(secret) < SHORTEST_SECRET for secret in secrets):
-            raise _too_short()
+        for secret in secrets:
+            strength.refuse_weak(secret.decode("utf-8", "replace"), "EGREGORE_SECRET")
         self._secrets = {_key_id(secret): secret for secret in secrets}
 
     @classmethod
@@ -44,16 +42,15 @@ class Signer:
         """A signer of one secret, or, for None, one that can neither sign nor open.
 
         Raises:
-            ConfigurationError: the secret is too short, or holds a comma.
+            ConfigurationError: the secret is weak, or has a comma.
         """
         if secret is None:
             return cls(())
         if "," in secret:
-            raise errors.ConfigurationError("EGREGORE_SECRET holds a comma. Use one secret, of letters and digits.")
-        secret = secret.strip()
-        if len(secret) < SHORTEST_SECRET:
-            raise _too_short()
-        return cls((secret.encode(),))
+            raise errors.ConfigurationError(
+                f"EGREGORE_SECRET has a comma. Use one secret without commas. Make one with: {strength.MAKE_ONE}"
+            )
+        return cls((secret.strip().encode(),))
 
     def __repr__(self) -> str:
         return f"Signer(keys=[{', '.join(self._secrets)}])"
@@ -93,13 +90,6 @@ class Signer:
         if not hmac.compare_digest(_signature(secret, parts.key, purpose, parts.payload), parts.signature):
             raise errors.CodeError(f"the signature of the {purpose} is wrong: it was changed on its way.")
         return parts.payload
-
-
-def _too_short() -> errors.ConfigurationError:
-    return errors.ConfigurationError(
-        f"EGREGORE_SECRET is shorter than {SHORTEST_SECRET} characters. "
-        "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
-    )
 
 
 def unverified(envelope: bytes) -> bytes | None:

@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_ready
 
+from egregore_dist.engine import app as apps
 from egregore_dist.settings import Settings
 from egregore_dist.wire import registry
 from egregore_dist.worker import consuming, pool
@@ -40,8 +41,14 @@ def text(
     )
 
 
-def warning(settings: Settings, nodes: Sequence[str]) -> str | None:
-    """What to say of a worker that serves no nodes; None of one that does."""
+def warnings(settings: Settings, nodes: Sequence[str]) -> list[str]:
+    """What is wrong with a worker of these settings that serves these nodes."""
+    without_nodes = _without_nodes(settings, nodes)
+    found = [] if without_nodes is None else [without_nodes]
+    return [*found, f"{apps.UNPROTECTED}: {apps.PROTECT}"] if apps.is_unprotected(settings) else found
+
+
+def _without_nodes(settings: Settings, nodes: Sequence[str]) -> str | None:
     if nodes:
         return None
     if settings.modules:
@@ -74,13 +81,13 @@ def _say(worker: Any, app: Any, owns: bool) -> None:
         modules=settings.modules,
         nodes=nodes,
     )
-    missing = warning(settings, nodes)
+    wrong = warnings(settings, nodes)
     if not owns:
         log.info(found, extra={"action": "worker_ready"})
-        if missing is not None:
-            log.warning(missing, extra={"action": "worker_without_nodes"})
+        for each in wrong:
+            log.warning(each, extra={"action": "worker_warning"})
         return
-    lines = [found] if missing is None else [found, f"WARNING: {missing}"]
+    lines = [found, *(f"WARNING: {each}" for each in wrong)]
     sys.stderr.write("".join(f"egregore-dist: {line}\n" for line in lines))
     sys.stderr.flush()
 

@@ -29,9 +29,11 @@ from egregore_dist.client.processes import Process
 from egregore_dist.client.session import Session
 from egregore_dist.settings import Settings
 from tests.support.clusters import submitting
+from tests.support.secret import secret_of
 from tests.support.waiting import until
 
-SECRET = "the secret of clients and of one worker"
+SECRET = secret_of("clients")
+ANOTHER = secret_of("another")
 
 
 @node
@@ -53,7 +55,7 @@ def closure(step: int) -> Any:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalCluster, dict[str, str]]]:
     """A server without workers of its own, and the queues of three workers: with the secret, another, and none."""
     folder = tmp_path_factory.mktemp("workers")
-    secrets = {"same": SECRET, "another": "quite another secret of the same length", "none": None}
+    secrets = {"same": SECRET, "another": ANOTHER, "none": None}
     processes = []
     cluster = LocalCluster(workers=0)
     cluster.start()
@@ -181,7 +183,7 @@ def test_the_secret_is_in_no_log(guarded: Any) -> None:
     texts = [Path(log).read_text() for log in logs.values()]
 
     assert len(password) > 8
-    assert not any(secret in text for text in texts for secret in (SECRET, "quite another secret", password))
+    assert not any(secret in text for text in texts for secret in (SECRET, ANOTHER, password))
 
 
 def test_a_function_that_cannot_travel_is_named(local: LocalCluster) -> None:

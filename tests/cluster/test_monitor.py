@@ -46,9 +46,10 @@ from tests.cluster.monitor_flows import (
 from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
 from tests.support.hooks import SECRET
+from tests.support.secret import secret_of
 from tests.support.waiting import until
 
-TOKEN = "a-token-that-is-long-enough"
+TOKEN = secret_of("token")
 # CPU time, growth of memory, size of the value: as they are written.
 TOOK = (r"[\d.]+ m?s", r"\+[\d.]+ \w*B", r"[\d.]+ \w*B")
 CSRF = re.compile(r'name="csrf" value="(\w+)"')

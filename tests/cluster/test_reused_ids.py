@@ -23,6 +23,7 @@ from egregore_dist.settings import load
 from egregore_dist.workflow.step import Step
 from tests.support.clusters import submitting
 from tests.support.messages import body, execute
+from tests.support.secret import secret_of
 from tests.support.waiting import until
 
 ID = "used-again"
@@ -64,8 +65,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def empty(server: Server) -> Iterator[Session]:
     """A cluster without workers."""
-    secret = "a secret that these tests alone have of 42 letters"
-    with submitting(load(broker_url=server.url, secret=secret)) as session:
+    with submitting(load(broker_url=server.url, secret=secret_of("reused ids"))) as session:
         session.ledger.redis.flushall()
         yield session
 

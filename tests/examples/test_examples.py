@@ -19,6 +19,7 @@ from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
 from tests.support.remains import remains
+from tests.support.secret import secret_of
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +152,7 @@ def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         for name, value in {
             "PROJ_BROKER_URL": server.tcp_url,
             "EGREGORE_MODULES": "proj.app",
-            "EGREGORE_SECRET": "s" * 40,
+            "EGREGORE_SECRET": secret_of("examples"),
         }.items():
             monkeypatch.setenv(name, value)
         command = [*CELERY, "worker", "-Q", "celery,egregore", "-c", "2"]

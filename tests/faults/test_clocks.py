@@ -24,6 +24,7 @@ from egregore_dist.engine.runtime import Runtime
 from egregore_dist.settings import load
 from tests.support import history, skew
 from tests.support.clusters import submitting
+from tests.support.secret import secret_of
 from tests.support.skew import Clock
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass, until
@@ -177,7 +178,7 @@ def test_a_server_s_clock_that_is_set_back(
     given = server._environment
     monkeypatch.setattr(server, "_environment", lambda: {**given(), **clock.env})
     with Server.start() as started:
-        settings = load(broker_url=started.url, secret="a secret that this test alone has of 43 letters")
+        settings = load(broker_url=started.url, secret=secret_of("clocks"))
         with submitting(settings) as session:
             run = body.map(timeout=1.5).submit([60.0] * 40)
             back = threading.Timer(0.7, clock.jump, (-1,))

@@ -17,8 +17,9 @@ from egregore_dist.resources import profile, report
 from egregore_dist.wire import code, codec, failure, signing, tracing
 from egregore_dist.worker import envelope
 from egregore_dist.workflow import describe, spec
+from tests.support.secret import secret_of
 
-SECRET = signing.Signer([b"the secret of the fuzz targets of 42 letters"])
+SECRET = signing.Signer([secret_of("fuzz").encode()])
 
 _LANE = "egregore.lane"
 

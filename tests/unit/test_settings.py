@@ -12,8 +12,9 @@ from egregore_dist import errors
 from egregore_dist.engine.runtime import signer
 from egregore_dist.settings import Settings, load
 from egregore_dist.workflow import names
+from tests.support.secret import secret_of
 
-PASSWORD = "open-sesame-open-sesame"
+PASSWORD = secret_of("open sesame")
 SECRETS = {
     "EGREGORE_BROKER_URL": f"redis://:{PASSWORD}@host:6379/0",
     "EGREGORE_LEDGER_URL": f"redis://:{PASSWORD}@host:6380/0",

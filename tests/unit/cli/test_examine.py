@@ -16,6 +16,7 @@ from egregore_dist.client import server
 from egregore_dist.ledger import Aside
 from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
+from tests.support.secret import secret_of
 
 GOOD = Server(
     kind="valkey",
@@ -139,7 +140,7 @@ def test_no_server_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "binary", none)
 
     assert wrong(examine.here(Settings())) == {"embedded server": "problem"}
-    assert wrong(examine.here(Settings(broker_url="redis://h", secret="s" * 32))) == {}
+    assert wrong(examine.here(Settings(broker_url="redis://h", secret=secret_of("any")))) == {}
 
 
 def test_a_secret_that_is_too_short() -> None:

@@ -78,7 +78,7 @@ def test_a_secret_that_is_refused_as_too_short_leaves_words_whole(name: str, mon
     """A gap in a word would tell what it is; where it stands alone it is hidden all the same."""
     monkeypatch.setenv(name, "short")
 
-    assert redact.clean(f"{name} is shorter than 16 characters") == f"{name} is shorter than 16 characters"
+    assert redact.clean(f"{name} is shorter than others") == f"{name} is shorter than others"
     assert redact.clean("it is short, 'short' or =short.") == "it is ***, '***' or =***."
     assert redact.json({"said": "shortly: short"}) == '{"said":"shortly: ***"}'
 

@@ -13,11 +13,12 @@ from egregore_dist.monitor.guard import Asked, Guard
 from egregore_dist.monitor.sessions import Session
 from egregore_dist.monitor.users import Role, Users, hash_password
 from tests.support.asking import Answer, ask
+from tests.support.secret import secret_of
 
 PORT = 8750
 HOST = f"127.0.0.1:{PORT}"
 ORIGIN = f"http://{HOST}"
-TOKEN = "a-token-that-is-long-enough"
+TOKEN = secret_of("token")
 PASSWORD = "correct horse"
 COOKIE = f"egregore-{PORT}"
 

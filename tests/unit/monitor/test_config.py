@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from egregore_dist import errors
-from egregore_dist.monitor.config import Config, is_loopback, network, one_of
+from egregore_dist.engine.urls import is_loopback
+from egregore_dist.monitor.config import Config, network, one_of
 from egregore_dist.monitor.users import Users
+from tests.support.secret import secret_of
 
 TLS = (Path("cert"), Path("key"))
-NOBODY, SOMEBODY = Users({}), Users({}, "a-token-that-is-long-enough")
+NOBODY, SOMEBODY = Users({}), Users({}, secret_of("token"))
 URL = "https://monitor.example.org"
 
 REFUSED: list[dict[str, Any]] = [

@@ -12,6 +12,7 @@ from egregore_dist.monitor import users
 from egregore_dist.monitor.sessions import AT_MOST, LASTS, Sessions
 from egregore_dist.monitor.users import Role, User, Users
 from egregore_dist.wire import private_file
+from tests.support.secret import secret_of
 
 PASSWORD = "correct horse"
 
@@ -97,16 +98,16 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         users.read(tmp_path / "nothing")
 
 
-def test_a_short_token() -> None:
-    """A token that can be guessed is refused, and not repeated."""
-    with pytest.raises(errors.ConfigurationError, match="16 characters") as caught:
+def test_s4_a_weak_token_is_refused() -> None:
+    """A token of the monitor that can be guessed is refused, and not repeated."""
+    with pytest.raises(errors.ConfigurationError, match="token is too weak") as caught:
         Users({}, "hunter2")
     assert "hunter2" not in str(caught.value)
 
 
 def test_keys_are_not_shown() -> None:
     """A user's key is in no repr."""
-    user = Users({}, "a-token-that-is-long-enough").get("")
+    user = Users({}, secret_of("token")).get("")
 
     assert user is not None
     assert "key" not in repr(user)
@@ -135,7 +136,7 @@ def test_s11_a_session_ends_after_a_while() -> None:
 
 def test_s11_a_user_has_so_many_sessions() -> None:
     """A further login ends the oldest session of its user, so that logins take no more memory."""
-    known = Users({"ann": (Role.VIEWER, users.hash_password(PASSWORD))}, "a-token-that-is-long-enough")
+    known = Users({"ann": (Role.VIEWER, users.hash_password(PASSWORD))}, secret_of("token"))
     sessions = Sessions(known)
     bearer = known.get("")
     assert bearer is not None

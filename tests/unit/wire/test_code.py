@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from egregore_dist import errors
 from egregore_dist.wire import code, registry, signing
 from egregore_dist.workflow import nodes
+from tests.support.secret import secret_of
 
-SIGNER = signing.Signer([b"the secret of these tests"])
+SIGNER = signing.Signer([secret_of("mine").encode()])
 NOBODY = signing.Signer([])
 
 
@@ -300,7 +301,7 @@ def test_s5_a_signature_for_another_purpose_is_not_accepted() -> None:
     raw = msgspec.msgpack.encode(["m:os:getcwd"])
 
     assert loader().references(SIGNER.sign("code", raw)).refusal is not None
-    forged = code.encode_references(["m:os:getcwd"], signing.Signer([b"a secret that is not ours"]))
+    forged = code.encode_references(["m:os:getcwd"], signing.Signer([secret_of("theirs").encode()]))
     assert loader().references(forged).refusal is not None
 
 
@@ -441,7 +442,7 @@ def test_another_secret_is_refused_by_name() -> None:
     """A worker with another secret, or none, names the function that it refuses, and the cure."""
     shipped = code.ship(sample_maker(), SIGNER)
 
-    for other in (signing.Signer([b"another secret of tests"]), NOBODY):
+    for other in (signing.Signer([secret_of("another").encode()]), NOBODY):
         with pytest.raises(errors.CodeError, match=r"function '.*sample' is refused: .*Set EGREGORE_SECRET"):
             loader(signer=other).load(shipped.ref, shipped.blob)
 
@@ -489,7 +490,7 @@ def test_an_unsigned_pickle_does_nothing(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     pickled = cloudpickle.dumps(Bomb(mark))
     package = msgspec.msgpack.encode((sys.version_info[:2], "bomb", pickled))
-    forger = signing.Signer([b"a secret that is not ours"])
+    forger = signing.Signer([secret_of("theirs").encode()])
     for blob in (
         pickled,
         package,

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.secret import secret_of
+
 ROOT = Path(__file__).parents[3]
-SECRET = "the secret of these tests"
+SECRET = secret_of("both")
 
 SHIP = """
 import sys

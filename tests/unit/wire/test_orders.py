@@ -10,8 +10,9 @@ from egregore_dist import errors
 from egregore_dist.wire import orders
 from egregore_dist.wire.orders import LIFETIME, Orders
 from egregore_dist.wire.signing import Signer
+from tests.support.secret import secret_of
 
-SIGNER = Signer.from_text("a secret of the cluster")
+SIGNER = Signer.from_text(secret_of("cluster"))
 NOW = 1_700_000_000_000
 
 
@@ -44,7 +45,7 @@ def test_an_order_is_done(apart: int) -> None:
         given(life="before"),
         given(at=NOW - LIFETIME - 1),
         given(at=NOW + LIFETIME + 1),
-        given(Signer.from_text("another secret of a cluster")),
+        given(Signer.from_text(secret_of("another"))),
         given()[:-4],
         "",
         "é",
