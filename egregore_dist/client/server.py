@@ -35,7 +35,7 @@ OLDEST: Final = (6, 2)
 SOCKET_PATH_LIMIT: Final = 103
 SOCKET: Final = "socket"
 #: Where a socket's directory may be, beside the directory of temporary files.
-PLACES: Final = ("/tmp", "/var/tmp")  # noqa: S108 (private)
+PLACES: Final = ("/tmp", "/var/tmp")  # noqa: S108 (private)  # nosec B108
 HOST: Final = "127.0.0.1"
 #: Below the range of outgoing ports on Linux and macOS: while the server is down, no client's own port can take its.
 PORTS: Final = range(20000, 32768)
