@@ -896,7 +896,7 @@ def test_no_secret_is_told(local: LocalCluster, tmp_path: Path) -> None:
         assert not [word for word in told if word in one]
 
 
-def test_slow_connections_do_not_keep_others_out(shown: Monitor) -> None:
+def test_s20_slow_connections_do_not_keep_others_out(shown: Monitor) -> None:
     """Five hundred connections that say nothing, or a byte at a time, hold up no page, and are ended."""
     files = Path(f"/proc/{shown.process.pid}/fd")
     before, cookies = len(list(files.iterdir())), dict(shown.http.cookies)

@@ -45,7 +45,7 @@ class Tags(HTMLParser):
         self.found += [name for name, value in attrs if (value or "").strip().lower().startswith("javascript:")]
 
 
-def test_hostile_data_are_text(guarded: Monitor, local: LocalCluster) -> None:
+def test_s10_hostile_data_are_text(guarded: Monitor, local: LocalCluster) -> None:
     """Keys of a map, errors, their notes, lines, values of a limit's key: none is HTML, a header, or turned around."""
 
     @node(limit=Limit(concurrent=5, name="hostile", key="key"))

@@ -110,7 +110,7 @@ def everything(client: httpx.Client, run: str) -> Iterator[tuple[str, str]]:
 
 
 @linux_only
-def test_secrets_are_told_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s15_secrets_are_shown_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No page, log, event, report, repr, traceback or process list has a secret of the settings."""
     signing = f"canary-{secrets.token_hex(16)}"
     monkeypatch.setenv("EGREGORE_SECRET", signing)

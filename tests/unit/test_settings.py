@@ -53,7 +53,7 @@ def test_nothing_is_configured_by_default() -> None:
     assert (settings.broker_url, settings.ledger_url, settings.secret, settings.modules) == (None, None, None, ())
 
 
-def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s15_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither repr, str nor a dump to text holds a password or a secret."""
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
@@ -232,7 +232,7 @@ def test_the_secret_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
-def test_a_secret_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+def test_s15_a_secret_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     """A file with the secret that others can read is an error that says what to do."""
     path = tmp_path / "secret"
     path.write_text(PASSWORD)

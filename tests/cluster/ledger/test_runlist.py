@@ -139,7 +139,7 @@ def test_runs_that_go_on_are_found_at_once(ledger: Ledger) -> None:
     assert page.looked < 2000
 
 
-def test_a_search_ends_before_it_takes_long(ledger: Ledger) -> None:
+def test_s20_a_search_ends_before_it_takes_long(ledger: Ledger) -> None:
     """A search that finds nothing looks at so many runs, and says where to go on."""
     write(ledger, 3000)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 from celery import Celery
 from hypothesis import strategies as st
+from kombu import Connection, serialization
+from kombu.exceptions import ContentDisallowed
 
 from egregore_dist import Sequence, decision, errors, node, parallel
 from egregore_dist.engine import app as apps
@@ -341,7 +346,7 @@ def test_without_optimization_there_is_a_lane_a_branch(
     assert {task.task for task in chord.tasks} == {apps.LANE}
 
 
-def test_a_block_is_a_chord_of_lanes_and_a_collect(app: Celery, settings: Settings) -> None:
+def test_s1_a_block_is_a_chord_of_messages_with_ids_alone(app: Celery, settings: Settings) -> None:
     """The chord's lanes go to their tracks' queues with ids alone, and its callback to the parent's queue."""
     block = opened(parallel(plain, heavy, name="it", timeout=9.0), settings)
     chord = compiler.compile_block(app, "run", block, parent_queue="parents", here=False, created=7)
@@ -407,9 +412,46 @@ def test_a_broker_that_cannot_hold_the_ledger_needs_one() -> None:
         apps.make_app(Settings())
 
 
-def test_the_app_reads_strict_json_only(app: Celery) -> None:
-    """No pickle on the wire, late acknowledgement, one message ahead."""
-    assert list(app.conf.accept_content) == ["json"]
+class Payload:
+    """An object whose pickle runs a command of the shell when it is read."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+def test_s1_messages_are_json_alone(app: Celery, tmp_path: Path) -> None:
+    """Neither tasks nor results, events or remote control are read from anything else: no payload is run."""
+    mark = tmp_path / "mark"
+    command = f"touch {mark}"
+    payloads = {
+        "application/x-python-serialize": pickle.dumps(Payload(command)),
+        "application/x-yaml": f"!!python/object/apply:os.system ['{command}']".encode(),
+    }
+    receiver: Any = app.events.Receiver(Connection("memory://"))
+    for accepted in (
+        serialization.prepare_accept_content(app.conf.accept_content),
+        app.amqp.TaskConsumer(Connection("memory://")).accept,
+        app.backend.accept,
+        serialization.prepare_accept_content(app.control.mailbox.accept),
+        serialization.prepare_accept_content(receiver.accept),
+    ):
+        assert accepted == {"application/json"}
+        for content_type, payload in payloads.items():
+            with pytest.raises(ContentDisallowed):
+                serialization.loads(payload, content_type, "binary", accept=accepted)
+    assert (app.conf.task_serializer, app.conf.result_serializer, app.conf.event_serializer) == ("json",) * 3
+    assert not mark.exists()
+
+    pickle.loads(payloads["application/x-python-serialize"])  # the payload would have run
+
+    assert mark.exists()
+
+
+def test_the_app_acknowledges_late_and_has_one_message_ahead(app: Celery) -> None:
+    """A lane of a dead process is delivered again, and none waits behind a long one."""
     assert (app.conf.task_acks_late, app.conf.worker_prefetch_multiplier) == (True, 1)
 
 

@@ -108,7 +108,7 @@ def test_requests_that_are_none(guarded: Serving, raw: tuple[str, bytes]) -> Non
 
 
 @pytest.mark.parametrize("more", [b"X: " + b"a" * 100_000 + b"\r\n", b"X: a\r\n" * 20_000], ids=["long", "many"])
-def test_headers_have_a_size(guarded: Serving, more: bytes) -> None:
+def test_s20_headers_have_a_size(guarded: Serving, more: bytes) -> None:
     """However much of them comes at once, more headers than that are refused unread."""
     line = request(guarded, "GET /healthz HTTP/1.1")[:-2]
 

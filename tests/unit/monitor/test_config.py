@@ -85,7 +85,7 @@ def test_s13_what_is_no_loopback(host: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["*", "", "proxy.example.org", "10.0.0.1/8", "192.0.2.7:80", "127.0.0.1,*"])
-def test_what_is_no_network(text: str) -> None:
+def test_s13_what_is_no_network(text: str) -> None:
     """A proxy is an address or a network, and never everybody."""
     with pytest.raises(errors.ConfigurationError, match="--proxy"):
         network(text)

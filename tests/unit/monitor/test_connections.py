@@ -94,7 +94,7 @@ SLOW: dict[str, tuple[bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("slow", SLOW)
-def test_a_request_has_so_long_to_be_whole(quick: None, slow: str) -> None:
+def test_s20_a_request_has_so_long_to_be_whole(quick: None, slow: str) -> None:
     """A connection that does not say a whole request in time is ended, however often it says something."""
     first, more = SLOW[slow]
     with using() as (made, _):
@@ -189,7 +189,7 @@ def test_those_that_are_answered_keep_their_places() -> None:
         assert answer(made.connect(WHOLE)).startswith(b"HTTP/1.1 200")
 
 
-def test_one_address_leaves_places_for_others() -> None:
+def test_s20_one_address_leaves_places_for_others() -> None:
     """An address may have half of the places; a proxy's all of them."""
     with using(most=8) as (made, _):
         for _ in range(20):

@@ -246,7 +246,7 @@ def test_every_page_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_names_errors_and_values_are_text(name: str) -> None:
+def test_s10_names_errors_and_values_are_text(name: str) -> None:
     """Script in every name, error and value stays text, no secret is told, and control characters are shown."""
     html = page(name)
 
@@ -280,7 +280,7 @@ def test_a_password_that_is_part_of_a_name_breaks_no_form_and_no_link(
     assert exact in html
 
 
-def test_a_viewer_is_not_told_the_values_of_a_key() -> None:
+def test_s12_a_viewer_is_not_told_the_values_of_a_key() -> None:
     """They are pieces of inputs; and who may not change a limit gets no form to do so."""
     assert ">secret-value<" in page("limit.html", Role.OPERATOR)
     viewed = page("limit.html", Role.VIEWER)
@@ -289,7 +289,7 @@ def test_a_viewer_is_not_told_the_values_of_a_key() -> None:
 
 
 @pytest.mark.parametrize("name", ["run.html", "branch.html"])
-def test_a_viewer_is_not_told_what_an_error_said(name: str) -> None:
+def test_s12_a_viewer_is_not_told_what_an_error_said(name: str) -> None:
     """The class of an error is for everybody; its text and traceback may hold data, and are not."""
     assert 'class="said"' in page(name, Role.OPERATOR)
     viewed = page(name, Role.VIEWER)

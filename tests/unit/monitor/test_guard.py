@@ -89,7 +89,7 @@ def test_every_route_is_in_the_table() -> None:
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
 
 
-def test_what_shows_data_is_for_operators() -> None:
+def test_s12_what_shows_data_is_for_operators() -> None:
     """Inputs, results and what nodes said are not for those who may only look."""
     shows = [route for route in ROUTES if "{what}" in route.path or "logs" in route.path]
 
@@ -97,7 +97,7 @@ def test_what_shows_data_is_for_operators() -> None:
     assert all(route.role is not None and route.role >= Role.OPERATOR for route in shows)
 
 
-def test_only_posts_change_anything() -> None:
+def test_s9_only_posts_change_anything() -> None:
     """A GET is for looking: what changes anything is a POST of an operator or above."""
     changing = {route.name for route in ROUTES if route.method == "POST" and route.name not in ("login", "logout")}
 
@@ -167,7 +167,7 @@ def test_s12_each_role_gets_what_it_may(gate: Gate, route: Route, method: str, r
     ],
     ids=["viewer", "operator", "admin"],
 )
-def test_the_roles_are_what_they_are_said_to_be(gate: Gate, role: Role, may: set[str]) -> None:
+def test_s12_the_roles_are_what_they_are_said_to_be(gate: Gate, role: Role, may: set[str]) -> None:
     """A viewer changes nothing, and sees no values nor what nodes said; an operator does; an admin also ends things."""
     found = {
         route.name
@@ -313,7 +313,7 @@ def test_logging_in() -> None:
     assert gate.ask("GET", "/", headers={"cookie": f"{COOKIE}={value}"}).status == 200
 
 
-def test_the_cookie_is_secure_where_the_monitor_is(tmp_path: Path) -> None:
+def test_s11_the_cookie_is_secure_where_the_monitor_is(tmp_path: Path) -> None:
     """Behind a proxy that does TLS the cookie is sent by HTTPS alone, to this host alone."""
     users = Gate().users
     gate = Gate(Config(users=users, behind_proxy=True, url="https://monitor.example.org"))

@@ -42,6 +42,27 @@ def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
         users.add(tmp_path / "users", name, Role.VIEWER, PASSWORD)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attacker@example.com.attacker.com",
+        "the-attacker@example.com",
+        "ATTACKER@example.com",
+        "attacker@example.com\n",
+        "attacker@exampleXcom",
+        "attacker",
+        ".*",
+    ],
+)
+def test_s13_a_name_counts_as_a_whole(name: str) -> None:
+    """A name that begins, ends or matches like a user's is not that user's."""
+    made = users.Users({"attacker@example.com": (Role.ADMIN, users.hash_password(PASSWORD))})
+
+    assert made.get(name) is None
+    assert made.by_password(name, PASSWORD) is None
+    assert made.by_password("attacker@example.com", PASSWORD) is not None
+
+
 @pytest.mark.parametrize("password", ["", "short", "x" * 1025])
 def test_passwords_that_cannot_be(tmp_path: Path, password: str) -> None:
     """A password is neither short nor endless, and its error does not repeat it."""

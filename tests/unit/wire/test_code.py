@@ -485,7 +485,7 @@ class Bomb:
         return os.system, (f"touch {self.path}",)
 
 
-def test_an_unsigned_pickle_does_nothing(tmp_path: Path) -> None:
+def test_s1_an_unsigned_pickle_does_nothing(tmp_path: Path) -> None:
     """A pickle that runs a command does not run, bare, wrapped, signed with another secret or for another purpose."""
     mark = tmp_path / "mark"
     pickled = cloudpickle.dumps(Bomb(mark))

@@ -476,7 +476,7 @@ def test_a_huge_message_is_not_copied_about() -> None:
     assert "OSError: yyy" in (found.traceback or "")
 
 
-def test_names_of_classes_import_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s5_names_of_classes_import_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A class of a module that was not imported here stays text, and the module stays unloaded."""
     (tmp_path / "unloaded_module.py").write_text("class Odd(Exception): pass")
     monkeypatch.syspath_prepend(tmp_path)
@@ -525,7 +525,7 @@ def test_a_failure_does_not_show_what_it_holds() -> None:
         "",
     ],
 )
-def test_other_names_stay_text(name: str) -> None:
+def test_s5_other_names_stay_text(name: str) -> None:
     """A name that is not in the tables is shown, and neither imported nor called."""
     before = set(sys.modules)
 

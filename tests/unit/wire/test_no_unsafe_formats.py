@@ -34,7 +34,7 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
                 yield repr(text)
 
 
-def test_only_one_module_can_run_data() -> None:
+def test_s1_only_one_module_can_run_data() -> None:
     """No source of the package but wire/code.py pickles, evaluates, or names such a format."""
     found = {
         str(path.relative_to(PACKAGE)): list(unsafe(ast.parse(path.read_text())))
