@@ -38,9 +38,9 @@ def _canonical(value: Any) -> bytes:
         return _encoder.encode([msgspec.Raw(_canonical(item)) for item in value])
     if isinstance(value, set | frozenset):
         return _encoder.encode([msgspec.Raw(item) for item in sorted(map(_canonical, value))])
-    fields = _fields(type(value))
+    fields = _fields(value)
     if fields is not None:
-        return _canonical({name: getattr(value, name) for name in fields if hasattr(value, name)})
+        return _canonical(fields)
     try:
         return _encoder.encode(value)
     except TypeError:
@@ -78,12 +78,18 @@ def _text_of(key: bytes) -> bytes:
     return key[{0xD9: 2, 0xDA: 3, 0xDB: 5}.get(key[0], 0) :]
 
 
-def _fields(kind: type) -> list[str] | None:
-    """The names of the fields that msgspec encodes; None of a type that has no fields."""
-    if issubclass(kind, msgspec.Struct):
-        return list(kind.__struct_fields__)
-    if dataclasses.is_dataclass(kind):
-        return [field.name for field in dataclasses.fields(kind)]
-    if hasattr(kind, "__attrs_attrs__"):
-        return [attribute.name for attribute in kind.__attrs_attrs__ if not attribute.name.startswith("_")]
-    return None
+def _fields(value: Any) -> dict[str, Any] | None:
+    """The fields that msgspec encodes of an object, and its tag; None of a type that has no fields."""
+    kind, fields = type(value), {}
+    if isinstance(value, msgspec.Struct):
+        names = dict(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
+        if (tag := value.__struct_config__.tag) is not None:
+            fields[value.__struct_config__.tag_field] = tag
+    elif dataclasses.is_dataclass(kind):
+        names = {field.name: field.name for field in dataclasses.fields(kind)}
+    elif hasattr(kind, "__attrs_attrs__"):
+        names = {each.name: each.name for each in kind.__attrs_attrs__ if not each.name.startswith("_")}
+    else:
+        return None
+    found = {name: getattr(value, field, msgspec.UNSET) for name, field in names.items()}
+    return fields | {name: item for name, item in found.items() if item is not msgspec.UNSET}

@@ -49,6 +49,31 @@ class Parcel(msgspec.Struct):
     tags: set[Any]
 
 
+class Cat(msgspec.Struct, tag=True):
+    name: str
+
+
+class Dog(msgspec.Struct, tag=True):
+    name: str
+
+
+class Line(msgspec.Struct, tag="line", array_like=True):
+    name: str
+
+
+class Circle(msgspec.Struct, tag="circle", array_like=True):
+    name: str
+
+
+class Partial(msgspec.Struct):
+    name: str
+    age: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class Renamed(msgspec.Struct, rename="camel"):
+    first_name: str
+
+
 class Model(pydantic.BaseModel):
     id: int
     tags: set[Any]
@@ -108,6 +133,9 @@ EQUAL: list[tuple[Any, ...]] = [
     (UTC, UTC.astimezone(dt.timezone(dt.timedelta(hours=5)))),
     (Order(1, {1, "a"}), Parcel(1, {"a", 1}), Model(id=1, tags={1, "a"}), {"tags": {"a", 1}, "id": 1}),
     (float("nan"), float("nan")),
+    (Cat("x"), {"type": "Cat", "name": "x"}),
+    (Partial("x"), {"name": "x"}),
+    (Renamed("x"), {"firstName": "x"}),
 ]
 
 
@@ -122,6 +150,7 @@ DIFFERENT: tuple[Any, ...] = (
     *(1, 1.0, True, "1", b"1", None, "", b"", 0, False, [], {}, [[]], [{}], {"": []}, [1], [1, 1], [[1], 1], [[1, 1]]),
     *({"a": 1}, ["a", 1], [["a", 1]], {"a": {"b": 1}}, {"a": ["b", 1]}, {"1": 1}, {1: 1}, {(1,): 1}, {1, 2}, [2, 1]),
     *(UTC, UTC.replace(tzinfo=None), UTC.date(), decimal.Decimal("1.0"), decimal.Decimal("1.00"), uuid.UUID(int=1)),
+    *(Cat("x"), Dog("x"), Line("x"), Circle("x"), {"name": "x"}),
     *(Order(1), Order(2), Order(1, {1}), dt.timedelta(1), Colour.RED, errors.BranchError("b"), errors.BranchError("c")),
 )
 
