@@ -214,9 +214,8 @@ class Lane:
         return _resumed(served)
 
     def _serve_place(self, place: Place, leases: list[Lease]) -> Next | None:
-        width = place.record.widths[place.track]
-        widths.tell(self._id, width)
-        self._runtime.board.serve(place.left(), loop=place.wide, width=width)
+        widths.tell(self._id, place.width)
+        self._runtime.board.serve(place.left(), loop=place.wide, width=place.width)
         try:
             if place.wide:
                 self._runtime.interrupter.prepare()
@@ -432,7 +431,7 @@ class Lane:
             shape,
             parent=place.record.id,
             branch=lease.branch,
-            n=place.width(meet),
+            n=place.size(meet),
             settings=self._runtime.settings,
             cluster=self._runtime.cluster(),
             knows=self._runtime.learning.of(self._load.functions),
@@ -462,7 +461,7 @@ class Lane:
 
     def _first_of(self, block: NewBlock, shape: compiler.Shape) -> int:
         # Until it calls others this lane is alone with the block: what is known to be quick it takes in one round trip.
-        if len(block.tracks) > 1 or block.tracks[0].width > 1 or not self._batches(shape, 0):
+        if len(block.tracks) > 1 or block.tracks[0].width > 1 or shape.parts[0].kind.io or not self._batches(shape, 0):
             return 0
         return min(block.n, self._first_lease(shape, 0))
 

@@ -53,7 +53,7 @@ class Place:
         self.created = load.created
         self.track = track
         self.queue = record.queues[track]
-        self.wide = record.widths[track] > 1
+        self.width = record.widths[track]
         #: Whether its branches are leased with a place of the limit that their first node has.
         self.limited = bool(record.limits[track])
         self.shape = load.shape(record.path, self.queue)
@@ -62,6 +62,8 @@ class Place:
         self._runtime = runtime
         self._load = load
         self._step = spec.step_at(load.root, record.path)
+        #: Whether its branches run on an event loop, with sync nodes on threads beside it.
+        self.wide = self.width > 1 or self._shares_threads()
         self._inputs = inputs
         self._items: codec.Entries | None = None
         self._ready = time.monotonic() - (now - record.ready) / 1000
@@ -101,12 +103,12 @@ class Place:
         entering = not lease.after
         while True:
             end = yield from self._walk(lease, top, start, value, entering)
-            if isinstance(end, Done) or self.width(end):
+            if isinstance(end, Done) or self.size(end):
                 return end
             # A block without branches has its value at once.
             start, value, entering = end.path, self._nothing(end), False
 
-    def width(self, meet: Meet) -> int:
+    def size(self, meet: Meet) -> int:
         """How many branches the block that was met will have.
 
         Raises:
@@ -232,9 +234,23 @@ class Place:
         recorder, function = self._runtime.learning.recorder, self._load.functions[node.function]
         if recorder.wants(function):
             job.measure = recorder.measure(
-                function, shares_thread=self.wide and node.is_async, shares_process=self.wide and not node.is_async
+                function,
+                shares_thread=self.width > 1 and node.is_async,
+                shares_process=self.width > 1 and not node.is_async,
             )
         return job
+
+    def _shares_threads(self) -> bool:
+        # How many run at a time is learned, and must not decide whether they run on threads.
+        if self.record.id == ROOT or not isinstance(self._step, spec.ParallelSpec | spec.MapSpec):
+            return False
+        parts = self.shape.parts
+        own = parts[self.track : self.track + 1] or parts  # Later tracks may have branches of every part.
+        return self._runtime.settings.thread_width > 1 and all(
+            # Without its place a branch waits for it by itself, which holds no thread.
+            part.kind.io and (part.kind.limit is None or self.limited)
+            for part in own
+        )
 
     def _top(self, branch: int) -> spec.Path:
         return () if self.record.id == ROOT else branch_path(self._step, self.record.path, branch)

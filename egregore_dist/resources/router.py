@@ -143,7 +143,7 @@ class Allocation:
         lanes: how many lanes serve it.
         width: branches that one lane runs at a time.
         width_of: what that came from; None where it is one at a time whatever there is.
-        lease: branches that a lane takes at a time, at first; one where it runs many at a time, and asks for each.
+        lease: branches that a lane takes at a time, at first; one where it runs them on threads or many at a time.
         bound: what keeps the lanes from being more.
         wanted: branches at a time if nothing but the block's own limit counted.
         workers: live workers that may serve it.
@@ -429,7 +429,8 @@ def plan(
             of = _width(demand, track, widths or Widths(), cluster, beside=sum(lanes) - lanes[number])
             width = 1 if of is None else of.least
             track = replace(track, width=width, width_of=of)
-            if width == 1 and is_large and leases_many(batched=demand.batched, limited=demand.limited):
+            is_alone = width == 1 and (of is None or of.on == "event loop")
+            if is_alone and is_large and leases_many(batched=demand.batched, limited=demand.limited):
                 track = replace(track, lease=min(first_lease(demand.learned), _fair_share(track)))
         tracks.append(track)
     workers, slots = cluster.of(frozenset(demand.queue for demand in demands))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from egregore_dist import BranchError, LocalCluster, ParallelTimeoutError, Sequence, node, parallel
+from egregore_dist import BranchError, Limit, LocalCluster, ParallelTimeoutError, Sequence, node, parallel
 from egregore_dist.client import plans, session
 from egregore_dist.monitor.nodes import Nodes
 from egregore_dist.workflow.step import Step
@@ -39,6 +39,14 @@ def width_of(step: Step, items: int) -> int:
 def waits(item: int) -> tuple[int, float, float, bool]:
     begun = time.monotonic()
     time.sleep(0.05)
+    return os.getpid(), begun, time.monotonic(), is_on_thread()
+
+
+@node("computes", io=True)
+def computes(item: int) -> tuple[int, float, float, bool]:
+    begun = time.monotonic()
+    while time.monotonic() < begun + 0.02:
+        pass
     return os.getpid(), begun, time.monotonic(), is_on_thread()
 
 
@@ -145,6 +153,48 @@ def test_what_is_declared_to_wait_shares_a_process(local: LocalCluster) -> None:
 def test_the_window_holds_for_threads(local: LocalCluster, limit: int) -> None:
     """Threads count against ``max_concurrent`` like processes."""
     assert peak(waits.map(max_concurrent=limit)(list(range(12)))) <= limit
+
+
+@pytest.mark.parametrize("items", [1, 2, 12])
+def test_however_few_run_at_a_time_each_is_on_a_thread(local: LocalCluster, items: int) -> None:
+    """A node that declares it runs on a thread where a lane has one branch at a time, too: few items, or a limit."""
+    for spans in (waits.map()(list(range(items))), waits.map(max_concurrent=1)(list(range(items)))):
+        assert all(on_thread for *_, on_thread in spans)
+
+
+def test_what_is_seen_to_compute_stays_on_threads(local: LocalCluster) -> None:
+    """A node that declares it runs on threads, however often it was seen to compute: one at a time in a slot."""
+    computes.map()(list(range(8)))
+    until(lambda: width_of(computes.map(), 40) == 1, what="what was learned of the node")
+
+    spans = computes.map()(list(range(12)))
+    assert all(on_thread for *_, on_thread in spans)
+    assert peak(spans) <= 2
+
+
+@node("keyed", io=True, limit=Limit(concurrent=1, key="item"))
+def keyed(item: int) -> bool:
+    return is_on_thread()
+
+
+def test_limits_keep_branches_on_threads(local: LocalCluster) -> None:
+    """Each key's branches run one after the other, on threads; alone where there are very many keys."""
+    assert all(keyed.map()([1, 1, 2, 2, 3]))
+    assert not any(keyed.map()(list(range(40))))
+
+
+@node("plain")
+def plain(item: int) -> bool:
+    return is_on_thread()
+
+
+def test_a_branch_beside_them_stays_alone(local: LocalCluster) -> None:
+    """Of one block, each branch runs as its own nodes declare."""
+    found = parallel(waits, plain, Sequence(first, plain.alias("then"), name="chain"))(1)
+
+    assert found["waits"][3]
+    assert not found["plain"]
+    assert not found["chain"]
 
 
 def learn_that_it_waits(step: Step) -> None:

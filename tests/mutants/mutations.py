@@ -339,6 +339,13 @@ MUTATIONS = (
         tests=("tests/unit/resources/test_router.py", "-k", "shares_a_process"),
     ),
     Mutation(
+        name="threads: a lane of one branch at a time runs it on its main thread",
+        file="egregore_dist/engine/place.py",
+        old="self.wide = self.width > 1 or self._shares_threads()",
+        new="self.wide = self.width > 1",
+        tests=("tests/cluster/test_threads.py", "-k", "however_few"),
+    ),
+    Mutation(
         name="threads: one node that declares it decides for its branch",
         file="egregore_dist/engine/compile.py",
         old="all(node.io for node in sync)",

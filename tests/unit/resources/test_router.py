@@ -570,6 +570,14 @@ def test_only_a_wait_for_others_gives_width(wall: float, cpu: float, waits: floa
     assert found.tracks[0].width == width
 
 
+def test_what_declares_io_is_leased_one_at_a_time() -> None:
+    """A lane whose threads run one branch at a time asks for each, as one of many does."""
+    demand = Demand(queue=QUEUE, branches=5000, batched=True, io=True, learned=learned(1e-4, 1e-4))
+    [track] = router.plan([demand], Cluster([report("w", "a", 64 * GIB, 2)]), widths=Widths(threads=32)).tracks
+
+    assert (track.width, track.lease) == (1, 1)
+
+
 seconds = st.floats(0, 1e6)
 
 
