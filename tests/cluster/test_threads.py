@@ -199,7 +199,7 @@ def test_a_branch_beside_them_stays_alone(local: LocalCluster) -> None:
 
 def learn_that_it_waits(step: Step) -> None:
     """Run a map of a node until every worker plans with what was learned of it: that it waits most of its time."""
-    step(list(range(8)))
+    step.submit(list(range(8))).result(progress=False)
 
     def is_known() -> bool:
         (found,) = plans.of_workflow(step, 40, session.current())
