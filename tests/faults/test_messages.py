@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import copy
 import functools
 import json
 import os
+import pickle
 import random
 import sys
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -20,14 +24,16 @@ from typing import Any
 import hypothesis
 import hypothesis.strategies as st
 import kombu
+import kombu.exceptions
 import msgspec
 import psutil
 import pytest
 import redis
 from celery import Celery
+from celery.exceptions import SecurityError
 from celery.worker import state
 
-from egregore_dist import LocalCluster, Run, Sequence, connect, node, parallel
+from egregore_dist import LocalCluster, Run, Sequence, connect, errors, node, parallel
 from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.client.server import Server
@@ -195,6 +201,8 @@ class Guarded:
 @pytest.fixture(scope="module", params=["prefork", "threads"])
 def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
     """A worker of each kind of pool, on a server of its own."""
+    # Celery would not start as root where pickle were accepted, and hide that it is.
+    os.environ.setdefault("C_FORCE_ROOT", "1")
     with LocalCluster(workers=1, pool=request.param) as cluster:
         here = Guarded(cluster)
         yield here
@@ -239,6 +247,122 @@ def test_remote_control_that_cannot_be_read(guarded: Guarded) -> None:
     guarded.assert_serves()
     replies = session.current().app.control.ping(timeout=5, limit=1)
     assert [*replies[0]] == [guarded.worker.name]
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+def bombs(path: Path) -> Iterator[dict[str, Any]]:
+    """Bodies that make a file where they are decoded by what their content type names, plain and compressed."""
+    code = f'!!python/object/apply:os.system ["touch {path}"]'
+    made = {
+        ("application/x-python-serialize", "binary"): pickle.dumps(([Bomb(path)], {}, {})),
+        ("pickle", "utf-8"): pickle.dumps(Bomb(path), protocol=0),
+        ("application/x-yaml", "utf-8"): code.encode(),
+        ("yaml", "binary"): code.encode(),
+        ("application/json", "utf-8"): pickle.dumps(Bomb(path)),
+        ("application/data", "binary"): pickle.dumps(Bomb(path)),
+    }
+    packers = {None: bytes, "application/x-gzip": zlib.compress, "application/x-bz2": bz2.compress}
+    for (kind, encoding), content in made.items():
+        for name, pack in packers.items():
+            yield {"body": pack(content), "content_type": kind, "content_encoding": encoding, "compression": name}
+
+
+def as_kombu_has_it(queue: str, bomb: dict[str, Any]) -> dict[str, Any]:
+    whole = message(queue, body=base64.b64encode(bomb["body"]).decode())
+    whole |= {"content-type": bomb["content_type"], "content-encoding": bomb["content_encoding"]}
+    if bomb["compression"]:
+        whole["headers"]["compression"] = bomb["compression"]
+    return whole
+
+
+def test_s1_pickle_and_yaml_are_not_read(guarded: Guarded, tmp_path: Path) -> None:
+    """Wherever a worker or a client reads from the server: what pickle or yaml would run does not run."""
+    guarded.forget()
+    path, here = tmp_path / "mark", session.current().app
+    pickle.loads(pickle.dumps(Bomb(path)))
+    assert path.exists()
+    path.unlink()
+
+    made = list(bombs(path))
+    for bomb in made:
+        guarded.server.lpush(guarded.queue, raw(as_kombu_has_it(guarded.queue, bomb)))
+        each = as_kombu_has_it(guarded.queue, bomb)
+        guarded.server.publish("/0.celery.pidbox", raw(each))
+        guarded.server.lpush(f"{guarded.worker.name}.celery.pidbox", raw(each))
+        guarded.server.lpush(f"{here.thread_oid}.reply.celery.pidbox", raw(each))
+    plain = [as_kombu_has_it(guarded.queue, bomb) for bomb in made if bomb["compression"] is None]
+    held = {f"of a dead worker {at}": json.dumps([each, "", guarded.queue]) for at, each in enumerate(plain)}
+    guarded.server.hset("unacked", mapping=held)
+    guarded.server.zadd("unacked_index", dict.fromkeys(held, 1.0))
+    bare = [pickle.dumps(Bomb(path)), f'!!python/object/apply:os.system ["touch {path}"]']
+    for number, content in enumerate(bare):
+        guarded.server.set(here.backend.get_key_for_task(f"bomb{number}"), content)
+    guarded.assert_serves()
+    # Most of those sent as remote control are set aside too.
+    until(lambda: len(guarded.asides()) > len(made) + len(held), seconds=30, what="all of them set aside")
+    until(lambda: not guarded.server.llen(guarded.queue) and not guarded.server.hlen("unacked"), what="their end")
+    for number in range(len(bare)):
+        with pytest.raises((ValueError, kombu.exceptions.DecodeError), match=r"Expecting value|codec can't decode"):
+            here.AsyncResult(f"bomb{number}").result  # noqa: B018
+        guarded.server.delete(here.backend.get_key_for_task(f"bomb{number}"))
+    with suppress(kombu.exceptions.ContentDisallowed, kombu.exceptions.DecodeError):
+        here.control.ping(timeout=1, limit=1)
+    guarded.assert_serves()
+
+    assert not path.exists()
+
+
+#: A class that would be imported and called, as CVE-2021-23727 had it.
+FORGED = {"exc_module": "os", "exc_type": "system"}
+
+
+def test_s5_a_forged_exception_class_is_inert(guarded: Guarded, tmp_path: Path) -> None:
+    """A failure that names a function in place of its exception's class: nobody calls it."""
+    path, here, server = tmp_path / "mark", session.current().app, guarded.server
+    forged = {**FORGED, "exc_message": [f"touch {path}"]}
+    meta = {"status": "FAILURE", "result": forged, "traceback": None, "children": [], "task_id": "forged"}
+    server.set(here.backend.get_key_for_task("forged"), json.dumps(meta))
+    # Of a chord of two lanes, the one that ends first.
+    chord = {"task": apps.COLLECT, "args": [UNKNOWN, "0"], "kwargs": {}, "options": {}, "chord_size": 2}
+    group = str(uuid.uuid4())
+    server.zadd(here.backend.get_key_for_group(group, ".j"), {json.dumps([1, "forged", "FAILURE", forged]): 1})
+    server.lpush(
+        guarded.queue,
+        raw(
+            message(
+                guarded.queue,
+                headers=headers(apps.LANE, group=group),
+                body=body(UNKNOWN, "0", 0, embed={"chord": chord}),
+            )
+        ),
+    )
+    guarded.assert_serves()
+    with pytest.raises(SecurityError, match="Expected an exception class"):
+        here.AsyncResult("forged").result  # noqa: B018
+    server.delete(here.backend.get_key_for_task("forged"), here.backend.get_key_for_group(group, ".j"))
+
+    run = parallel(node("fails")(lambda _: 1 / 0)).submit(1)
+    with pytest.raises(errors.RunFailed):
+        run.result(timeout=30)
+    key = next(iter(server.scan_iter(match=f"*{{{run.id}}}:e:0")))
+    failed = {"type": "os.system", "message": f"touch {path}", "args": [f"touch {path}"], "whole": True, **forged}
+    for field in server.hkeys(key):
+        server.hset(key, field, msgspec.msgpack.encode(failed))
+    with pytest.raises(errors.RunFailed, match=r"os\.system") as caught:
+        Run(run.id).result(timeout=30)
+    assert type(caught.value.__cause__) is errors.RemoteError
+    guarded.assert_serves()
+
+    assert not path.exists()
 
 
 def test_what_a_dead_worker_held_ends_no_other(guarded: Guarded) -> None:
@@ -533,6 +657,7 @@ def test_a_message_of_another_release(trial: Trial) -> None:
 OWN_APP = """
 import sys, time
 from celery import Celery
+from celery.exceptions import SecurityError
 from egregore_dist.worker import install
 
 app = Celery("theirs", broker=sys.argv.pop(1))
