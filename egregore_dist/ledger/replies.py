@@ -107,6 +107,8 @@ def unpack_failed(raw: bytes) -> dict[int, tuple[FailedCall, ...]]:
     calls: dict[int, tuple[FailedCall, ...]] = {}
     while at < len(found):
         branch, count = found[at : at + 2]
+        if count < 0:
+            raise ValueError(f"an event with {count} values")
         parts, at = found[at + 2 : at + 2 + count], at + 2 + count
         calls[branch] = tuple(FailedCall(*call) for call in zip(*[iter(parts)] * 4, strict=True))
     return calls

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from egregore_dist import errors, node, parallel
-from egregore_dist.ledger import Aside
+from egregore_dist.client.events import Event
+from egregore_dist.ledger import Aside, replies
 from egregore_dist.resources import profile, report
 from egregore_dist.wire import code, codec, failure, signing, tracing
 from egregore_dist.worker import envelope
@@ -104,6 +105,15 @@ def _aside(raw: bytes) -> object:
     return repr(msgspec.msgpack.decode(raw, type=Aside))
 
 
+def _event(raw: bytes) -> object:
+    fields = msgspec.msgpack.decode(raw, type=dict[str, bytes])
+    return repr(Event.of("1-0", fields))
+
+
+def _positions(raw: bytes) -> object:
+    return replies.unpack_positions(raw), replies.unpack_failed(raw)
+
+
 def _caused() -> BaseException:
     try:
         try:
@@ -126,6 +136,15 @@ _REPORT = report.Report(
 )
 _BLOCKS = parallel(sample, sample.alias("b")).map() >> sample
 _ID = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+
+_FAILED = [3, 4, "node", 1, 2, 3]
+_EVENTS = (
+    {"event": b"branches.leased", "block": b"0", "lane": b"w@h/1/2", "branches": msgspec.msgpack.encode([1, 2])},
+    {"event": b"x", "error": b"\x91\x03", "took": b"\x91\x05", "failures": msgspec.msgpack.encode(_FAILED)},
+    {"event": b"x", "branch": b"3", "attempt": b"2", "node": b"n"},
+)
+# What a reader of a damaged event gets: nothing is made of it.
+_DAMAGED = (msgspec.MsgspecError, ValueError, TypeError)
 
 TARGETS: dict[str, Target] = {
     "values": Target(_values, _encoded([None, 1, "text", b"b", [1, {"a": [2.5]}], {1: _BRANCH}, {(1, "a"): 3}])),
@@ -160,6 +179,8 @@ TARGETS: dict[str, Target] = {
     "report": Target(_report, (msgspec.msgpack.encode(_REPORT),), ()),
     "profile": Target(_profile, (profile.encode(profile.Profile()),), ()),
     "trace": Target(_trace, (_ID.encode(), f"{_ID} a=b,c=d".encode()), ()),
+    "event": Target(_event, tuple(map(msgspec.msgpack.encode, _EVENTS)), _DAMAGED),
+    "positions": Target(_positions, tuple(map(msgspec.msgpack.encode, ([], _FAILED))), _DAMAGED),
     "aside": Target(
         _aside,
         (msgspec.msgpack.encode(Aside(reason="r", worker="w", excerpt="e")),),

@@ -802,6 +802,13 @@ MUTATIONS = (
         tests=("tests/unit/wire/test_bounds.py",),
     ),
     Mutation(
+        name="S6: an event that counts backwards is read for ever",
+        file="egregore_dist/ledger/replies.py",
+        old="        if count < 0:\n",
+        new="        if count < -10:\n",
+        tests=("tests/unit/test_fuzz.py", "-k", "backwards", "--timeout", "20"),
+    ),
+    Mutation(
         name="S6: failures of any depth are rebuilt",
         file="egregore_dist/wire/failure.py",
         old="        _check_parts(decoded)\n",

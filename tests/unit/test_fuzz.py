@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from egregore_dist.ledger import replies
 from tests.fuzz.targets import TARGETS
 
 
@@ -35,3 +37,10 @@ def test_s6_decoders_refuse_or_read_any_bytes(name: str, data: st.DataObject) ->
         target.run(raw)
 
     assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize("count", [-2, -3])
+def test_s6_an_event_that_counts_backwards_is_refused(count: int) -> None:
+    """Calls in vain whose number is below zero are refused, and not read again and again."""
+    with pytest.raises(ValueError, match="values"):
+        replies.unpack_failed(msgspec.msgpack.encode([3, count, "node", 1, 2, 3]))

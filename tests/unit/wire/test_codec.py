@@ -288,7 +288,7 @@ def nested(levels: int, wrap: Callable[[Any], Any], inner: Any = 1) -> Any:
     ids=["list", "dict", "tuple", "mixed"],
 )
 @pytest.mark.parametrize("size", [0, codec.READ_BACK + 1], ids=["small", "large"])
-def test_the_depth_is_limited(wrap: Callable[[Any], Any], size: int) -> None:
+def test_s6_the_depth_of_a_value(wrap: Callable[[Any], Any], size: int) -> None:
     """A value of as many levels as are allowed travels, one of one level more is refused at its source."""
     levels = codec.DEPTH // 2 if "l" in wrap(1) else codec.DEPTH
     inner: Any = "x" * size
@@ -398,14 +398,14 @@ def test_a_key_that_no_reader_can_hash_is_refused_at_its_source(key: Any) -> Non
             codec.encode({key: "x" * size}, where=WHERE)
 
 
-def test_a_payload_at_its_limit_travels() -> None:
+def test_s6_a_payload_at_its_limit_travels() -> None:
     """The limit is inclusive."""
     raw = codec.encode("x" * 100, where=WHERE)
 
     assert codec.encode("x" * 100, where=WHERE, limit=len(raw)) == raw
 
 
-def test_a_payload_over_its_limit_is_refused() -> None:
+def test_s6_a_payload_over_its_limit_is_refused() -> None:
     """One byte more is refused, naming size, limit and setting."""
     size = len(codec.encode("x" * 100, where=WHERE))
 

@@ -102,7 +102,7 @@ def test_an_exception_that_cannot_be_printed_is_told() -> None:
 
 
 @pytest.mark.parametrize("size", [failure.MESSAGE_LIMIT - 1, failure.MESSAGE_LIMIT, failure.MESSAGE_LIMIT + 1])
-def test_long_messages_are_cut(size: int) -> None:
+def test_s6_the_length_of_a_message(size: int) -> None:
     """A message keeps its limit, and is whole up to it."""
     found = told(ValueError("x" * size))
 

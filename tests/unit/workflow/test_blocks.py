@@ -111,7 +111,7 @@ def test_bad_names(name: Any) -> None:
             make()
 
 
-def test_too_many_branches() -> None:
+def test_s6_the_branches_of_a_block() -> None:
     """A block has at most 100 000 branches."""
     many = [a.alias(f"a{i}") for i in range(100_000)]
 

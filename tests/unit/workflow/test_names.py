@@ -13,13 +13,13 @@ from egregore_dist.workflow import names
 
 
 @pytest.mark.parametrize("name", ["a", "A-1_b.c", "9", "x" * 128])
-def test_valid(name: str) -> None:
+def test_s6_valid_names(name: str) -> None:
     """Letters, digits, dot, dash and underscore, up to 128 of them, are a name."""
     assert name == names.checked(name, "node")
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "a b", "a/b", "é", "a\n", "a:b", "{a}", "node\x00", ".", ".."])
-def test_invalid(name: str) -> None:
+def test_s6_invalid_names(name: str) -> None:
     """Anything else is refused, and the message says what was being named."""
     with pytest.raises(errors.WorkflowError, match=r"cannot name a node: use 1 to 128"):
         names.checked(name, "node")

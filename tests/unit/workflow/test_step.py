@@ -146,7 +146,7 @@ def nested(levels: int) -> Step:
     return step
 
 
-def test_nesting_limit() -> None:
+def test_s6_the_nesting_of_blocks() -> None:
     """Blocks nest as deep as the limit, and no deeper; the sequences between them do not count."""
     assert nested(MAX_NESTING).nesting == MAX_NESTING
 
