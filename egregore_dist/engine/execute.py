@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import random
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,9 +19,9 @@ from egregore_dist.engine import inside
 from egregore_dist.engine.interpret import Value
 from egregore_dist.engine.interrupt import Interrupt
 from egregore_dist.engine.loop import Loop
+from egregore_dist.engine.observer import Observer
 from egregore_dist.engine.runtime import Callee
 from egregore_dist.engine.threads import Ended
-from egregore_dist.engine.traced import BranchSpans
 from egregore_dist.engine.turns import Turns
 from egregore_dist.resources.recorder import Measure
 from egregore_dist.wire import codec
@@ -97,7 +97,7 @@ class Job:
     branch: int = 0
     created: int = 0
     here: inside.Here | None = None
-    spans: BranchSpans | None = None
+    observers: Sequence[Observer] = ()
     waits: Callable[[Job, float], None] | None = None
     began: float = 0.0
     failures: tuple[Failed, ...] = ()
@@ -113,13 +113,24 @@ class Job:
         args, kwargs = self.callee.parameters.bind(self.node.name, data, context=context, convert=codec.convert)
         self.here = (context, self.branch, self.created)
         token = inside.current.set(self.here)
-        before = self.spans.enter(self) if self.spans is not None else None
         try:
-            return self.callee.fn(*args, **kwargs)
+            with self.observed():
+                return self.callee.fn(*args, **kwargs)
         finally:
             inside.current.reset(token)
-            if self.spans is not None and before is not None:
-                self.spans.leave(before)
+
+    def observed(self) -> AbstractContextManager[None]:
+        """Around the code of the node, in each thread and context that it runs in."""
+        return self._observed() if self.observers else nullcontext()
+
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        tokens = [(observer, observer.enter(self)) for observer in self.observers]
+        try:
+            yield
+        finally:
+            for observer, token in reversed(tokens):
+                observer.leave(token)
 
     def whole(self) -> Any:
         """Start and finish it on one thread; where what the function returned has to be awaited, only start it."""
@@ -134,8 +145,8 @@ class Job:
         raw = codec.encode(result, where=f"the value returned by node {self.node.name!r}", limit=self.payload_limit)
         if self.measure is not None:
             self.measure.end(len(raw))
-        if self.spans is not None:
-            self.spans.called()
+        for observer in self.observers:
+            observer.called()
         return Value(raw)
 
     def failed(self) -> None:
@@ -194,8 +205,8 @@ class Job:
             self.waits(self, state.upcoming_sleep)
 
     def _tell(self, error: BaseException) -> None:
-        if self.spans is not None:
-            self.spans.failed(raised(error), timed_out=isinstance(error, NodeTimeout))
+        for observer in self.observers:
+            observer.failed(raised(error), timed_out=isinstance(error, NodeTimeout))
 
 
 def call(job: Job, loop: Loop, limit: TimeLimit) -> Value:
@@ -289,6 +300,5 @@ def _value(ended: Ended[Any]) -> Any:
 async def _awaited(awaitable: Any, job: Job) -> Any:
     # The body of an async function runs only now, so this is where it must know that it is inside a node.
     inside.current.set(job.here)
-    if job.spans is not None:
-        job.spans.enter(job)
-    return await awaitable
+    with job.observed():
+        return await awaitable

@@ -19,7 +19,19 @@ import msgspec
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
 from egregore_dist import errors
-from egregore_dist.engine import announce, databases, leaving, leftovers, others, publish, threads, traced, widths
+from egregore_dist.engine import (
+    announce,
+    databases,
+    leaving,
+    leftovers,
+    observer,
+    others,
+    publish,
+    sentry,
+    threads,
+    traced,
+    widths,
+)
 from egregore_dist.engine import compile as compiler
 from egregore_dist.engine.batch import Batch
 from egregore_dist.engine.execute import Again, Job, NodeTimeout, acall, call, raised
@@ -374,11 +386,11 @@ class Lane:
         except Interrupt:
             if interrupter.is_stray and place.holds(lease.branch, self._token):
                 # Leased again, it would do so again, and nobody would hear of it.
-                return _failed(lease, RuntimeError(_OWN_ALARM), node, job, place.times(lease, since), spending)
+                return _gave_up(place, lease, RuntimeError(_OWN_ALARM), node, job, since, spending)
             return None
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, error, node, job, place.times(lease, since), spending)
+            return _gave_up(place, lease, error, node, job, since, spending)
 
     def _waits(self, place: Place, lease: Lease, job: Job, seconds: float, call: int | None = None) -> None:
         waiting = Waiting(
@@ -398,16 +410,25 @@ class Lane:
         self._runtime.places.follow(self._run, tended)
 
     def _is_watched(self) -> bool:
-        return self._trace is not None or announce.wanted()
+        return self._trace is not None or announce.wanted() or sentry.is_active()
 
     def _show(self, place: Place, lease: Lease, batch: Batch) -> Commit | Opened | None:
-        # The same, where somebody looks at Celery's events, or traces.
+        # The same, where somebody looks at Celery's events, traces, or has Sentry.
         since = self._announce(place, lease)
-        with traced.branch(self._trace, place, lease) as told:
+        with observer.follow(place, lease, self._observers(place, lease)) as told:
             told.end = end = self._execute(place, lease, batch)
         if not isinstance(end, Opened):
             self._announce_end(place, lease, end, since)
         return end
+
+    def _observers(self, place: Place, lease: Lease) -> list[observer.Observer]:
+        assert self._load is not None
+        observers: list[observer.Observer] = []
+        if self._trace is not None:
+            observers.append(traced.BranchSpans(self._trace, place, lease))
+        if sentry.is_active():
+            observers.append(sentry.BranchEvents(self._load, place, lease))
+        return observers
 
     def _announce(self, place: Place, lease: Lease) -> float:
         since = time.monotonic()
@@ -553,10 +574,10 @@ class Lane:
         tasks.clear()
 
     async def _ashow(self, place: Place, lease: Lease, leased: float) -> Commit | None:
-        # The same, where somebody looks at Celery's events, or traces.
+        # The same, where somebody looks at Celery's events, traces, or has Sentry.
         since = self._announce(place, lease)
         try:
-            with traced.branch(self._trace, place, lease) as told:
+            with observer.follow(place, lease, self._observers(place, lease)) as told:
                 told.end = end = await self._aexecute(place, lease, leased)
         except asyncio.CancelledError:
             self._announce_end(place, lease, None, since)
@@ -626,10 +647,10 @@ class Lane:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return _failed(lease, error, node, job, place.times(lease, since), spending)
+            return _gave_up(place, lease, error, node, job, since, spending)
         except BaseException as error:
             _let_go(error)
-            return _failed(lease, raised(error), node, job, place.times(lease, since), spending)
+            return _gave_up(place, lease, raised(error), node, job, since, spending)
 
     # What both do
 
@@ -736,15 +757,29 @@ def _failed(
     times: tuple[int, int] = UNTIMED,
     spending: Spending | None = None,
 ) -> Commit:
-    if isinstance(error, NotLoaded):
-        # The one that was called last is another one.
-        node, job, error = error.node, None, error.reason
     found = Failure.of(error, node=node, attempt=job.attempts if job is not None else lease.attempt)
     if isinstance(error, NodeTimeout):
         found = msgspec.structs.replace(found, kind="timeout", type=TimeoutError.__name__)
     spending = spending or Spending(lease)
     told = (spending if job is None else spending.add(job)).told(node or "")
     return Commit(lease.branch, "error", failure.encode(found), times, told)
+
+
+def _gave_up(
+    place: Place,
+    lease: Lease,
+    error: BaseException,
+    node: str | None,
+    job: Job | None,
+    since: float,
+    spending: Spending | None,
+) -> Commit:
+    if isinstance(error, NotLoaded):
+        # The one that was called last is another one.
+        node, job, error = error.node, None, error.reason
+    for each in place.observers.get(lease.branch, ()):
+        each.gave_up(error, node)
+    return _failed(lease, error, node, job, place.times(lease, since), spending)
 
 
 def _again(lease: Lease, again: Again) -> Commit:

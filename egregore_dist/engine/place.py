@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from egregore_dist import errors
@@ -11,9 +11,9 @@ from egregore_dist.engine.announce import Branch
 from egregore_dist.engine.compile import stays
 from egregore_dist.engine.execute import Job
 from egregore_dist.engine.interpret import Ask, Call, Done, Meet, Value, branch_path, head_path, walk
+from egregore_dist.engine.observer import Observer
 from egregore_dist.engine.outcome import Inputs, Reader
 from egregore_dist.engine.runtime import Runtime, Workload
-from egregore_dist.engine.traced import BranchSpans
 from egregore_dist.ledger import SINCE_BLOCK, BlockRecord, Lease
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import codec
@@ -57,8 +57,8 @@ class Place:
         #: Whether its branches are leased with a place of the limit that their first node has.
         self.limited = bool(record.limits[track])
         self.shape = load.shape(record.path, self.queue)
-        #: Of the branches that are traced, and executed now.
-        self.spans: dict[int, BranchSpans] = {}
+        #: Of the branches that are followed, and executed now.
+        self.observers: dict[int, Sequence[Observer]] = {}
         self._runtime = runtime
         self._load = load
         self._step = spec.step_at(load.root, record.path)
@@ -143,6 +143,14 @@ class Place:
                 return self._map_items().keys[branch]
             case _:
                 return self._step.name
+
+    def branch_title(self, branch: int) -> str:
+        """The same as text, of any branch: its position where the input that names it cannot be read."""
+        try:
+            return str(self.branch_name(branch))
+        except errors.EgregoreError:
+            # The branch itself will fail of that.
+            return str(branch)
 
     def node_name(self, branch: int) -> str:
         """What a branch executes, as people call it."""
@@ -229,7 +237,7 @@ class Place:
             payload_limit=self._runtime.settings.payload_limit,
             branch=lease.branch,
             created=self.created,
-            spans=self.spans.get(lease.branch),
+            observers=self.observers.get(lease.branch, ()),
         )
         recorder, function = self._runtime.learning.recorder, self._load.functions[node.function]
         if recorder.wants(function):

@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery, Task
 
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import capture, inside, leftovers
+from egregore_dist.engine import capture, inside, leftovers, sentry
 from egregore_dist.engine.lane import Lane
 from egregore_dist.engine.runtime import Runtime
 from egregore_dist.ledger.keys import ROOT
@@ -99,6 +99,7 @@ def register(app: Celery, settings: Settings, *, owns: bool = False) -> Runtimes
 def _serve(task: Task[..., None], runtime: Runtime, run: str, block: str, track: int, created: int) -> None:
     request = task.request
     worker, id = request.hostname or "eager", request.id or uuid.uuid4().hex
+    sentry.leave_out(task.name)
     lane = Lane(runtime, run, worker=worker, id=id, created=created or None)
     with inside.lane(), leftovers.allowed():
         lane.serve(block, track)

@@ -7,13 +7,9 @@ of its own, below the branch's, which is made when the branch ends.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from egregore_dist import errors
 from egregore_dist.ledger import Commit, Lease, Ledger, spans
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.wire import failure, tracing
@@ -27,8 +23,6 @@ if TYPE_CHECKING:
     from egregore_dist.engine.execute import Job
     from egregore_dist.engine.place import Place
     from egregore_dist.engine.runtime import Workload
-
-log = logging.getLogger(__name__)
 
 _MILLISECOND = 1_000_000
 
@@ -113,6 +107,9 @@ class BranchSpans:
             self._before = self._current.get_span_context()
             self._end("timeout" if timed_out else "error", (type(error).__qualname__, _message(error)))
 
+    def gave_up(self, error: BaseException, node: str | None) -> None:
+        """The branch fails: its commit says so, too."""
+
     def ended(self, end: object) -> None:
         """The lane is done with the branch: it committed an end, parked the branch at a block, or was interrupted."""
         commit = end if isinstance(end, Commit) else None
@@ -182,41 +179,11 @@ def of_run(ledger: Ledger, load: Workload, worker: str) -> Trace | None:
     return None if above is None else Trace(tracer, ledger, load, above, worker)
 
 
-class Ends:
-    """How a lane was done with a branch: unless it says so, it was interrupted."""
-
-    end: object = None
-
-
-@contextmanager
-def branch(trace: Trace | None, place: Place, lease: Lease) -> Iterator[Ends]:
-    """Follow a branch while a lane executes it, if anybody traces its run."""
-    told = Ends()
-    if trace is None:
-        yield told
-        return
-    found = BranchSpans(trace, place, lease)
-    place.spans[lease.branch] = found
-    try:
-        yield told
-    finally:
-        place.spans.pop(lease.branch, None)
-        try:
-            found.ended(told.end)
-        except errors.EgregoreError as error:
-            log.info("run %s: a span was not made: %s", trace.run, error, extra={"action": "span_failed"})
-
-
 def _attributes(trace: Trace, place: Place, lease: Lease) -> dict[str, Any]:
     said = {**spans.attributes(trace.run, trace.workflow, place.record), "egregore.worker": trace.worker}
     if place.record.id == ROOT:
         return said
-    try:
-        name = str(place.branch_name(lease.branch))
-    except errors.EgregoreError:
-        # Its input cannot be read, which the branch itself will fail of.
-        name = str(lease.branch)
-    return {**said, "egregore.branch": name, "egregore.branch.position": lease.branch}
+    return {**said, "egregore.branch": place.branch_title(lease.branch), "egregore.branch.position": lease.branch}
 
 
 def _message(error: BaseException) -> str:

@@ -181,6 +181,14 @@ def to_branch_error(failure: Failure, branch: Any) -> errors.BranchError:
     )
 
 
+def users_part(exc: BaseException) -> types.TracebackType | None:
+    """The traceback of ``exc`` from the first frame of the user's code on; None where it has no such frame."""
+    part = exc.__traceback__
+    while part is not None and str(part.tb_frame.f_globals.get("__name__")).partition(".")[0] in _MACHINERY:
+        part = part.tb_next
+    return part
+
+
 _decoder = msgspec.msgpack.Decoder(Failure)
 
 
@@ -374,10 +382,9 @@ def _trim(told: traceback.TracebackException, exc: BaseException) -> None:
 
 
 def _cut_machinery(told: traceback.TracebackException, exc: BaseException) -> None:
-    for leading, (frame, _) in enumerate(traceback.walk_tb(exc.__traceback__)):
-        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _MACHINERY:
-            del told.stack[:leading]
-            return
+    part = users_part(exc)
+    if part is not None:
+        del told.stack[: len(told.stack) - sum(1 for _ in traceback.walk_tb(part))]
 
 
 def _encodable(text: str) -> str:

@@ -60,6 +60,7 @@ class FakePlace:
         self._holds = holds
         self.record = SimpleNamespace(id="b", name="b")
         self.track, self.created = 0, 1
+        self.observers: dict[int, Any] = {}
         self._fn = fn
 
     def holds(self, branch: int, token: str) -> bool:
