@@ -60,7 +60,8 @@ def make(options: dict[str, Any]) -> Celery:
         return sum(values)
 
     @app.task(name="more", shared=False)
-    def more(value: int) -> int:
+    def more(value: int, key: str) -> int:
+        counts.incr(f"runs:{key}")
         return value + 1
 
     if options.get("install"):

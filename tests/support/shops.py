@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ class Shop:
     """A running worker, and its app as whoever sends tasks to it has it."""
 
     app: Celery
+    name: str
     worker: Process
     proxy: Proxy
     counts: redis.Redis[bytes]
@@ -40,6 +42,32 @@ class Shop:
     def begun(self, key: str, times: int = 1) -> None:
         """Wait until a task of this key was begun."""
         until(lambda: self.runs(key) >= times, what=f"the start of {key}")
+
+    def holds(self, *results: Any) -> None:
+        """Wait until the worker has received these tasks, whether they wait, have begun or have ended."""
+
+        def are_held() -> bool:
+            held = str(list(self._at_work()))
+            return all(result.id in held or result.ready() for result in results)
+
+        until(are_held, what=f"{len(results)} tasks at {self.name}")
+
+    def rests(self) -> None:
+        """Wait until the worker has nothing to do, and nothing waits for it."""
+
+        def is_idle() -> bool:
+            with self.app.connection_for_read() as connection:
+                queue = self.app.amqp.queues[self.name].bind(connection.default_channel)
+                _, waiting, _ = queue.queue_declare()
+            return not waiting and not any(self._at_work())
+
+        until(is_idle, seconds=60, what=f"rest at {self.name}")
+
+    def _at_work(self) -> Iterator[object]:
+        asked = self.app.control.inspect([f"{self.name}@here"], timeout=2.0)
+        for tasks in (asked.active(), asked.reserved(), asked.scheduled()):
+            # No answer says nothing.
+            yield tasks[f"{self.name}@here"] if tasks else "unknown"
 
     def ends(self, result: Any, seconds: float = 30.0) -> tuple[str, float]:
         """Wait for the end of a task: its state then, and how long that took. One without an end keeps its state."""
@@ -82,9 +110,14 @@ def opened(
         worker = Process.spawn([*command, "-n", f"{name}@here"], env=env, log=folder / f"{name}.log")
         stack.callback(worker.stop, 10)
         app = shop.make({**options, "broker": direct, "install": False})
+        # Each thread would have connections of its own.
+        app.conf.result_backend_thread_safe = True
         stack.callback(app.close)
         counts: Any = stack.enter_context(redis.Redis.from_url(server.tcp_url))
-        found = Shop(app, worker, proxy, counts)
-        until(lambda: app.control.ping(timeout=0.5) or not worker.alive, seconds=60, what="the worker")
+        found = Shop(app, name, worker, proxy, counts)
+        here = [f"{name}@here"]
+        until(lambda: app.control.ping(here, timeout=0.5) or not worker.alive, seconds=60, what="the worker")
         assert worker.alive, worker.log_tail()
+        # Results unsubscribe when they are collected.
+        stack.callback(gc.collect)
         yield found
