@@ -31,9 +31,10 @@ from egregore_dist import Context, LocalCluster, Run, RunFailed, Sequence, error
 from egregore_dist.client import session
 from egregore_dist.client.run import log
 from egregore_dist.engine import publish
-from egregore_dist.ledger import Accepted, Ledger
+from egregore_dist.ledger import Accepted, Ledger, connection
 from egregore_dist.ledger.replies import EVENTS_READ
 from egregore_dist.workflow import Step
+from tests.support.remains import remains
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.store_faults
@@ -405,30 +406,35 @@ def test_events_need_not_be_followed(local: LocalCluster, tmp_path: Path) -> Non
     assert "run.ended" not in known
 
 
-class Swallowing(redis.asyncio.Connection):
-    """Its task is cancelled while it sends, and goes on: as with redis-py on Python 3.11, at the wrong moment."""
+def swallowing(stock: Any, *, fails: bool) -> Any:
+    """A kind of connection whose task is cancelled while it sends, and goes on, as with redis-py on Python 3.11."""
 
-    fails = False
+    class Swallowing(stock):  # type: ignore[misc]
+        async def send_packed_command(self, *args: Any, **options: Any) -> None:
+            await super().send_packed_command(*args, **options)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            if fails:
+                raise redis.exceptions.ConnectionError("a fault of the test's")
 
-    async def send_packed_command(self, *args: Any, **options: Any) -> None:
-        await super().send_packed_command(*args, **options)
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(0)
-        if self.fails:
-            raise redis.exceptions.ConnectionError("a fault of the test's")
+    return Swallowing
 
 
 @pytest.mark.store_faults(unless="connections of its own are what fails")
 @pytest.mark.parametrize("fails", [False, True], ids=["ok", "failed"])
 def test_a_wait_that_is_cancelled_ends(local: LocalCluster, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     """Whenever that is: also where the call that it is at does not heed it."""
-    monkeypatch.setattr(Swallowing, "fails", fails)
-    monkeypatch.setattr("egregore_dist.ledger.watch.outlasting", lambda _: Swallowing)
+    as_it_is = connection.outlasting
+
+    def outlasting(stock: Any) -> Any:
+        is_async = issubclass(stock, redis.asyncio.connection.AbstractConnection)
+        return swallowing(stock, fails=fails) if is_async else as_it_is(stock)
 
     run = elsewhere.submit(1)
+    monkeypatch.setattr("egregore_dist.ledger.connection.outlasting", outlasting)
 
     async def ended() -> bool:
         waits = asyncio.ensure_future(Run(run.id)._wait())
@@ -436,6 +442,7 @@ def test_a_wait_that_is_cancelled_ends(local: LocalCluster, monkeypatch: pytest.
         return waits.cancelled()
 
     assert asyncio.run(ended())
+    monkeypatch.undo()
     run.cancel()
 
 
@@ -846,7 +853,7 @@ def test_a_script_just_works_and_leaves_nothing(tmp_path: Path, ending: str, cod
 
     assert (line, program.returncode) == ("49\n", code), err
     until(lambda: not ours(folder), seconds=15, what="the end of every process")
-    until(lambda: not list(folder.iterdir()), seconds=5, what="an empty folder")
+    until(lambda: not remains(folder), seconds=5, what="an empty folder")
 
 
 def test_who_waits_publishes_on_its_own_thread(local: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,9 @@ class Monitor:
 
     def __init__(self, cluster: LocalCluster, log: Path, *options: str, port: int = 0, **environment: str) -> None:
         self.log = log
+        secret = cluster.settings.secret
+        if secret is not None:
+            environment = {"EGREGORE_SECRET": secret.get_secret_value(), **environment}
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "egregore_dist", "monitor", "--port", str(port), *options],

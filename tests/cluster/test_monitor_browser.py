@@ -63,6 +63,14 @@ def shown(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield made
 
 
+def entered(window: Browser, shown: Monitor) -> Browser:
+    """A window whose user has followed the monitor's link."""
+    window.go(shown.link)
+    # The page that goes on to the address without the token names no icon.
+    window.console()
+    return window
+
+
 @pytest.fixture(scope="module")
 def opened(driver: str) -> Iterator[Browser]:
     window = Browser(driver)
@@ -73,7 +81,7 @@ def opened(driver: str) -> Iterator[Browser]:
 @pytest.fixture
 def window(opened: Browser, shown: Monitor) -> Iterator[Browser]:
     """A window in which nobody has chosen anything, and on whose console nothing may be said."""
-    opened.go(shown.link)
+    entered(opened, shown)
     opened.go(f"{shown.address}/workers")
     opened.run("localStorage.clear()")
     yield opened
@@ -127,7 +135,7 @@ def test_every_page(
         "aside": "/aside",
         "nothing": "/runs/nothing",
     }
-    window = Browser(driver, size, dark=dark)
+    window = entered(Browser(driver, size, dark=dark), shown)
     try:
         for name, path in paths.items():
             window.go(shown.address + path)
@@ -162,7 +170,7 @@ def test_tables_fit_a_screen_and_a_phone(
     found = {}
     try:
         for size in ((1280, 900), (420, 860)):
-            window = Browser(driver, size)
+            window = entered(Browser(driver, size), shown)
             try:
                 window.go(shown.address + path)
                 window.until_text("table", run.id)
@@ -245,7 +253,7 @@ def test_workers_as_they_work(local: LocalCluster, shown: Monitor, window: Brows
 def test_nodes_as_they_are_learned(driver: str, tmp_path: Path) -> None:
     """Without a reload the page has nodes that ran, and how they did."""
     with LocalCluster(workers=1) as cluster, monitor(cluster, tmp_path) as shown:
-        window = Browser(driver)
+        window = entered(Browser(driver), shown)
         try:
             window.go(f"{shown.address}/nodes")
             window.until_text("#nodes", "Nothing is learned yet")
@@ -458,7 +466,7 @@ def test_a_run_is_deleted(local: LocalCluster, shown: Monitor, window: Browser) 
 def test_a_worker_is_drained_resumed_and_stopped(driver: str, tmp_path: Path) -> None:
     """Each by its button; the page says what the worker does, and stopping asks first."""
     with LocalCluster(workers=1) as cluster, monitor(cluster, tmp_path, "--role", "admin") as shown:
-        window = Browser(driver)
+        window = entered(Browser(driver), shown)
         try:
             window.go(f"{shown.address}/workers")
             window.until_text("#workers", cluster.workers[0].name)
@@ -619,7 +627,7 @@ def test_times_are_the_viewers(local: LocalCluster, shown: Monitor, driver: str,
     run = keyed.submit({"a": 1})
     run.result()
     (submitted,) = [event.time for event in run.events() if event.type == "run.submitted"]
-    window = Browser(driver, zone=zone, language="de-DE")
+    window = entered(Browser(driver, zone=zone, language="de-DE"), shown)
     try:
         window.go(f"{shown.address}/runs/{run.id}")
         said = window.run("return [...document.querySelectorAll('time')].map((at) => [at.dateTime, at.textContent])")
@@ -639,7 +647,7 @@ def test_filters_of_time_are_in_the_viewers_zone(local: LocalCluster, shown: Mon
     (submitted,) = [event.time for event in run.events() if event.type == "run.submitted"]
     minute = datetime.fromtimestamp(submitted - submitted % 60, UTC)
     since, before = minute, minute + timedelta(minutes=1)
-    window = Browser(driver, zone=zone)
+    window = entered(Browser(driver, zone=zone), shown)
     try:
         window.go(f"{shown.address}/?text={run.id}")
         assert window.text("form.filters").count("UTC") == 0
@@ -668,7 +676,7 @@ def test_many_tabs_share_the_browsers_connections(
 ) -> None:
     """A browser has six connections to a server: in the eighth tab all is live and can be clicked, and in the first."""
     run = gated.submit(str(tmp_path / "gate"))
-    window = Browser(driver)
+    window = entered(Browser(driver), shown)
     try:
         window.go(f"{shown.address}/runs/{run.id}")
         first = window.tab(f"{shown.address}/runs/{run.id}")
