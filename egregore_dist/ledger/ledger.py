@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
+import redis
 from redis.retry import Retry
 
 from egregore_dist import errors
@@ -65,6 +66,8 @@ _AT_ONCE = 1000
 _TIDY = "tidy"
 _ENDED = "ended"
 _MORE = 2
+# How `submit` says that part of a run is left which had the id.
+_REMAINS = "REMAINS"
 
 
 class Ledger:
@@ -142,7 +145,14 @@ class Ledger:
         pairs = [part for item in code.items() for part in item]
         args: list[Any] = [NEARLY_FULL, self.keys.epoch, secrets.token_hex(8), work.workflow, work.spec]
         args += [work.functions, work.queue, input, queue, int(self._retention * 1000), work.trace, digest, *pairs]
-        new, epoch, waits, created, workflow, its_digest, state = self._transition("submit", run, args)
+        try:
+            answer = self._transition("submit", run, args)
+        except redis.exceptions.ResponseError as error:
+            if _REMAINS not in str(error):
+                raise
+            self.forget({run: 0})
+            answer = self._transition("submit", run, args)
+        new, epoch, waits, created, workflow, its_digest, state = answer
         return Accepted(
             bool(new), epoch.decode(), bool(waits), created, workflow.decode(), its_digest.decode(), state.decode()
         )
@@ -461,7 +471,7 @@ class Ledger:
         backed_up: Collection[str] = (),
         instead: Mapping[str, str] | None = None,
     ) -> list[Message]:
-        """Do what an entry of the agenda asks for.
+        """Do what an entry of the agenda asks for. A message "lost" asks to `forget` the run.
 
         Args:
             workers: the live workers, by name, and `OTHERS` where who says nothing may be alive too; None where nothing
@@ -472,6 +482,30 @@ class Ledger:
         waiting = msgspec.msgpack.encode(sorted(backed_up))
         args = [kind, block, ATTEMPTS, waiting, msgspec.msgpack.encode(workers), msgspec.msgpack.encode(instead)]
         return list(self._go_on(run, replies.messages(self._transition("sweep", run, args))))
+
+    def forget(self, runs: Mapping[str, int]) -> None:
+        """Forget all that is left of runs of which the server has lost part; of those that have ended, have it expire.
+
+        It looks through every key of the server, since what the runs have is not known any more.
+
+        Args:
+            runs: when each was submitted, server milliseconds; 0 where that is lost too.
+        """
+        keys: dict[str, list[bytes]] = {run: [] for run in runs}
+        entries: dict[str, list[bytes]] = {run: [] for run in runs}
+        with reachable():
+            for key in self.redis.scan_iter(match=f"{self.keys.prefix}:{{*}}:*", count=_AT_ONCE):
+                run = key.decode().removeprefix(f"{self.keys.prefix}:{{").partition("}")[0]
+                if run in keys:
+                    keys[run].append(key)
+            for entry in cast(list[bytes], self.redis.zrange(self.keys.agenda, 0, -1)):
+                run = entry.decode().partition(" ")[0]
+                if run in entries:
+                    entries[run].append(entry)
+        for run, created in runs.items():
+            for start in range(0, len(keys[run]), _AT_ONCE):
+                self._transition("forget", run, [created, "keys", *keys[run][start : start + _AT_ONCE]])
+            self._transition("forget", run, [created, "record", *entries[run]])
 
     def lost(self, run: str, block: str, token: str, loss: Loss) -> list[Message]:
         """Give back what a lane of a dead process held at a block. Returns what has to be published for it."""

@@ -28,6 +28,7 @@ TRANSITIONS = (
     "log",
     "backoff",
     "trace",
+    "forget",
 )
 
 

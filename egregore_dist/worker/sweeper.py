@@ -61,6 +61,9 @@ class Sweeper:
         self._cleared = -_CLEAR_EVERY
         self._later = Later()
         self._rounds = 0
+        # Runs of which the server has lost part, and when they were submitted.
+        self._lost: dict[str, int] = {}
+        self._forgets = Later()
         self._places = Places(ledger, app, Later())
         # How long reports live: its own worker's, and those of others that it has read, which may be set otherwise.
         self._ttls = {settings.report_ttl}
@@ -148,8 +151,21 @@ class Sweeper:
     def _publish(self, key: str, run: str, wanted: Sequence[Message]) -> None:
         # On a thread of its own: a broker that does not answer must not hold up deadlines. What is wanted again under
         # the same key takes the place of what was.
-        if wanted:
+        if any(message.kind == "lost" for message in wanted):
+            self._lost[run] = wanted[0].created
+            self._forgets.put("lost", 0.0, self._forget)
+        elif wanted:
             self._later.put(key, 0.0, partial(self._send, run, wanted))
+
+    def _forget(self) -> None:
+        lost, self._lost = self._lost, {}
+        log.error(
+            "runs are lost, since the server does not have all of them any more, as after a failover, or where it "
+            "evicts keys; what is left of them is deleted, and whoever waits for one is told: %s",
+            ", ".join(lost),
+            extra={"action": "runs_lost"},
+        )
+        self._ledger.forget(lost)
 
     def _send(self, run: str, wanted: Sequence[Message]) -> None:
         left = publish.messages(self._app, run, wanted)

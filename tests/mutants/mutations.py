@@ -38,7 +38,7 @@ MUTATIONS = (
     Mutation(
         name="a lane serves whatever run has the id of its own",
         file=f"{LUA}/serve.lua",
-        old="if is_another(created) then",
+        old="if gone then",
         new="if false then",
         tests=("tests/cluster/test_reused_ids.py", f"{LEDGER}/test_reused_ids.py"),
     ),
@@ -164,6 +164,13 @@ MUTATIONS = (
         tests=(f"{LEDGER}/test_lost_replies.py",),
     ),
     Mutation(
+        name="a janitor asks for lanes of a run without its record for ever",
+        file=f"{LUA}/sweep.lua",
+        old="  if is_gone('') then return true end\n",
+        new="",
+        tests=(f"{LEDGER}/test_lost_parts.py", "-k", "cannot_end"),
+    ),
+    Mutation(
         name="a deadline that only a client keeps",
         file=f"{LUA}/sweep.lua",
         old="if tonumber(deadline) <= NOW then fail(block, 'timeout') end",
@@ -201,7 +208,7 @@ MUTATIONS = (
     Mutation(
         name="a block below one that has ended, served until it is its turn to be closed",
         file=f"{LUA}/serve.lua",
-        old="if state == 'open' and ends_with_another(block) then state = 'cancelled' end",
+        old="if state == 'open' and (ended or ends_with_another(block)) then state = 'cancelled' end",
         new="",
         tests=(f"{LEDGER}/test_slices.py",),
     ),

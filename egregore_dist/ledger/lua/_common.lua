@@ -15,7 +15,7 @@
 --                         when it is, server ms; an end takes it away), rested (ms between ends and retries),
 --                         ending (how it ends, once that is decided, and until all below it is closed), tidy ("<what> <cursor in K:blocks>": what is done to all its keys),
 --                         series (see _counts.lua), retried (when it was last), trace (where it stands in a trace, if in any),
---                         digest (of its input, where its id was chosen)
+--                         digest (of its input, where its id was chosen), lost (1 once part of it is found to be lost, see sweep.lua)
 --   K:code        hash    digest -> signed code of the functions that travel by value
 --   K:blocks      set     every block of the run;  K:open  set  those that have not ended
 --   K:closing     zset    blocks that have ended badly, while those below them may not have been closed yet
@@ -81,8 +81,12 @@ local function status() return is_paused() and 'paused' or redis.call('HGET', K,
 -- None for a paused run: resume.lua asks for what is needed then.
 local publish, MESSAGE_PARTS, submitted = {}, 7, nil
 
--- Whether somebody means a run that had this id before: it was deleted, or has expired. "": whichever has it.
-local function is_another(created) return created ~= '' and redis.call('HGET', K, 'created') ~= created end
+-- Whether the run that somebody means is not there: none is, the janitor has found that part of it is lost, or it was deleted
+-- or has expired, and another run has its id. "": whichever has it. Then whether it has ended.
+local function is_gone(created)
+  local its, lost, ended = unpack(redis.call('HMGET', K, 'created', 'lost', 'ended'))
+  return not its or lost or (created ~= '' and its ~= created), ended
+end
 
 local QUEUES, QUEUES_KEPT = string.sub(AGENDA, 1, -7) .. 'queues', 256
 
@@ -148,6 +152,12 @@ local function schedule(kind, block, at) redis.call('ZADD', AGENDA, at, RUN .. '
 
 -- An entry of an open block, brought forward; never put off, however often this is called.
 local function hint_soon(block) redis.call('ZADD', AGENDA, 'LT', NOW + HINT_AFTER, RUN .. ' hint ' .. block) end
+
+-- Part of the run is lost: nothing of it goes on, and a janitor has it forgotten, see sweep.lua.
+local function lose_run()
+  redis.call('HSET', K, 'lost', 1)
+  hint_soon(ROOT)
+end
 
 local function unschedule(block) redis.call('ZREM', AGENDA, RUN .. ' deadline ' .. block, RUN .. ' hint ' .. block) end
 
@@ -343,6 +353,8 @@ local function go_on()
     observe('run:' .. state, NOW - tonumber(retried or started or NOW))
     redis.call('HSET', K, 'state', state, 'ended', NOW, 'tidy', 'expire 0')
     redis.call('HDEL', K, 'paused', 'ending')
+    -- Blocks that it does not know of any more: a janitor has them expire, see sweep.lua.
+    if redis.call('SISMEMBER', BLOCKS, ROOT) == 0 then schedule('hint', ROOT, NOW) end
     event('run.ended', 'state', state)
     redis.call('RPUSH', K .. ':end', state)
   end
@@ -432,9 +444,15 @@ end
 
 local RUN_STATE = { ok = 'succeeded', error = 'failed', timeout = 'failed', cancelled = 'cancelled' }
 
+-- Whether each of so many branches that have ended has a value or a failure.
+local function has_results(block, done)
+  return redis.call('HLEN', key('r', block)) + redis.call('HLEN', key('e', block)) == tonumber(done)
+end
+
 -- End `block` well: its parent's branch may go on where it stood. It is first in its queue, and its slot is free until it is
 -- leased. Returns `block`, or nil where it was the whole run.
 local function complete(block)
+  if not has_results(block, redis.call('HGET', key('b', block), 'n')) then return lose_run() end
   close(block, 'ok')
   if block == ROOT then
     end_run('succeeded')
@@ -523,6 +541,7 @@ local OF_ATTEMPTS = {
 local reopened = 0
 local function reopen(block)
   reopened = reopened + 1
+  if redis.call('HEXISTS', key('b', block), 'tracks') == 0 then return lose_run() end
   set_deadline(block)
   local B, L, E, M, R = key('b', block), key('l', block), key('e', block), key('m', block), key('r', block)
   local started = redis.call('HKEYS', L)

@@ -6,6 +6,7 @@
 -- Keeps: what is over goes with the next call, so that there is never more than what waits at a time.
 
 local WAITS, noted, blocks = K .. ':waits', 0, {}
+if is_gone('') then return 0 end
 redis.call('ZREMRANGEBYSCORE', WAITS, '-inf', NOW)
 for i = 1, #ARGV, 7 do
   local block, branch, token, left, calls, most, node = unpack(ARGV, i, i + 6)

@@ -4,7 +4,7 @@
 -- Returns { state of the run after it, messages to publish }, the state "" where there is no such run. With a message
 -- "tidy" the run may not have ended yet: what was decided, to be called off or before to end otherwise, takes more calls.
 
-if is_another(ARGV[1]) then return { '', publish } end
+if is_gone(ARGV[1]) then return { '', publish } end
 local state = redis.call('HGET', K, 'state')
 if state == 'pending' or state == 'running' then
   if redis.call('HEXISTS', K, 'ending') == 1 then

@@ -4,7 +4,7 @@
 -- Returns 1 once nothing is left, 2 where there is more to do than one call may, or 0 where the run has not ended or does not
 -- exist. Once it has begun nothing of the run is opened again, and a janitor goes on where the caller does not.
 
-if is_another(ARGV[1]) then return 0 end
+if is_gone(ARGV[1]) then return 0 end
 local state = redis.call('HGET', K, 'state')
 if not state or state == 'pending' or state == 'running' then return 0 end
 if not delete_some() then

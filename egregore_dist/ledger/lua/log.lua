@@ -17,7 +17,7 @@ local writer, number, said, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local created, forget, lines = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local what = tidying()
-if redis.call('HGET', K, 'created') ~= created or what == 'delete' then return {} end
+if is_gone(created) or what == 'delete' then return {} end
 if tonumber(redis.call('HGET', SAID, 'by:' .. writer) or 0) >= number then return {} end
 
 local bytes = tonumber(redis.call('HGET', SAID, 'bytes') or 0)

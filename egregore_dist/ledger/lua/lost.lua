@@ -120,6 +120,7 @@ local function take_back(block, verdict, overruns)
   hint_soon(block)
 end
 
+if is_gone('') then return publish end
 take_back(block, verdict, overruns)
 local parent, n = unpack(redis.call('HMGET', key('b', block), 'parent', 'n'))
 -- It had not begun with these.

@@ -22,7 +22,7 @@ local n, limit, timeout, on_error, name, path = unpack(ARGV, 6, 11)
 local input, bytes, since, failures, tracks = unpack(ARGV, 12, 16)
 local P, L, B = key('b', parent), key('l', parent), key('b', block)
 
-if state_of(parent) ~= 'open' then return { 'gone', 0 } end
+if is_gone('') or state_of(parent) ~= 'open' then return { 'gone', 0 } end
 local holder = redis.call('HGET', L, branch)
 if holder == PARKED and redis.call('HGET', B, 'opener') == token then
   return { 'open', tonumber(redis.call('HGET', B, 'deadline') or 0) }

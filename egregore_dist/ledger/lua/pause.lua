@@ -4,7 +4,7 @@
 -- ARGV  when the run was submitted that is meant, or "": one that has its id since is as if it were not there
 -- Returns the state of the run after it, or "" where there is no such run.
 
-if is_another(ARGV[1]) then return '' end
+if is_gone(ARGV[1]) then return '' end
 local before = status()
 if (before == 'pending' or before == 'running') and redis.call('HEXISTS', K, 'ending') == 0 then
   redis.call('HSET', K, 'paused', NOW)

@@ -5,7 +5,7 @@
 -- Of a run that is not paused nothing is changed. Open blocks that nobody asks for are looked after by janitors all the same.
 
 local cursor = ARGV[2]
-if is_another(ARGV[1]) then return { '', '', publish } end
+if is_gone(ARGV[1]) then return { '', '', publish } end
 if (cursor == '') ~= is_paused() or redis.call('HEXISTS', K, 'ending') == 1 then return { status(), '', publish } end
 if cursor == '' then
   redis.call('HDEL', K, 'paused')

@@ -15,7 +15,7 @@
 
 local GIVEN_UP_AFTER = 60000
 
-if is_another(ARGV[1]) then return { '', 0, {} } end
+if is_gone(ARGV[1]) then return { '', 0, {} } end
 local before, what, cursor = status(), tidying()
 if what == 'delete' then return { '', 0, {} } end
 if before ~= 'failed' and before ~= 'cancelled' then return { before, 0, {} } end

@@ -55,7 +55,8 @@ local state, n, limit, on_error, parent, its_branch, its_track, ends_by, ends_wi
 local queue, width, lanes, of_track, fresh, stop, named = unpack(redis.call('HMGET', B, 'queue:' .. track,
   'width:' .. track, 'lanes:' .. track, 'count:' .. track, 'next:' .. track, 'stop:' .. track, 'limit:' .. track))
 width = tonumber(width)
-if state == 'open' and ends_with_another(block) then state = 'cancelled' end
+local gone, ended = is_gone(created)
+if state == 'open' and (ended or ends_with_another(block)) then state = 'cancelled' end
 local bucket, ask_after = named and string.match(named, '^%S+'), 0
 can_arm = true
 
@@ -69,8 +70,8 @@ local function answer(state, first, count, again, resumed, late)
   return { state, first, count, again, resumed, late, publish, alarms or {}, ask_after }
 end
 
--- A lane of a run that was deleted since: it would execute what that run was, for the one that has its id now.
-if is_another(created) then return answer('gone', 0, 0, {}, {}, commits) end
+-- A lane of a run that was deleted since would execute what that run was, for the one that has its id now.
+if gone then return answer('gone', 0, 0, {}, {}, commits) end
 
 -- Lease the branch that a complete block hangs on to this lane, where it may run here; else ask for a collect.
 local function carry_on(complete_block)

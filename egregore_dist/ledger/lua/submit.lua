@@ -11,7 +11,7 @@
 --       queue of the first step, retention ms, trace context or "", digest of the input or "", then digest, code, ...
 -- Returns { 1 if the run is new else 0, epoch, 1 if it waits for its first lane else 0, when it was submitted,
 --   name of its workflow, digest of its input or "", its state }. One that is not new may wait still: its submitter saw a
--- time-out, and has published nothing. Raises NEARLYFULL.
+-- time-out, and has published nothing. Raises NEARLYFULL, and REMAINS.
 
 local FIRST_CODE = 13
 local full_at, epoch_key, new_epoch, workflow, spec, functions, default_queue, input, queue, retention, trace, digest = unpack(ARGV, 1, 12)
@@ -33,6 +33,8 @@ if redis.call('EXISTS', K) == 1 then
   local state = status()
   return { 0, its_epoch or '', state == 'pending' and 1 or 0, tonumber(its_created), its_workflow, its_digest or '', state }
 end
+-- Of a run that had the id and lost its record: its caller has it forgotten first.
+if redis.call('EXISTS', BLOCKS, K .. ':end', CLOSING, unpack(keys_of(ROOT))) > 0 then return redis.error_reply('REMAINS of a run are there') end
 if is_nearly_full() then return redis.error_reply('NEARLYFULL no new run is taken') end
 redis.call('SETNX', epoch_key, new_epoch)
 local epoch = redis.call('GET', epoch_key)

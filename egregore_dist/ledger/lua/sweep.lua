@@ -15,6 +15,8 @@
 -- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for, and another after some rounds.
 -- A block that lanes work on is looked at again soon all the same. For a paused run no lane is asked for.
 --
+-- A run of which the server has lost part is ended by its caller, see forget.lua: a message "lost" asks for that.
+--
 -- Keeps: an entry that is not due, since another janitor has dealt with it, changes nothing; each open block has an entry.
 
 local kind, block, attempts, backed_up = ARGV[1], ARGV[2], tonumber(ARGV[3]), {}
@@ -23,7 +25,46 @@ local B, L = key('b', block), key('l', block)
 local state, deadline, tracks, hinted, ask_after, limit = unpack(redis.call('HMGET', B, 'state', 'deadline', 'tracks',
   'hinted', 'ask_after', 'limit'))
 
+-- Whether the server has lost part of the run, as in a failover or where it evicts keys, so that nobody could end it as it
+-- should, or have all its keys expire.
+local function has_lost_part()
+  if is_gone('') then return true end
+  local what = tidying()
+  if redis.call('SISMEMBER', BLOCKS, ROOT) == 0 then return what ~= 'delete' or redis.call('EXISTS', BLOCKS) == 0 end
+  if redis.call('HEXISTS', K, 'ended') == 1 then return false end
+  if not state then return redis.call('SISMEMBER', BLOCKS, block) == 1 end
+  if state ~= 'open' or ends_with_another(block) then return false end
+  local n, done, input, parent = unpack(redis.call('HMGET', B, 'n', 'done', 'input', 'parent'))
+  if parent and redis.call('EXISTS', key('b', parent)) == 0 then return true end
+  if not has_results(block, done) or redis.call('EXISTS', key('i', input)) == 0 then return true end
+  -- Each branch has ended, is held, or waits.
+  local known = tonumber(done)
+  for _, holder in ipairs(redis.call('HKEYS', L)) do
+    if string.sub(holder, 1, 1) ~= '@' then known = known + 1 end
+  end
+  for track = 0, tonumber(tracks) - 1 do known = known + waiting(block, track) end
+  return known ~= tonumber(n)
+end
+
+if has_lost_part() then
+  local created, ended = unpack(redis.call('HMGET', K, 'created', 'ended'))
+  if created and not ended then redis.call('HSET', K, 'lost', 1) end
+  redis.call('ZREM', AGENDA, RUN .. ' ' .. kind .. ' ' .. block)
+  schedule('hint', ROOT, NOW + HINT_AFTER)
+  return { 'lost', block, '0', '', '', '', created or '0' }
+end
+
 if state ~= 'open' and kind ~= 'tidy' then
+  unschedule(block)
+  return publish
+end
+
+-- What an end should have closed, and did not know of.
+local above = redis.call('HGET', B, 'parent')
+above = above and redis.call('HGET', key('b', above), 'state')
+if kind ~= 'tidy' and (redis.call('HEXISTS', K, 'ended') == 1 or (above and above ~= 'open')) and not ends_with_another(block) then
+  redis.call('HSET', B, 'state', 'cancelled', 'ended', NOW)
+  redis.call('SREM', K .. ':open', block)
   unschedule(block)
   return publish
 end

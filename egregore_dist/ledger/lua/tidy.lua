@@ -2,5 +2,5 @@
 --
 -- Returns messages to publish, flat: with "tidy" among them, there is more to do.
 
-go_on()
+if not is_gone('') then go_on() end
 return publish
