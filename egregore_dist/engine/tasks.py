@@ -85,6 +85,7 @@ def register(app: Celery, settings: Settings, *, owns: bool = False) -> Runtimes
 
     @app.task(name=apps.COLLECT, bind=True, **options)
     def collect(self: Task[..., None], run: str, block: str, created: int = 0) -> None:
+        sentry.leave_out(self.name)
         runtime = runtimes.get()
         record = runtime.ledger.block(run, block)
         # Where the last lane collected in place, the parent's branch is leased or has ended, and this finds nothing.
