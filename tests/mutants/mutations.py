@@ -187,7 +187,7 @@ MUTATIONS = (
     Mutation(
         name="a pause that stops nothing",
         file=f"{LUA}/serve.lua",
-        old="if is_paused() then\n  note_held",
+        old="if paused then\n  note_held",
         new="if false then\n  note_held",
         tests=(f"{LEDGER}/test_pause.py",),
     ),

@@ -82,10 +82,10 @@ local function status() return is_paused() and 'paused' or redis.call('HGET', K,
 local publish, MESSAGE_PARTS, submitted = {}, 7, nil
 
 -- Whether the run that somebody means is not there: none is, the janitor has found that part of it is lost, or it was deleted
--- or has expired, and another run has its id. "": whichever has it. Then whether it has ended.
+-- or has expired, and another run has its id. "": whichever has it. Then whether it has ended, and whether it is paused.
 local function is_gone(created)
-  local its, lost, ended = unpack(redis.call('HMGET', K, 'created', 'lost', 'ended'))
-  return not its or lost or (created ~= '' and its ~= created), ended
+  local its, lost, ended, paused = unpack(redis.call('HMGET', K, 'created', 'lost', 'ended', 'paused'))
+  return not its or lost or (created ~= '' and its ~= created), ended, paused
 end
 
 local QUEUES, QUEUES_KEPT = string.sub(AGENDA, 1, -7) .. 'queues', 256

@@ -55,7 +55,7 @@ local state, n, limit, on_error, parent, its_branch, its_track, ends_by, ends_wi
 local queue, width, lanes, of_track, fresh, stop, named = unpack(redis.call('HMGET', B, 'queue:' .. track,
   'width:' .. track, 'lanes:' .. track, 'count:' .. track, 'next:' .. track, 'stop:' .. track, 'limit:' .. track))
 width = tonumber(width)
-local gone, ended = is_gone(created)
+local gone, ended, paused = is_gone(created)
 if state == 'open' and (ended or ends_with_another(block)) then state = 'cancelled' end
 local bucket, ask_after = named and string.match(named, '^%S+'), 0
 can_arm = true
@@ -265,7 +265,7 @@ if held ~= believed then
   return answer('open', 0, -1, again, {}, late)
 end
 
-if is_paused() then
+if paused then
   note_held()
   return answer('open', 0, 0, {}, {}, late)
 end
