@@ -73,8 +73,8 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options=_transport_options(settings),
-        # An answer that nobody expected is no reason for a worker to end. RabbitMQ says by one that a queue is another.
-        broker_channel_error_retry=is_redis(settings),
+        # An answer that nobody expected is no reason for a worker to end.
+        broker_channel_error_retry=True,
         # What a chord leaves behind where its callback never came.
         result_expires=3600,
         event_queue_expires=60,

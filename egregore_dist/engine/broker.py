@@ -17,12 +17,14 @@ from typing import Any
 
 import kombu
 import redis
+from amqp import exceptions as amqp
 from celery.app.amqp import AMQP as CeleryAMQP
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual as kombu_virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
+from egregore_dist.ledger import connection as ledgers
 from egregore_dist.ledger.connection import outlasting, refusal
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,47 @@ _SAY_EVERY = 30.0
 _LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 
 
+_PERMIT = "give the URL's user that permission (rabbitmqctl set_permissions), or use another user or virtual host"
+
+
+def lasting(error: BaseException) -> str | None:
+    """Why a broker refuses, and the cure, where waiting is in vain; None for any other error."""
+    text = str(error).rstrip(".")
+    reply = (error.reply_text or "").rstrip(".") if isinstance(error, amqp.AMQPError) else ""
+    match error:
+        case amqp.AccessRefused() | amqp.NotAllowed():
+            return f"{reply}; {_cure_of(reply)}"
+        case amqp.PreconditionFailed() if "inequivalent arg" in reply:
+            return (
+                f"{reply}; delete that queue (rabbitmqctl delete_queue), and it is made anew: runs lose nothing by it. "
+                "Or use another queue"
+            )
+        case amqp.AMQPNotImplementedError():
+            return f"{reply}; see that the broker is RabbitMQ, and what its log says"
+        case redis.exceptions.AuthenticationError():
+            return f"the server refuses this login: {text}; {ledgers.LOGIN}"
+        case redis.exceptions.NoPermissionError():
+            return f"{text}; give the URL's user that permission: see docs/servers.md, and `egregore-dist doctor`"
+        case _ if ledgers.is_database_error(error):
+            return f"{text}; {ledgers.DATABASE}"
+        case _ if ledgers.is_unverified(error):
+            return f"{text}; {ledgers.TRUST}"
+        case redis.exceptions.InvalidResponse():
+            return f"{text}; is the URL that of a Redis or Valkey server?"
+        case kombu.exceptions.OperationalError() if error.__cause__ is not None:
+            return lasting(error.__cause__)
+        case _:
+            return None
+
+
+def _cure_of(reply: str) -> str:
+    if "Login was refused" in reply:
+        return ledgers.LOGIN
+    if reply.endswith("not found"):
+        return "create that virtual host (rabbitmqctl add_vhost), or end the URL with the name of another one"
+    return _PERMIT
+
+
 @dataclass(slots=True)
 class Keeper:
     """What a consumer keeps from one of its connections to the next.
@@ -48,6 +91,8 @@ class Keeper:
         at_work: whether the message with this delivery tag is executed here, so that it is not to be delivered anew.
         done: delivery tags of what has ended, and could not be acknowledged.
         held: delivery tags of what was not begun, and could not be given back.
+        limits_each: whether each queue has a prefetch limit of its own: RabbitMQ refuses one for all of a channel where
+            one of the queues is a quorum queue.
     """
 
     set_aside: Callable[[str, object, Exception], None] = lambda queue, raw, error: log.error(
@@ -56,6 +101,7 @@ class Keeper:
     at_work: Callable[[str], bool] = lambda tag: False
     done: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
+    limits_each: bool = False
 
 
 class QoS(stock.QoS):  # type: ignore[misc]
@@ -337,7 +383,24 @@ class Connection(kombu.Connection):
         given = dict(zip(names, args, strict=False))
         jitter = random.uniform(0.7, 1.3)  # noqa: S311 (no secret)
         pauses = {"interval_start": 0.25 * jitter, "interval_step": 0.5 * jitter, "interval_max": 2.5 * jitter}
-        return super()._ensure_connection(**{**pauses, **given, **options})
+        asked = {**pauses, **given, **options}
+        return super()._ensure_connection(**{**asked, "errback": self._unless_lasting(asked.get("errback"))})
+
+    @staticmethod
+    def _unless_lasting(errback: Any) -> Any:
+        def tell(error: Exception, interval: float) -> None:
+            # Of several brokers the others are tried first: until they were, there is no interval.
+            if interval and lasting(error) is not None:
+                raise error
+            if errback is not None:
+                errback(error, interval)
+
+        return tell
+
+    @property
+    def qos_semantics_matches_spec(self) -> bool:
+        """Whether a prefetch limit is that of each queue, and not one of the whole channel."""
+        return self.keeper.limits_each or bool(super().qos_semantics_matches_spec)
 
 
 class AMQP(CeleryAMQP):

@@ -10,6 +10,7 @@ import redis.exceptions
 from celery import Celery
 from celery.canvas import Signature
 
+from egregore_dist.engine import broker
 from egregore_dist.engine import compile as compiler
 from egregore_dist.ledger import Message, NewBlock
 
@@ -58,18 +59,19 @@ def _publish(signature: Signature, run: str) -> bool:
     try:
         signature.apply_async()
         return True
-    except _UNREACHABLE as error:
-        log.warning(
-            "run %s: the broker took no message (%s); a worker's janitor asks again",
-            run,
-            type(error).__name__,
-            extra={"action": "publish_failed", "run_id": run},
-        )
-    except Exception:
+    except Exception as error:
         # Kombu raises an AttributeError where its connection is lost as it is made. No branch shall end by that.
-        log.exception(
-            "run %s: a message could not be published; a worker's janitor asks again",
-            run,
-            extra={"action": "publish_failed", "run_id": run},
-        )
+        extra = {"action": "publish_failed", "run_id": run}
+        reason = broker.lasting(error)
+        if reason is not None:
+            log.error(
+                "run %s: the broker takes no message: %s; a worker's janitor asks again", run, reason, extra=extra
+            )
+        elif isinstance(error, _UNREACHABLE):
+            kind = type(error).__name__
+            log.warning(
+                "run %s: the broker took no message (%s); a worker's janitor asks again", run, kind, extra=extra
+            )
+        else:
+            log.exception("run %s: a message could not be published; a worker's janitor asks again", run, extra=extra)
     return False

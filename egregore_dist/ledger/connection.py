@@ -71,6 +71,10 @@ CLUSTER = (
 )
 _OF_CLUSTERS = ("CROSSSLOT", "MOVED ", "ASK ", "Keys in request don't hash to the same slot", "Slot not served")
 
+#: What to do where the server refuses a login, and where it has no database of a number.
+LOGIN = "see that its URL has the right user and password"
+DATABASE = "end its URL with a lower number, or let the server have more (databases)"
+
 _NO_DATABASE = "DB index is out of range"
 
 _CODE = re.compile(rf"(?:^|[\s-])({'|'.join([*_REFUSALS, *_DEMOTED])})\s")
@@ -164,7 +168,7 @@ def _raise_if_turned_away(error: redis.exceptions.ResponseError) -> None:
 
 
 def _name_database(error: redis.exceptions.ResponseError, connection: Any) -> None:
-    if _NO_DATABASE in str(error):
+    if is_database_error(error):
         error.args = (f"{_address(connection)} has no database {connection.db} ({error})",)
 
 
@@ -215,9 +219,7 @@ def reachable() -> Iterator[None]:
             "sentinels are up, and that master_name is as in their configuration"
         ) from None
     except redis.exceptions.AuthenticationError as error:
-        raise errors.BrokerUnavailable(
-            f"the ledger's server refuses this login: {error}; see that its URL has the right user and password"
-        ) from error
+        raise errors.BrokerUnavailable(f"the ledger's server refuses this login: {error}; {LOGIN}") from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         if is_unverified(error):
             raise errors.BrokerUnavailable(f"the ledger's server cannot be trusted: {error}; {TRUST}") from error
@@ -231,11 +233,8 @@ def reachable() -> Iterator[None]:
     except redis.exceptions.ResponseError as error:
         if is_cluster_error(error):
             raise errors.BrokerUnavailable(f"the ledger cannot be used: {CLUSTER}") from error
-        if _NO_DATABASE in str(error):
-            raise errors.BrokerUnavailable(
-                f"the ledger cannot be used: {error}; end its URL with a lower number, or let the server have more "
-                "(databases)"
-            ) from error
+        if is_database_error(error):
+            raise errors.BrokerUnavailable(f"the ledger cannot be used: {error}; {DATABASE}") from error
         reason = refusal(error)
         if reason is None:
             raise
@@ -243,17 +242,22 @@ def reachable() -> Iterator[None]:
 
 
 def is_lasting(error: errors.BrokerUnavailable) -> bool:
-    """Whether waiting is in vain: it refuses the login, its certificate does not verify, or it is a Redis Cluster."""
+    """Whether waiting is in vain, as where it refuses the login or its certificate does not verify."""
     cause = error.__cause__
     if isinstance(cause, redis.exceptions.AuthenticationError):
         return True
-    return cause is not None and (is_unverified(cause) or is_cluster_error(cause))
+    return cause is not None and (is_unverified(cause) or is_cluster_error(cause) or is_database_error(cause))
 
 
 def is_unverified(error: BaseException) -> bool:
     """Whether a connection was not made, since the server's certificate does not verify."""
     # Of what raised it, redis-py and kombu keep the text alone.
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def is_database_error(error: BaseException) -> bool:
+    """Whether the server has no database of the number that was asked for."""
+    return isinstance(error, redis.exceptions.ResponseError) and _NO_DATABASE in str(error)
 
 
 def is_cluster_error(error: BaseException) -> bool:

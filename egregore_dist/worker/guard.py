@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kombu
-from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
+from amqp.exceptions import AMQPNotImplementedError, PreconditionFailed, RecoverableConnectionError
 from celery import Celery, bootsteps
 from celery.bootsteps import RUN  # type: ignore[attr-defined]
 from celery.worker import state
@@ -23,6 +23,7 @@ from egregore_dist.ledger import Aside, Ledger
 from egregore_dist.ledger.ledger import ASIDE_KEPT
 from egregore_dist.settings import Settings
 from egregore_dist.worker import envelope
+from egregore_dist.worker.refused import Anew, Refusals, Refused
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Guard(bootsteps.StartStopStep):
         consumer.loop = self._consume
         self._connected = consumer.ensure_connected
         consumer.ensure_connected = self._ensure_connected
+        self._refusals = Refusals(consumer)
         self._handler_of = consumer.create_task_handler
         consumer.create_task_handler = self._task_handler
         for name in ("on_decode_error", "on_unknown_message", "on_unknown_task", "on_invalid_task"):
@@ -133,12 +135,26 @@ class Guard(bootsteps.StartStopStep):
                 raise
             log.warning("the broker has ended the channel: %s", error.reply_text, extra={"action": "channel_ended"})
             raise RecoverableConnectionError("the broker has ended the channel") from error
+        except AMQPNotImplementedError as error:
+            if self._keeper.limits_each or "global qos" not in str(error.reply_text):
+                raise
+            # Celery knows of those quorum queues alone that were declared as such: not where it is the default.
+            self._keeper.limits_each = True
+            log.info("%s: it is limited for each queue", error.reply_text, extra={"action": "quorum_queues"})
+            raise Anew("prefetching is limited for each queue") from error
 
     def _ensure_connected(self, connection: Any) -> Any:
         # Before it is used: first of all it settles what the one before has left.
         if isinstance(connection, broker.Connection):
             connection.keeper = self._keeper
-        return self._connected(connection)
+        self._refusals.wait()
+        try:
+            return self._connected(connection)
+        except Exception as error:
+            if broker.lasting(error) is None:
+                raise
+            # Celery would end the worker by some of these.
+            raise Refused(str(error)) from error
 
     def _task_handler(self, *args: Any, **kwargs: Any) -> Handler:
         handler: Handler = self._handler_of(*args, **kwargs)

@@ -87,6 +87,16 @@ class Intake:
         if not shut.keys() >= queues.keys():
             tasks.consume()
 
+    def renew(self, consumer: Any) -> None:
+        """Consume anew, where a changed prefetch count is for new consumers of a queue alone."""
+        tasks = consumer.task_consumer
+        if tasks is None or consumer.qos_global or consumer.connection.transport.driver_type != "amqp":
+            return
+        consumer.qos.update()
+        for name in tuple(consumer.app.amqp.queues.consume_from):
+            tasks.cancel_by_queue(name)
+        self.apply(consumer)
+
     def _consume_soon(self) -> None:
         consumer = getattr(self._worker, "consumer", None)
         if consumer is not None and STOPPING not in self.reasons():

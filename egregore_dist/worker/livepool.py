@@ -103,3 +103,4 @@ class LivePool:
         if consumer.qos is not None and more:
             change = consumer.qos.increment_eventually if more > 0 else consumer.qos.decrement_eventually
             change(abs(more))
+            consumer.call_soon(self._worker.egregore_intake.renew, consumer)

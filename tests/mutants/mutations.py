@@ -850,4 +850,25 @@ MUTATIONS = (
         new="",
         tests=("tests/faults/test_user_tasks.py",),
     ),
+    Mutation(
+        name="a rejected message is recorded as a stranger wrote it",
+        file="egregore_dist/ledger/records.py",
+        old="names.plain(getattr(self, name), limit)",
+        new="getattr(self, name)",
+        tests=("tests/unit/ledger/test_records.py",),
+    ),
+    Mutation(
+        name="a broker that refuses the login is asked again and again",
+        file="egregore_dist/worker/refused.py",
+        old="        self._count += 1\n",
+        new="",
+        tests=("tests/unit/worker/test_refused.py",),
+    ),
+    Mutation(
+        name="prefetching stays as it was for quorum queues",
+        file="egregore_dist/worker/guard.py",
+        old="            self._keeper.limits_each = True\n",
+        new="",
+        tests=("tests/cluster/test_refusing_brokers.py",),
+    ),
 )

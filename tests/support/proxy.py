@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +43,13 @@ class Proxy:
     Attributes:
         weather: may be replaced at any time.
         port: where it listens.
+        accepted: monotonic seconds at which connections came.
     """
 
     def __init__(self, target: int | Path, *, seed: object = 0, listen: str = "127.0.0.1") -> None:
         self.weather = Weather()
         self.port = 0
+        self.accepted: list[float] = []
         self._target = target
         self._listen = listen
         self._rng = random.Random(str(seed))
@@ -124,6 +127,7 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        self.accepted.append(time.monotonic())
         if self._refusing:
             _reset(to_client)
             return

@@ -7,6 +7,8 @@ from typing import Any
 
 import kombu
 import pytest
+import redis
+from amqp import exceptions as amqp
 from kombu.transport.pyamqp import Transport as Amqp
 from redis.exceptions import OutOfMemoryError, ResponseError
 
@@ -36,13 +38,16 @@ def test_redis_gets_our_channels(url: str, transport: type) -> None:
 def test_a_lost_connection_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts are at most some seconds apart, and not at the same instants everywhere; what is asked for is kept."""
     asked: list[dict[str, Any]] = []
+    told: list[float] = []
     monkeypatch.setattr(kombu.Connection, "_ensure_connection", lambda self, **options: asked.append(options))
     connection = broker.Connection("memory://")
     for _ in range(20):
-        connection.ensure_connection(print, None)
+        connection.ensure_connection(lambda error, interval: told.append(interval), None)
     connection.ensure_connection(interval_max=7)
 
-    assert all(options["errback"] is print for options in asked[:-1])
+    for options in asked[:-1]:
+        options["errback"](OSError("lost"), 1.5)
+    assert told == [1.5] * 20
     assert all(0 < options["interval_start"] < options["interval_max"] <= 3.5 for options in asked[:-1])
     assert len({options["interval_max"] for options in asked}) > 10
     assert asked[-1]["interval_max"] == 7
@@ -79,3 +84,70 @@ def test_nobody_waits_for_what_is_published(connection: object) -> None:
     channel: Any = broker.Channel.__new__(broker.Channel)
     assert not channel._receive_one(client)
     assert not read
+
+
+def _refused(kind: type[amqp.AMQPError], text: str, sig: tuple[int, int] = (50, 10)) -> amqp.AMQPError:
+    return kind(text, sig)
+
+
+@pytest.mark.parametrize(
+    ("error", "cure"),
+    [
+        (_refused(amqp.AccessRefused, "ACCESS_REFUSED - Login was refused using PLAIN."), "right user and password"),
+        (_refused(amqp.AccessRefused, "ACCESS_REFUSED - access to queue 'q' refused"), "set_permissions"),
+        (_refused(amqp.NotAllowed, "NOT_ALLOWED - access to vhost 'v' refused for user 'u'"), "set_permissions"),
+        (_refused(amqp.NotAllowed, "NOT_ALLOWED - vhost v not found"), "add_vhost"),
+        (
+            _refused(amqp.PreconditionFailed, "PRECONDITION_FAILED - inequivalent arg 'x-queue-type'"),
+            "delete that queue",
+        ),
+        (_refused(amqp.AMQPNotImplementedError, "NOT_IMPLEMENTED - something"), "its log"),
+        (redis.exceptions.AuthenticationError("Authentication required."), "right user and password"),
+        (redis.exceptions.NoPermissionError("no permissions to run 'brpop'"), "doctor"),
+        (redis.exceptions.ResponseError("DB index is out of range"), "lower number"),
+        (redis.exceptions.ConnectionError("CERTIFICATE_VERIFY_FAILED"), "ssl_ca_certs"),
+        (redis.exceptions.InvalidResponse("Protocol Error"), "Redis or Valkey"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_a_broker_refuses_for_good_has_a_cure(error: Exception, cure: str) -> None:
+    """As it is, and as kombu raises it."""
+    wrapped = kombu.exceptions.OperationalError(str(error))
+    wrapped.__cause__ = error
+
+    assert cure in str(broker.lasting(error))
+    assert broker.lasting(wrapped) == broker.lasting(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(),
+        amqp.ConnectionForced("CONNECTION_FORCED - broker shut down"),
+        _refused(amqp.PreconditionFailed, "PRECONDITION_FAILED - delivery acknowledgement timed out", (0, 0)),
+        redis.exceptions.ConnectionError("Connection refused"),
+        redis.exceptions.BusyLoadingError("loading"),
+        kombu.exceptions.OperationalError("lost"),
+        KeyError("x"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_passes_by_itself_is_waited_for(error: Exception) -> None:
+    assert broker.lasting(error) is None
+
+
+@pytest.mark.parametrize("hosts", [["h"], ["a", "b"]])
+def test_the_other_brokers_are_tried_before_an_error_that_stays_is_raised(hosts: list[str]) -> None:
+    """A broker that refuses the login is asked once; kombu's tries are for those that are away."""
+    tried: list[str] = []
+
+    class Refuses(broker.Connection):
+        def _establish_connection(self) -> Any:
+            tried.append(self.hostname)
+            raise redis.exceptions.AuthenticationError("invalid")
+
+    connection = Refuses(";".join(f"redis://{host}:1/0" for host in hosts))
+    with pytest.raises(kombu.exceptions.OperationalError, match="invalid"):
+        connection.ensure_connection(max_retries=20, interval_start=0.01)
+
+    assert tried == hosts
