@@ -36,14 +36,23 @@ def fuzz(name: str, seconds: float, folder: Path) -> tuple[int, int, list[Path]]
         options = [f"-max_total_time={left}", f"-rss_limit_mb={MEMORY}", f"-max_len={LENGTH}", "-timeout=20"]
         options += ["-print_final_stats=1", f"-artifact_prefix={findings}/"]
         command = [sys.executable, "-m", "tests.fuzz.one", name, *options, str(corpus)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        counted = _EXECUTED.search(done.stderr)
+        # To a file: the peak of this process's memory counts for the one that it starts.
+        with (folder / name / "output").open("wb") as output:
+            code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
+        tail = _tail(folder / name / "output")
+        counted = _EXECUTED.search(tail)
         executed += int(counted[1]) if counted else 0
-        if done.returncode:
-            click.echo(done.stdout[-2000:] + done.stderr[-4000:], err=True)
+        if code:
+            click.echo(tail, err=True)
             if not list(findings.iterdir()):
-                (findings / "exit").write_text(done.stderr[-4000:])
+                (findings / "exit").write_text(tail)
     return executed, len(list(corpus.iterdir())), sorted(findings.iterdir())
+
+
+def _tail(file: Path) -> str:
+    with file.open("rb") as reading:
+        reading.seek(max(0, file.stat().st_size - 6000))
+        return reading.read().decode(errors="replace")
 
 
 @click.command()
