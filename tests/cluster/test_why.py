@@ -13,6 +13,7 @@ from egregore_dist import Limit, LocalCluster, Run, RunNotFound, Sequence, node,
 from egregore_dist.client import session
 from egregore_dist.client.why import Reason
 from egregore_dist.resources.report import Report
+from egregore_dist.wire import code
 from tests.support.waiting import until
 
 
@@ -134,8 +135,10 @@ def test_no_worker_of_the_queue(gate: Path) -> None:
     assert run.why() == []
 
 
-def test_workers_that_cannot_run_it(local: LocalCluster) -> None:
-    """A worker of the queue that is too small, or does not load the nodes' module, is told of as such."""
+def test_workers_that_cannot_run_it(local: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of the queue that is too small, or does not load the module of an unsigned run's nodes, is named."""
+    # As for a client without a secret: any worker loads what is signed.
+    monkeypatch.setattr(code, "is_signed", lambda functions: False)
     ledger = session.current().ledger
     run = parallel(huge, elsewhere, name="pair").submit("x")
     why(run, "queue", "queue", waiting=1)
