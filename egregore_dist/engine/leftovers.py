@@ -98,9 +98,10 @@ def allowed() -> Iterator[None]:
 def end() -> None:
     """End what the branch that has just ended has started, unless other branches share this process.
 
-    Children that the process had before the lane are left alone, and those that a module started as it was imported.
+    What the process had before the lane, which only `allowed` knows, is left alone; so is what a module started as it
+    was imported.
     """
-    if not _has_children() or _lanes > 1 or not (_is_pool_process or _owned):
+    if not _has_children() or _lanes != 1 or not (_is_pool_process or _owned):
         return
     for _ in range(_PASSES):
         left = _left()

@@ -145,6 +145,19 @@ def test_a_process_that_others_share(way: str) -> None:
     )
 
 
+def test_a_process_whose_children_were_not_asked_for() -> None:
+    """Outside `allowed` nobody knows what the process had before: nothing is ended."""
+    run(
+        """
+        before = sleeper()
+        leftovers.own()
+        leftovers.end()
+        assert children() == {before.pid}
+        """,
+        daemonic=False,
+    )
+
+
 def test_the_end_of_a_branch_costs_nothing_without_children() -> None:
     """One system call: far less than a branch of fifty microseconds."""
     run(
