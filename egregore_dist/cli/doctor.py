@@ -83,7 +83,7 @@ def _cluster(settings: Settings) -> tuple[list[Check], list[probe.Worker], list[
         server = probe.server(ledger)
         if server.is_cluster:
             return examine.judge_server(server), [], []
-        lacks = access.missing(ledger.redis, access.CLIENT, access.needed(settings, access.CLIENT))
+        lacks = access.missing_rights(ledger.redis, access.CLIENT, access.needed(settings, access.CLIENT))
         if lacks:
             return [*examine.judge_server(server), examine.rights(lacks, access.CLIENT)], [], []
         alive, aside, now = probe.workers(ledger), ledger.aside(), ledger.now()

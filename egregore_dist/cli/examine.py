@@ -140,7 +140,7 @@ def rights(lacks: Sequence[str], role: Role) -> Check:
 
     if lacks:
         cure = f"allow it, as deploy/acl/{role.name}.acl does"
-        return Check("rights", "problem", access.told(list(lacks), role), cure)
+        return Check("rights", "problem", access.explain(lacks, role), cure)
     return Check("rights", "ok", "the server's user may do what a client needs")
 
 

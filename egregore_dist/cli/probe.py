@@ -69,8 +69,7 @@ OVERDUE = 10.0
 
 def server(ledger: Ledger) -> Server:
     """Ask the ledger's server. Raises what redis-py raises."""
-    info = fitness.info(ledger.redis)
-    is_cluster = fitness.is_cluster(ledger.redis, ledger.keys, info)
+    info, is_cluster = fitness.look(ledger.redis, ledger.keys)
     before, clock = time.time(), time.monotonic()
     seconds, micros = ledger.redis.time()
     took = time.monotonic() - clock

@@ -17,8 +17,8 @@ from egregore_dist import errors
 from egregore_dist.client import unfinished
 from egregore_dist.client.limits import Limits
 from egregore_dist.client.workers import Workers
+from egregore_dist.engine import access, forking, installed
 from egregore_dist.engine import app as apps
-from egregore_dist.engine import forking, installed
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.runtime import signer
@@ -62,13 +62,15 @@ class Session:
         atexit.register(self._at_exit)
 
     def refuse_unfit_server(self) -> None:
-        """Refuse a server that cannot hold a ledger. It is asked once.
+        """Refuse a server that cannot hold a ledger, or whose user lacks rights of a client. It is asked once.
 
         Raises:
-            errors.ConfigurationError: it evicts keys, or is a Redis Cluster; the message names the cure.
+            errors.ConfigurationError: it evicts keys, is a Redis Cluster, or the user lacks a command, or a pattern of
+                keys or channels; the message names the cure.
             errors.BrokerUnavailable: it cannot be reached.
         """
         if not self._is_server_fit:
+            access.refuse_missing(self.ledger.redis, self.settings, access.CLIENT)
             self.ledger.refuse_unfit_server()
             self._is_server_fit = True
 

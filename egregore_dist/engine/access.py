@@ -9,9 +9,7 @@ from typing import Any
 import redis
 
 from egregore_dist import errors
-from egregore_dist.engine import app as apps
-from egregore_dist.ledger import Ledger
-from egregore_dist.ledger.connection import reachable
+from egregore_dist.ledger.connection import Demoted, reachable
 from egregore_dist.settings import Settings
 
 _CONNECTION = ["auth", "client", "echo", "hello", "ping", "quit", "select", "time", "info"]
@@ -95,6 +93,9 @@ _CHANNELS = ["psubscribe", "publish", "punsubscribe", "subscribe", "unsubscribe"
 #: Commands that are part of what a connection does anyway, or that are asked for by their channels.
 UNASKED = frozenset({*_CONNECTION, *_TRANSACTIONS, *_CHANNELS}) - {"time", "info"}
 
+_MULTI = "command multi"
+_DISCARD = ("command discard", ("DISCARD",))
+
 # What a command is asked with besides its key, where that is not one word.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "blmove": ("{key}", "{key}", "LEFT", "LEFT", "0.01"),
@@ -161,55 +162,38 @@ OPERATOR = Role(
 ROLES = (WORKER, CLIENT, VIEWER, OPERATOR)
 
 
-def missing(server: redis.Redis, role: Role, patterns: Iterable[str]) -> list[str]:
-    """What the connected user may not do of what a role needs; nothing is executed. Raises what redis-py raises.
+def missing_rights(server: redis.Redis, role: Role, patterns: Iterable[str]) -> list[str]:
+    """The rights of a role that the connected user lacks; nothing is executed. Raises what redis-py raises.
 
-    The commands are queued in a transaction that is discarded: a server checks them when it queues them.
+    The commands are queued in a transaction that is discarded: a server checks rights when it queues a command.
     """
     database = server.connection_pool.connection_kwargs.get("db") or 0
     questions = list(_questions(role, patterns, [channel.format(db=database) for channel in role.channels]))
     connection: Any = server.connection_pool.get_connection()
-    refused = []
     try:
-        try:
-            _ask(connection, "MULTI")
-        except redis.exceptions.NoPermissionError:
-            return ["command multi"] if "multi" in role.commands else []
-        connection.send_packed_command(connection.pack_commands([command for _, command in questions]))
-        for what, _ in questions:
-            try:
-                connection.read_response()
-            except redis.exceptions.NoPermissionError:
-                refused.append(what)
-            except redis.exceptions.ResponseError:
-                pass  # allowed, and no such command, or other arguments
-        _ask(connection, "DISCARD")
+        lacks: list[str] = connection.retry.call_with_retry(
+            lambda: _refused(connection, questions), lambda _: connection.disconnect()
+        )
     finally:
-        # Whatever its state is, nobody uses it again.
-        connection.disconnect()
         server.connection_pool.release(connection)
-    return refused
+    return lacks if "multi" in role.commands else [right for right in lacks if right != _MULTI]
 
 
-def refuse_missing(settings: Settings, role: Role) -> None:
-    """Refuse a user of the ledger's server that lacks what a role needs.
+def refuse_missing(server: redis.Redis, settings: Settings, role: Role) -> None:
+    """Refuse a user of the ledger's server that lacks a right of a role.
 
     Raises:
-        errors.ConfigurationError: it does; the message names the commands and the patterns of keys or channels.
+        errors.ConfigurationError: the message names the commands and the patterns of keys or channels.
         errors.BrokerUnavailable: the server cannot be reached.
     """
-    ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=0)
-    try:
-        with reachable():
-            lacks = missing(ledger.redis, role, needed(settings, role))
-    finally:
-        ledger.close()
+    with reachable():
+        lacks = missing_rights(server, role, needed(settings, role))
     if lacks:
-        raise errors.ConfigurationError(told(lacks, role))
+        raise errors.ConfigurationError(explain(lacks, role))
 
 
-def told(lacks: list[str], role: Role) -> str:
-    """What a user lacks, and the cure."""
+def explain(lacks: Iterable[str], role: Role) -> str:
+    """The rights that a user lacks, and the cure, as an error's message."""
     return (
         f"the server's user may not use what a {role.name.partition('-')[2]} needs: {', '.join(lacks)}; "
         f"allow it as deploy/acl/{role.name}.acl does"
@@ -220,6 +204,27 @@ def needed(settings: Settings, role: Role) -> tuple[str, ...]:
     """The key patterns that a role needs on the ledger's server: those of the broker too, where it is the same."""
     is_one = settings.broker_url is not None and settings.ledger_url is None
     return role.patterns(settings) if is_one else (_LEDGER.format(prefix=settings.prefix),)
+
+
+def _refused(connection: Any, questions: list[tuple[str, tuple[str, ...]]]) -> list[str]:
+    try:
+        # Its answer comes first: outside a transaction the commands would be executed.
+        connection.send_command("MULTI")
+        connection.read_response()
+    except redis.exceptions.NoPermissionError:
+        return [_MULTI]
+    refused = []
+    connection.send_packed_command(connection.pack_commands([command for _, command in [*questions, _DISCARD]]))
+    for right, _ in [*questions, _DISCARD]:
+        try:
+            connection.read_response()
+        except redis.exceptions.NoPermissionError:
+            refused.append(right)
+        except (redis.exceptions.ResponseError, Demoted):
+            pass  # allowed, and no such command, or other arguments, or a server that takes no write
+    if _DISCARD[0] in refused:
+        connection.disconnect()
+    return refused
 
 
 def _questions(role: Role, patterns: Iterable[str], channels: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -305,8 +310,3 @@ _TWO_ARGUMENTS = frozenset(
 
 def _sample(pattern: str) -> str:
     return pattern.replace("*", "egregore-access")
-
-
-def _ask(connection: Any, command: str) -> None:
-    connection.send_command(command)
-    connection.read_response()

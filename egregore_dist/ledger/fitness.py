@@ -24,12 +24,27 @@ LET_LOOK = "allow the server's user +info, or make sure yourself that maxmemory-
 _POLICY, _LIMIT = "maxmemory_policy", "maxmemory"
 
 
-def info(server: redis.Redis) -> dict[str, Any]:
-    """The server's INFO, or its CONFIG where INFO is forbidden; empty where both are. Raises what redis-py raises."""
-    try:
-        return server.info()
-    except redis.exceptions.ResponseError:
-        pass
+def look(server: redis.Redis, keys: Keys) -> tuple[dict[str, Any], bool]:
+    """The server's INFO, and whether it is a Redis Cluster or a proxy before one, in one round trip.
+
+    INFO is the limits of its CONFIG where INFO is forbidden, and empty where both are. Raises what redis-py raises.
+    """
+    asked = server.pipeline(transaction=False)
+    asked.info()
+    # A proxy may hide a cluster in its INFO: keys of different slots show it.
+    asked.exists(keys.agenda, keys.runs, keys.workers)
+    info, exists = asked.execute(raise_on_error=False)
+    is_cluster = isinstance(exists, redis.exceptions.ResponseError) and is_cluster_error(exists)
+    if isinstance(info, redis.exceptions.ResponseError):
+        info = _limits(server)
+    if info.get("cluster_enabled") or info.get("redis_mode") == "cluster":
+        is_cluster = True
+    if isinstance(exists, Exception) and not is_cluster:
+        raise exists
+    return info, is_cluster
+
+
+def _limits(server: redis.Redis) -> dict[str, Any]:
     try:
         config = cast(dict[str, Any], server.config_get("maxmemory*"))
     except redis.exceptions.ResponseError:
@@ -37,23 +52,9 @@ def info(server: redis.Redis) -> dict[str, Any]:
     return {_POLICY: config["maxmemory-policy"], _LIMIT: config["maxmemory"]}
 
 
-def evicts(said: dict[str, Any]) -> bool:
-    """Whether a server of this `info` evicts keys when it is full."""
-    return bool(int(said.get(_LIMIT, 0))) and said.get(_POLICY, "noeviction") != "noeviction"
-
-
-def is_cluster(server: redis.Redis, keys: Keys, said: dict[str, Any]) -> bool:
-    """Whether a server of this `info` is a Redis Cluster, or a proxy before one. Raises what redis-py raises."""
-    if said.get("cluster_enabled") or said.get("redis_mode") == "cluster":
-        return True
-    try:
-        # A proxy may not say so: it shows by keys of different slots.
-        server.exists(keys.agenda, keys.runs, keys.workers)
-    except redis.exceptions.ResponseError as error:
-        if not is_cluster_error(error):
-            raise
-        return True
-    return False
+def evicts(info: dict[str, Any]) -> bool:
+    """Whether a server of this INFO evicts keys when it is full."""
+    return bool(int(info.get(_LIMIT, 0))) and info.get(_POLICY, "noeviction") != "noeviction"
 
 
 def refuse_unfit(server: redis.Redis, keys: Keys) -> None:
@@ -64,15 +65,15 @@ def refuse_unfit(server: redis.Redis, keys: Keys) -> None:
         errors.BrokerUnavailable: it cannot be reached.
     """
     with reachable():
-        said = info(server)
-        if is_cluster(server, keys, said):
-            raise errors.ConfigurationError(CLUSTER)
-    if evicts(said):
+        info, is_cluster = look(server, keys)
+    if is_cluster:
+        raise errors.ConfigurationError(CLUSTER)
+    if evicts(info):
         raise errors.ConfigurationError(
-            f"the server evicts keys when it is full (maxmemory-policy {said[_POLICY]}), and would lose the reports of "
+            f"the server evicts keys when it is full (maxmemory-policy {info[_POLICY]}), and would lose the reports of "
             f"live workers and the results of runs: {NO_EVICTION}"
         )
-    if _POLICY not in said:
+    if _POLICY not in info:
         log.warning(
             "the server does not show whether it evicts keys when it is full: %s",
             LET_LOOK,

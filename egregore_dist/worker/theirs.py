@@ -125,15 +125,15 @@ def _where(connection: Connection) -> tuple[object, ...]:
     return host, connection.port or connection.get_transport_cls().default_port, database
 
 
-def refuse_unfit_server(found: Settings) -> None:
+def refuse_unfit_server(settings: Settings) -> None:
     """Refuse a ledger's server that cannot hold one; a server that is away is waited for.
 
     Raises:
         errors.ConfigurationError: it evicts keys, or is a Redis Cluster; the message names the cure.
     """
-    with closing(Ledger(apps.ledger_url(found), prefix=found.prefix, retries=0)) as ledger:
+    with closing(Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=0)) as ledger:
         try:
-            access.refuse_missing(found, access.WORKER)
+            access.refuse_missing(ledger.redis, settings, access.WORKER)
             ledger.refuse_unfit_server()
         except errors.BrokerUnavailable as error:
             if connection.is_lasting(error):

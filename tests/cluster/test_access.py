@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -67,23 +68,99 @@ def test_the_shipped_files_are_those_of_the_table(role: access.Role) -> None:
 def test_what_a_user_lacks_is_named(server: RedisServer, role: access.Role) -> None:
     """Each command and each pattern that is taken away is named, and nothing is executed to learn that."""
     settings = load(broker_url=url(server, role))
-    access.refuse_missing(settings, role)
     before = server.client.dbsize()
+    with closing(Ledger(url(server, role))) as ledger:
+        access.refuse_missing(ledger.redis, settings, role)
     try:
         server.client.execute_command("ACL", "SETUSER", role.name, "-@all", "+multi", "+discard", "+client", "+hello")
         with redis.Redis.from_url(url(server, role)) as client:
-            lacks = access.missing(client, role, role.patterns(settings))
+            lacks = access.missing_rights(client, role, role.patterns(settings))
         asked = {f"command {it}" for it in role.commands if it not in access.UNASKED}
         assert asked <= set(lacks)
         reset(server, role)
         server.client.execute_command("ACL", "SETUSER", role.name, "resetkeys", "~egd:*", "resetchannels")
         if len(role.keys) > 1:
-            with pytest.raises(errors.ConfigurationError, match=r"keys egregore\*") as caught:
-                access.refuse_missing(settings, role)
+            with (
+                closing(Ledger(url(server, role))) as ledger,
+                pytest.raises(errors.ConfigurationError, match=r"keys egregore\*") as caught,
+            ):
+                access.refuse_missing(ledger.redis, settings, role)
             assert all(f"channels {channel.format(db=0)}" in str(caught.value) for channel in role.channels)
     finally:
         reset(server, role)
     assert server.client.dbsize() == before
+
+
+#: What is taken from a client's user, and the missing right that its first submit names.
+TAKEN = {
+    "command": (("-evalsha",), "command evalsha"),
+    "transaction": (("-multi",), "command multi"),
+    "end of a transaction": (("-discard",), "command discard"),
+    "keys of the ledger": (("resetkeys", "~egregore*", "~_kombu.binding*", "~unacked*"), r"keys egd:\*"),
+    "keys of the queue": (("resetkeys", "~egd:*", "~_kombu.binding*", "~unacked*"), r"keys egregore\*"),
+    "channels": (("resetchannels",), "channels /0.celery.pidbox"),
+}
+
+
+@pytest.mark.parametrize("taken", TAKEN)
+def test_s14_a_client_without_a_right_is_refused_at_its_first_submit(server: RedisServer, taken: str) -> None:
+    """No run is accepted that would hang; once the right is there, the same session submits."""
+    rules, right = TAKEN[taken]
+    before = server.client.dbsize()
+    try:
+        server.client.execute_command("ACL", "SETUSER", access.CLIENT.name, *rules)
+        with submitting(load(broker_url=url(server, access.CLIENT), monitor=False)) as mine:
+            with pytest.raises(errors.ConfigurationError, match=right):
+                FLOW.submit(21)
+            assert server.client.dbsize() == before
+            reset(server, access.CLIENT)
+            mine.refuse_unfit_server()
+    finally:
+        reset(server, access.CLIENT)
+
+
+def test_the_first_submit_asks_what_the_user_may_do_and_later_ones_do_not(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is asked three times before a session's first submit: MULTI, all rights together, what it is."""
+    with submitting(load(broker_url=url(server, access.CLIENT), monitor=False)) as mine:
+        mine.ledger.ping()
+        sent: list[object] = []
+        send = redis.connection.AbstractConnection.send_packed_command
+
+        def counted(
+            connection: redis.connection.AbstractConnection, command: object, check_health: bool = True
+        ) -> None:
+            sent.append(command)
+            send(connection, command, check_health)
+
+        monkeypatch.setattr(redis.connection.AbstractConnection, "send_packed_command", counted)
+        mine.refuse_unfit_server()
+        first = len(sent)
+        mine.refuse_unfit_server()
+
+    assert (first, len(sent)) == (3, 3)
+
+
+def test_rights_are_asked_for_again_where_the_connection_was_lost(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first submit outlives a lost connection, as every other call of the ledger."""
+    read = redis.connection.AbstractConnection.read_response
+    answers: list[object] = []
+
+    def lost_once(connection: redis.connection.AbstractConnection, *args: Any, **options: Any) -> Any:
+        answers.append(read(connection, *args, **options))
+        if len(answers) == 10:
+            raise redis.exceptions.ConnectionError("the connection was lost")
+        return answers[-1]
+
+    with closing(Ledger(url(server, access.CLIENT))) as ledger:
+        ledger.ping()
+        monkeypatch.setattr(redis.connection.AbstractConnection, "read_response", lost_once)
+        assert access.missing_rights(ledger.redis, access.CLIENT, ("egd:*",)) == []
+
+    assert len(answers) > 10
 
 
 def test_s14_each_role_works_with_the_rights_of_its_user(server: RedisServer) -> None:
