@@ -10,7 +10,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from egregore_dist import errors
-from egregore_dist.engine import control
+from egregore_dist.engine import broker, control
 from egregore_dist.ledger import Ledger
 from egregore_dist.resources import report
 from egregore_dist.resources.report import Report
@@ -31,7 +31,7 @@ class Workers:
     What is asked of a worker it hears through the broker, as Celery's remote control, and answers. It holds until the
     worker is asked for something else, or started anew. Methods raise `errors.BrokerUnavailable` where the ledger or
     the broker cannot be reached, or the worker does not answer, and `errors.ConfigurationError` where the two have not
-    the same secret.
+    the same secret, or the broker refuses a login or a right.
 
     Args:
         signer: signs what is asked.
@@ -121,6 +121,9 @@ class Workers:
                             found: dict[str, Any] = answer[worker]
                             return found
             except lost as error:
+                reason = broker.lasting(error)
+                if reason is not None:
+                    raise errors.ConfigurationError(f"the broker refuses this: {reason}") from error
                 raise errors.BrokerUnavailable(f"the broker cannot be reached: {type(error).__name__}") from error
         raise errors.BrokerUnavailable(
             f"worker {worker} did not answer within {_TIMES * _ANSWER:g} s: it has no connection to the broker now, or "

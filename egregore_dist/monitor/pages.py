@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -58,6 +58,11 @@ _WORKER_ACTIONS: Mapping[str, Callable[[Workers, str], Report]] = {
     "worker_resume": Workers.resume,
     "worker_stop": Workers.stop,
 }
+
+_LACKS_RIGHT = (
+    "The monitor's user of the server lacks the right to do this: egregore-viewer may only read. To use the buttons, "
+    "start the monitor as egregore-operator (deploy/acl)."
+)
 
 _TITLES = {
     400: "Not understood",
@@ -138,10 +143,12 @@ class Pages:
             except errors.BrokerUnavailable as error:
                 log.warning("monitor: %s", error, extra={"action": "ledger_unreachable"})
                 return self.refuse(503, "The ledger cannot be reached. Is its server up?", asked.session, asked.path)
+            except NoPermissionError as error:
+                log.warning("monitor: %s", error, extra={"action": "ledger_refused"})
+                return self.refuse(403, _LACKS_RIGHT, asked.session, asked.path)
             except RedisError as error:
                 log.warning("monitor: %s", type(error).__name__, extra={"action": "ledger_refused"})
-                text = "The ledger's server has refused this; the monitor may be using one that it may only read."
-                return self.refuse(503, text, asked.session, asked.path)
+                return self.refuse(503, "The ledger's server has refused this.", asked.session, asked.path)
 
         async def answer(asked: Asked) -> Response:
             return await run_in_threadpool(safely, asked)

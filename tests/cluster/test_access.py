@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 import redis
 
-from egregore_dist import LocalCluster, errors, node, parallel
+from egregore_dist import Limit, LocalCluster, Run, errors, node, parallel
 from egregore_dist.client.session import Session
 from egregore_dist.engine import access
 from egregore_dist.ledger import Ledger
+from egregore_dist.monitor.routes import ROUTES
 from egregore_dist.settings import Settings, load
+from tests.cluster.test_monitor import monitor
 from tests.support.clusters import submitting
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.waiting import until
@@ -38,17 +41,23 @@ FLOW = parallel(doubled, negated)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server with the users of the shipped files, each with a password."""
-    with redis_server(tmp_path_factory.mktemp("acl")) as running:
-        for role in access.ROLES:
-            reset(running, role)
+    """A server that has loaded the shipped files, each user with a password."""
+    folder = tmp_path_factory.mktemp("acl")
+    users = folder / "users.acl"
+    users.write_text("".join(f"{shipped(role)} >{PASSWORD}\n" for role in access.ROLES))
+    with redis_server(folder, "--aclfile", str(users)) as running:
         yield running
+
+
+def shipped(role: access.Role) -> str:
+    """The line of a role's shipped file."""
+    (line,) = [it for it in (ACL / f"{role.name}.acl").read_text().splitlines() if it.startswith("user ")]
+    return line
 
 
 def reset(server: RedisServer, role: access.Role) -> None:
     """Give a role's user the rights of its shipped file."""
-    (line,) = [it for it in (ACL / f"{role.name}.acl").read_text().splitlines() if it.startswith("user ")]
-    _, name, *rules = line.split()
+    _, name, *rules = shipped(role).split()
     hidden = f"#{'0' * 64}"
     server.client.execute_command("ACL", "SETUSER", name, "reset", f">{PASSWORD}", *(r for r in rules if r != hidden))
 
@@ -205,3 +214,55 @@ def test_s14_each_role_works_with_the_rights_of_its_user(server: RedisServer) ->
         "script|load",
         "set",
     }, denied
+
+
+@node(limit=Limit(concurrent=5, name="tellers"))
+def telling(text: str) -> str:
+    logging.getLogger("tests").warning("this is told: %s", text)
+    return text
+
+
+def test_s14_a_monitor_with_the_rights_of_a_viewer_shows_all_and_changes_nothing(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Every page and stream answers; each button is refused with the user to take, also where an admin presses it."""
+    with LocalCluster(workers=1, broker_url=url(server, access.WORKER)) as cluster:
+        secret = cluster.settings.secret
+        assert secret is not None
+        with submitting(load(broker_url=url(server, access.CLIENT), secret=secret.get_secret_value(), monitor=False)):
+            run: Run = telling.map(name="told").submit(["one", "two"])
+            assert run.result(timeout=60) == ["one", "two"]
+        server.client.acl_log_reset()
+        viewer = {"EGREGORE_BROKER_URL": url(server, access.VIEWER)}
+        with monitor(cluster, tmp_path, "--role", "admin", **viewer) as made:
+            for path in (each.path.format_map(Parts(run.id)) for each in ROUTES if each.method == "GET"):
+                with made.http.stream("GET", path, follow_redirects=True) as answer:
+                    assert answer.status_code == 200, path
+                    assert next(answer.iter_text()), path
+            assert "this is told: one" in made.page(f"/runs/{run.id}/logs")
+            assert cluster.workers[0].name in made.page("/workers")
+            assert server.client.acl_log() == []
+
+            form = {"worker": cluster.workers[0].name, "name": "tellers", "concurrent": 3, "run": run.id}
+            before = written(server, run)
+            for route in ROUTES:
+                if route.method == "POST" and "log" not in route.name:
+                    answer = made.post(route.path.format_map(Parts(run.id)), action="retry", **form)
+                    assert answer.status_code == 403, route.path
+                    assert (
+                        "egregore-operator" in answer.text or "give the URL&#39;s user that permission" in answer.text
+                    )
+            assert written(server, run) == before
+
+
+class Parts(dict[str, str]):
+    """What varies in a route's path."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(run=run, block="0", branch="0", what="input", limit="tellers")
+
+
+def written(server: RedisServer, run: Run) -> dict[bytes, bytes | None]:
+    """The keys of a run, and of the limits that were set by hand."""
+    keys = server.client.scan_iter(count=1000)
+    return {key: server.client.dump(key) for key in keys if run.id.encode() in key or key.endswith(b":limits:set")}
