@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from egregore_dist import LocalCluster, Run, node, parallel
 from egregore_dist.cli import codes, main
 from egregore_dist.client import session
+from egregore_dist.ledger import runlist
 from egregore_dist.ledger.records import Aside
 from egregore_dist.monitor import users
 from egregore_dist.monitor.users import Role
@@ -45,6 +46,7 @@ from tests.cluster.monitor_flows import (
 )
 from tests.cluster.monitor_flows import gate as gated_at
 from tests.support.clusters import Clusters
+from tests.support.figures import MEASURED
 from tests.support.hooks import SECRET
 from tests.support.secret import secret_of
 from tests.support.waiting import until
@@ -937,6 +939,35 @@ def test_s20_slow_connections_do_not_keep_others_out(shown: Monitor) -> None:
             thread.join()
         for connection in slow:
             connection.close()
+
+
+#: Writes so many runs that have ended: each has its record, and its place in the list.
+MANY_RUNS = """
+for number = 1, tonumber(ARGV[1]) do
+  local id = string.format('run-%06d', number)
+  redis.call('HSET', KEYS[1] .. ':{' .. id .. '}', 'state', number % 100 == 0 and 'failed' or 'succeeded',
+    'workflow', 'flow-' .. number % 7, 'created', number * 10, 'ended', number * 10 + 5)
+  redis.call('ZADD', KEYS[1] .. ':runs', number * 10, id)
+end
+"""
+
+
+def test_s20_a_hundred_thousand_runs_are_listed_within_a_second(tmp_path: Path) -> None:
+    """A page of the list is there within a second, whatever is looked for."""
+    with LocalCluster(workers=0) as cluster, monitor(cluster, tmp_path) as made:
+        session.current().ledger.redis.eval(MANY_RUNS, 1, cluster.settings.prefix, "100000")
+        page = made.page("/")
+        assert "run-100000" in page
+        assert runlist.known(session.current().ledger) == 100_000
+        for query in ("", "?state=failed", "?state=running", "?text=run-000001", "?text=nothing", "?workflow=nothing"):
+            begun = time.monotonic()
+            page = made.page(f"/{query}")
+            took = time.monotonic() - begun
+            MEASURED.append(f"100,000 runs, list of {query or 'all'}: {took * 1000:.0f} ms")
+            assert took < 1.0, query
+            # So that it is, however many runs there are.
+            assert all(int(looked) <= 20_000 for looked in re.findall(r"(\d+) looked at", page)), query
+            assert ("run-000001" in page) == (query == "?text=run-000001")
 
 
 def test_the_monitor_of_a_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
-from egregore_dist import LocalCluster, Run, RunNotFound
+from egregore_dist import LocalCluster, Run, RunNotFound, node
 from egregore_dist.client import session
 from egregore_dist.ledger.records import ENDED, Aside
+from egregore_dist.resources.report import Report
 from tests.cluster.log_flows import EVIL as SAID
 from tests.cluster.log_flows import both, held
 from tests.cluster.monitor_flows import EVIL, asking, failing, gated, keyed, nested
@@ -156,6 +158,67 @@ def test_every_page(
     paused.resume()
     for run in (asked, waiting, paused):
         run.result()
+
+
+#: Markup that would leave a mark where it became an element, on each of the ways into a page.
+MARKUP = "</td></pre></script><script>window.ran = 1</script><img src=x onerror='window.ran = 2'><b class=injected>"
+
+
+def test_s10_markup_in_data_is_text_and_runs_nothing(driver: str, tmp_path: Path) -> None:
+    """Names, labels, keys, errors, inputs and lines are shown letter by letter, also those that a stranger forged."""
+    with LocalCluster(workers=1) as cluster, monitor(cluster, tmp_path, "--role", "admin") as shown:
+
+        @node
+        def hostile(data: str) -> str:
+            print(data)
+            raise ValueError(data)
+
+        run: Run = hostile.map(name="flow").submit({MARKUP: MARKUP})
+        ended(run, "failed")
+        ledger = session.current().ledger
+        # What no client or worker of ours writes, and whoever can write to the server may.
+        ledger.redis.hset(ledger.keys.run(run.id), "workflow", MARKUP)
+        (raw,) = ledger.reports().values()
+        forged = msgspec.structs.replace(
+            msgspec.msgpack.decode(raw, type=Report),
+            worker=MARKUP,
+            host=MARKUP,
+            labels=(f"zone={MARKUP}",),
+            version=MARKUP,
+        )
+        ledger.report(MARKUP, msgspec.msgpack.encode(forged), 600.0)
+        ledger.set_aside([Aside(queue=MARKUP, worker=MARKUP, reason=MARKUP, excerpt=MARKUP)])
+        branch = f"/runs/{run.id}/blocks/0.0-/branches/0"
+        pages = ["/", f"/runs/{run.id}", f"/runs/{run.id}/logs", f"/runs/{run.id}/blocks/0.0-", branch]
+        window = entered(Browser(driver), shown)
+        try:
+            for path in [*pages, f"{branch}/input", "/workers", "/aside"]:
+                window.go(shown.address + path)
+                assert "window.ran = 1" in window.text(), path
+                assert window.count(".injected, img, script:not([src])") == 0, path
+                assert window.run("return window.ran ?? null") is None, path
+                assert window.console() == [], path
+        finally:
+            window.close()
+
+
+def test_s10_the_browser_runs_no_inline_script(shown: Monitor, opened: Browser) -> None:
+    """Where markup did become an element, by a fault of a page, the policy keeps the browser from running it."""
+    entered(opened, shown)
+    opened.run(
+        """
+        const script = document.createElement("script");
+        script.textContent = "window.ran = 'script'";
+        document.body.append(script);
+        const part = document.createElement("div");
+        part.innerHTML = "<button id=injected onclick='window.ran = 1'>press</button>";
+        document.body.append(part);
+        document.querySelector("#injected").click();
+        """
+    )
+
+    assert opened.run("return window.ran ?? null") is None
+    assert sum("Content Security Policy" in line for line in opened.console()) == 2
 
 
 @pytest.mark.parametrize("page", ["workers", "runs"])

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from egregore_dist import LocalCluster, Run, node, parallel
 from egregore_dist.cli import main
 from egregore_dist.monitor import routes
+from tests.cluster.test_monitor import monitor
 from tests.support.waiting import until
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -73,10 +74,10 @@ def test_the_kernel_is_read_rightly() -> None:
 
 
 @linux_only
-def test_s19_nothing_of_a_cluster_can_be_reached_from_elsewhere() -> None:
-    """Of the embedded server, the workers with their pools, and the monitor, the last alone has a port: on loopback."""
+def test_s7_of_a_cluster_the_monitors_alone_have_ports_and_on_loopback(tmp_path: Path) -> None:
+    """The embedded server, workers with their pools, and the monitors of a program and of the command listen there."""
     before = family()
-    with LocalCluster(workers=2, concurrency=2) as cluster:
+    with LocalCluster(workers=2, concurrency=2) as cluster, monitor(cluster, tmp_path) as of_command:
         httpx.get(cluster.monitor_url, timeout=30)
 
         @node
@@ -87,9 +88,10 @@ def test_s19_nothing_of_a_cluster_can_be_reached_from_elsewhere() -> None:
         started = family() - before
         found = listening(started)
 
-        port = httpx.URL(cluster.monitor_url).port
-        assert len(started) >= 6
-        assert list(found) == [f"127.0.0.1 {port}"]
+        ports = (httpx.URL(cluster.monitor_url).port, of_command.port)
+        assert len(started) >= 7
+        assert set(found) == {f"127.0.0.1 {port}" for port in ports}
+        assert found[f"127.0.0.1 {of_command.port}"] == of_command.process.pid
 
 
 # What is told

@@ -591,6 +591,13 @@ MUTATIONS = (
         tests=("tests/unit/monitor/test_config.py", "-k", "s7"),
     ),
     Mutation(
+        name="S7: the monitor of a program's own cluster listens on every address",
+        file="egregore_dist/client/monitor.py",
+        old="socket.create_server((HOST, 0), backlog=128)",
+        new='socket.create_server(("", 0), backlog=128)',
+        tests=("tests/cluster/test_secrecy.py", "-k", "s7"),
+    ),
+    Mutation(
         name="S8: a path that begins like an open one is open",
         file="egregore_dist/monitor/routes.py",
         old="self._pattern.fullmatch(path)",
@@ -708,6 +715,13 @@ MUTATIONS = (
         old=" or self._streams[user] >= STREAMS_OF_ONE:",
         new=":",
         tests=("tests/unit/monitor/test_live.py", "-k", "s20"),
+    ),
+    Mutation(
+        name="S20: a search of the monitor looks at every run",
+        file="egregore_dist/ledger/runlist.py",
+        old="look_at_most: int = 20_000, seconds: float = 0.2) -> Page",
+        new="look_at_most: int = 10**9, seconds: float = 10**9) -> Page",
+        tests=("tests/cluster/test_monitor.py", "-k", "s20_a_hundred"),
     ),
     Mutation(
         name="S20: a request may take for ever to be whole",
