@@ -70,8 +70,8 @@ class Session:
             errors.BrokerUnavailable: it cannot be reached.
         """
         if not self._is_server_fit:
-            access.refuse_missing(self.ledger.redis, self.settings, access.CLIENT)
             self.ledger.refuse_unfit_server()
+            access.refuse_missing(self.ledger.redis, self.settings, access.CLIENT)
             self._is_server_fit = True
 
     def page_of(self, run: str) -> str | None:

@@ -39,7 +39,8 @@ def look(server: redis.Redis, keys: Keys) -> tuple[dict[str, Any], bool]:
         info = _limits(server)
     if info.get("cluster_enabled") or info.get("redis_mode") == "cluster":
         is_cluster = True
-    if isinstance(exists, Exception) and not is_cluster:
+    # A right that the user lacks is told with all others that it lacks.
+    if isinstance(exists, Exception) and not is_cluster and not isinstance(exists, redis.exceptions.NoPermissionError):
         raise exists
     return info, is_cluster
 

@@ -151,8 +151,8 @@ def _claim(settings: Settings, name: str) -> None:
     # Asked for again when it begins; here, the answer is one clear line.
     ledger = Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=0)
     try:
-        access.refuse_missing(ledger.redis, settings, access.WORKER)
         ledger.refuse_unfit_server()
+        access.refuse_missing(ledger.redis, settings, access.WORKER)
         naming.claim(ledger, name, naming.Life.begin(), ttl=settings.report_ttl)
     except errors.BrokerUnavailable as error:
         # A server that is away may come; a login that it refuses, or a certificate that nobody knows, stays wrong.

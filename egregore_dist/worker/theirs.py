@@ -133,8 +133,8 @@ def refuse_unfit_server(settings: Settings) -> None:
     """
     with closing(Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=0)) as ledger:
         try:
-            access.refuse_missing(ledger.redis, settings, access.WORKER)
             ledger.refuse_unfit_server()
+            access.refuse_missing(ledger.redis, settings, access.WORKER)
         except errors.BrokerUnavailable as error:
             if connection.is_lasting(error):
                 raise errors.ConfigurationError(str(error)) from None

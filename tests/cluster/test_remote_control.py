@@ -18,6 +18,7 @@ from egregore_dist.engine import control
 from egregore_dist.wire import orders
 from egregore_dist.wire.signing import Signer
 from egregore_dist.worker import remote
+from tests.support.secret import secret_of
 from tests.support.waiting import until
 
 ORDERS = {control.DRAIN, control.RESUME, control.STOP, control.CONCURRENCY}
@@ -118,7 +119,7 @@ def test_s17_only_a_signed_order_is_done_and_once(worker: str) -> None:
 
     bad = [
         None,
-        order(Signer.from_text("another secret of a cluster")),
+        order(Signer.from_text(secret_of("another"))),
         order(command=control.STOP),
         order(worker="other@here"),
         order(life="before"),

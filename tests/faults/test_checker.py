@@ -18,6 +18,7 @@ import redis
 
 from egregore_dist import LocalCluster, node
 from egregore_dist.client import session
+from egregore_dist.engine import leftovers
 from egregore_dist.ledger import Ledger
 from egregore_dist.wire import codec
 from tests.support import watching
@@ -183,7 +184,10 @@ def test_a_run_that_goes_on_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @node
 def leaves_a_process(_: object) -> None:
-    subprocess.Popen(["sleep", "300"])
+    # Not as a branch does, nor with the worker's mark in its environment: either would end it.
+    others = {name: value for name, value in os.environ.items() if name != leftovers.MARK}
+    with leftovers.kept():
+        subprocess.Popen(["sleep", "300"], env=others)
 
 
 def test_a_process_that_outlives_a_stop_in_good_order_is_found() -> None:
