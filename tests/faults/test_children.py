@@ -442,6 +442,7 @@ def test_a_branch_of_many_has_more_memory_the_next_time(
     in_little_memory(group, tmp_path, body)
 
 
+@pytest.mark.long
 def test_branches_of_which_too_many_ran_together(group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None takes much, and all together do: fewer run at a time, in the next block from the beginning."""
     monkeypatch.setenv("EGREGORE_REPORT_INTERVAL", "0.3")

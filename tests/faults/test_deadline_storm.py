@@ -47,6 +47,7 @@ def opened(trial: Trial, run: Run) -> int:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.long
 def test_a_storm_of_deadlines(trial_of: Callable[..., Trial], figure: Callable[[str], None]) -> None:
     """Each ends at its own deadline with all that it holds, waiting and running branches, and the slots are free."""
     trial = trial_of(workers=1, concurrency=2)

@@ -112,7 +112,14 @@ def test_a_planned_failover_behind_one_address(
         figure(f"{took:.1f} s from the failover to the end of a run that was submitted after it")
 
 
-@pytest.mark.parametrize("how", ["asked for", "asked for, with min-replicas-to-write", "killed"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("asked for", marks=pytest.mark.long),
+        "asked for, with min-replicas-to-write",
+        "killed",
+    ],
+)
 def test_a_failover_by_sentinel(
     pair: tuple[RedisServer, RedisServer],
     tmp_path: Path,

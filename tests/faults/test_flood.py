@@ -30,6 +30,7 @@ def memory(node: ProcessContainer) -> int:
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.long
 def test_a_flood_does_not_reach_what_is_elsewhere(
     trial_of: Callable[..., Trial], long: bool, figure: Callable[[str], None]
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_client_is_killed_at_every_packet(trial: Trial, long: bool, figure: Ca
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_a_worker_is_killed_at_every_message_of_a_block(
     trial_of: Callable[..., Trial], long: bool, figure: Callable[[str], None]
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_worker_that_comes_later_takes_over(trial_of: Callable[..., Trial]) ->
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.long
 def test_kills_in_a_row(trial_of: Callable[..., Trial], figure: Callable[[str], None], long: bool) -> None:
     """Worker after worker is killed under a running branch: each time it soon runs again, and nothing counts twice."""
     ttl = 1.5

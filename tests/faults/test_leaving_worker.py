@@ -28,7 +28,14 @@ def holder(trial: Trial, node: str) -> ProcessContainer:
     return next(it for it in trial.nodes if it.pid == group)
 
 
-@pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGQUIT"], ["SIGTERM", "SIGTERM"]], ids="-".join)
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param(["SIGTERM"], id="SIGTERM"),
+        pytest.param(["SIGQUIT"], marks=pytest.mark.long, id="SIGQUIT"),
+        pytest.param(["SIGTERM", "SIGTERM"], marks=pytest.mark.long, id="SIGTERM-SIGTERM"),
+    ],
+)
 def test_what_is_settled_is_not_run_again(trial: Trial, signals: list[str]) -> None:
     """A worker that is asked to stop in the middle of a block stops; each branch that ended has run once."""
     # More than the other worker could end within the time that this one has to leave.
@@ -91,11 +98,10 @@ SOFT = 4.0
 @pytest.mark.parametrize(
     ("signals", "env"),
     [
-        (["SIGQUIT"], {}),
-        (["SIGTERM", "SIGQUIT"], {}),
-        (["SIGTERM"], {"REMAP_SIGTERM": "SIGQUIT"}),
+        pytest.param(["SIGQUIT"], {}, marks=pytest.mark.long, id="SIGQUIT"),
+        pytest.param(["SIGTERM", "SIGQUIT"], {}, marks=pytest.mark.long, id="SIGTERM-SIGQUIT"),
+        pytest.param(["SIGTERM"], {"REMAP_SIGTERM": "SIGQUIT"}, id="remapped"),
     ],
-    ids=["SIGQUIT", "SIGTERM-SIGQUIT", "remapped"],
 )
 def test_a_soft_shutdown_loses_nothing(
     trial_of: Callable[..., Trial],

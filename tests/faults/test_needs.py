@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 import psutil
+import pytest
 
 from egregore_dist import Sequence, node, parallel
 from egregore_dist.client import session
@@ -152,6 +153,7 @@ def test_cores_are_shared_too(trial_of: Callable[..., Trial]) -> None:
     assert len(trial.executions("wide")) == 4
 
 
+@pytest.mark.long
 def test_large_needs_do_not_starve(trial_of: Callable[..., Trial]) -> None:
     """A lane that needs nearly all of a machine has its turn while others of small needs go on coming."""
     trial = trial_of(workers=0)

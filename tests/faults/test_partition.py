@@ -106,10 +106,8 @@ def received(connection: socket.socket) -> bytes | None:
 @pytest.mark.parametrize(
     ("way", "seconds"),
     [
-        *[(way, 5) for way in WAYS if way != "both"],
-        ("both", 30),
-        pytest.param("both", 5, marks=pytest.mark.long),
-        *[pytest.param(way, 30, marks=pytest.mark.long) for way in WAYS if way != "both"],
+        *[(way, 5) for way in WAYS],
+        *[pytest.param(way, 30, marks=pytest.mark.long) for way in WAYS],
         *[pytest.param(way, 120, marks=pytest.mark.long) for way in WAYS],
     ],
 )

@@ -116,7 +116,7 @@ def mixed(rng: random.Random) -> tuple[Any, Any, int]:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("fsync", ["everysec", "always"])
+@pytest.mark.parametrize("fsync", [pytest.param("everysec", marks=pytest.mark.long), "always"])
 def test_a_server_that_is_killed_again_and_again(
     trial_of: Callable[..., Trial],
     monkeypatch: pytest.MonkeyPatch,
@@ -427,6 +427,7 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
 HOLD = "local until_then = os.clock() + tonumber(ARGV[1]); while os.clock() < until_then do end"
 
 
+@pytest.mark.long
 def test_a_server_that_a_script_holds(trial_of: Callable[..., Trial]) -> None:
     """A script holds the server for longer than anybody waits for an answer: runs wait for it, and nothing ends."""
     trial = trial_of(workers=2, concurrency=2, settings={"report_ttl": "5"})

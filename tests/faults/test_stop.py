@@ -391,6 +391,7 @@ def test_timeouts_at_about_the_same_time_cost_few_processes(
     figure(f"{kills} processes killed")
 
 
+@pytest.mark.long
 def test_who_is_beside_timeouts_is_not_run_without_end(tmp_path: Path) -> None:
     """A branch whose process ends for the timeouts of others, one after the other, runs three times at most."""
 
