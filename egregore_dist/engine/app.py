@@ -9,7 +9,7 @@ from celery import Celery
 from kombu.transport import TRANSPORT_ALIASES
 
 from egregore_dist import errors
-from egregore_dist.engine import urls
+from egregore_dist.engine import broker, urls
 from egregore_dist.ledger import sentinel
 from egregore_dist.resources import needs, router
 from egregore_dist.settings import Settings
@@ -60,7 +60,14 @@ def make_app(settings: Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_ignore_result=True,
-        task_publish_retry_policy={"max_retries": 5, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 1.0},
+        task_publish_retry_policy={
+            "max_retries": 5,
+            "interval_start": 0.05,
+            "interval_step": 0.2,
+            "interval_max": 1.0,
+            # The connections of Celery's pool are kombu's own, which try again whatever the error.
+            "errback": broker.raise_lasting,
+        },
         # A prefetched lane would wait behind a long one while another worker is idle.
         worker_prefetch_multiplier=1,
         worker_enable_prefetch_count_reduction=False,

@@ -74,6 +74,13 @@ def lasting(error: BaseException) -> str | None:
             return None
 
 
+def raise_lasting(error: BaseException, interval: float) -> None:
+    """Raise an error of a broker that waiting does not cure: an ``errback`` of kombu's, which ends its attempts."""
+    # Of several brokers the others are tried first: until they were, there is no interval.
+    if interval and lasting(error) is not None:
+        raise error
+
+
 def _cure_of(reply: str) -> str:
     if "Login was refused" in reply:
         return ledgers.LOGIN
@@ -389,9 +396,7 @@ class Connection(kombu.Connection):
     @staticmethod
     def _unless_lasting(errback: Any) -> Any:
         def tell(error: Exception, interval: float) -> None:
-            # Of several brokers the others are tried first: until they were, there is no interval.
-            if interval and lasting(error) is not None:
-                raise error
+            raise_lasting(error, interval)
             if errback is not None:
                 errback(error, interval)
 

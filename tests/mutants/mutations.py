@@ -248,6 +248,13 @@ MUTATIONS = (
         tests=("tests/cluster/test_unfit_servers.py",),
     ),
     Mutation(
+        name="a client asks a broker again that refuses its login",
+        file="egregore_dist/engine/app.py",
+        old='            "errback": broker.raise_lasting,\n',
+        new="",
+        tests=("tests/cluster/test_refusing_brokers.py", "-k", "client_tells and wrong"),
+    ),
+    Mutation(
         name="a busy server's answer that comes raw",
         file="egregore_dist/ledger/connection.py",
         old='return _TURNS_AWAY["BUSY"] if str(error).startswith("BUSY ") else None',
