@@ -124,6 +124,11 @@ def judge_server(server: Server) -> list[Check]:
 
 def _memory(server: Server) -> Check:
     limit = f"maxmemory {show.size(server.maxmemory) if server.maxmemory else 'not set'}, {server.policy}"
+    if server.holds:
+        detail = (
+            f"{limit}: {server.evicted} keys were evicted since its start, some of them just now: nothing is started"
+        )
+        return Check("memory", "problem", detail, fitness.NO_EVICTION)
     if server.policy != "noeviction":
         status: Status = "problem" if server.maxmemory else "warning"
         return Check("memory", status, f"{limit}: a full server drops parts of runs", fitness.NO_EVICTION)

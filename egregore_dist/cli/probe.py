@@ -44,6 +44,8 @@ class Server:
         maxmemory: bytes of data that it may hold, 0 for no limit.
         used: bytes of data that it holds.
         policy: what it does at that limit; "" where it does not show that.
+        evicted: keys that it has evicted since its start.
+        holds: whether nothing is leased, since it evicts keys.
         is_cluster: whether it is a Redis Cluster.
         round_trip: seconds for one call.
         skew: how far this machine's clock is ahead of the server's, in seconds.
@@ -57,6 +59,8 @@ class Server:
     maxmemory: int
     used: int
     policy: str
+    evicted: int = 0
+    holds: bool = False
     is_cluster: bool = False
     round_trip: float
     skew: float
@@ -83,6 +87,8 @@ def server(ledger: Ledger) -> Server:
         maxmemory=int(info.get("maxmemory", 0)),
         used=int(info.get("used_memory", 0)),
         policy=str(info.get("maxmemory_policy", "")),
+        evicted=int(info.get("evicted_keys", 0)),
+        holds=not is_cluster and float(ledger.redis.hget(ledger.keys.evictions, "until") or 0) > now * 1000,
         is_cluster=is_cluster,
         round_trip=took,
         skew=before + took / 2 - now,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from egregore_dist.client import amounts
 from egregore_dist.engine.control import DRAINED
+from egregore_dist.ledger import fitness
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.limits import Bucket
 from egregore_dist.ledger.waits import Again, Look, OpenBlock, Retry, Track
@@ -16,6 +17,7 @@ from egregore_dist.resources import needs, router
 from egregore_dist.resources.report import Report
 
 #: "paused": somebody has paused the run.
+#: "evictions": the server evicts keys, so nothing is started.
 #: "workers": no worker is alive.
 #: "queue": no live worker serves the queue.
 #: "held": no live worker of the queue takes lanes now: it is drained, or its memory is short.
@@ -35,6 +37,7 @@ from egregore_dist.resources.report import Report
 #: "unseen": there are more open blocks than were looked at.
 Kind = Literal[
     "paused",
+    "evictions",
     "workers",
     "queue",
     "held",
@@ -124,6 +127,8 @@ def reasons(facts: Facts) -> list[Reason]:
     found = []
     if look.paused is not None:
         found.append(_paused(look, look.paused))
+    if look.held_until is not None:
+        found.append(_evictions(look, look.held_until))
     if not facts.reports:
         found.append(_no_worker(look))
     teller = _Teller(facts)
@@ -216,7 +221,7 @@ class _Teller:
             return
         unserved = self._unserved(block, number, track)
         yield from unserved
-        if unserved or is_full or self._facts.look.paused is not None:
+        if unserved or is_full or self._facts.look.paused is not None or self._facts.look.held_until is not None:
             return
         if track.limit is not None:
             yield _place(block, track, track.limit)
@@ -323,6 +328,15 @@ def _paused(look: Look, since: int) -> Reason:
     waiting = sum(block.waiting for block in look.blocks)
     text = f"the run is paused, for {_time(seconds)}: nothing more of it begins until it is resumed"
     return Reason(kind="paused", text=text, numbers={"seconds": seconds, "waiting": waiting})
+
+
+def _evictions(look: Look, until: int) -> Reason:
+    seconds = (until - look.now) / 1000
+    text = (
+        "the server evicts keys, and may lose parts of runs: nothing more begins until it has evicted none for a "
+        f"while, in {_time(seconds)} at the earliest; {fitness.NO_EVICTION}"
+    )
+    return Reason(kind="evictions", text=text, numbers={"seconds": seconds})
 
 
 def _no_worker(look: Look) -> Reason:

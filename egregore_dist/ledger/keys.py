@@ -32,6 +32,11 @@ class Keys:
         return f"{self.prefix}:janitor"
 
     @property
+    def evictions(self) -> str:
+        """What is known of keys that the server has evicted, see ``due.lua``."""
+        return f"{self.prefix}:evictions"
+
+    @property
     def aside(self) -> str:
         """Messages that could not be served, newest first."""
         return f"{self.prefix}:aside"

@@ -409,7 +409,9 @@ class Ledger:
             limit: entries at most.
         """
         keys = (self.keys.janitor, self.keys.agenda, self.keys.runs)
-        leads, server, entries, limits, full = self._calls.one("due", keys, [janitor, max(1, int(lease * 1000)), limit])
+        leads, server, entries, limits, full, evicted = self._calls.one(
+            "due", keys, [janitor, max(1, int(lease * 1000)), limit]
+        )
         found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
         return Due(
             leads=bool(leads),
@@ -417,7 +419,16 @@ class Ledger:
             entries=sorted(found, key=lambda entry: entry[1] != "deadline"),
             limits=[bucket.decode() for bucket in limits],
             full=bool(full),
+            evicted=evicted,
         )
+
+    def evicted(self) -> int:
+        """Keys that the server has evicted since its start; -1 where it does not say."""
+        with reachable():
+            try:
+                return int(self.redis.info("stats")["evicted_keys"])
+            except (redis.exceptions.ResponseError, KeyError):
+                return -1
 
     def put_off(self, run: str, kind: str, block: str, seconds: float) -> None:
         """Have an entry of the agenda come due later."""

@@ -338,6 +338,7 @@ class Due:
         entries: of the agenda, as run, kind, block.
         limits: buckets of limits.
         full: whether the server's memory is full, so that nobody can report.
+        evicted: keys that it has evicted since its start; -1 where it does not say.
     """
 
     leads: bool
@@ -345,6 +346,7 @@ class Due:
     entries: Sequence[tuple[str, str, str]] = ()
     limits: Sequence[str] = ()
     full: bool = False
+    evicted: int = -1
 
 
 # In the place of a worker's name: the `Presence` of those who say nothing. What they hold since its ``at`` is theirs:

@@ -146,6 +146,7 @@ class Look:
         record: the run.
         now: the server's time, in milliseconds.
         paused: since when it is, or None.
+        held_until: until when nothing is leased, since the server evicts keys, or None.
         work: its spec and its functions.
         open: open blocks that there are.
         blocks: those that were looked at, the outermost first.
@@ -156,6 +157,7 @@ class Look:
     record: RunRecord
     now: int
     paused: int | None
+    held_until: int | None
     work: Work
     open: int
     blocks: tuple[OpenBlock, ...] = field(default=())
@@ -171,8 +173,9 @@ def look(ledger: Ledger, run: str) -> Look | None:
     pipe.hmget(keys.run(run), replies.WORK_FIELDS)
     pipe.scard(keys.part(run, "open"))
     pipe.hget(keys.block(run, "m", ROOT), "at:0")
+    pipe.hget(keys.evictions, "until")
     with reachable():
-        fields, work, count, at = pipe.execute()
+        fields, work, count, at, until = pipe.execute()
         if fields[0] is None:
             raise replies.not_found(run)
         record, paused = replies.run_record(run, fields), fields[replies.RUN_FIELDS.index("paused")]
@@ -185,6 +188,7 @@ def look(ledger: Ledger, run: str) -> Look | None:
         record=record,
         now=now,
         paused=int(paused) if paused else None,
+        held_until=int(until) if until is not None and int(until) > now else None,
         work=replies.work(run, work),
         open=int(count),
         blocks=tuple(blocks),

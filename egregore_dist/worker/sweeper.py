@@ -19,7 +19,7 @@ from egregore_dist.engine import publish
 from egregore_dist.engine.later import Later
 from egregore_dist.engine.places import Places
 from egregore_dist.engine.queues import Queues
-from egregore_dist.ledger import OTHERS, Due, Ledger, Message, Presence
+from egregore_dist.ledger import OTHERS, Due, Ledger, Message, Presence, fitness
 from egregore_dist.resources import needs, report, router
 from egregore_dist.settings import Settings
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _MISSED = 2.5
 # Seconds until an entry that could not be dealt with is tried again.
 _AGAIN_AFTER = 60.0
+# Seconds between two lines of log about keys that the server evicts.
+_WARN_EVERY = 60.0
 # Seconds between two clearings of the list of runs.
 _CLEAR_EVERY = 3600.0
 
@@ -69,6 +71,8 @@ class Sweeper:
         self._ttls = {settings.report_ttl}
         self._heard = self._heard_at = -math.inf
         self._server = ""
+        self._evicted = -1
+        self._warns_at = 0.0
         # Until when workers may not have been able to report.
         self._silent_until = math.inf
 
@@ -105,10 +109,20 @@ class Sweeper:
         # janitor that begins does not know whether it was.
         if max(now - self._heard, at - self._heard_at) - self._settings.sweep_interval > self._patience:
             self._silent_until = now
-        # Nor does one have what was reported, if it came back with what it had kept a while ago.
-        if due.full or due.server != self._server:
+        # Nor does one have what was reported, if it came back with what it had kept a while ago, or if it evicts keys.
+        evicts = due.server == self._server and due.evicted > self._evicted >= 0
+        if due.full or evicts or due.server != self._server:
             self._silent_until = now
-        self._server, self._heard, self._heard_at = due.server, now, at
+        if evicts and due.leads and at >= self._warns_at:
+            self._warns_at = at + _WARN_EVERY
+            log.error(
+                "the server evicts keys (%d since its start), and may lose runs and the reports of live workers: "
+                "nothing is started until it has evicted none for a while; %s",
+                due.evicted,
+                fitness.NO_EVICTION,
+                extra={"action": "server_evicts"},
+            )
+        self._server, self._evicted, self._heard, self._heard_at = due.server, due.evicted, now, at
 
     @property
     def _patience(self) -> float:
@@ -227,6 +241,9 @@ class Sweeper:
         self._said = []
         now = self._asked(self._ledger.now)
         reports = self._asked(self._ledger.reports)
+        if self._asked(self._ledger.evicted) > self._evicted >= 0:
+            # One of them may have been evicted since this round began.
+            self._silent_until = time.monotonic()
         if self._trusts:
             self._ttls = {self._settings.report_ttl}
         for name, raw in reports.items():

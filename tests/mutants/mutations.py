@@ -110,9 +110,30 @@ MUTATIONS = (
     Mutation(
         name="a server that was started anew is taken for one that never was away",
         file="egregore_dist/worker/sweeper.py",
-        old="if due.full or due.server != self._server:",
-        new="if due.full:",
+        old="if due.full or evicts or due.server != self._server:",
+        new="if due.full or evicts:",
         tests=(f"{LEDGER}/test_sweeper.py",),
+    ),
+    Mutation(
+        name="a worker whose report was evicted is taken for dead",
+        file="egregore_dist/worker/sweeper.py",
+        old="if due.full or evicts or due.server != self._server:",
+        new="if due.full or due.server != self._server:",
+        tests=(f"{LEDGER}/test_sweeper.py",),
+    ),
+    Mutation(
+        name="a worker whose report was evicted after a janitor's question is taken for dead",
+        file="egregore_dist/worker/sweeper.py",
+        old="if self._asked(self._ledger.evicted) > self._evicted >= 0:",
+        new="if False:",
+        tests=(f"{LEDGER}/test_sweeper.py",),
+    ),
+    Mutation(
+        name="branches are leased while the server evicts keys",
+        file=f"{LUA}/serve.lua",
+        old="if paused or held_until() then",
+        new="if paused then",
+        tests=(f"{LEDGER}/test_evictions.py",),
     ),
     Mutation(
         name="a process that waits for the ledger is held up",

@@ -71,6 +71,13 @@ local function release(block, branch)
   if redis.call('HEXISTS', key('m', block), 'place:' .. branch) == 1 then limits().release(block, branch) end
 end
 
+-- Until when nothing is leased, since the server evicts keys, server ms; see due.lua.
+local EVICTIONS = string.sub(AGENDA, 1, -7) .. 'evictions'
+local function held_until()
+  local ends = tonumber(redis.call('HGET', EVICTIONS, 'until') or 0)
+  return ends > NOW and ends or nil
+end
+
 local function is_paused() return redis.call('HEXISTS', K, 'paused') == 1 end
 
 -- The run's state as everybody outside sees it, or "" where there is no such run.

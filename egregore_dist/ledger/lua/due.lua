@@ -3,13 +3,16 @@
 -- KEYS[1]  <prefix>:janitor   string  the janitor that leads, until its lease ends
 -- ARGV  janitor, lease ms, entries at most
 -- Returns { 1 if it leads else 0, the server's word for its own life or "", entries of the agenda that are due, the oldest
--- first, buckets of limits that are, see _limits.lua, 1 if the server's memory is full else 0 }. Beyond the most, deadlines:
--- they do not wait behind the hints of a cluster that was away.
+-- first, buckets of limits that are, see _limits.lua, 1 if the server's memory is full else 0, keys that it has evicted in this
+-- life or -1 where it does not say }. Beyond the most, deadlines: they do not wait behind the hints of a cluster that was away.
+--
+-- <prefix>:evictions  hash  server, evicted: what the last leader was told; until: when leases go on, since keys were evicted.
+-- It never expires: a server that evicts what can expire first would lose it.
 --
 -- One call a round, whoever leads; a follower's changes nothing. Two that both believe to lead do no harm: what they do are
 -- transitions. A lease is prolonged by PEXPIRE, which a server does also while its memory is full.
 
-local BEHIND = 50
+local BEHIND, HOLD = 50, 30000
 
 local me, lease, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local leader = redis.call('GET', KEYS[1])
@@ -18,11 +21,18 @@ local leader = redis.call('GET', KEYS[1])
 local said = redis.pcall('INFO', 'server')
 local server = type(said) == 'string' and string.match(said, 'run_id:(%w+)') or ''
 local leads = not leader or leader == me
+said = redis.pcall('INFO', 'stats')
+local evicted = type(said) == 'string' and tonumber(string.match(said, 'evicted_keys:(%d+)')) or -1
 -- A server whose memory is full refuses a follower's too, which changes nothing.
 local tried = redis.pcall(unpack(leads and { 'SET', KEYS[1], me, 'PX', lease } or { 'SETNX', KEYS[1], me }))
 local full = type(tried) == 'table' and tried.err
 if full and not leader then return tried end
-if not leads then return { 0, server, {}, {}, full and 1 or 0 } end
+if not leads then return { 0, server, {}, {}, full and 1 or 0, evicted } end
+local its, known = unpack(redis.call('HMGET', EVICTIONS, 'server', 'evicted'))
+if its ~= server or tonumber(known) ~= evicted then
+  redis.pcall('HSET', EVICTIONS, 'server', server, 'evicted', evicted)
+  if its == server and evicted > tonumber(known) then redis.pcall('HSET', EVICTIONS, 'until', NOW + HOLD) end
+end
 if full then redis.call('PEXPIRE', KEYS[1], lease) end
 local due = redis.call('ZRANGEBYSCORE', AGENDA, '-inf', NOW, 'LIMIT', 0, most)
 if #due == most then
@@ -30,4 +40,4 @@ if #due == most then
     if string.find(entry, ' deadline ', 1, true) then due[#due + 1] = entry end
   end
 end
-return { 1, server, due, limits().due(most), full and 1 or 0 }
+return { 1, server, due, limits().due(most), full and 1 or 0, evicted }

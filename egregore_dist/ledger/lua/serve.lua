@@ -17,7 +17,7 @@
 --   alarms         flat pairs (bucket of a limit, ms): see tend.lua
 --   ms             of a track with a limit whose branches wait for it, or 0
 --
--- A paused run: what was finished is taken, and nothing is leased.
+-- A paused run, or a server that evicts keys: what was finished is taken, and nothing is leased.
 --
 -- Keeps: running slots never above the limit; a branch is leased by one lane at a time; only its holder commits it;
 -- the commit that makes the block complete is the only one that resumes its parent; a branch that begins with a node that
@@ -265,7 +265,8 @@ if held ~= believed then
   return answer('open', 0, -1, again, {}, late)
 end
 
-if paused then
+if paused or held_until() then
+  if not paused then hint_soon(block) end
   note_held()
   return answer('open', 0, 0, {}, {}, late)
 end

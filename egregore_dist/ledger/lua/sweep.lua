@@ -13,7 +13,8 @@
 -- worker said, after they had begun, that it does not have it, or them (a branch that lost its last attempt fails as "lost"), and
 -- ask for others in their place. Where branches wait and fewer lanes than planned serve them, ask for lanes; again after twice the time.
 -- Where messages wait on the queue, theirs are most likely among them, so one lane is asked for, and another after some rounds.
--- A block that lanes work on is looked at again soon all the same. For a paused run no lane is asked for.
+-- A block that lanes work on is looked at again soon all the same. For a paused run no lane is asked for, nor while the server
+-- evicts keys.
 --
 -- A run of which the server has lost part is ended by its caller, see forget.lua: a message "lost" asks for that.
 --
@@ -133,7 +134,8 @@ local called = #publish
 hinted, ask_after = tonumber(hinted or 0), tonumber(ask_after or 0)
 local free = math.huge
 if limit ~= '0' then free = tonumber(limit) - tonumber(redis.call('HGET', B, 'running')) end
-local waits, asks, paused = false, ask_after <= NOW, is_paused()
+local waits, asks, paused, held = false, ask_after <= NOW, is_paused(), held_until()
+if held then free = 0 end
 for t = 0, tonumber(tracks) - 1 do
   local lanes, queue = unpack(redis.call('HMGET', B, 'lanes:' .. t, 'queue:' .. t))
   local missing = math.min(tonumber(lanes) - (serving[tostring(t)] or 0), waiting_for_lanes(block, t), free, LANES_AT_MOST)
@@ -145,7 +147,7 @@ for t = 0, tonumber(tracks) - 1 do
 end
 if not waits or paused then
   redis.call('HDEL', B, 'hinted', 'ask_after')
-  ask_after = NOW + HINT_AT_MOST
+  ask_after = held or NOW + HINT_AT_MOST
 elseif asks then
   hinted = hinted + 1
   ask_after = NOW + math.min(HINT_AFTER * 2 ^ hinted, HINT_AT_MOST)

@@ -288,6 +288,26 @@ def test_who_could_not_report_to_a_full_server_is_not_dead(
     assert_spared(play, clock, sweeper, block, rounds=int(TTL / INTERVAL) - 1, then=2 * INTERVAL)
 
 
+@pytest.mark.parametrize("seen", ["when it asked what is due", "when it had read the reports"])
+def test_whose_report_was_evicted_is_not_dead(
+    janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    """A server that has evicted keys since may have evicted reports too."""
+    sweeper = janitor()
+    block = held(play, GONE)
+    due = play.ledger.due
+    with monkeypatch.context() as patch:
+        patch.setattr(play.ledger, "due", lambda *args: replace(due(*args), evicted=7))
+        patch.setattr(play.ledger, "evicted", lambda: 7)
+        sweeper._evicted = 6 if seen == "when it asked what is due" else 7
+        if seen == "when it had read the reports":
+            patch.setattr(play.ledger, "evicted", lambda: 8)
+        for _ in range(3):
+            clock.now += INTERVAL
+            sweeper.round()
+            assert play.ledger.running(play.run, block) != []
+
+
 def test_who_follows_hears_that_the_server_is_full(
     janitor: Callable[..., Sweeper], clock: Clock, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:

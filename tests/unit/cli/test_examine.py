@@ -75,6 +75,7 @@ def test_a_good_server() -> None:
         (replace(GOOD, maxmemory=10**6), {"memory": "problem"}),
         (replace(GOOD, policy="allkeys-lru"), {"memory": "warning"}),
         (replace(GOOD, policy="allkeys-lru", maxmemory=10**9), {"memory": "problem"}),
+        (replace(GOOD, holds=True, evicted=9), {"memory": "problem"}),
         (replace(GOOD, skew=-5.0), {"clock": "problem"}),
         (replace(GOOD, overdue=3), {"agenda": "problem"}),
     ],

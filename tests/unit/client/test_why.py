@@ -39,8 +39,8 @@ def block(*tracks: Track, id: str = "0.0-0", parent: str = ROOT, branch: int = 0
 
 def facts(*blocks: OpenBlock, workers: tuple[Report, ...] | None = None, **more: Any) -> Facts:
     record = RunRecord(id=RUN, state="running", workflow="flow", created=1.0, started=2.0, ended=None)
-    of_look = {name: more.pop(name) for name in ("open", "paused", "retries", "more") if name in more}
-    values: dict[str, Any] = {"open": len(blocks), "paused": None} | of_look
+    of_look = {name: more.pop(name) for name in ("open", "paused", "held_until", "retries", "more") if name in more}
+    values: dict[str, Any] = {"open": len(blocks), "paused": None, "held_until": None} | of_look
     look = Look(record=record, now=NOW, work=Work("flow", b"", b""), blocks=blocks, **values)
     return Facts(look=look, reports=(worker(),) if workers is None else workers, **more)
 
@@ -309,6 +309,12 @@ CASES: dict[str, tuple[Facts, list[str], str, dict[str, float]]] = {
         ["retry"],
         "retry in 1.5 s: call 2 of 2 of node 'fetch'",
         {"seconds": 1.5, "call": 2, "calls": 2},
+    ),
+    "on a server that evicts keys": (
+        facts(block(track(4)), held_until=NOW + 12_000),
+        ["evictions"],
+        "nothing more begins until it has evicted none for a while, in 12 s at the earliest; set `maxmemory-policy",
+        {"seconds": 12.0},
     ),
     "more than was looked at": (
         facts(block(track(0)), open=10_000),
