@@ -129,7 +129,8 @@ def refuse_unfit_server(settings: Settings) -> None:
     """Refuse a ledger's server that cannot hold one; a server that is away is waited for.
 
     Raises:
-        errors.ConfigurationError: it evicts keys, or is a Redis Cluster; the message names the cure.
+        errors.ConfigurationError: it evicts keys, is a Redis Cluster, or its user lacks rights of a worker; the message
+            names the cure.
     """
     with closing(Ledger(apps.ledger_url(settings), prefix=settings.prefix, retries=0)) as ledger:
         try:

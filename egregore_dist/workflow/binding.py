@@ -110,10 +110,12 @@ class Parameters:
         extra: ``**kwargs``, or None.
         taken: the keys that ``**kwargs`` never get.
         parameters: all of them, as they are declared.
+        can_annotate: whether the function's source can annotate them: a lambda cannot.
     """
 
-    def __init__(self, parameters: list[Parameter]) -> None:
+    def __init__(self, parameters: list[Parameter], *, can_annotate: bool = True) -> None:
         self.parameters = parameters
+        self.can_annotate = can_annotate
         named = [p for p in parameters if p.kind not in (p.kind.VAR_POSITIONAL, p.kind.VAR_KEYWORD)]
         self._named = [p for p in named if not p.is_fixed]
         self.taken = {p.name for p in named}
@@ -162,7 +164,8 @@ class Parameters:
             alone = inspect.Parameter("value", inspect.Parameter.POSITIONAL_ONLY)
             signature, fixed = inspect.Signature([alone]), frozenset()
         resolved = typed.hints_of(fn) if hints is None else hints
-        made = cls([_read(parameter, resolved, fixed) for parameter in signature.parameters.values()])
+        parameters = [_read(parameter, resolved, fixed) for parameter in signature.parameters.values()]
+        made = cls(parameters, can_annotate=getattr(fn, "__name__", "") != "<lambda>")
         # What partial() fixes of a function with **kwargs is no parameter of it, and a key of the data neither.
         made.taken |= fixed
         return made

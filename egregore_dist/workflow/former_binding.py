@@ -130,15 +130,19 @@ class Former:
         if main is None or isinstance(value, list | tuple):
             return "For a list by position, write two or more parameters without defaults, or unpack it in the function"
         if value is None and main.name in after:
-            return f"For its default as before, annotate `{main.name}: {type(main.default).__name__}`"
+            return f"For its default as before, {self._annotate(main, type(main.default).__name__)}"
         if value is None:
-            return f"For None as before, annotate `{main.name}: {type(main.default).__name__} | None`"
+            return f"For None as before, {self._annotate(main, f'{type(main.default).__name__} | None')}"
         if after.get(main.name) is not value:
-            return f"For the whole mapping as before, annotate `{main.name}: dict`"
+            return f"For the whole mapping as before, {self._annotate(main, 'dict')}"
         kind = type(before.get(main.name))
         if kind is not type(None) and typed.refuses_mapping(kind) and main.meaning is Any:
-            return f"For a mapping by name as before, annotate `{main.name}: {kind.__name__}`"
+            return f"For a mapping by name as before, {self._annotate(main, kind.__name__)}"
         return f"For the former value, read {main.name}[{main.name!r}] in the function"
+
+    def _annotate(self, parameter: Parameter, annotation: str) -> str:
+        use = "" if self._now.can_annotate else "use a def instead of the lambda, and "
+        return f"{use}annotate `{parameter.name}: {annotation}`"
 
 
 def _annotation(parameter: Parameter) -> Any:

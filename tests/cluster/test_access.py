@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from egregore_dist import Limit, LocalCluster, Run, errors, node, parallel
+from egregore_dist import Limit, LocalCluster, Run, errors, node
 from egregore_dist.client.session import Session
 from egregore_dist.engine import access
 from egregore_dist.ledger import Ledger
@@ -19,24 +19,12 @@ from egregore_dist.monitor.routes import ROUTES
 from egregore_dist.settings import Settings, load
 from tests.cluster.test_monitor import monitor
 from tests.support.clusters import submitting
+from tests.support.flows import FLOW
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.waiting import until
 
 ACL = Path(__file__).parents[2] / "deploy/acl"
 PASSWORD = "open-sesame"
-
-
-@node
-def doubled(number: int) -> int:
-    return 2 * number
-
-
-@node
-def negated(number: int) -> int:
-    return -number
-
-
-FLOW = parallel(doubled, negated)
 
 
 @pytest.fixture(scope="module")

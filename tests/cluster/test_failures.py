@@ -617,6 +617,15 @@ def test_an_id_belongs_to_one_name_and_input(local: LocalCluster) -> None:
     assert first.status == "succeeded"
 
 
+def test_workflows_without_a_name_share_their_ids(local: LocalCluster) -> None:
+    """Two unnamed workflows of one kind are one run under one id; those with names are two."""
+    parallel(fine).submit(1, id="unnamed").result(timeout=20)
+
+    assert parallel(fine, fine.alias("b")).submit(1, id="unnamed").result(timeout=20) == {"fine": "fine"}
+    with pytest.raises(RunExists, match="with another workflow"):
+        parallel(fine, fine.alias("b"), name="orders").submit(1, id="unnamed")
+
+
 def test_changed_code_is_the_same_run(local: LocalCluster) -> None:
     """A submission that is repeated after a deploy returns the run of the former code."""
     assert (fine >> fine.alias("b")).alias("nightly").submit(1, id="deployed").result(timeout=20) == "fine"

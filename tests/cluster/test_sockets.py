@@ -11,22 +11,10 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from egregore_dist import LocalCluster, node, parallel
+from egregore_dist import LocalCluster
 from egregore_dist.cli import main
 from egregore_dist.client.server import Server
-
-
-@node
-def doubled(number: int) -> int:
-    return 2 * number
-
-
-@node
-def negated(number: int) -> int:
-    return -number
-
-
-FLOW = parallel(doubled, negated)
+from tests.support.flows import FLOW
 
 
 class Socket(NamedTuple):

@@ -10,27 +10,15 @@ import kombu.exceptions
 import pytest
 from click.testing import CliRunner
 
-from egregore_dist import LocalCluster, errors, node, parallel
+from egregore_dist import LocalCluster, errors
 from egregore_dist.cli import codes, examine, main
 from egregore_dist.engine import app as apps
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import load
 from egregore_dist.worker import service
 from tests.support import tls
+from tests.support.flows import FLOW
 from tests.support.tls import Certificates
-
-
-@node
-def doubled(number: int) -> int:
-    return 2 * number
-
-
-@node
-def negated(number: int) -> int:
-    return -number
-
-
-FLOW = parallel(doubled, negated)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from egregore_dist import errors, node, parallel
+from egregore_dist import errors
 from egregore_dist.cli import codes, main
 from egregore_dist.client import session
 from egregore_dist.client.session import Session
@@ -21,15 +21,8 @@ from egregore_dist.ledger import Ledger
 from egregore_dist.settings import load
 from tests.cluster.test_install import APP
 from tests.support.clusters import submitting
+from tests.support.flows import FLOW
 from tests.support.redis_server import RedisServer, redis_server
-
-
-@node
-def doubled(number: int) -> int:
-    return 2 * number
-
-
-FLOW = parallel(doubled)
 
 #: What each kind of unfit server is started with, and the cure that every error names.
 UNFIT = {

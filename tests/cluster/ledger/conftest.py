@@ -9,7 +9,10 @@ import hypothesis
 import pytest
 
 from egregore_dist.client.server import Server
-from egregore_dist.ledger import Ledger
+from egregore_dist.engine import publish
+from egregore_dist.engine.later import Later
+from egregore_dist.engine.queues import Queues
+from egregore_dist.ledger import Ledger, Message
 from tests.cluster.ledger import profiles
 from tests.cluster.ledger.play import Play
 from tests.support.clusters import REDIS, answers
@@ -44,3 +47,13 @@ def interleavings(request: pytest.FixtureRequest) -> hypothesis.settings:
 def play(ledger: Ledger) -> Play:
     """A run that was just submitted."""
     return Play.submit(ledger)
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
+    """What a janitor publishes, which goes nowhere."""
+    found: list[tuple[str, Message]] = []
+    monkeypatch.setattr(publish, "messages", lambda _app, run, wanted: found.extend((run, it) for it in wanted) or [])
+    monkeypatch.setattr(Queues, "waiting", lambda _queues, _names: 0)
+    monkeypatch.setattr(Later, "put", lambda _later, _key, _delay, action: action())
+    return found

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 
-import msgspec
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings, strategies
@@ -15,36 +14,18 @@ from egregore_dist import errors
 from egregore_dist.engine import app as apps
 from egregore_dist.ledger import ENDED, LEAVE, Ledger, Message, Waiting, Work, logs
 from egregore_dist.ledger.keys import ROOT
-from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
 from egregore_dist.worker.sweeper import Sweeper
 from egregore_dist.workflow.limits import Rule
 from tests.cluster.ledger.play import WORKER, Play, bad, limited, numbers, ok, track
 from tests.cluster.ledger.profiles import TIMEOUT
-from tests.cluster.ledger.test_sweeper import published
+from tests.support import janitors
 from tests.support.lengths import LONG
-
-__all__ = ["published"]
 
 BUCKET, PLACES = "calls", Rule(concurrent=2)
 BRANCHES = 8
 # More than any run needs; a round stands for some seconds.
 ROUNDS = 25
-WORKERS = msgspec.msgpack.encode(
-    Report(
-        worker=WORKER,
-        host="h",
-        pid=1,
-        cores=1.0,
-        memory_available=1,
-        memory_total=1,
-        slots=1,
-        queues=("q",),
-        at=10**15,
-        ttl=0.0,
-        lanes=(),
-    )
-)
 
 
 class Lively:
@@ -134,12 +115,7 @@ class Lively:
 def janitor(ledger: Ledger) -> Sweeper:
     """A janitor that has been up for long."""
     settings = Settings(broker_url="redis://127.0.0.1:1", queue="q")
-    made = Sweeper(ledger, apps.make_app(settings), settings, WORKER)
-    made._heard, made._heard_at, made._silent_until = time.monotonic(), time.time(), -float("inf")
-    ledger.redis.delete(ledger.keys.janitor)
-    made._server = ledger.due("nobody", 0.001).server
-    ledger.redis.delete(ledger.keys.janitor)
-    return made
+    return janitors.settle(Sweeper(ledger, apps.make_app(settings), settings, WORKER), ledger, time.monotonic())
 
 
 def rounds(run: Lively, sweeper: Sweeper, published: list[tuple[str, Message]]) -> None:
@@ -192,7 +168,7 @@ def assert_over(run: Lively, sweeper: Sweeper, published: list[tuple[str, Messag
 @pytest.fixture
 def quiet(ledger: Ledger, published: list[tuple[str, Message]]) -> list[tuple[str, Message]]:
     """What janitors publish, on a ledger where every lane that nobody plays is gone."""
-    ledger.report(WORKER, WORKERS, 600.0)
+    ledger.report(WORKER, janitors.report(WORKER), 600.0)
     return published
 
 
@@ -220,7 +196,7 @@ def test_a_run_that_lost_any_of_its_keys_is_over(ledger: Ledger, quiet: list[tup
     def check(data: strategies.DataObject) -> None:
         # What a failed example has left must not fail the next one.
         ledger.redis.delete(*ledger.redis.keys(f"{ledger.keys.prefix}*"))
-        ledger.report(WORKER, WORKERS, 600.0)
+        ledger.report(WORKER, janitors.report(WORKER), 600.0)
         run = Lively(ledger)
         few = strategies.sets(strategies.sampled_from(parts), min_size=1, max_size=4)
         gone = data.draw(strategies.one_of(few, few.map(lambda kept: set(parts) - kept)))

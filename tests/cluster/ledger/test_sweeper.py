@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from egregore_dist.resources.report import Report
 from egregore_dist.settings import Settings
 from egregore_dist.worker.sweeper import Sweeper
 from tests.cluster.ledger.play import QUEUE, WORKER, Play, track
+from tests.support import janitors
 from tests.support.waiting import let_pass, until
 
 INTERVAL, TTL = 1.0, 10.0
@@ -50,16 +50,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
-    """What a janitor publishes, which goes nowhere."""
-    found: list[tuple[str, Message]] = []
-    monkeypatch.setattr(publish, "messages", lambda _app, run, wanted: found.extend((run, it) for it in wanted) or [])
-    monkeypatch.setattr(Queues, "waiting", lambda _queues, _names: 0)
-    monkeypatch.setattr(Later, "put", lambda _later, _key, _delay, action: action())
-    return found
-
-
-@pytest.fixture
 def janitor(
     play: Play, clock: Clock, published: list[tuple[str, Message]], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Sweeper]:
@@ -76,12 +66,7 @@ def janitor(
 
     def make(name: str = WORKER, begins: bool = False) -> Sweeper:
         made = Sweeper(play.ledger, app, settings, name)
-        if not begins:
-            # As if it had been up for long.
-            made._heard, made._heard_at, made._silent_until = clock(), time.time(), -math.inf
-            made._server = play.ledger.due(name, INTERVAL).server
-            play.ledger.redis.delete(play.ledger.keys.janitor)
-        return made
+        return made if begins else janitors.settle(made, play.ledger, clock())
 
     return make
 
@@ -97,21 +82,7 @@ def raises(error: Exception) -> Callable[..., Any]:
 
 def said(worker: str, ttl: float | None = None) -> bytes:
     """A worker's report, with no lanes known: it cannot be read, or, with a ``ttl``, is older than every lane."""
-    return msgspec.msgpack.encode(
-        Report(
-            worker=worker,
-            host="h",
-            pid=1,
-            cores=1.0,
-            memory_available=1,
-            memory_total=1,
-            slots=1,
-            queues=("q",),
-            at=10**15 if ttl is None else 0,
-            ttl=ttl or 0.0,
-            lanes=None if ttl is None else (),
-        )
-    )
+    return janitors.report(worker, lanes=None) if ttl is None else janitors.report(worker, at=0, ttl=ttl)
 
 
 def held(play: Play, worker: str) -> str:

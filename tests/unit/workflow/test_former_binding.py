@@ -36,6 +36,10 @@ def search(query, limit=10):  # type: ignore[no-untyped-def]
     return query, limit
 
 
+def limited(limit=10):  # type: ignore[no-untyped-def]
+    return limit
+
+
 def test_the_first_value_of_a_node_is_told() -> None:
     """Once for a node, with parameter, both meanings and the annotation that brings the former one back."""
     data = {"query": "q", "limit": 5}
@@ -70,8 +74,15 @@ def test_workers_log_it(caplog: pytest.LogCaptureFixture) -> None:
         (search, {"query": None}, "For the former value, read query['query'] in the function"),
         (search, {"query": {}}, "For the former value, read query['query'] in the function"),
         (search, ["q", 5], "write two or more parameters without defaults, or unpack it in the function"),
-        (lambda limit=10: limit, {"x": 1}, "For the whole mapping as before, annotate `limit: dict`"),
-        (lambda limit=10: limit, None, "For None as before, annotate `limit: int | None`"),
+        (limited, {"x": 1}, "For the whole mapping as before, annotate `limit: dict`"),
+        (limited, None, "For None as before, annotate `limit: int | None`"),
+        (lambda limit=10: limit, {"x": 1}, "use a def instead of the lambda, and annotate `limit: dict`"),
+        (lambda limit=10: limit, None, "use a def instead of the lambda, and annotate `limit: int | None`"),
+        (
+            lambda query, limit=10: query,
+            {"query": "q", "limit": 5},
+            "For a mapping by name as before, use a def instead of the lambda, and annotate `query: str`",
+        ),
         (
             functools.partial(search, limit=3),
             {"query": "q", "limit": 5},
