@@ -208,8 +208,8 @@ MUTATIONS = (
     Mutation(
         name="a pause that stops nothing",
         file=f"{LUA}/serve.lua",
-        old="if paused then\n  note_held",
-        new="if false then\n  note_held",
+        old="if paused or held_until() then",
+        new="if held_until() then",
         tests=(f"{LEDGER}/test_pause.py",),
     ),
     Mutation(
