@@ -1,4 +1,4 @@
-"""A server that begins to evict keys while workflows run: nothing is lost, nothing new begins, and all goes on later."""
+"""A server that begins to evict keys while workflows run: nothing new begins until it has stopped."""
 
 from __future__ import annotations
 
