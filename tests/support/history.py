@@ -753,7 +753,7 @@ def lasting(ledger: Ledger) -> dict[str, list[str]]:
 #: ended have one too: so the count of keys comes back to what it was once their time is over.
 FIXED = (
     *("agenda", "runs", "epoch", "aside", "profiles", "profiles:used", "counts", "counts:cluster", "queues", "workers"),
-    *("limits", "limits:set", "limits:due"),
+    *("limits", "limits:set", "limits:due", "evictions"),
 )
 #: One for each workflow, of which so many are kept.
 BOUNDED = "counts:of:"
