@@ -29,7 +29,7 @@ def main() -> None:
             print(worker.log_tail(), file=sys.stderr)
             raise
         finally:
-            worker.stop(timeout=10)
+            worker.stop(timeout=60)
 
 
 def use_both() -> None:
