@@ -465,10 +465,10 @@ def test_who_waits_for_a_queue_that_nobody_serves_is_told(
     run = (elsewhere if first else Sequence(double, parallel(elsewhere))).submit(1)
 
     async def waited() -> Any:
-        return await asyncio.wait_for(run, 2.0)
+        return await asyncio.wait_for(run, 4.0)
 
     with pytest.raises(TimeoutError):
-        _ = run.result(timeout=2.0) if how == "result" else asyncio.run(waited())
+        _ = run.result(timeout=4.0) if how == "result" else asyncio.run(waited())
 
     (told,) = [record.getMessage() for record in caplog.records if "no live worker" in record.getMessage()]
     assert told.startswith(f"run {run.id} waits: ")
