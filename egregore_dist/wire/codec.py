@@ -8,6 +8,7 @@ import datetime as dt
 import decimal
 import inspect
 import logging
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
@@ -39,6 +40,11 @@ LARGE = 2**20
 LARGEST = 512 * 2**20 - 1
 """What a server takes as one value, in bytes."""
 
+CONTAINERS = 4_000_000
+"""How many lists, mappings and extensions a value may hold; more only with 16 bytes or more for each of them.
+
+An empty list takes one byte, and 72 bytes of memory once it is decoded; a mapping of one entry takes 3 and 234."""
+
 BRANCH_ERROR_LIMIT = 128 * 2**10
 """The largest encoded `BranchError`, in bytes: twice its texts, and the name of its branch."""
 
@@ -48,6 +54,20 @@ _JOINED_DEPTH = DEPTH + MAX_NESTING
 # Bytes that begin no list and no mapping: what is left without them counts the containers, and never too few.
 _NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
 _NO_MAPPING = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x8F or byte in (0xDE, 0xDF)))
+_BYTES_EACH = 16
+_WINDOW = 2**20
+# As many numbers, constants and short texts as follow each other, and then as many short lists and mappings.
+_RUN_OF_ITEMS = re.compile(
+    rb"(?:[\x00-\x7f\xc0\xc2\xc3\xe0-\xff]|[\xcc\xd0].|[\xcd\xd1].{2}|[\xca\xce\xd2].{4}|[\xcb\xcf\xd3].{8}|"
+    + b"|".join(re.escape(bytes([0xA0 + size])) + b".{%d}" % size for size in range(32))
+    + rb")*+([\x80-\x9f]*+)",
+    re.DOTALL,
+)
+# Of other first bytes: how many bytes hold the size of what follows, the bytes besides, and whether it is counted.
+_HEADS = {0xDC: (0, 3, 1), 0xDD: (0, 5, 1), 0xDE: (0, 3, 1), 0xDF: (0, 5, 1)}
+_HEADS |= {0xD4 + power: (0, 2 + 2**power, 1) for power in range(5)}
+_HEADS |= {0xC7: (1, 3, 1), 0xC8: (2, 4, 1), 0xC9: (4, 6, 1)}
+_HEADS |= {0xC4: (1, 2, 0), 0xC5: (2, 3, 0), 0xC6: (4, 5, 0), 0xD9: (1, 2, 0), 0xDA: (2, 3, 0), 0xDB: (4, 5, 0)}
 _CONTAINERS = (list, dict, tuple, set, frozenset)
 _FLAT = frozenset((str, int, float, bool, bytes, type(None)))
 _LEAVES = _FLAT | {dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal}
@@ -98,6 +118,7 @@ def encode(value: Any, *, where: str, limit: int | None = None) -> bytes:
         raise errors.EncodingError(f"{where} cannot be encoded: {cause}") from None
     except Exception as cause:
         raise _explain(value, where, cause) from cause
+    containers = _most_containers(raw, where)
     if limit is not None:
         _check_size(raw, where, limit)
     seen = value
@@ -115,7 +136,7 @@ def encode(value: Any, *, where: str, limit: int | None = None) -> bytes:
                 f"{where} has a mapping with two keys that are equal where they are read: an entry would be lost. "
                 "Dates, UUIDs and enums are read as plain text or numbers there; rename one of the keys."
             )
-    if _is_deeper(raw, seen, DEPTH):
+    if containers > DEPTH and _is_deeper(seen, DEPTH):
         raise _too_deep(where)
     return raw
 
@@ -124,15 +145,16 @@ def decode(raw: bytes) -> Any:
     """The plain value that ``raw`` holds; keys of mappings keep their types.
 
     Raises:
-        EncodingError: ``raw`` is not well-formed MessagePack, or is nested too deeply.
+        EncodingError: ``raw`` is not well-formed MessagePack, is nested too deeply, or holds too many `CONTAINERS`.
     """
+    containers = _most_containers(raw, "stored data")
     try:
         value = _decoder.decode(raw)
     except RecursionError:
         raise _too_deep("stored data", _JOINED_DEPTH) from None
     except Exception as cause:
         raise _malformed(cause) from cause
-    if _is_deeper(raw, value, _JOINED_DEPTH):
+    if containers > _JOINED_DEPTH and _is_deeper(value, _JOINED_DEPTH):
         raise _too_deep("stored data", _JOINED_DEPTH)
     return value
 
@@ -141,6 +163,7 @@ def join_list(raws: Sequence[bytes]) -> bytes:
     """A list of encoded values, without decoding them.
 
     Raises:
+        EncodingError: together they hold too many `CONTAINERS`.
         PayloadTooLarge: together they are larger than what a server takes as one value.
     """
     return _storable(_encoder.encode([msgspec.Raw(raw) for raw in raws]))
@@ -150,7 +173,7 @@ def join_mapping(pairs: Sequence[tuple[Any, bytes]]) -> bytes:
     """A mapping of keys to encoded values, in order, without decoding them.
 
     Raises:
-        EncodingError: two keys are equal, or a key cannot be encoded.
+        EncodingError: two keys are equal, a key cannot be encoded, or together they hold too many `CONTAINERS`.
         PayloadTooLarge: together they are larger than what a server takes as one value.
     """
     mapping = {key: msgspec.Raw(raw) for key, raw in pairs}
@@ -206,6 +229,8 @@ def split(raw: bytes) -> Entries:
     n = count(raw)
     if n is not None and n > MAX_BRANCHES:
         raise errors.EncodingError(f"a list or mapping of {n} entries: a block has at most {MAX_BRANCHES} branches")
+    if len(raw) > CONTAINERS and is_mapping(raw):
+        _most_containers(raw, "a mapping")  # its keys are decoded
     try:
         parts = _splitter.decode(raw)
     except msgspec.ValidationError:
@@ -311,13 +336,58 @@ def _storable(raw: bytes) -> bytes:
             f"the values of a block's branches take {len(raw)} bytes together, and a server stores at most {LARGEST} "
             "as one value. Let the branches return references (a path, a key, a URL) instead."
         )
+    if len(raw) > CONTAINERS:
+        _most_containers(raw, "the mapping of a block's results")
     return raw
 
 
-def _is_deeper(raw: bytes, value: Any, limit: int) -> bool:
-    """Whether more than ``limit`` containers stand inside each other in ``value``, which is encoded as ``raw``."""
-    if len(raw) <= limit or raw[0] in _NO_CONTAINERS or len(raw.translate(None, _NO_CONTAINERS)) <= limit:
-        return False
+def _most_containers(raw: bytes, where: str) -> int:
+    """As many lists and mappings as ``raw`` can hold, or more. Raises `errors.EncodingError` if it holds too many."""
+    if len(raw) <= DEPTH or raw[0] in _NO_CONTAINERS:
+        return 0
+    # Bytes of numbers and texts are counted with them.
+    most = len(raw.translate(None, _NO_CONTAINERS))
+    if most > CONTAINERS:
+        limit = max(CONTAINERS, len(raw) // _BYTES_EACH)
+        if most > limit and _has_more_containers(raw, most, limit):
+            raise errors.EncodingError(
+                f"{where} has more than {limit} lists and mappings in {len(raw)} bytes, and takes many times as much "
+                "memory. Return columns (a mapping of lists) instead of records, or a reference (a path, a key, a URL)."
+            )
+    return most
+
+
+def _has_more_containers(raw: bytes, most: int, limit: int) -> bool:
+    """Whether more than ``limit`` lists, mappings and extensions begin before the end, or what is malformed.
+
+    ``most`` counts the bytes that may begin one. What was passed is counted exactly, so that not all has to be read.
+    """
+    counted, at, began, matched, end = 0, 0, 0, 0, len(raw)
+    while at < end:
+        if matched > _WINDOW:
+            most -= len(raw[began:at].translate(None, _NO_CONTAINERS))
+            began, matched = at, 0
+            if counted + most <= limit:
+                return False
+        passed, after = _RUN_OF_ITEMS.match(raw, at, at + _WINDOW).span(1)  # type: ignore[union-attr]  # or nothing
+        counted += after - passed
+        if counted > limit:
+            return True
+        matched += after - at + 1
+        head = _HEADS.get(raw[after]) if after < end else None
+        if head is None:
+            if after == at:
+                return False
+            at = after
+            continue
+        width, fixed, counts = head
+        at = after + fixed + (int.from_bytes(raw[after + 1 : after + 1 + width], "big") if width else 0)
+        counted += counts
+    return counted > limit
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Whether more than ``limit`` containers stand inside each other in ``value``."""
     level = [value]
     for _ in range(limit):
         level = [child for part in level for child in _inside(part) if type(child) not in _FLAT]

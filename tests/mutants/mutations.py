@@ -872,6 +872,20 @@ MUTATIONS = (
         tests=("tests/unit/wire/test_bounds.py", "-k", "number_of_causes"),
     ),
     Mutation(
+        name="S6: a value is decoded before its lists and mappings are counted",
+        file="egregore_dist/wire/codec.py",
+        old='    containers = _most_containers(raw, "stored data")\n',
+        new="    containers = len(raw)\n",
+        tests=("tests/unit/wire/test_bounds.py", "-k", "tiny"),
+    ),
+    Mutation(
+        name="S6: the keys of a mapping are decoded before what they hold is counted",
+        file="egregore_dist/wire/codec.py",
+        old="    if len(raw) > CONTAINERS and is_mapping(raw):\n",
+        new="    if False:\n",
+        tests=("tests/unit/wire/test_bounds.py", "-k", "tiny"),
+    ),
+    Mutation(
         name="S6: a list is taken apart before its items are counted",
         file="egregore_dist/wire/codec.py",
         old="    if n is not None and n > MAX_BRANCHES:",

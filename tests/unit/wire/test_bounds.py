@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import subprocess
 import sys
 from typing import Any
@@ -148,3 +149,83 @@ def test_s6_memory_stays_near_the_input() -> None:
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
 
     assert int(done.stdout) < 80 * 1024
+
+
+TINY = """
+import resource, sys
+from egregore_dist import errors
+from egregore_dist.wire import codec
+reads, head, tail = (codec.split, b"\\x81", b"\\x00") if sys.argv[1] == "key" else (codec.decode, b"", b"")
+for item in (b"\\x90", b"\\x80", b"\\x81\\x00\\x80"):
+    many = (8 << 20) // len(item)
+    raw = b"".join((head, b"\\xdd", many.to_bytes(4, "big"), item * many, tail))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        reads(raw)
+    except errors.EncodingError as refused:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, refused)
+"""
+
+
+@pytest.mark.parametrize("where", ["value", "key"])
+def test_s6_tiny_containers_are_counted_before_they_are_made(where: str) -> None:
+    """Eight megabytes of tiny lists and mappings, in a value or a key, are refused in little more than they take."""
+    done = subprocess.run([sys.executable, "-c", TINY, where], capture_output=True, text=True, check=True)
+
+    assert done.stdout.count("more than 4000000 lists and mappings in ") == 3
+    assert max(int(line.split()[0]) for line in done.stdout.splitlines()) < 40 * 1024
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_s6_the_containers_of_a_value(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value of as many containers as the limit is encoded, joined and read; one of one more is not."""
+    monkeypatch.setattr(codec, "CONTAINERS", 1000)
+    value: list[Any] = [[], {}, {"text": "\u0410" * 40}, errors.BranchError("b", message="m"), *[[1]] * (995 + more)]
+    raw = msgspec.msgpack.encode(value, enc_hook=codec.replacement)
+    parts = [msgspec.msgpack.encode(part, enc_hook=codec.replacement) for part in value]
+    pairs = list(enumerate(parts))
+
+    reads = (
+        lambda: codec.decode(raw),
+        lambda: codec.encode(value, where="a test"),
+        lambda: codec.join_list(parts),
+        lambda: codec.join_mapping(pairs),
+    )
+    for read in reads:
+        if not more:
+            read()
+            continue
+        with pytest.raises(errors.EncodingError, match="more than 1000 lists and mappings in"):
+            read()
+
+
+@pytest.mark.parametrize("window", [40, 2**20])
+def test_containers_are_counted_exactly_beside_everything_else(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers, texts, bytes and dates of every size, full of bytes that begin containers, are not counted."""
+    monkeypatch.setattr(codec, "_WINDOW", window)
+    sizes = [*range(40), 255, 256, 65535, 65536]
+    scalars = [None, True, -1, 200, -100, 2**15, -(2**14), 2**31, -(2**30), 2**63, -(2**62), 1.0000000001, dt.date.max]
+    texts = ["\u0410" * size for size in sizes] + ["a" * size for size in sizes] + [b"\x90" * size for size in sizes]
+    extensions = [msgspec.msgpack.Ext(5, b"\x90" * size) for size in sizes]
+    value = [*scalars, *texts, *extensions, [0] * 15, [0] * 16, [0] * 65536, dict.fromkeys(range(15)), {1: {2: []}}]
+    value += [dict.fromkeys(range(size)) for size in (16, 65536)]
+    raw = msgspec.msgpack.encode(value)
+    many = 1 + len(extensions) + 9
+
+    assert len(raw.translate(None, codec._NO_CONTAINERS)) > 2 * many
+    assert not codec._has_more_containers(raw, len(raw), many)
+    assert codec._has_more_containers(raw, len(raw), many - 1)
+
+
+def test_a_million_records_are_read() -> None:
+    """A list of a million mappings, each with a list of its own, is read."""
+    record = {"key": [1]}
+    raw = codec.join_list([msgspec.msgpack.encode(record)] * 1_000_000)
+
+    assert codec.decode(raw)[-1] == record
+
+
+@pytest.mark.parametrize("end", [b"\xc1\x90", b"\xcb\x90", b"\xd9", b"\xd9\xff\x90", b"\xc9\x90", b"\xa2\x90"])
+def test_containers_are_counted_up_to_what_is_malformed(end: bytes) -> None:
+    """What ends early, or has a byte that begins nothing, is left to the decoder."""
+    assert not codec._has_more_containers(b"\x90" * 9 + end, 11, 9 + (end[0] == 0xC9))
