@@ -7,22 +7,31 @@ import json
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+from urllib.parse import parse_qs, parse_qsl
 
 import msgspec
 
 from egregore_dist import errors, node, parallel
 from egregore_dist.client.events import Event
-from egregore_dist.ledger import Aside, replies
+from egregore_dist.ledger import Aside, replies, runlist, waits
+from egregore_dist.ledger.keys import Keys
+from egregore_dist.ledger.ledger import Ledger
+from egregore_dist.monitor import guard, lists, live, logs
+from egregore_dist.monitor.sessions import Sessions
+from egregore_dist.monitor.users import Users
 from egregore_dist.resources import profile, report
 from egregore_dist.wire import code, codec, failure, signing, tracing
 from egregore_dist.worker import envelope
 from egregore_dist.workflow import describe, spec
+from egregore_dist.workflow.parallel import MAX_BRANCHES
 from tests.support.secret import secret_of
 
 SECRET = signing.Signer([secret_of("fuzz").encode()])
 
 _LANE = "egregore.lane"
+
+SESSIONS = Sessions(Users({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,67 @@ def _positions(raw: bytes) -> object:
     return replies.unpack_positions(raw), replies.unpack_failed(raw)
 
 
+def _served(raw: bytes) -> object:
+    reply = msgspec.msgpack.decode(raw)
+    # The script writes each of the branches that it counts into the ledger before it answers.
+    if isinstance(reply, list) and len(reply) > 2 and isinstance(reply[2], int) and reply[2] > MAX_BRANCHES:
+        return None
+    return repr(replies.served(reply))
+
+
+def _messages(raw: bytes) -> object:
+    publish, alarmed = msgspec.msgpack.decode(raw)
+    return repr((replies.messages(publish), replies.alarms(alarmed)))
+
+
+class _Server:
+    """A ledger whose server gives these answers, one to each batch of commands."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.keys = Keys("fuzz")
+        self.redis = self
+        self._answers = iter(answers)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name == "pipeline":
+            return lambda **_: self
+        return (lambda *_: next(self._answers)) if name in ("execute", "zrange", "zmscore") else lambda *_, **__: self
+
+
+def _waits(raw: bytes) -> object:
+    server = _Server([[(raw, 1.0)], 1], [b"token", (b"name", b"open")])
+    return repr(waits._retries(cast(Ledger, server), "run", 0))
+
+
+def _agenda(raw: bytes) -> object:
+    entries = raw.split(b"\n")
+    return repr(runlist._going_on(cast(Ledger, _Server(entries, [1.0] * len({e.partition(b" ")[0] for e in entries})))))
+
+
+def _query(raw: bytes) -> object:
+    query = dict(parse_qsl(raw.decode("utf-8", "replace")))
+    runs, lines = lists.Filters.of(query), logs.Filters.of(query)
+    again = lists.Filters.of(dict(parse_qsl(runs.address(runs.before).partition("?")[2])))
+    assert again == runs
+    return repr((runs.wanted, lines.wanted)), lines.address("run", lines.before)
+
+
+def _form(raw: bytes) -> object:
+    form = parse_qs(raw.decode(), max_num_fields=guard._FIELDS_AT_MOST, keep_blank_values=True)
+    address = guard._own(form.get("next", ["/"])[0])
+    # A page here, and of no other host.
+    assert address.startswith("/")
+    assert not address.startswith("//")
+    return address, lists.Filters.of(dict(parse_qsl(form.get("filters", [""])[0])))
+
+
+def _cookie(raw: bytes) -> object:
+    assert SESSIONS.find(raw.decode("utf-8", "surrogatepass")) is None
+    known = live._known(raw.decode("latin-1"))
+    assert known.isascii()
+    return known
+
+
 def _caused() -> BaseException:
     try:
         try:
@@ -143,8 +213,16 @@ _EVENTS = (
     {"event": b"x", "error": b"\x91\x03", "took": b"\x91\x05", "failures": msgspec.msgpack.encode(_FAILED)},
     {"event": b"x", "branch": b"3", "attempt": b"2", "node": b"n"},
 )
+_PUBLISH = [b"lane", b"0", b"0", b"queue", b"name", b"run", b"1700000000000"]
+_SERVED = (
+    [b"ok", 0, 2, [b"3", b"1", b"", b"2 node"], [b"0", b"0", b"1", b"1", b"", b""], 0, _PUBLISH, [b"0", b"5"], 250],
+    [b"ended", 0, 0, [], [], 1, [], [], 0],
+)
+_TENDED: tuple[Any, ...] = ([_PUBLISH, [b"0", b"1700000000000"]], [[], []])
 # What a reader of a damaged event gets: nothing is made of it.
 _DAMAGED = (msgspec.MsgspecError, ValueError, TypeError)
+# What a reply raises whose parts are of other types, which no script answers with.
+_OTHERWISE = (*_DAMAGED, AttributeError, LookupError, OverflowError)
 
 TARGETS: dict[str, Target] = {
     "values": Target(_values, _encoded([None, 1, "text", b"b", [1, {"a": [2.5]}], {1: _BRANCH}, {(1, "a"): 3}])),
@@ -181,6 +259,17 @@ TARGETS: dict[str, Target] = {
     "trace": Target(_trace, (_ID.encode(), f"{_ID} a=b,c=d".encode()), ()),
     "event": Target(_event, tuple(map(msgspec.msgpack.encode, _EVENTS)), _DAMAGED),
     "positions": Target(_positions, tuple(map(msgspec.msgpack.encode, ([], _FAILED))), _DAMAGED),
+    "served": Target(_served, tuple(map(msgspec.msgpack.encode, _SERVED)), _OTHERWISE),
+    "messages": Target(_messages, tuple(map(msgspec.msgpack.encode, _TENDED)), _OTHERWISE),
+    "waits": Target(_waits, (msgspec.msgpack.encode(("0", 1, "token", 2, 3, "node")),), _OTHERWISE),
+    "agenda": Target(_agenda, (b"run hint 0\nother end 0",), (UnicodeDecodeError,)),
+    "query": Target(
+        _query, (b"state=running&since=2026-01-02T03:04&before=12-run", b"block=0&branch=1&before=1-0"), ()
+    ),
+    "form": Target(
+        _form, (b"next=/runs/a%3Fx=1&name=n&password=p", b"action=cancel&run=a&filters=state%3Dfailed"), (ValueError,)
+    ),
+    "cookie": Target(_cookie, (b"A" * 43, b"1700000000000-0"), (UnicodeDecodeError,)),
     "aside": Target(
         _aside,
         (msgspec.msgpack.encode(Aside(reason="r", worker="w", excerpt="e")),),
