@@ -110,6 +110,24 @@ def test_s6_the_length_of_a_message(size: int) -> None:
     assert found.message.endswith("...") == (size > failure.MESSAGE_LIMIT)
 
 
+@pytest.mark.parametrize("text", ["x", "\u0410", "\u4e2d", "\U0001f600", "\ud800"])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_s6_the_length_of_a_branch_errors_message(text: str, more: int) -> None:
+    """A BranchError has the whole message up to the limit in bytes, and is within it, whatever the characters."""
+    width = len(text.encode(errors="backslashreplace"))
+    whole = ("x" * (failure.MESSAGE_LIMIT % width) + text * (failure.MESSAGE_LIMIT // width + more)).encode(
+        errors="backslashreplace"
+    )
+    error = failure.to_branch_error(told(ValueError(whole.decode())), "branch")
+    read = codec.decode(codec.encode(error, where="a test")).message.encode()
+
+    if more <= 0:
+        assert read == whole
+    else:
+        assert failure.MESSAGE_LIMIT - width - 3 < len(read) <= failure.MESSAGE_LIMIT
+        assert read.endswith(b"...")
+
+
 def test_the_limit_is_one_of_bytes() -> None:
     """Characters that take several bytes count as such, and none is cut in the middle."""
     assert len(told(ValueError("é" * 9000)).message.encode()) <= failure.MESSAGE_LIMIT
