@@ -27,7 +27,8 @@ _POLICY, _LIMIT = "maxmemory_policy", "maxmemory"
 def look(server: redis.Redis, keys: Keys) -> tuple[dict[str, Any], bool]:
     """The server's INFO, and whether it is a Redis Cluster or a proxy before one, in one round trip.
 
-    INFO is the limits of its CONFIG where INFO is forbidden, and empty where both are. Raises what redis-py raises.
+    Where INFO is forbidden, the limits of CONFIG stand for it; where both are, it is empty.
+    Raises what redis-py raises.
     """
     asked = server.pipeline(transaction=False)
     asked.info()
@@ -39,7 +40,7 @@ def look(server: redis.Redis, keys: Keys) -> tuple[dict[str, Any], bool]:
         info = _limits(server)
     if info.get("cluster_enabled") or info.get("redis_mode") == "cluster":
         is_cluster = True
-    # A right that the user lacks is told with all others that it lacks.
+    # The check of rights, which follows, names this right with all others that the user lacks.
     if isinstance(exists, Exception) and not is_cluster and not isinstance(exists, redis.exceptions.NoPermissionError):
         raise exists
     return info, is_cluster

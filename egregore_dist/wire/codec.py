@@ -337,7 +337,7 @@ def _storable(raw: bytes) -> bytes:
             "as one value. Let the branches return references (a path, a key, a URL) instead."
         )
     if len(raw) > CONTAINERS:
-        _most_containers(raw, "the mapping of a block's results")
+        _most_containers(raw, "the results of a block")
     return raw
 
 

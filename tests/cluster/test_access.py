@@ -119,7 +119,7 @@ def test_s14_a_client_without_a_right_is_refused_at_its_first_submit(server: Red
 def test_the_first_submit_asks_what_the_user_may_do_and_later_ones_do_not(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is asked three times before a session's first submit: MULTI, all rights together, what it is."""
+    """The server is asked three times before a session's first submit: what it is, MULTI, all rights together."""
     with submitting(load(broker_url=url(server, access.CLIENT), monitor=False)) as mine:
         mine.ledger.ping()
         sent: list[object] = []

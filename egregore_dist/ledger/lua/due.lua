@@ -16,22 +16,26 @@ local BEHIND, HOLD = 50, 30000
 
 local me, lease, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local leader = redis.call('GET', KEYS[1])
--- One that has another word was started anew, or is another one: what it was told last it may not have. A server may forbid
--- the question.
-local said = redis.pcall('INFO', 'server')
-local server = type(said) == 'string' and string.match(said, 'run_id:(%w+)') or ''
+
+-- One value of INFO; nil where the server forbids the question, or does not say it.
+local function info(section, pattern)
+  local text = redis.pcall('INFO', section)
+  return type(text) == 'string' and string.match(text, pattern) or nil
+end
+
+-- A server that has another word was started anew, or is another one: what it was told last it may not have.
+local server = info('server', 'run_id:(%w+)') or ''
+local evicted = tonumber(info('stats', 'evicted_keys:(%d+)') or -1)
 local leads = not leader or leader == me
-said = redis.pcall('INFO', 'stats')
-local evicted = type(said) == 'string' and tonumber(string.match(said, 'evicted_keys:(%d+)')) or -1
 -- A server whose memory is full refuses a follower's too, which changes nothing.
 local tried = redis.pcall(unpack(leads and { 'SET', KEYS[1], me, 'PX', lease } or { 'SETNX', KEYS[1], me }))
 local full = type(tried) == 'table' and tried.err
 if full and not leader then return tried end
 if not leads then return { 0, server, {}, {}, full and 1 or 0, evicted } end
-local its, known = unpack(redis.call('HMGET', EVICTIONS, 'server', 'evicted'))
-if its ~= server or tonumber(known) ~= evicted then
+local last_server, last_evicted = unpack(redis.call('HMGET', EVICTIONS, 'server', 'evicted'))
+if last_server ~= server or tonumber(last_evicted) ~= evicted then
   redis.pcall('HSET', EVICTIONS, 'server', server, 'evicted', evicted)
-  if its == server and evicted > tonumber(known) then redis.pcall('HSET', EVICTIONS, 'until', NOW + HOLD) end
+  if last_server == server and evicted > tonumber(last_evicted) then redis.pcall('HSET', EVICTIONS, 'until', NOW + HOLD) end
 end
 if full then redis.call('PEXPIRE', KEYS[1], lease) end
 local due = redis.call('ZRANGEBYSCORE', AGENDA, '-inf', NOW, 'LIMIT', 0, most)

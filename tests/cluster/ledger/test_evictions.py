@@ -55,6 +55,13 @@ def goes_on(server: RedisServer, ledger: Ledger) -> None:
     server.client.hset(ledger.keys.evictions, "until", int(time.time() * 1000) - 1)
 
 
+def held_until(play: Play) -> int | None:
+    """Until when nothing of a run is leased."""
+    seen = look(play.ledger, play.run)
+    assert seen is not None
+    return seen.held_until
+
+
 def test_nothing_is_leased_until_evictions_have_stopped(server: RedisServer, ledger: Ledger) -> None:
     """What runs is committed, nothing more begins, and janitors ask for lanes when half a minute has passed."""
     play = Play.submit(ledger)
@@ -81,12 +88,12 @@ def test_nothing_is_leased_until_evictions_have_stopped(server: RedisServer, led
 
     # Evictions that have not grown do not prolong it.
     ledger.due("me", LEASE)
-    assert look(ledger, play.run).held_until == seen.held_until  # type: ignore[union-attr]
+    assert held_until(play) == seen.held_until
     goes_on(server, ledger)
     server.client.zadd(ledger.keys.agenda, {entry: 1})
     assert set(ledger.sweep(play.run, "hint", block, workers={})) == {Message("lane", block, 0, QUEUE)}
     assert numbers(play.serve(block, play.lane())) == [1]
-    assert look(ledger, play.run).held_until is None  # type: ignore[union-attr]
+    assert held_until(play) is None
 
 
 def test_what_was_evicted_before_is_forgiven(server: RedisServer, ledger: Ledger) -> None:
@@ -105,7 +112,7 @@ def test_the_first_eviction_that_a_janitor_of_many_sees_counts(server: RedisServ
     ledger.due("leads", LEASE)
     evict(server)
     ledger.due("follows", LEASE)
-    assert look(ledger, play.run).held_until is None  # type: ignore[union-attr]
+    assert held_until(play) is None
     server.client.delete(ledger.keys.janitor)
     until(lambda: ledger.due("follows", LEASE).leads)
     assert play.serve(block, play.lane()).leases == ()
