@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -39,6 +40,8 @@ from egregore_dist.ledger.records import (
     Work,
 )
 from egregore_dist.ledger.watch import Watch
+
+log = logging.getLogger(__name__)
 
 # Attempts of a branch whose process dies under it, before it ends as lost.
 ATTEMPTS = 3
@@ -412,7 +415,14 @@ class Ledger:
         leads, server, entries, limits, full, evicted = self._calls.one(
             "due", keys, [janitor, max(1, int(lease * 1000)), limit]
         )
-        found = [cast(tuple[str, str, str], tuple(entry.decode().split(" "))) for entry in entries]
+        found = replies.agenda(entries)
+        if len(found) < len(entries):
+            # No janitor can deal with an unreadable entry, and it would stay due for ever, ahead of others.
+            unreadable = [entry for entry in entries if not replies.agenda((entry,))]
+            with reachable():
+                self.redis.zrem(self.keys.agenda, *unreadable)
+            text = "removed %d unreadable entries of the agenda, such as %.100r"
+            log.warning(text, len(unreadable), unreadable[0], extra={"action": "agenda_cleared"})
         return Due(
             leads=bool(leads),
             server=server.decode(),
@@ -469,7 +479,7 @@ class Ledger:
         """The runs that have not ended, `_AT_ONCE` at most: each of their open blocks has an entry in the agenda."""
         with reachable():
             entries = cast(list[bytes], self.redis.zrange(self.keys.agenda, 0, -1))
-        names = list(dict.fromkeys(entry.decode().partition(" ")[0] for entry in entries))
+        names = list(dict.fromkeys(run for run, _, _ in replies.agenda(entries)))
         return [run for run in self.records(names[:_AT_ONCE]) if run.state not in ENDED]
 
     def sweep(
@@ -506,11 +516,11 @@ class Ledger:
         entries: dict[str, list[bytes]] = {run: [] for run in runs}
         with reachable():
             for key in self.redis.scan_iter(match=f"{self.keys.prefix}:{{*}}:*", count=_AT_ONCE):
-                run = key.decode().removeprefix(f"{self.keys.prefix}:{{").partition("}")[0]
+                run = key.decode(errors="replace").removeprefix(f"{self.keys.prefix}:{{").partition("}")[0]
                 if run in keys:
                     keys[run].append(key)
             for entry in cast(list[bytes], self.redis.zrange(self.keys.agenda, 0, -1)):
-                run = entry.decode().partition(" ")[0]
+                run = entry.decode(errors="replace").partition(" ")[0]
                 if run in entries:
                     entries[run].append(entry)
         for run, created in runs.items():

@@ -72,7 +72,7 @@ def look(ledger: Ledger) -> Look:
         entries = cast(
             list[tuple[bytes, float]], ledger.redis.zrange(ledger.keys.agenda, 0, _LOOKED_AT - 1, withscores=True)
         )
-        asked = [entry.decode().split(" ") for entry, _ in entries]
+        asked = replies.agenda(entry for entry, _ in entries)
         places = sorted({(run, block) for run, kind, block in asked if kind != "tidy"})
         runs = sorted({run for run, _ in places})
         pipe = ledger.redis.pipeline(transaction=False)

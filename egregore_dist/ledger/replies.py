@@ -231,6 +231,18 @@ def _flat(entries: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
             yield entry
 
 
+def agenda(entries: Iterable[bytes]) -> list[tuple[str, str, str]]:
+    """Entries of the agenda as run, kind, block. Entries that cannot be read are left out: no script wrote them."""
+    found = []
+    for entry in entries:
+        try:
+            run, kind, block = entry.decode().split(" ")
+        except ValueError:
+            continue
+        found.append((run, kind, block))
+    return found
+
+
 def not_found(run: str) -> errors.RunNotFound:
     """The error of a run that the ledger does not have."""
     return errors.RunNotFound(f"no run {run!r}: it was never submitted here, or it has expired, or it was deleted")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 
-from egregore_dist.ledger import counts
+from egregore_dist.ledger import counts, replies
 from egregore_dist.ledger.connection import reachable
 from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.ledger import Ledger
@@ -199,7 +199,7 @@ def _going_on(ledger: Ledger) -> list[Listed] | None:
     entries = cast(list[bytes], ledger.redis.zrange(ledger.keys.agenda, 0, _ENTRIES_READ))
     if len(entries) > _ENTRIES_READ:
         return None
-    runs = sorted({entry.decode().partition(" ")[0] for entry in entries})
+    runs = sorted({run for run, _, _ in replies.agenda(entries)})
     scores = ledger.redis.zmscore(ledger.keys.runs, runs) if runs else []
     pairs = zip(runs, scores, strict=True)
     return sorted((Listed(int(at), run) for run, at in pairs if at is not None), reverse=True)

@@ -227,7 +227,7 @@ def others(ledger: Ledger, run: str) -> dict[str, tuple[str, ...]]:
     keys = ledger.keys
     with reachable():
         entries = cast(list[bytes], ledger.redis.zrange(keys.agenda, 0, OTHERS - 1))
-        asked = [entry.decode().split(" ") for entry in entries]
+        asked = replies.agenda(entries)
         blocks = [(other, block) for other, kind, block in asked if kind == "hint" and other != run]
         pipe = ledger.redis.pipeline(transaction=False)
         for other, block in blocks:

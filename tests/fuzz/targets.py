@@ -157,7 +157,8 @@ def _waits(raw: bytes) -> object:
 
 def _agenda(raw: bytes) -> object:
     entries = raw.split(b"\n")
-    return repr(runlist._going_on(cast(Ledger, _Server(entries, [1.0] * len({e.partition(b" ")[0] for e in entries})))))
+    runs = {run for run, _, _ in replies.agenda(entries)}
+    return repr(runlist._going_on(cast(Ledger, _Server(entries, [1.0] * len(runs)))))
 
 
 def _query(raw: bytes) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from egregore_dist.client.server import Server
 from egregore_dist.ledger import Ledger, Message
 from egregore_dist.ledger.keys import ROOT
@@ -66,6 +68,16 @@ def test_a_deadline_does_not_wait_behind_hints(ledger: Ledger) -> None:
         ("run0", "hint", "0"),
         ("run1", "hint", "0"),
     ]
+
+
+@pytest.mark.parametrize("entry", [b"\xff hint 0", b"x hint \xff", b"hint", b"x deadline 0 0"])
+def test_an_unreadable_entry_of_the_agenda_is_removed(ledger: Ledger, entry: bytes) -> None:
+    """Otherwise it would stay due for ever, ahead of entries that can be dealt with."""
+    ledger.redis.zadd(ledger.keys.agenda, {entry: 1, "run hint 0": 2})
+
+    assert ledger.due("me", 60.0, limit=1).entries == []
+    assert ledger.due("me", 60.0, limit=1).entries == [("run", "hint", "0")]
+    assert ledger.redis.zrange(ledger.keys.agenda, 0, -1) == [b"run hint 0"]
 
 
 def test_each_life_of_a_server_is_told_from_the_others() -> None:

@@ -493,3 +493,16 @@ def test_an_entry_about_what_is_no_more_is_dropped(play: Play, state: str) -> No
         ledger.forget({play.run: 0})
     assert play.agenda() == {}
     assert ledger.is_idle()
+
+
+def test_a_lost_run_is_forgotten_beside_names_that_are_no_utf8(play: Play) -> None:
+    """The keys and entries of the run are searched for among those of all runs."""
+    ledger = play.ledger
+    mine, other = f"{ledger.keys.run(play.run)}:b:".encode() + b"\xff", ledger.keys.run("").encode() + b":\xff"
+    ledger.redis.mset({mine: 1, other: 1})
+    ledger.redis.zadd(ledger.keys.agenda, {b"\xff hint 0": 1})
+    ledger.forget({play.run: ledger.work(play.run).created})
+
+    assert not ledger.redis.exists(mine, ledger.keys.run(play.run))
+    assert ledger.redis.exists(other)
+    assert ledger.redis.zrange(ledger.keys.agenda, 0, -1) == [b"\xff hint 0"]

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from egregore_dist.ledger import Ledger, openblocks, runlist
+from egregore_dist.ledger import Ledger, openblocks, runlist, waits
+from egregore_dist.ledger.keys import ROOT
 from egregore_dist.ledger.runlist import Glance, Listed, Wanted
 from tests.cluster.ledger.play import Play, bad, ok
 
@@ -253,3 +254,19 @@ def test_ids_that_begin_alike(ledger: Ledger) -> None:
     assert runlist.beginning_with(ledger, runs[1699], limit=1, look_at_most=1700) == [runs[1699]]
     assert runlist.beginning_with(ledger, runs[1700], limit=1, look_at_most=1700) == []
     assert runlist.beginning_with(ledger, "rder-24", limit=1) == []
+
+
+@pytest.mark.parametrize("entry", [b"\xff hint 0", b"x hint \xff", b"hint", b"x hint 0 0"])
+def test_an_unreadable_entry_of_the_agenda_is_in_no_list(play: Play, entry: bytes) -> None:
+    """The runs of all other entries are listed and counted."""
+    ledger, other = play.ledger, Play.submit(play.ledger)
+    lane = other.lane()
+    other.serve(ROOT, lane)
+    ledger.redis.zadd(ledger.keys.agenda, {entry: 1})
+
+    page = runlist.find(ledger, Wanted(states=frozenset(GOING_ON)), limit=10)
+    assert {glance.record.id for glance in page.runs} == {play.run, other.run}
+    assert sum((runlist.count_going_on(ledger) or {}).values()) == 2
+    assert {run.id for run in ledger.unfinished()} == {play.run, other.run}
+    assert openblocks.backlog(ledger).blocks == 2
+    assert waits.others(ledger, play.run) == {other.run: (lane,)}
