@@ -26,6 +26,9 @@ OTHERS = 100
 # Names of open blocks that are looked through for those to look at, and in how many steps.
 _NAMES, _STEPS = 500, 4
 
+# Block, branch, token, call, calls at most, node. The script packs the numbers as text.
+_WAIT = msgspec.msgpack.Decoder(tuple[str, int, str, int, int, str], strict=False)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
@@ -201,25 +204,32 @@ def _retries(ledger: Ledger, run: str, now: int) -> tuple[list[Retry], int]:
     """Branches that wait before a node of theirs is called again, as many as are looked at; and how many more."""
     keys = ledger.keys
     pipe = ledger.redis.pipeline(transaction=False)
-    pipe.zrangebyscore(keys.part(run, "waits"), f"({now}", "+inf", 0, RETRIES, withscores=True)
-    pipe.zcount(keys.part(run, "waits"), f"({now}", "+inf")
+    # Without infinity, which is no time.
+    pipe.zrangebyscore(keys.part(run, "waits"), f"({now}", "(+inf", 0, RETRIES, withscores=True)
+    pipe.zcount(keys.part(run, "waits"), f"({now}", "(+inf")
     noted, count = pipe.execute()
-    if not noted:
-        return [], 0
-    said = [(msgspec.msgpack.decode(member), int(at)) for member, at in noted]
+    said = [(wait, int(at)) for member, at in noted if (wait := _decoded(member)) is not None]
     for (block, branch, *_), _ in said:
         pipe.hget(keys.block(run, "l", block), branch)
         pipe.hmget(keys.block(run, "b", block), "name", "state")
     answers = pipe.execute()
     found = [
-        Retry(block=block, name=name.decode(), branch=int(branch), call=int(call), most=int(most), node=node, at=at)
+        Retry(block=block, name=name.decode(), branch=branch, call=call, most=most, node=node, at=at)
         for ((block, branch, token, call, most, node), at), holder, (name, state) in zip(
             said, answers[::2], answers[1::2], strict=True
         )
         # Its lane may have been lost, and another have it now.
         if state == b"open" and holder == token.encode()
     ]
-    return found, int(count) - len(said)
+    return found, int(count) - len(noted)
+
+
+def _decoded(member: bytes) -> tuple[str, int, str, int, int, str] | None:
+    """A member of ``waits``, as ``backoff.lua`` packs it; None for a member that something else has written."""
+    try:
+        return _WAIT.decode(member)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def others(ledger: Ledger, run: str) -> dict[str, tuple[str, ...]]:

@@ -151,7 +151,7 @@ class _Server:
 
 
 def _waits(raw: bytes) -> object:
-    server = _Server([[(raw, 1.0)], 1], [b"token", (b"name", b"open")])
+    server = _Server([[(raw, 1.0)], 1], [b"token", (b"name", b"open")] if waits._decoded(raw) else [])
     return repr(waits._retries(cast(Ledger, server), "run", 0))
 
 

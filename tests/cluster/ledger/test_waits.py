@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from egregore_dist import errors
@@ -161,3 +162,29 @@ def test_what_waits_to_be_tried_again(play: Play) -> None:
     assert look(play).retries == ()
     play.ledger.cancel(play.run)
     assert play.ledger.backoff(play.run, [waits_for(0, mine, 30)]) == 0
+
+
+FORGED = (
+    b"",
+    b"\xff",
+    b"\x96" + b"\xa1\xff" * 6,
+    *map(
+        msgspec.msgpack.encode,
+        (1, ["0"], ["0", "one", "t", 1, 2, "n"], ["0", 0, 1, 1, 2, "n"], [b"0", 0, "t", 1, 2, "n"]),
+    ),
+)
+
+
+@pytest.mark.parametrize("seconds", [30.0, float("inf")])
+def test_unreadable_waits_are_passed_over(play: Play, seconds: float) -> None:
+    """Members that something else has written are no error, and the branches that wait are shown."""
+    id, mine = play.block(3), play.lane()
+    play.serve(id, mine)
+    play.ledger.backoff(play.run, [Waiting(block=id, branch=0, token=mine, seconds=60, call=2, most=4, node="n")])
+    at = play.ledger.now() + seconds * 1000
+    play.ledger.redis.zadd(play.ledger.keys.part(play.run, "waits"), dict.fromkeys(FORGED, at))
+
+    found = look(play)
+
+    assert [(retry.branch, retry.call, retry.most) for retry in found.retries] == [(0, 2, 4)]
+    assert found.more == 0
