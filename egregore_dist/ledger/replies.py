@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -31,6 +32,9 @@ RUN_FIELDS = ["state", "workflow", "created", "started", "ended", "epoch", "paus
 _LONGEST_TIMEOUT = 100 * 365 * 86400
 
 WORK_FIELDS = ["workflow", "spec", "functions", "queue", "trace", "created"]
+
+_Reply = TypeVar("_Reply", bound=Sequence[Any])
+_Value = TypeVar("_Value")
 
 # Events of a run that one call reads at most.
 EVENTS_READ = 1000
@@ -138,6 +142,25 @@ def milliseconds(reply: tuple[int, int]) -> int:
     return seconds * 1000 + micros // 1000
 
 
+def _checked(decode: Callable[[_Reply], _Value]) -> Callable[[_Reply], _Value]:
+    """Have a decoder raise `errors.EncodingError` for a reply that it cannot read, as where a record is damaged."""
+
+    @wraps(decode)
+    def decoder(reply: _Reply) -> _Value:
+        try:
+            return decode(reply)
+        except errors.EncodingError:
+            raise
+        except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+            raise errors.EncodingError(
+                f"the reply of a ledger script cannot be read: {error}. A record in the ledger was damaged, or "
+                "written by something else."
+            ) from error
+
+    return decoder
+
+
+@_checked
 def served(reply: Sequence[Any]) -> Served:
     """The reply of ``serve.lua``."""
     state, first, count, again, following, late, publish, alarmed, ask_after = reply
@@ -186,6 +209,7 @@ def _lease(branch: bytes, attempt: int, after: bytes, tried: bytes) -> Lease:
     return Lease(int(branch), int(attempt), after.decode(), int(calls or 0), node)
 
 
+@_checked
 def messages(reply: Sequence[bytes]) -> tuple[Message, ...]:
     """The messages that a transition wants published."""
     parts = [part.decode() for part in reply]
@@ -200,10 +224,23 @@ def alarms(reply: Sequence[Any]) -> tuple[Alarm, ...]:
     return tuple(Alarm(reply[i].decode(), int(reply[i + 1]) / 1000) for i in range(0, len(reply), 2))
 
 
+@_checked
 def tended(reply: Sequence[Any]) -> Tended:
     """The reply of ``tend.lua`` and ``place.lua``."""
     publish, alarmed = reply
     return Tended(messages(publish), alarms(alarmed))
+
+
+def agenda(entries: Iterable[bytes]) -> list[tuple[str, str, str]]:
+    """Entries of the agenda as run, kind, block. Entries that cannot be read are left out: no script wrote them."""
+    found = []
+    for entry in entries:
+        try:
+            run, kind, block = entry.decode().split(" ")
+        except ValueError:
+            continue
+        found.append((run, kind, block))
+    return found
 
 
 def stream(reply: Any) -> list[tuple[str, dict[str, bytes]]]:
@@ -229,18 +266,6 @@ def _flat(entries: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
             yield from _flat(entry)
         else:
             yield entry
-
-
-def agenda(entries: Iterable[bytes]) -> list[tuple[str, str, str]]:
-    """Entries of the agenda as run, kind, block. Entries that cannot be read are left out: no script wrote them."""
-    found = []
-    for entry in entries:
-        try:
-            run, kind, block = entry.decode().split(" ")
-        except ValueError:
-            continue
-        found.append((run, kind, block))
-    return found
 
 
 def not_found(run: str) -> errors.RunNotFound:
