@@ -11,6 +11,9 @@ PARALLEL := -n 3 --dist loadfile
 # Where pyenv keeps the interpreters that are not on the PATH.
 PYENV := $(shell ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[2-9]*/bin 2>/dev/null | tr '\n' ':')
 
+# The hundreds of processes that tests start would each compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .NOTPARALLEL:
 .PHONY: help demo test test-versions test-all soak fuzz lint audit sbom pins mutants bench bench-peers clean
 

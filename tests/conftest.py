@@ -119,6 +119,12 @@ def clusters() -> Iterator[Clusters]:
     running.stop()
 
 
+@pytest.fixture(autouse=True)
+def _idle_clusters_are_stopped(clusters: Clusters) -> None:
+    """Leave the machine to the tests that run."""
+    clusters.stop_idle()
+
+
 @pytest.fixture
 def broker(request: pytest.FixtureRequest) -> str:
     """What kind of cluster `cluster` is."""

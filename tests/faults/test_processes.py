@@ -93,7 +93,14 @@ def test_no_second_worker_is_started(cluster: LocalCluster) -> None:
 
 
 def workers() -> list[int]:
-    return [each.pid for each in psutil.Process().children(recursive=True) if "egregore_dist" in each.cmdline()]
+    def is_worker(process: psutil.Process) -> bool:
+        try:
+            return "egregore_dist" in process.cmdline()
+        except psutil.NoSuchProcess:
+            # It has ended meanwhile, or waits for its parent to see that.
+            return False
+
+    return [each.pid for each in psutil.Process().children(recursive=True) if is_worker(each)]
 
 
 # What is left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ from tests.support.figures import SEED
 FAULTY = "faulty"
 #: How many of its calls. Where it is asked for, every test that the embedded server serves has such a ledger.
 RATE = float(os.environ.get("EGREGORE_TEST_STORE_FAULTS") or 0)
+# Seconds; more than a start takes of CPU.
+_IDLE_FOR = 30.0
 # Few enough that four in a row, after which a call fails for good, hardly ever come.
 _USUAL_RATE = 0.03
 #: What has failed in the end, for the summary.
@@ -100,10 +103,15 @@ def inside(*hooks: str) -> Iterator[None]:
 
 
 class Clusters:
-    """Running clusters by kind of broker, each with two workers of one lane."""
+    """Running clusters by kind of broker, each with two workers of one lane.
+
+    One that no test has used for a while is stopped: an idle worker takes some hundredths of a core.
+    """
 
     def __init__(self) -> None:
         self._running: dict[str, LocalCluster] = {}
+        self._users = Counter[str]()
+        self._used_at: dict[str, float] = {}
         self._sessions: dict[str, Session] = {}
         self._ledger: Server | None = None
         self._patch = pytest.MonkeyPatch()
@@ -115,10 +123,15 @@ class Clusters:
         if kind == "valkey" and RATE:
             kind = FAULTY
         cluster = self._running.get(kind) or self._start(kind)
-        with self._using(self._sessions[kind]), ExitStack() as faults:
-            if kind == FAULTY:
-                faults.enter_context(store.faulty(self._sessions[kind].ledger, RATE or _USUAL_RATE))
-            yield cluster
+        self._users[kind] += 1
+        try:
+            with self._using(self._sessions[kind]), ExitStack() as faults:
+                if kind == FAULTY:
+                    faults.enter_context(store.faulty(self._sessions[kind].ledger, RATE or _USUAL_RATE))
+                yield cluster
+        finally:
+            self._users[kind] -= 1
+            self._used_at[kind] = time.monotonic()
 
     @contextmanager
     def _using(self, wanted: Session) -> Iterator[None]:
@@ -129,22 +142,36 @@ class Clusters:
             session.use(before)
             self._end_runs(wanted)
 
+    def stop_idle(self) -> None:
+        """Stop those that no test uses, nor has used for a while."""
+        now = time.monotonic()
+        for kind in [kind for kind in self._running if not self._users[kind]]:
+            if now - self._used_at[kind] > _IDLE_FOR:
+                self._stop(kind)
+
     def stop(self) -> None:
-        """Stop them all, and leave nothing of theirs on servers that are not theirs."""
-        for kind, cluster in self._running.items():
-            queues = queues_of(self._sessions[kind]) if kind == "rabbitmq" else ()
-            self._sessions[kind].close()
-            cluster.stop()
-            if queues:
-                delete_queues(cluster.url, queues)
-            if kind == "redis":
-                self._forget(cluster)
-        if self._ledger is not None:
+        """Stop them all."""
+        for kind in list(self._running):
+            self._stop(kind)
+
+    def _stop(self, kind: str) -> None:
+        # Nothing of theirs stays on servers that are not theirs.
+        cluster = self._running.pop(kind)
+        queues = queues_of(self._sessions[kind]) if kind == "rabbitmq" else ()
+        self._sessions.pop(kind).close()
+        cluster.stop()
+        if queues:
+            delete_queues(cluster.url, queues)
+        if kind == "redis":
+            self._forget(cluster)
+        if kind == "rabbitmq" and self._ledger is not None:
             self._ledger.stop()
-        self._patch.undo()
-        if self._folder is not None:
+            self._ledger = None
+        if self._folder is not None and kind == FAULTY:
+            self._patch.undo()
             FAULTS.update((Path(self._folder.name) / "faults").read_text().splitlines())
             self._folder.cleanup()
+            self._folder = None
 
     @staticmethod
     def _end_runs(of: Session) -> None:
