@@ -7,7 +7,7 @@ EDITABLE := $(PIP) --no-deps --no-build-isolation --editable .
 SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 # Most tests wait most of their time; those of one file share clusters.
-PARALLEL := -n 3 --dist loadfile
+PARALLEL := -n 4 --dist loadfile
 # Where pyenv keeps the interpreters that are not on the PATH.
 PYENV := $(shell ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[2-9]*/bin 2>/dev/null | tr '\n' ':')
 

@@ -57,7 +57,7 @@ def wait(session: Session, left: Iterable[str]) -> list[str]:
             f"waiting for {_named(runs)}, which this program has submitted and not waited for: its cluster ends with "
             "the program. Press Ctrl-C to end now"
         )
-        waiter.wait()
+        waiter.wait(runs)
     runs = session.ledger.records([run.id for run in waiter.unfinished()])
     tell_lost(runs, waiter.hopeless)
     return [run.id for run in runs]
@@ -95,8 +95,8 @@ class _Waiter:
     def wanted(self) -> list[RunRecord]:
         return [run for run in self.unfinished() if run.id not in self.hopeless]
 
-    def wait(self) -> None:
-        runs = self.wanted()
+    def wait(self, runs: Sequence[RunRecord]) -> None:
+        """Wait for these, and for what they submit; tell how those that do not succeed have ended."""
         while runs:
             self._session.ledger.wait(runs[0].id, _WAIT)
             still = self.wanted()

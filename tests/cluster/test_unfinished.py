@@ -34,7 +34,9 @@ def gated(folder: str) -> str:
         Path(folder, "finally").touch()
 
 @node
-def failing(_: object) -> None:
+def failing(folder: str) -> None:
+    while not Path(folder, "gate").exists():
+        time.sleep(0.01)
     raise ValueError("it broke")
 
 def begun():
@@ -104,14 +106,40 @@ def test_a_run_that_nobody_can_serve_is_named(tmp_path: Path) -> None:
     unfinished._PATIENCE = 0.2
     paused = gated.alias("paused").submit("x", id="idle")
     paused.pause()
-    failing.submit(1, id="broken")
+    failing.submit(str(folder), id="broken")
     """
-    _, err = program(tmp_path, body).communicate(timeout=60)
+    started = program(tmp_path, body)
+    assert started.stderr is not None
+    assert "waiting for 2 runs (idle, broken)" in started.stderr.readline()
+    (tmp_path / "gate").touch()
+    _, err = started.communicate(timeout=60)
 
-    assert "waiting for 2 runs (idle, broken)" in err
     assert re.search(r"run broken has failed: .*it broke", err)
     assert "the cluster ends before run idle of workflow 'paused', and what has not ended is lost" in err
     assert "run idle: the run is paused" in err
+
+
+def test_a_run_that_fails_while_its_wait_is_told_is_told_too(tmp_path: Path) -> None:
+    """However short its wait: the program has said that it waits for it."""
+    body = """
+    from egregore_dist.client import unfinished
+    say = unfinished._say
+    def say_late(text):
+        say(text)
+        while text.startswith("waiting") and broken.status != "failed":
+            time.sleep(0.01)
+    unfinished._say = say_late
+    gated.submit(str(folder), id="gated")
+    begun()
+    broken = failing.submit(str(folder), id="broken")
+    """
+    started = program(tmp_path, body)
+    assert started.stderr is not None
+    assert "waiting for 2 runs (gated, broken)" in started.stderr.readline()
+    (tmp_path / "gate").touch()
+    _, err = started.communicate(timeout=60)
+
+    assert re.search(r"run broken has failed: .*it broke", err)
 
 
 @pytest.mark.parametrize("how", ["raises", "interactive"])
