@@ -111,6 +111,13 @@ class Demoted(TurnedAway):
 
 
 class _Sync:
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        # Redis-py goes to the former primary's address again, whatever Sentinel says by then (its issue 3874).
+        if retry_socket_connect and isinstance(self, redis.sentinel.SentinelManagedConnection):
+            self.connect_to(self.connection_pool.get_master_address())  # type: ignore[no-untyped-call]
+        else:
+            super().connect_check_health(check_health, retry_socket_connect)  # type: ignore[misc]
+
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not isinstance(command, str):
             command = [piece for part in command for piece in _pieces(part)]
@@ -129,6 +136,12 @@ class _Sync:
 
 
 class _Async:
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        if retry_socket_connect and isinstance(self, redis.asyncio.sentinel.SentinelManagedConnection):
+            await self.connect_to(await self.connection_pool.get_master_address())  # type: ignore[no-untyped-call]
+        else:
+            await super().connect_check_health(check_health, retry_socket_connect)  # type: ignore[misc]
+
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*args, **options)  # type: ignore[misc]
@@ -145,7 +158,8 @@ def outlasting(stock: Any) -> Any:
     """A redis-py connection class, made to take a server that answers nobody for one that cannot be reached.
 
     So whatever is done about that is done: the call is tried again, on a new connection, after a growing pause. What is
-    large is sent in pieces, each of which has the whole of the socket's timeout.
+    large is sent in pieces, each of which has the whole of the socket's timeout. One to the primary that Sentinel names
+    asks Sentinel each time that it is made.
     """
     mixin = _Async if issubclass(stock, redis.asyncio.connection.AbstractConnection) else _Sync
     return stock if issubclass(stock, mixin) else type(stock.__name__, (mixin, stock), {})
