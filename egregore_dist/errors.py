@@ -46,10 +46,6 @@ class BindingError(EgregoreError, TypeError):
     """Raised when data does not fit the parameters of a node."""
 
 
-class BindingWarning(UserWarning):
-    """Warns that a node's parameters receive something else of its input than they did formerly."""
-
-
 class EncodingError(EgregoreError, TypeError):
     """Raised when a value cannot travel as data: named by where it came from and by its type."""
 

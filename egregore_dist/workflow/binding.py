@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
-import logging
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -14,11 +13,9 @@ from typing import Any, Protocol
 import msgspec
 
 from egregore_dist import errors
-from egregore_dist.workflow import former_binding, names
 from egregore_dist.workflow import hints as typed
+from egregore_dist.workflow import names
 from egregore_dist.workflow.context import Context
-
-log = logging.getLogger(__name__)
 
 _SHOWN = 20
 _EMPTY = inspect.Parameter.empty
@@ -38,16 +35,13 @@ class Convert(Protocol):
 
 
 class Row(enum.Enum):
-    """How a function is bound, decided by its data parameters alone.
+    """How a function is bound, decided by its data parameters alone."""
 
-    The main parameter of a function is the only one without a default, or the only one at all.
-    """
-
-    WHOLE = enum.auto()  # The main parameter takes the whole value.
+    WHOLE = enum.auto()  # One is required: it receives the whole value.
     KEYED = enum.auto()  # The same, but its type can be made of no mapping: a mapping is bound by name.
     SEVERAL = enum.auto()  # Several are required: a mapping is bound by name, a list by position.
-    OPTIONAL = enum.auto()  # Several, none required: a mapping is bound by name, the first takes any other value.
-    NOTHING = enum.auto()  # None at all.
+    OPTIONAL = enum.auto()  # None is required: a mapping is bound by name, the first receives any other value.
+    NOTHING = enum.auto()  # There are none.
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -64,13 +58,6 @@ class Parameter(msgspec.Struct, frozen=True):
     def required(self) -> bool:
         """Whether it has no default."""
         return self.default is _EMPTY
-
-    @property
-    def meaning(self) -> Any:
-        """The type that it takes: its annotation, or else the type of its default; ``Any`` where neither is known."""
-        if self.annotation is not _EMPTY:
-            return self.annotation
-        return Any if self.required or self.default is None else type(self.default)
 
 
 class Chosen(msgspec.Struct):
@@ -104,18 +91,16 @@ class Parameters:
 
     Attributes:
         row: how they are bound.
-        main: the parameter that takes a whole value, or None.
+        main: the parameter that receives a whole value: the only required one, or the first of those with defaults; or None.
         data: the named parameters that take data.
         rest: ``*args``, or None.
         extra: ``**kwargs``, or None.
         taken: the keys that ``**kwargs`` never get.
         parameters: all of them, as they are declared.
-        can_annotate: whether the function's source can annotate them: a lambda cannot.
     """
 
-    def __init__(self, parameters: list[Parameter], *, can_annotate: bool = True) -> None:
+    def __init__(self, parameters: list[Parameter]) -> None:
         self.parameters = parameters
-        self.can_annotate = can_annotate
         named = [p for p in parameters if p.kind not in (p.kind.VAR_POSITIONAL, p.kind.VAR_KEYWORD)]
         self._named = [p for p in named if not p.is_fixed]
         self.taken = {p.name for p in named}
@@ -125,27 +110,22 @@ class Parameters:
         self.rest = next((p for p in parameters if p.kind is p.kind.VAR_POSITIONAL and not p.is_context), None)
         self.extra = next((p for p in parameters if p.kind is p.kind.VAR_KEYWORD and not p.is_context), None)
         self.row, self.main = self._row()
-        # None is no data for a parameter with a default, unless its type allows None.
-        self._keeps_default = (
-            self.main is not None and not self.main.required and not typed.accepts_none(self.main.meaning)
-        )
-        self._former: former_binding.Former | None = former_binding.of(self)
         # Most nodes have one plain parameter, so that way is short.
-        is_first = self.row is not Row.OPTIONAL and self._named[:1] == [self.main] and self.main in self._by_position
+        is_first = self._named[:1] == [self.main] and self.main in self._by_position
         self._plain = self.main if is_first and len(self._named) == len(self.data) else None
-        self._special: tuple[type, ...] = (Mapping,) if self.row is not Row.WHOLE else ()
-        self._special += (type(None),) if self._keeps_default else ()
-        self._special += former_binding.KINDS if self._former is not None else ()
+        self._special: tuple[type, ...] = () if self.row is Row.WHOLE else (Mapping,)
+        self._special += (type(None),) if self.row is Row.OPTIONAL else ()
 
     def _row(self) -> tuple[Row, Parameter | None]:
         if not self.data:
             return Row.NOTHING, None
         if len(self._required) > 1:
             return Row.SEVERAL, None
-        if not self._required and len(self.data) > 1:
+        if not self._required:
             return Row.OPTIONAL, self.data[0]
-        main = (self._required or self.data)[0]
-        return (Row.KEYED if typed.refuses_mapping(main.meaning) else Row.WHOLE), main
+        main = self._required[0]
+        is_keyed = main.annotation is not _EMPTY and typed.refuses_mapping(main.annotation)
+        return (Row.KEYED if is_keyed else Row.WHOLE), main
 
     @classmethod
     def of(cls, fn: Callable[..., Any], hints: Mapping[str, Any] | None = None) -> Parameters:
@@ -165,7 +145,7 @@ class Parameters:
             signature, fixed = inspect.Signature([alone]), frozenset()
         resolved = typed.hints_of(fn) if hints is None else hints
         parameters = [_read(parameter, resolved, fixed) for parameter in signature.parameters.values()]
-        made = cls(parameters, can_annotate=getattr(fn, "__name__", "") != "<lambda>")
+        made = cls(parameters)
         # What partial() fixes of a function with **kwargs is no parameter of it, and a key of the data neither.
         made.taken |= fixed
         return made
@@ -187,10 +167,7 @@ class Parameters:
         plain = self._plain
         if plain is not None and not isinstance(value, self._special):
             return (_converted(plain, value, node_name, convert),), {}
-        chosen = self._chosen(node_name, value)
-        if self._former is not None and (change := self._former.change(node_name, value, chosen)) is not None:
-            log.warning("%s", change, extra={"action": "binding_changed", "node": node_name})
-        return self._arranged(node_name, chosen, context, convert)
+        return self._arranged(node_name, self._chosen(node_name, value), context, convert)
 
     @property
     def names(self) -> list[str]:
@@ -220,32 +197,24 @@ class Parameters:
         is_placed = self.row is Row.SEVERAL and found in self._by_position
         return Place(self._by_position.index(found) if is_placed else None, default=default)
 
-    def check(self, node_name: str, value: Any) -> str | None:
+    def check(self, node_name: str, value: Any) -> None:
         """Check that ``value`` fits the parameters, without converting anything.
-
-        Returns:
-            What changed since the former rule, where this is the node's first value that is bound in another way.
 
         Raises:
             BindingError: it does not fit.
         """
-        if self._plain is not None and not isinstance(value, self._special):
-            return None
-        chosen = self._chosen(node_name, value)
-        return None if self._former is None else self._former.change(node_name, value, chosen)
+        if self._plain is None or isinstance(value, self._special):
+            self._chosen(node_name, value)
 
     def _chosen(self, node_name: str, value: Any) -> Chosen:
-        main = self.main
-        if main is not None:
-            if value is None and self._keeps_default:
-                return Chosen({})
-            if self.row is Row.WHOLE or not isinstance(value, Mapping):
-                return Chosen({main.name: value})
-            return self._by_name(node_name, value)
         if self.row is Row.NOTHING:
             return self._left(node_name, value)
-        if isinstance(value, Mapping):
+        if self.row is not Row.WHOLE and isinstance(value, Mapping):
             return self._by_name(node_name, value)
+        if self.row is Row.OPTIONAL and value is None:
+            return Chosen({})
+        if self.main is not None:
+            return Chosen({self.main.name: value})
         if isinstance(value, list | tuple):
             return self._by_place(node_name, value)
         given = "None" if value is None else f"a single {type(value).__name__}"

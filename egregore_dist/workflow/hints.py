@@ -91,22 +91,12 @@ def literals(annotation: Any) -> tuple[Any, ...] | None:
     return tuple(dict.fromkeys(value for part in parts for value in get_args(part)))
 
 
-def accepts_mapping(annotation: Any) -> bool:
-    """Whether some mapping satisfies ``annotation``, as it is or decoded into it."""
-    return any(_member_accepts_mapping(member) for member in members(annotation))
-
-
 def refuses_mapping(annotation: Any) -> bool:
     """Whether ``annotation`` is known to be what no mapping can be, such as a number, text, a list or a date.
 
     Of a class that is none of these nobody knows: its function may make one of the mapping that it gets.
     """
     return all(_member_refuses_mapping(member) for member in members(annotation))
-
-
-def accepts_none(annotation: Any) -> bool:
-    """Whether ``None`` satisfies ``annotation``."""
-    return any(_member_accepts_none(member) for member in members(annotation))
 
 
 def _bare(annotation: Any) -> Any:
@@ -149,13 +139,6 @@ def _member_refuses_mapping(member: Any) -> bool:
         # A member whose value is a mapping, or travels as one, comes as that.
         return all(_member_refuses_mapping(type(value.value)) for value in cls)
     return issubclass(cls, _NO_MAPPINGS)
-
-
-def _member_accepts_none(member: Any) -> bool:
-    if get_origin(member) is Literal:
-        return None in get_args(member)
-    cls = get_origin(member) or member
-    return member is None or not _is_definite(member) or (not typing.is_typeddict(cls) and isinstance(None, cls))
 
 
 def _is_definite(member: Any) -> bool:

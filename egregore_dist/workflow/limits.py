@@ -109,7 +109,7 @@ class Named(msgspec.Struct, frozen=True, omit_defaults=True):
             return self.default
         if isinstance(data, dict) and self.key in data:
             return data[self.key]
-        if self.whole and not (self.keyed and isinstance(data, dict)):
+        if self.whole and data is not None and not (self.keyed and isinstance(data, dict)):
             return data
         if self.at is not None and isinstance(data, list | tuple) and self.at < len(data):
             return data[self.at]

@@ -123,7 +123,7 @@ class Step(ABC):
         Args:
             data: the input.
             id: the id of the run, by default a new one. If a run of this workflow's name and of an equal input has the
-                id, its handle is returned, and nothing new is started.
+                id, its handle is returned, and nothing new is started. Fields that have their default are not compared.
 
         Raises:
             RunExists: the id belongs to a run of another workflow name, or of another input.

@@ -839,8 +839,8 @@ MUTATIONS = (
     Mutation(
         name="a key of the value decides how a function is bound",
         file="egregore_dist/workflow/binding.py",
-        old="            if self.row is Row.WHOLE or not isinstance(value, Mapping):\n",
-        new="            if not isinstance(value, Mapping) or (self.row is Row.WHOLE and main.name not in value):\n",
+        old="        if self.row is not Row.WHOLE and isinstance(value, Mapping):\n",
+        new="        if isinstance(value, Mapping) and (self.row is not Row.WHOLE or self.main.name in value):\n",
         tests=("tests/unit/workflow/test_binding.py",),
     ),
     Mutation(
