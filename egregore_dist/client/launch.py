@@ -6,9 +6,7 @@ import asyncio
 import contextvars
 import datetime as dt
 import importlib
-import inspect
 import uuid
-import warnings
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -26,8 +24,6 @@ from egregore_dist.workflow import describe, names
 from egregore_dist.workflow.binding import Parameters
 from egregore_dist.workflow.launcher import Launcher
 from egregore_dist.workflow.step import Step
-
-_PACKAGE = f"{__name__.partition('.')[0]}."
 
 
 class ClusterLauncher:
@@ -89,7 +85,7 @@ class ClusterLauncher:
             # Those who trace messages see where it comes from.
             within = contextvars.copy_context()
         if not accepted.new:
-            _refuse_differences(run, accepted, described.spec.name, its_digest)
+            _refuse_differences(run, accepted, described.spec.name, its_digest, is_named=step.name is not None)
         made = Run(run, of=to, result_type=describe.result_type(step), epoch=accepted.epoch, created=accepted.created)
         if accepted.waits:
             advance = partial(
@@ -124,14 +120,6 @@ class ClusterLauncher:
         return found[0]
 
 
-def _callers() -> int:
-    """The ``stacklevel`` of the user's code, for a warning of the caller's."""
-    level, frame = 1, inspect.currentframe()
-    while (frame := frame and frame.f_back) is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
-        level += 1
-    return level
-
-
 def _checked(step: Step, data: Any, id: str | None) -> describe.Described:
     """The workflow of a step; before anything is published, its id is checked, and what its first nodes get."""
     if id is not None and not names.is_valid(id):
@@ -140,8 +128,7 @@ def _checked(step: Step, data: Any, id: str | None) -> describe.Described:
         )
     described = describe.describe(step)
     for name, fn in described.heads:
-        if (change := Parameters.of(fn).check(name, data)) is not None:
-            warnings.warn(change, errors.BindingWarning, stacklevel=_callers())
+        Parameters.of(fn).check(name, data)
     return described
 
 
@@ -159,22 +146,28 @@ def _transactions(step: Step) -> Any:
         ) from cause
 
 
-def _refuse_differences(run: str, existing: Accepted, workflow: str, its_digest: str) -> None:
+def _refuse_differences(run: str, existing: Accepted, workflow: str, its_digest: str, *, is_named: bool) -> None:
     """Raise `RunExists` where the run that has the id already is not the one that was to be submitted."""
     differs = []
     if existing.workflow != workflow:
         differs.append("workflow")
-    # A run whose id was not chosen has no digest, nor has one that an earlier release submitted.
+    # A run whose id was not chosen has no digest.
     if existing.digest not in ("", its_digest):
         differs.append("input")
     if not differs:
         return
     what = f"run {run!r} exists already, with another {' and another '.join(differs)}"
     asked = f", not {workflow!r}" if "workflow" in differs else ""
+    same = ""
+    if "workflow" in differs and not is_named:
+        same = (
+            f". {workflow!r} is made up, because the workflow was given no name. If it is the same workflow with other "
+            f"steps, give it the name of the existing run: .alias({existing.workflow!r})"
+        )
     at = dt.datetime.fromtimestamp(existing.created / 1000, dt.UTC).isoformat(" ", "seconds")
     raise errors.RunExists(
         f"{what}: it is a run of workflow {existing.workflow!r}{asked}, submitted at {at}, and {existing.state}. "
-        f"Submit other work under another id; Run({run!r}) is the existing run",
+        f"Submit other work under another id; Run({run!r}) is the existing run{same}",
         run_id=run,
         workflow=existing.workflow,
         state=existing.state,

@@ -23,7 +23,8 @@ def of(value: Any) -> str:
     """The SHA-256, as hexadecimal text, of a value that `codec.encode` takes.
 
     The order of a mapping's keys and of a set's items does not matter. An object has the digest of the mapping of its
-    fields. Values of different types are different: ``1``, ``1.0`` and ``True`` have three digests.
+    fields, without those that have their default: a class may gain such fields. Values of different types are
+    different: ``1``, ``1.0`` and ``True`` have three digests.
     """
     return hashlib.sha256(_canonical(value)).hexdigest()
 
@@ -79,17 +80,38 @@ def _text_of(key: bytes) -> bytes:
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
-    """The fields that msgspec encodes of an object, and its tag; None of a type that has no fields."""
-    kind, fields = type(value), {}
+    """The fields that msgspec encodes of an object, without those that have their default, and its tag.
+
+    None of a type that has no fields.
+    """
+    kind, tag = type(value), {}
+    # Of each field: its name, its name when it is encoded, its default, and what makes its default.
+    fields: list[tuple[str, str, Any, Any]]
     if isinstance(value, msgspec.Struct):
-        names = dict(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
-        if (tag := value.__struct_config__.tag) is not None:
-            fields[value.__struct_config__.tag_field] = tag
+        fields = [(it.name, it.encode_name, it.default, it.default_factory) for it in msgspec.structs.fields(kind)]
+        if value.__struct_config__.tag is not None:
+            tag = {value.__struct_config__.tag_field: value.__struct_config__.tag}
     elif dataclasses.is_dataclass(kind):
-        names = {field.name: field.name for field in dataclasses.fields(kind)}
+        fields = [(it.name, it.name, it.default, it.default_factory) for it in dataclasses.fields(kind)]
     elif hasattr(kind, "__attrs_attrs__"):
-        names = {each.name: each.name for each in kind.__attrs_attrs__ if not each.name.startswith("_")}
+        attributes = [it for it in kind.__attrs_attrs__ if not it.name.startswith("_")]
+        fields = [(it.name, it.name, it.default, getattr(it.default, "factory", None)) for it in attributes]
+    elif callable(getattr(kind, "model_dump", None)) and hasattr(kind, "model_fields"):
+        return dict(value.model_dump(round_trip=True, exclude_defaults=True))
     else:
         return None
-    found = {name: getattr(value, field, msgspec.UNSET) for name, field in names.items()}
-    return fields | {name: item for name, item in found.items() if item is not msgspec.UNSET}
+    present = [(name, getattr(value, field, msgspec.UNSET), *default) for field, name, *default in fields]
+    return tag | {
+        name: item
+        for name, item, default, factory in present
+        if item is not msgspec.UNSET and not _is_default(item, default, factory)
+    }
+
+
+def _is_default(item: Any, default: Any, factory: Any) -> bool:
+    if callable(factory):
+        try:
+            default = factory()
+        except Exception:  # a user's factory can raise anything
+            return False
+    return item is default or (type(item) is type(default) and _canonical(item) == _canonical(default))

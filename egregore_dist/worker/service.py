@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
 from collections.abc import Sequence
 
 from celery import Celery, signals
+from celery.concurrency import get_implementation
 from celery.fixups.django import fixup
 from celery.local import maybe_evaluate
 from celery.utils.nodenames import host_format
-from celery.worker import state
 
 from egregore_dist import errors
 from egregore_dist.engine import access, databases, installed, leftovers, tasks
@@ -104,7 +105,9 @@ def run(
         events: send Celery's events of tasks, and one for each branch, from the start; Flower also asks for them.
 
     Raises:
-        errors.ConfigurationError: settings, a queue or a name that cannot work, or a server that cannot hold a ledger.
+        SystemExit: the worker ended by a failure, which its log names.
+        errors.ConfigurationError: settings, a queue, a log level or a name that cannot work, or a server that cannot
+            hold a ledger.
         errors.CodeError: a module that cannot be loaded.
     """
     if pool not in apps.POOLS:
@@ -112,6 +115,9 @@ def run(
             f"pool {pool!r} is not supported, choose one of {', '.join(apps.POOLS)}: "
             "the others stand still while they work, so that deadlines and heartbeats would not be kept"
         )
+    levels = logging.getLevelNamesMapping()
+    if loglevel.upper() not in levels:
+        raise errors.ConfigurationError(f"log level {loglevel!r} is not known, choose one of {', '.join(levels)}")
     apps.refuse_derived(queues)
     for queue in queues:
         _checked(queue, "queue")
@@ -122,15 +128,22 @@ def run(
     fixup(app)
     _install(app, settings=settings, owns=True, by_hand=concurrency is not None)
     leftovers.own()
-    argv = ["worker", f"--pool={pool}", f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"]
-    argv += [f"--concurrency={concurrency or 'auto'}", f"--queues={','.join(queues) or settings.queue}"]
-    if events:
-        argv.append("--task-events")
     _claim(settings, name)
-    app.worker_main([*argv, f"--hostname={name}"])
-    if state.should_stop:
-        # Celery keeps the code to itself.
-        sys.exit(state.should_stop)
+    # Without Celery's command line, which would import the commands of all installed packages, such as Flower's.
+    worker = app.Worker(
+        hostname=name,
+        pool_cls=get_implementation(pool),
+        concurrency=concurrency or "auto",
+        queues=list(queues) or [settings.queue],
+        loglevel=levels[loglevel.upper()],
+        no_color=True if os.environ.get("NO_COLOR") else None,
+        task_events=events or None,
+        without_gossip=True,
+        without_mingle=True,
+    )
+    worker.start()
+    if worker.exitcode:
+        sys.exit(worker.exitcode)
 
 
 def _full_name(name: str | None) -> str:

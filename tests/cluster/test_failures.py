@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -633,6 +634,30 @@ def test_changed_code_is_the_same_run(local: LocalCluster) -> None:
 
     assert len([event for event in again.events() if event.type == "run.submitted"]) == 1
     assert again.result(timeout=20) == "fine"
+
+
+def test_a_deploy_that_adds_a_step_or_a_field_does_not_refuse_a_retry(local: LocalCluster) -> None:
+    """The error names the cure for a sequence without a name; a field with a default is no other input."""
+    (fine >> fine.alias("b")).submit(Parcel(1), id="retried").result(timeout=20)
+    deployed = fine >> fine.alias("b") >> fine.alias("c")
+
+    with pytest.raises(RunExists, match=r"'fine-b-c' is made up, .* the same workflow .* \.alias\('fine-b'\)$"):
+        deployed.submit(Parcel(1), id="retried")
+    assert deployed.alias("fine-b").submit(GrownParcel(1), id="retried").result(timeout=20) == "fine"
+    with pytest.raises(RunExists, match="with another input"):
+        deployed.alias("fine-b").submit(GrownParcel(1, express=True), id="retried")
+    with pytest.raises(RunExists, match=r"is the existing run$"):
+        fine.submit(Parcel(1), id="retried")
+
+
+@dataclass
+class Parcel:
+    id: int
+
+
+@dataclass
+class GrownParcel(Parcel):
+    express: bool = False
 
 
 @node

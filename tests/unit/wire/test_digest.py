@@ -79,6 +79,43 @@ class Model(pydantic.BaseModel):
     tags: set[Any]
 
 
+class Shipment:
+    """One class before and after a deploy that adds fields with defaults, in each of the ways to write it."""
+
+    @dataclass
+    class Dataclass:
+        id: int
+
+    @dataclass
+    class GrownDataclass(Dataclass):
+        express: bool = False
+        notes: list[str] = field(default_factory=list)
+
+    class Struct(msgspec.Struct):
+        id: int
+
+    class GrownStruct(Struct):
+        express: bool = False
+        notes: list[str] = msgspec.field(default_factory=list)
+
+    class Model(pydantic.BaseModel):
+        id: int
+
+    class GrownModel(Model):
+        express: bool = False
+        notes: list[str] = pydantic.Field(default_factory=list)
+
+
+def unlucky() -> list[str]:
+    raise OSError
+
+
+@dataclass
+class Unlucky:
+    id: int
+    notes: list[str] = field(default_factory=unlucky)
+
+
 leaves = (
     some.none()
     | some.booleans()
@@ -188,3 +225,23 @@ def test_it_does_not_change_between_releases() -> None:
     value = {"id": 42, "tags": {"b", "a"}, "at": UTC, "rows": [{"x": 1.5, "y": None}, [1, True, b"z"]]}
 
     assert digest.of(value) == "89bd3a29e94849d34b9211201973c2c879c6164ffee68074e10349a1f26685d9"
+
+
+GROWN: list[tuple[type[Any], type[Any]]] = [
+    (Shipment.Dataclass, Shipment.GrownDataclass),
+    (Shipment.Struct, Shipment.GrownStruct),
+    (Shipment.Model, Shipment.GrownModel),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), GROWN)
+def test_a_field_that_has_its_default_changes_nothing(before: type[Any], after: type[Any]) -> None:
+    """A retry after a deploy that adds a field with a default is the same submission; with another value it is not."""
+    assert digest.of(before(id=1)) == digest.of(after(id=1))
+    assert digest.of({"rows": [before(id=1)]}) == digest.of({"rows": [after(id=1, notes=[])]})
+    assert len({digest.of(after(id=1, **fields)) for fields in ({}, {"express": True}, {"notes": [""]})}) == 3
+
+
+def test_a_default_that_cannot_be_made_is_no_default() -> None:
+    """The factory of a default may fail; the field counts then."""
+    assert digest.of(Unlucky(1, ["a"])) == digest.of({"id": 1, "notes": ["a"]})

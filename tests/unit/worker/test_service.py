@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,16 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names under which workers would have been started."""
     found: list[str] = []
 
-    class App:
-        def worker_main(self, arguments: list[str]) -> None:
-            found.append(arguments[-1].removeprefix("--hostname="))
+    class Worker:
+        exitcode = None
 
-    monkeypatch.setattr(service.apps, "make_app", lambda _settings: App())
+        def __init__(self, *, hostname: str, **_options: object) -> None:
+            self.name = hostname
+
+        def start(self) -> None:
+            found.append(self.name)
+
+    monkeypatch.setattr(service.apps, "make_app", lambda _settings: SimpleNamespace(Worker=Worker))
     monkeypatch.setattr(service, "_install", lambda *_args, **_options: None)
     monkeypatch.setattr(service, "_claim", lambda *_args: None)
     return found
@@ -41,6 +47,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"name": "x/1@here"}, "'x/1' cannot name a worker"),
         ({"name": "@here"}, "'' cannot name a worker"),
         ({"name": "x@a@b"}, "'a@b' cannot name a host of a worker"),
+        ({"loglevel": "loud"}, "log level 'loud' is not known, choose one of CRITICAL, "),
     ],
 )
 def test_names_that_cannot_be(names: list[str], given: dict[str, Any], told: str) -> None:
