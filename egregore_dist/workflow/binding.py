@@ -91,7 +91,7 @@ class Parameters:
 
     Attributes:
         row: how they are bound.
-        main: the parameter that receives a whole value: the only required one, else the first one with a default; or None.
+        main: receives a whole value: the only required parameter, else the first one that has a default; or None.
         data: the named parameters that take data.
         rest: ``*args``, or None.
         extra: ``**kwargs``, or None.
