@@ -112,7 +112,7 @@ def test_block_14_nested_parallel_execution(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_block_14_a_nested_block_holds_no_lane(tmp_path: Path) -> None:
     """On two lanes a main task may wait for all of a nested block: nobody occupies the other lane by waiting for it."""
-    data = {"room": str(tmp_path), "main_task1": FIVE[1:4], "main_task3": [], "subtasks": []}
+    data = {"room": str(tmp_path), "main_task1": FIVE[1:4], "main_task3": [], "subtasks": ["main_task1"]}
 
     result = outer_parallel(data)
 
