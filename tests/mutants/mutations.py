@@ -579,8 +579,8 @@ MUTATIONS = (
     Mutation(
         name="S4: a secret that repeats itself is strong",
         file="egregore_dist/wire/strength.py",
-        old="secret[: _period(secret)]",
-        new="secret",
+        old=" or repeats:",
+        new=":",
         tests=("tests/unit/wire/test_strength.py", "-k", "s4"),
     ),
     Mutation(
