@@ -1,16 +1,13 @@
 #!/bin/sh
-# Makes the server's certificate for the profile tls of docker-compose.yml, once, and the CA that has signed it.
+# Makes the server's certificate for docker-compose.yml, once, if TLS is on, and the CA that signs it.
 # The CA's key is not kept: it signs nothing else.
 set -eu
 umask 077
-if [ "${EGREGORE_BROKER_TLS:-}" != yes ]; then
-  echo "put COMPOSE_PROFILES=tls into .env: --profile tls alone would leave the server without TLS" >&2
-  exit 1
-fi
-cd /tls
-if [ -e server.pem ]; then
+# valkey.sh refuses the values that are neither yes nor no.
+if [ "$EGREGORE_BROKER_TLS" != yes ] || [ -e /tls/server.pem ]; then
   exit 0
 fi
+cd /tls
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 key="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts the server of docker-compose.yml with one user for each role and, in the profile tls, with TLS alone.
+# Starts the server of docker-compose.yml with one user for each role and, with EGREGORE_BROKER_TLS=yes, with TLS alone.
 # `read` and `printf` are part of the shell: no password is in any process's arguments.
 set -eu
 umask 077
@@ -16,7 +16,19 @@ umask 077
   done
 } > /run/valkey/users.acl
 set -- /etc/valkey/valkey.conf
-if [ "${EGREGORE_BROKER_TLS:-}" = yes ]; then
-  set -- "$@" --include /etc/valkey/tls.conf
-fi
+case "$EGREGORE_BROKER_TLS" in
+  yes) set -- "$@" --include /etc/valkey/tls.conf ;;
+  no)
+    # A command that does not see the variable must not turn TLS off.
+    if [ -e /tls/server.pem ]; then
+      echo "the volume tls has a certificate, but TLS is off: write EGREGORE_BROKER_TLS=yes into .env," \
+        "or remove the volume to use no TLS" >&2
+      exit 1
+    fi
+    ;;
+  *)
+    echo "EGREGORE_BROKER_TLS is '$EGREGORE_BROKER_TLS': it must be yes or no" >&2
+    exit 1
+    ;;
+esac
 exec valkey-server "$@"

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-
-class Misconfigured(Exception):
-    """Raised when the environment cannot make a worker; the message says what to change."""
+from egregore_dist.errors import ConfigurationError
+from egregore_dist.wire import private_file
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """The worker's environment: ``given``, completed with its name and the broker's URL.
 
     Raises:
-        Misconfigured: the broker or its password is missing, or the password lies open.
+        ConfigurationError: the broker or its password is missing, or the password's file is refused.
     """
     name = given.get("EGREGORE_WORKER_NAME") or "worker"
     completed = {**given, "EGREGORE_WORKER_NAME": name if "@" in name else f"{name}@{socket.gethostname()}"}
@@ -44,16 +42,16 @@ def command(environ: Mapping[str, str], arguments: Sequence[str]) -> list[str]:
 def _broker_url(given: Mapping[str, str]) -> str:
     host = given.get("EGREGORE_BROKER_HOST")
     if not host:
-        raise Misconfigured("set EGREGORE_BROKER_URL, or EGREGORE_BROKER_HOST and EGREGORE_BROKER_PASSWORD_FILE")
+        raise ConfigurationError("set EGREGORE_BROKER_URL, or EGREGORE_BROKER_HOST and EGREGORE_BROKER_PASSWORD_FILE")
     port = given.get("EGREGORE_BROKER_PORT") or "6379"
     if not (port.isascii() and port.isdigit()):
-        raise Misconfigured(f"EGREGORE_BROKER_PORT is {port!r}: it must be a number")
+        raise ConfigurationError(f"EGREGORE_BROKER_PORT is {port!r}: it must be a number")
     tls = given.get("EGREGORE_BROKER_TLS") or "no"
     if tls not in ("yes", "no"):
-        raise Misconfigured(f"EGREGORE_BROKER_TLS is {tls!r}: it must be yes or no")
+        raise ConfigurationError(f"EGREGORE_BROKER_TLS is {tls!r}: it must be yes or no")
     file = given.get("EGREGORE_BROKER_PASSWORD_FILE")
     if not file:
-        raise Misconfigured("set EGREGORE_BROKER_PASSWORD_FILE to the file that holds the broker's password")
+        raise ConfigurationError("set EGREGORE_BROKER_PASSWORD_FILE to the file that holds the broker's password")
     user = quote(given.get("EGREGORE_BROKER_USER") or "", safe="")
     ca = given.get("EGREGORE_BROKER_CA_FILE")
     scheme, query = "redis", ""
@@ -63,18 +61,10 @@ def _broker_url(given: Mapping[str, str]) -> str:
 
 
 def _password(file: Path) -> str:
-    try:
-        with file.open() as reading:
-            mode = stat.S_IMODE(os.fstat(reading.fileno()).st_mode)
-            password = reading.read().strip()
-    except OSError as error:
-        raise Misconfigured(f"EGREGORE_BROKER_PASSWORD_FILE {file} cannot be read: {error.strerror}") from None
-    if mode & 0o007:
-        raise Misconfigured(
-            f"EGREGORE_BROKER_PASSWORD_FILE {file} has mode {mode:04o}, open to others: make it 0440 or 0400"
-        )
+    # Group 10001 of the containers reads it: deploy/passwords.sh.
+    password = private_file.read(file, "EGREGORE_BROKER_PASSWORD_FILE", mode=0o440).strip()
     if not password:
-        raise Misconfigured(f"EGREGORE_BROKER_PASSWORD_FILE {file} is empty")
+        raise ConfigurationError(f"EGREGORE_BROKER_PASSWORD_FILE {file} is empty")
     return password
 
 
@@ -82,7 +72,7 @@ def main() -> None:
     """Become the worker."""
     try:
         environ = environment(os.environ)
-    except Misconfigured as error:
+    except ConfigurationError as error:
         sys.exit(f"egregore-dist: {error}")
     arguments = command(environ, sys.argv[1:])
     os.execvpe(arguments[0], arguments, environ)  # noqa: S606  # the container becomes the worker and gets its signals

@@ -12,7 +12,7 @@ from egregore_dist.engine.app import ledger_url
 from egregore_dist.errors import ConfigurationError
 from egregore_dist.ledger import connection, keys
 from egregore_dist.settings import load
-from entrypoint import Misconfigured, environment
+from entrypoint import environment
 
 #: Seconds to connect and to answer; the image gives the whole check 5.
 TIMEOUT = 2.0
@@ -22,10 +22,7 @@ def problem() -> str | None:
     """What is wrong with this worker, or None."""
     try:
         os.environ.update(environment(os.environ))
-    except Misconfigured as error:
-        return str(error)
-    name = os.environ["EGREGORE_WORKER_NAME"]
-    try:
+        name = os.environ["EGREGORE_WORKER_NAME"]
         settings = load()
         with connection.client(
             ledger_url(settings),

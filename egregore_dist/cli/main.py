@@ -25,6 +25,7 @@ COMMANDS = {
     "top": "Show what the cluster does, as it does it.",
     "monitor": "Serve the web pages where runs can be seen.",
     "doctor": "Check this machine and the cluster.",
+    "secret": "Print a new secret for EGREGORE_SECRET.",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import secrets
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -47,7 +46,8 @@ _BETWEEN_COLLECTIONS = 50_000
     type=_FILE,
     envvar="EGREGORE_MONITOR_TOKEN_FILE",
     show_envvar=True,
-    help="Holds a token of at least 128 bits that lets its bearer in.  [env: EGREGORE_MONITOR_TOKEN, the token]",
+    help="Holds a token that lets its bearer in; egregore-dist secret makes one.  "
+    "[env: EGREGORE_MONITOR_TOKEN, the token]",
 )
 @click.option(
     "--role",
@@ -95,7 +95,7 @@ def monitor(
         from egregore_dist.monitor import serve
         from egregore_dist.monitor.config import LOOPBACK, Config, network
         from egregore_dist.monitor.users import Role, Users, add, read
-        from egregore_dist.wire import private_file
+        from egregore_dist.wire import private_file, strength
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("egregore_dist"):
             raise
@@ -114,7 +114,7 @@ def monitor(
     # Nobody was named: whoever has the link that is printed here may use it.
     has_link = users is None and token is None
     if has_link:
-        token = secrets.token_urlsafe(32)
+        token = strength.new_secret()
     redact.remember(token)
     config = Config(
         users=Users({} if users is None else read(users), token, Role[role.upper()], file=users),

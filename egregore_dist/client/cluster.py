@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import secrets
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from egregore_dist.client.supervisor import Supervisor
 from egregore_dist.engine import app as apps
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import load
+from egregore_dist.wire import strength
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 10.0
@@ -334,7 +334,7 @@ class LocalCluster:
         base = load(**given)
         self.settings = base.model_copy(
             update={
-                "secret": base.secret or SecretStr(self.server.secret() if self.server else secrets.token_urlsafe(32)),
+                "secret": base.secret or SecretStr(self.server.secret() if self.server else strength.new_secret()),
                 # The ledger of a cluster that exists is not for a server of its own.
                 "ledger_url": base.ledger_url if {"broker_url", "ledger_url"} & self._given.keys() else None,
             }

@@ -7,7 +7,6 @@ import functools
 import importlib.util
 import logging
 import os
-import secrets
 import select
 import socket
 import sys
@@ -19,6 +18,7 @@ from urllib.parse import urlencode
 
 from egregore_dist import errors
 from egregore_dist.client.processes import Process
+from egregore_dist.wire import strength
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class LocalMonitor:
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
         check_installed()
-        self.token = secrets.token_urlsafe(32)
+        self.token = strength.new_secret()
         self._environment = {**environment, "EGREGORE_MONITOR_TOKEN": self.token}
         self._folder = folder
         self._owner = os.getpid()

@@ -28,6 +28,7 @@ from redis import retry as redis_retry
 
 from egregore_dist import errors
 from egregore_dist.client.processes import Process
+from egregore_dist.wire import strength
 
 #: The least version of a server on the PATH.
 OLDEST: Final = (6, 2)
@@ -416,7 +417,7 @@ def _kept(directory: Path, name: str) -> str:
     """The secret of this name kept in the directory, made when it is first asked for."""
     file = directory / name
     if not file.exists():
-        _write_private(file, secrets.token_urlsafe(32))
+        _write_private(file, strength.new_secret())
     return file.read_text()
 
 

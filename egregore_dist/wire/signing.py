@@ -27,7 +27,7 @@ class Signer:
         secrets: the secrets, newest first; none: this signer can neither sign nor open.
 
     Raises:
-        ConfigurationError: a secret is weak: it has fewer than `strength.BITS` bits.
+        ConfigurationError: `strength.refuse_weak` refuses a secret.
     """
 
     __slots__ = ("_secrets",)

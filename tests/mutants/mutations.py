@@ -579,8 +579,8 @@ MUTATIONS = (
     Mutation(
         name="S4: a secret that repeats itself is strong",
         file="egregore_dist/wire/strength.py",
-        old="secret[: _period(secret)]",
-        new="secret",
+        old=" or repeats:",
+        new=":",
         tests=("tests/unit/wire/test_strength.py", "-k", "s4"),
     ),
     Mutation(
@@ -705,8 +705,8 @@ MUTATIONS = (
     Mutation(
         name="S15: a secret's file may be read by others",
         file="egregore_dist/wire/private_file.py",
-        old="if status.st_mode & 0o077:",
-        new="if status.st_mode & 0o007:",
+        old="if status.st_mode & 0o077 & ~mode:",
+        new="if status.st_mode & 0o007 & ~mode:",
         tests=("tests/unit/test_settings.py", "-k", "s15"),
     ),
     Mutation(
@@ -728,6 +728,13 @@ MUTATIONS = (
         file="docker-compose.yml",
         old="  cap_drop: [ALL]\n",
         new="  cap_drop: []\n",
+        tests=("tests/unit/test_deploy.py", "-k", "s18"),
+    ),
+    Mutation(
+        name="S18: a forgotten variable turns TLS off",
+        file="deploy/valkey.sh",
+        old="    if [ -e /tls/server.pem ]; then\n",
+        new="    if false; then\n",
         tests=("tests/unit/test_deploy.py", "-k", "s18"),
     ),
     Mutation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -109,25 +110,92 @@ def test_s18_no_port_is_published() -> None:
     assert override == {"services": {"valkey": {"ports": ["127.0.0.1:6379:6379"]}}}
 
 
-def test_s18_without_a_profile_no_client_and_no_certificate_is_made() -> None:
-    """The server starts once the certificate is there, in the profile that makes one; TLS is on in it, and else off."""
+@pytest.mark.parametrize(
+    ("environ", "tls"),
+    [
+        ({}, "no"),
+        ({"EGREGORE_BROKER_TLS": ""}, "no"),
+        ({"COMPOSE_PROFILES": "client"}, "no"),
+        ({"EGREGORE_BROKER_TLS": "yes"}, "yes"),
+        ({"EGREGORE_BROKER_TLS": "true"}, "true"),  # refused by each program
+    ],
+)
+def test_s18_one_variable_turns_tls_on(environ: dict[str, str], tls: str) -> None:
+    """The same variable decides for all services, whatever the profiles; the shell expands it as Compose does."""
+    for name, service in SERVICES.items():
+        command = ["sh", "-c", f'printf %s "{service["environment"]["EGREGORE_BROKER_TLS"]}"']
+        assert subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout == tls, name
+
+
+def test_s18_the_server_waits_for_its_certificate() -> None:
+    """The service that makes the certificate always runs, and the server starts once it has ended."""
     profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
-    made = {"condition": "service_completed_successfully", "required": False}
 
-    assert profiles == {"certificates": ["tls"], "client": ["client"]}
-    assert SERVICES["valkey"]["depends_on"] == {"certificates": made}
-    for service in SERVICES.values():
-        assert service["environment"]["EGREGORE_BROKER_TLS"] == "${COMPOSE_PROFILES:+yes}"
+    assert profiles == {"client": ["client"]}
+    assert SERVICES["valkey"]["depends_on"] == {"certificates": {"condition": "service_completed_successfully"}}
 
 
-def test_s18_tls_is_never_left_out_in_silence(tmp_path: Path) -> None:
-    """Where the profile is chosen in a way that the server would not see, the service that it waits for fails."""
-    script = (ROOT / "deploy" / "certificates.sh").read_text().replace("/tls", str(tmp_path))
-    done = subprocess.run(["sh", "-c", script], env={}, capture_output=True, text=True, check=False)
+def shipped(script: str, folder: Path, tls: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the compose file with the paths below ``folder``; the server prints its arguments and ends."""
+    for role in ROLES:
+        password = folder / "run/secrets" / f"{role}_password"
+        password.parent.mkdir(parents=True, exist_ok=True)
+        password.write_text("of a role")
+    for name in ("run/valkey", "etc/valkey", "tls", "bin"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    shutil.copytree(ROOT / "deploy/acl", folder / "etc/valkey/acl", dirs_exist_ok=True)
+    (folder / "bin/valkey-server").write_text('#!/bin/sh\necho "$@"\n')
+    (folder / "bin/valkey-server").chmod(0o755)
+    paths = r"/(?:run|etc)/|/tls\b(?!\.)"
+    text = re.sub(paths, lambda path: f"{folder}{path[0]}", (ROOT / "deploy" / script).read_text())
+    environ = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "EGREGORE_BROKER_TLS": tls}
+    return subprocess.run(["sh", "-c", text], env=environ, capture_output=True, text=True, check=False, timeout=30)
 
-    assert done.returncode == 1
-    assert "COMPOSE_PROFILES=tls" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+
+def test_s18_the_certificate_is_made_once_and_only_for_tls(tmp_path: Path) -> None:
+    """Without TLS nothing is made; with it the certificate and its CA, which stay; only the server reads the key."""
+    assert shipped("certificates.sh", tmp_path, "no").returncode == 0
+    assert list((tmp_path / "tls").iterdir()) == []
+    assert shipped("certificates.sh", tmp_path, "yes").returncode == 0
+    made = {file.name: (oct(file.stat().st_mode), file.read_bytes()) for file in (tmp_path / "tls").iterdir()}
+    assert shipped("certificates.sh", tmp_path, "yes").returncode == 0
+
+    assert {name: mode for name, (mode, _) in made.items()} == {
+        "ca.pem": "0o100444",
+        "server.key": "0o100400",
+        "server.pem": "0o100444",
+    }
+    assert {file.name: file.read_bytes() for file in (tmp_path / "tls").iterdir()} == {
+        name: text for name, (_, text) in made.items()
+    }
+
+
+@pytest.mark.parametrize(("tls", "is_on"), [("yes", True), ("no", False)])
+def test_s18_the_server_uses_tls_as_the_variable_has_it(tmp_path: Path, tls: str, is_on: bool) -> None:
+    """The server gets the configuration of TLS with ``yes``, and not with ``no``."""
+    done = shipped("valkey.sh", tmp_path, tls)
+
+    assert done.returncode == 0, done.stderr
+    assert (f"--include {tmp_path}/etc/valkey/tls.conf" in done.stdout) == is_on
+
+
+@pytest.mark.parametrize("tls", ["true", "YES", "1", " yes"])
+def test_s18_the_server_refuses_what_is_neither_yes_nor_no(tmp_path: Path, tls: str) -> None:
+    """Any other value may have asked for TLS: the server does not start without it."""
+    done = shipped("valkey.sh", tmp_path, tls)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"EGREGORE_BROKER_TLS is '{tls}': it must be yes or no\n"
+
+
+def test_s18_a_forgotten_variable_does_not_turn_tls_off(tmp_path: Path) -> None:
+    """A server that has a certificate does not start without TLS."""
+    assert shipped("certificates.sh", tmp_path, "yes").returncode == 0
+    done = shipped("valkey.sh", tmp_path, "no")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "write EGREGORE_BROKER_TLS=yes into .env" in done.stderr
+    assert shipped("valkey.sh", tmp_path, "yes").returncode == 0
 
 
 def test_s18_each_role_has_its_own_user(tmp_path: Path) -> None:
@@ -359,7 +427,7 @@ def test_another_command_runs_in_the_place_of_the_worker() -> None:
         ({"EGREGORE_BROKER_TLS": "true"}, "must be yes or no"),
         ({"EGREGORE_BROKER_PASSWORD_FILE": ""}, "set EGREGORE_BROKER_PASSWORD_FILE"),
         ({"EGREGORE_BROKER_PASSWORD_FILE": "/nowhere"}, "No such file"),
-        ({"EGREGORE_BROKER_PASSWORD_FILE": "/dev/null"}, "open to others"),
+        ({"EGREGORE_BROKER_PASSWORD_FILE": "/dev/null"}, "not a regular file"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(password: Path, change: dict[str, str], said: str) -> None:
@@ -373,14 +441,34 @@ def test_a_wrong_setting_is_one_clear_line(password: Path, change: dict[str, str
     assert "p@ss" not in done.stderr
 
 
-@pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
-def test_an_open_password_file_is_refused(password: Path, mode: int) -> None:
-    """A password file that others can read or write is refused."""
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o602, 0o460])
+def test_s15_an_open_password_file_is_refused(password: Path, mode: int) -> None:
+    """A password file that others can read, or that others or its group can write, is refused."""
     password.chmod(mode)
     done = start(EGREGORE_BROKER_HOST="h", EGREGORE_BROKER_PASSWORD_FILE=str(password))
 
     assert done.returncode == 1
-    assert "open to others: make it 0440 or 0400" in done.stderr
+    assert f"is open to others: chmod 440 {password}" in done.stderr
+
+
+def test_a_password_file_of_a_group_is_read(password: Path) -> None:
+    """The container's group may read the password, as `deploy/passwords.sh` leaves it."""
+    password.chmod(0o440)
+    done = start(EGREGORE_BROKER_HOST="h", EGREGORE_BROKER_PASSWORD_FILE=str(password))
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_s15_a_link_to_a_password_is_not_followed(password: Path, tmp_path: Path) -> None:
+    """A symbolic link is refused; the file itself is read, also through a folder's link, as Kubernetes mounts it."""
+    (tmp_path / "..data").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(Path("..data", password.name))
+    link = start(EGREGORE_BROKER_HOST="h", EGREGORE_BROKER_PASSWORD_FILE=str(tmp_path / "link"))
+    file = start(EGREGORE_BROKER_HOST="h", EGREGORE_BROKER_PASSWORD_FILE=str(tmp_path / "..data" / password.name))
+
+    assert link.returncode == 1
+    assert f"{tmp_path / 'link'} is a symbolic link: name the file itself" in link.stderr
+    assert file.returncode == 0, file.stderr
 
 
 @pytest.mark.parametrize(
