@@ -21,10 +21,10 @@ help:
 	@echo "make demo           run a real job on two local workers"
 	@echo "make test           run the tests (ARGS='-k name' to choose)"
 	@echo "make test-versions  run the unit tests on the oldest dependencies and on each newer Python that is installed"
-	@echo "make test-all       run everything: long tests, all of the above, Celery's own tests, fuzzing, soak, mutants"
+	@echo "make test-all       run what make test leaves out, ten minutes a part (ARGS=--help lists the parts)"
 	@echo "make soak           run workflows under faults for half an hour (ARGS='--seconds 300' for less)"
-	@echo "make fuzz           fuzz every decoder for an hour (ARGS='--seconds 60' for less)"
-	@echo "make mutants        break the code in many ways, and see that a test fails each time"
+	@echo "make fuzz           fuzz every decoder for a minute (ARGS='--seconds 3600' for more)"
+	@echo "make mutants        break the code in many ways, and see that a test fails each time (hours; ARGS='--seconds 600')"
 	@echo "make lint           check style, types, layers, and for known security faults"
 	@echo "make audit          look the pinned dependencies up in the database of known vulnerabilities"
 	@echo "make sbom           write the software bill of materials of a worker, sbom.json (CycloneDX)"
@@ -43,9 +43,7 @@ test-versions: $(VENV)/.dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH:$(PYENV)" tox run $(ARGS)
 
 test-all: $(VENV)/.dev
-	@EGREGORE_TEST_LONG=1 $(BIN)/python -m pytest $(PARALLEL)
-	@$(MAKE) --no-print-directory ARGS= test-versions mutants fuzz soak
-	@$(BIN)/python -m tests.celery_suite
+	@$(BIN)/python -m tests.all $(ARGS)
 
 soak: $(VENV)/.dev
 	@$(BIN)/python -m tests.soak $(ARGS)

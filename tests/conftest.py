@@ -19,6 +19,8 @@ from tests.support.lengths import LONG
 
 # No deadline: the machine is shared, and slowness of one example says nothing.
 hypothesis.settings.register_profile("egregore", deadline=None, print_blob=True, max_examples=300 if LONG else 40)
+# With --hypothesis-profile=few: for a second run of the same tests, on other versions.
+hypothesis.settings.register_profile("few", deadline=None, print_blob=True, max_examples=5)
 hypothesis.settings.load_profile("egregore")
 
 

@@ -1,4 +1,4 @@
-"""Fuzz every decoder: ``python -m tests.fuzz --seconds 3600``. Needs atheris: ``pip install atheris==3.0.0``."""
+"""Fuzz every decoder: ``python -m tests.fuzz --seconds 3600``. Needs atheris, which is made for Linux on x86-64."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _tail(file: Path) -> str:
 def main(seconds: float, names: tuple[str, ...], folder: Path | None) -> None:
     """Fuzz decoders, one after the other. Exits with 1 if an input broke a rule."""
     if importlib.util.find_spec("atheris") is None:
-        raise click.ClickException("atheris is not installed: pip install atheris==3.0.0")
+        raise click.ClickException("atheris is not installed: its packages are for Linux on x86-64")
     folder = folder or Path(tempfile.mkdtemp(prefix="egregore-fuzz-"))
     names = names or tuple(TARGETS)
     click.echo(f"{'target':12} {'executions':>12} {'corpus':>8} {'findings':>9}")

@@ -1,14 +1,18 @@
-"""``python -m tests.mutants``: break the code in each of these ways, and see that a test fails."""
+"""``python -m tests.mutants``: break the code in each of these ways, and see that a test fails.
+
+The mutants run in random order, until there are none left or the time is over.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,38 +76,48 @@ def copied() -> Iterator[Path]:
         yield Path(temporary)
 
 
-def refuse_failing(mutations: Sequence[Mutation]) -> None:
-    """Raise `click.ClickException` where tests fail without any mutation: they would notice whatever is changed."""
-    failing = 0
+def check(mutation: Mutation, passed: set[tuple[str, ...]]) -> bool:
+    """Whether the mutant is noticed by its tests, which pass without it; prints a line for each.
+
+    Args:
+        mutation: the change.
+        passed: the tests that passed without a mutation so far.
+    """
     with copied() as folder:
-        for tests in dict.fromkeys(mutation.tests for mutation in mutations):
-            started = time.monotonic()
-            code, said = test(folder, tests)
-            verdict = "passes" if code == PASSED else f"FAILS (pytest ended with {code}): {said}"
-            click.echo(f"without any, {' '.join(tests)}\n    {verdict} ({time.monotonic() - started:.0f} s)")
-            failing += code != PASSED
-    if failing:
-        raise click.ClickException(f"{failing} of the tests fail without a mutation")
+        if mutation.tests not in passed:
+            code, last = test(folder, mutation.tests)
+            if code != PASSED:
+                # They would notice whatever is changed.
+                click.echo(f"without any, {' '.join(mutation.tests)}\n    FAILS (pytest ended with {code}): {last}")
+                return False
+            passed.add(mutation.tests)
+        mutate(folder, mutation)
+        started = time.monotonic()
+        code, last = test(folder, mutation.tests)
+    verdict = "noticed by" if code == FAILED else f"NOT NOTICED (pytest ended with {code}):"
+    click.echo(f"{mutation.name}\n    {verdict} {last} ({time.monotonic() - started:.0f} s)")
+    return code == FAILED
 
 
 @click.command()
 @click.option("-k", "wanted", default="", help="Only those with this in their name.")
-def main(wanted: str) -> None:
+@click.option("--seconds", type=float, default=float("inf"), help="Begin no other mutant after this time.")
+@click.option("--seed", type=int, help="The seed of the order, as an earlier call printed it.")
+def main(wanted: str, seconds: float, seed: int | None) -> None:
     """Make each mutation in a copy of the checkout, and run the tests that have to notice, which pass without it."""
+    seed = random.randrange(10**6) if seed is None else seed
     mutations = [mutation for mutation in MUTATIONS if wanted in mutation.name]
-    refuse_failing(mutations)
-    survivors = 0
+    random.Random(seed).shuffle(mutations)
+    passed: set[tuple[str, ...]] = set()
+    survivors, done, began = 0, 0, time.monotonic()
     for mutation in mutations:
-        with copied() as folder:
-            mutate(folder, mutation)
-            started = time.monotonic()
-            code, said = test(folder, mutation.tests)
-        noticed = code == FAILED
-        survivors += not noticed
-        verdict = "noticed by" if noticed else f"NOT NOTICED (pytest ended with {code}):"
-        click.echo(f"{mutation.name}\n    {verdict} {said} ({time.monotonic() - started:.0f} s)")
+        if time.monotonic() - began > seconds:
+            break
+        survivors += not check(mutation, passed)
+        done += 1
+    click.echo(f"{done} of {len(mutations)} mutants, {done - survivors} noticed (--seed {seed})")
     if survivors:
-        raise click.ClickException(f"{survivors} mutations were not noticed")
+        raise click.ClickException(f"{survivors} mutants were not noticed")
 
 
 if __name__ == "__main__":
