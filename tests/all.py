@@ -103,6 +103,8 @@ def main(seconds: int, names: tuple[str, ...]) -> None:
 
     A part that fails does not keep the next from running. Exits with 1 if one has failed.
     """
+    # To end the part that runs, which has a session of its own.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     outcomes = {}
     for name in names or tuple(PARTS):
         click.secho(f"== {name}: {PARTS[name].about}", bold=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
 from tests import all as parts
 from tests.all import Part
+from tests.support.waiting import until
 
 
 def python(program: str) -> Part:
@@ -40,6 +44,24 @@ def test_each_part_runs_and_the_summary_names_each(monkeypatch: pytest.MonkeyPat
         "FAILED: not done within 1 s (--seconds)",
         "passed",
     ]
+
+
+def test_a_part_ends_with_what_runs_it(tmp_path: Path) -> None:
+    """SIGTERM, as make hands it on, leaves no tests behind."""
+    program = f"""
+import sys
+from tests import all as parts
+wait = "import os, signal; open({str(tmp_path / "pid")!r}, 'w').write(str(os.getpid())); signal.sigwait([signal.SIGINT])"
+parts.PARTS = {{"waits": parts.Part("", lambda _: [sys.executable, "-c", wait])}}
+parts.main([])
+"""
+    running = subprocess.Popen([sys.executable, "-c", program])
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "", what="the part")
+
+    running.terminate()
+
+    assert running.wait(20) == 143
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 def test_parts_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
