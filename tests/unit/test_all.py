@@ -51,7 +51,7 @@ def test_a_part_ends_with_what_runs_it(tmp_path: Path) -> None:
     program = f"""
 import sys
 from tests import all as parts
-wait = "import os, signal; open({str(tmp_path / "pid")!r}, 'w').write(str(os.getpid())); signal.sigwait([signal.SIGINT])"
+wait = "import os, signal; open({str(tmp_path / "pid")!r}, 'w').write(str(os.getpid())); signal.pause()"
 parts.PARTS = {{"waits": parts.Part("", lambda _: [sys.executable, "-c", wait])}}
 parts.main([])
 """
