@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import click
+
+#: Seconds from which tests take their longest versions.
+HOURS = 3600
 
 #: Seconds that a part may take beyond its time, to finish its last mutant or the end of its soak.
 GRACE = 120
@@ -27,12 +30,12 @@ class Part:
     Attributes:
         about: what it tests, for the help.
         command: makes the command for so many seconds.
-        env: variables for it.
+        is_long: whether its tests run in their long versions.
     """
 
     about: str
     command: Callable[[int], list[str]]
-    env: dict[str, str] = field(default_factory=dict)
+    is_long: bool = False
 
 
 def _tests(*chosen: str) -> Callable[[int], list[str]]:
@@ -47,13 +50,15 @@ def _versions(env: str) -> Callable[[int], list[str]]:
     return lambda _seconds: ["make", "--no-print-directory", "test-versions", f"ARGS=-e {env}"]
 
 
-_LONG = {"EGREGORE_TEST_LONG": "1"}
-
 PARTS = {
-    "long": Part("tests that are marked as long", _tests("-m", "long"), _LONG),
-    "units": Part("unit tests with more examples", _tests("-m", "not long", "tests/unit"), _LONG),
-    "ledger": Part("tests of the ledger with more examples", _tests("-m", "not long", "tests/cluster/ledger"), _LONG),
-    "faults": Part("fault tests whose workers also stop in order", _tests("-m", "not long", "tests/faults"), _LONG),
+    "long": Part("tests that are marked as long", _tests("-m", "long"), is_long=True),
+    "units": Part("unit tests with more examples", _tests("-m", "not long", "tests/unit"), is_long=True),
+    "ledger": Part(
+        "tests of the ledger with more examples", _tests("-m", "not long", "tests/cluster/ledger"), is_long=True
+    ),
+    "faults": Part(
+        "fault tests whose workers also stop in order", _tests("-m", "not long", "tests/faults"), is_long=True
+    ),
     "lowest": Part("unit tests on the oldest dependencies", _versions("lowest")),
     "newer": Part("unit tests on each newer Python that is installed", _versions("py312,py313,py314")),
     "celery": Part("Celery's own integration tests", _module("tests.celery_suite")),
@@ -71,7 +76,8 @@ def run(part: Part, seconds: int) -> str:
     command = part.command(seconds)
     if shutil.which(command[0]) is None:
         return f"NOT RUN: {command[0]} is not installed"
-    process = subprocess.Popen(command, env={**os.environ, **part.env}, start_new_session=True)
+    length = {"EGREGORE_TEST_LONG": "hours" if seconds >= HOURS else "1"} if part.is_long else {}
+    process = subprocess.Popen(command, env={**os.environ, **length}, start_new_session=True)
     try:
         code = process.wait(seconds + GRACE)
     except subprocess.TimeoutExpired:

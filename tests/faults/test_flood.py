@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.controls import Controls, keep
 from tests.support.history import percentile
+from tests.support.lengths import HOURS
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import Trial
 from tests.support.work import quick
@@ -32,10 +33,10 @@ def memory(node: ProcessContainer) -> int:
 @pytest.mark.timeout(3600)
 @pytest.mark.long
 def test_a_flood_does_not_reach_what_is_elsewhere(
-    trial_of: Callable[..., Trial], long: bool, figure: Callable[[str], None]
+    trial_of: Callable[..., Trial], figure: Callable[[str], None]
 ) -> None:
     """Control runs complete throughout, about as fast as before; the flooded worker's memory stays bounded."""
-    trial = trial_of(workers=1, settle=1800.0 if long else 60.0)
+    trial = trial_of(workers=1, settle=1800.0 if HOURS else 60.0)
     trial.add(queues=["far"])
     flooded = trial.nodes[0]
     with Controls(0.2) as quiet:
@@ -43,7 +44,7 @@ def test_a_flood_does_not_reach_what_is_elsewhere(
     trial.run(quick, 0)
     before, began = memory(flooded), time.monotonic()
     with Controls(0.5) as during:
-        runs = [trial.submit(quick, number) for number in range(100_000 if long else 2_000)]
+        runs = [trial.submit(quick, number) for number in range(100_000 if HOURS else 5_000)]
         submitted = time.monotonic() - began
         values = [trial.result(run, timeout=1800) for run in runs]
     took = time.monotonic() - began

@@ -11,6 +11,7 @@ import pytest
 
 from egregore_dist import Sequence, parallel
 from tests.support import controls
+from tests.support.lengths import HOURS
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import TTL, Trial
 from tests.support.waiting import let_pass, until
@@ -69,13 +70,13 @@ def test_a_worker_that_comes_later_takes_over(trial_of: Callable[..., Trial]) ->
 
 @pytest.mark.timeout(3600)
 @pytest.mark.long
-def test_kills_in_a_row(trial_of: Callable[..., Trial], figure: Callable[[str], None], long: bool) -> None:
+def test_kills_in_a_row(trial_of: Callable[..., Trial], figure: Callable[[str], None]) -> None:
     """Worker after worker is killed under a running branch: each time it soon runs again, and nothing counts twice."""
     ttl = 1.5
     trial = trial_of(settings={"report_interval": "0.25", "report_ttl": str(ttl)})
     took = []
     with controls.beside(trial):
-        for _ in range(100 if long else 5):
+        for _ in range(100 if HOURS else 20):
             seen = len(trial.executions("long_first"))
             run = trial.submit(parallel(quick, long_first), 60.0)
             trial.wait_for(seen + 1, node="long_first")

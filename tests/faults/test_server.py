@@ -36,6 +36,7 @@ from egregore_dist import (
 from egregore_dist.client import server as embedded
 from egregore_dist.engine import app as apps
 from egregore_dist.ledger import Ledger
+from tests.support.lengths import HOURS
 from tests.support.nodes import ProcessContainer
 from tests.support.trial import Trial
 from tests.support.waiting import let_pass, until
@@ -134,7 +135,7 @@ def test_a_server_that_is_killed_again_and_again(
     server = trial.cluster.server
     assert server is not None
     pids = [it.pid for it in trial.nodes]
-    kills, runs = (60, 1000) if long else (4, 60)
+    kills, runs = (60, 1000) if HOURS else (16, 260) if long else (4, 60)
     if fsync == "always":
         kills, runs = kills // 2, runs // 2
     made: list[tuple[Run, int]] = []

@@ -4,5 +4,9 @@ from __future__ import annotations
 
 import os
 
+_LENGTH = os.environ.get("EGREGORE_TEST_LONG")
+
 #: Whether to run the long versions. Read before tests' own variables are removed.
-LONG = bool(os.environ.get("EGREGORE_TEST_LONG"))
+LONG = bool(_LENGTH)
+#: Whether they may take hours together: ``EGREGORE_TEST_LONG=hours``.
+HOURS = _LENGTH == "hours"

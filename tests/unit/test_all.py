@@ -16,7 +16,7 @@ from tests.support.waiting import until
 
 
 def python(program: str) -> Part:
-    return Part("a program", lambda seconds: [sys.executable, "-c", program, str(seconds)], {"OF_THE_PART": "1"})
+    return Part("a program", lambda seconds: [sys.executable, "-c", program, str(seconds)], is_long=True)
 
 
 def test_each_part_runs_and_the_summary_names_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def test_each_part_runs_and_the_summary_names_each(monkeypatch: pytest.MonkeyPat
             "fails": python("import sys; sys.exit(3)"),
             "missing": Part("nothing", lambda _seconds: ["no-such-program"]),
             "hangs": python("import signal; signal.sigwait([signal.SIGINT])"),
-            "passes": python("import os, sys; assert sys.argv[1] == '1' and os.environ['OF_THE_PART']"),
+            "passes": python("import os, sys; assert sys.argv[1] == '1' and os.environ['EGREGORE_TEST_LONG'] == '1'"),
         },
     )
     ended = CliRunner().invoke(parts.main, ["--seconds", "1"])
