@@ -53,12 +53,8 @@ def _versions(env: str) -> Callable[[int], list[str]]:
 PARTS = {
     "long": Part("tests that are marked as long", _tests("-m", "long"), is_long=True),
     "units": Part("unit tests with more examples", _tests("-m", "not long", "tests/unit"), is_long=True),
-    "ledger": Part(
-        "tests of the ledger with more examples", _tests("-m", "not long", "tests/cluster/ledger"), is_long=True
-    ),
-    "faults": Part(
-        "fault tests whose workers also stop in order", _tests("-m", "not long", "tests/faults"), is_long=True
-    ),
+    "ledger": Part("ledger tests with more examples", _tests("-m", "not long", "tests/cluster/ledger"), is_long=True),
+    "faults": Part("fault tests in which workers also stop", _tests("-m", "not long", "tests/faults"), is_long=True),
     "lowest": Part("unit tests on the oldest dependencies", _versions("lowest")),
     "newer": Part("unit tests on each newer Python that is installed", _versions("py312,py313,py314")),
     "celery": Part("Celery's own integration tests", _module("tests.celery_suite")),
