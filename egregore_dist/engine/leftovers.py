@@ -193,10 +193,20 @@ if hasattr(os, "waitid"):
             return False
         return True
 
+    def _is_unfinished(child: int) -> bool:
+        # A zombie whose threads are ending cannot be waited for yet.
+        try:
+            return os.waitid(os.P_PID, child, _LOOK) is None
+        except ChildProcessError:
+            return False
+
 else:
 
     def _has_children() -> bool:
         return bool(psutil.Process().children())
+
+    def _is_unfinished(child: int) -> bool:
+        return False
 
 
 def _children(of: int | None = None) -> list[int]:
@@ -231,6 +241,7 @@ def _helper(named: tuple[str, str, str]) -> int | None:
 
 def _end(left: set[int]) -> None:
     executors = _executors(left)
+    _renew_loaders(left)
     for close in _closers(left):
         # On a thread: a pool of which somebody has killed a process may never close.
         closing = threading.Thread(target=close, name="egregore-close", daemon=True)
@@ -259,10 +270,11 @@ def _end_all(processes: list[psutil.Process], number: int, seconds: float) -> bo
             process.send_signal(number)
     until = time.monotonic() + seconds
     while True:
+        have_ended = not any(map(_runs, processes))
         # Their owners learn of it before anybody else takes the news.
         active_children()
         subprocess._cleanup()  # type: ignore[attr-defined]
-        if not any(map(_runs, processes)):
+        if have_ended:
             return True
         if time.monotonic() >= until:
             return False
@@ -271,9 +283,11 @@ def _end_all(processes: list[psutil.Process], number: int, seconds: float) -> bo
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return True
     except psutil.NoSuchProcess:
-        return False
+        pass
+    return _is_unfinished(process.pid)
 
 
 def _reap(left: set[int]) -> None:
@@ -317,3 +331,28 @@ def _renew(executor: Any) -> None:
         executor._initargs,
         max_tasks_per_child=executor._max_tasks_per_child,
     )
+
+
+def _renew_loaders(left: set[int]) -> None:
+    # Iterators of PyTorch would raise errors here as their workers end. A loader that holds one makes another then.
+    module: Any = sys.modules.get("torch.utils.data.dataloader")
+    if module is None:
+        return
+    objects = gc.get_objects()
+    iterators = [
+        held
+        for held in objects
+        if issubclass(type(held), module._MultiProcessingDataLoaderIter)
+        and left.intersection(worker.pid for worker in getattr(held, "_workers", ()))
+    ]
+    for iterator in iterators:
+        if getattr(iterator, "_worker_pids_set", False):
+            module._utils.signal_handling._remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False
+        if hasattr(iterator, "_pin_memory_thread_done_event"):
+            iterator._pin_memory_thread_done_event.set()
+        # It raises an error when it is used again, and its finalizer waits for none of the workers.
+        iterator._shutdown = True
+    for held in objects:
+        if issubclass(type(held), module.DataLoader) and getattr(held, "_iterator", None) in iterators:
+            held._iterator = None
