@@ -22,6 +22,7 @@ help:
 	@echo "make test           run the tests (ARGS='-k name' to choose)"
 	@echo "make test-versions  run the unit tests on the oldest dependencies and on each newer Python that is installed"
 	@echo "make test-all       run what make test leaves out, ten minutes a part (ARGS=--help lists the parts)"
+	@echo "make test-torch     run the tests of PyTorch's DataLoader, in an environment of their own"
 	@echo "make soak           run workflows under faults for half an hour (ARGS='--seconds 300' for less)"
 	@echo "make fuzz           fuzz every decoder for a minute (ARGS='--seconds 3600' for more)"
 	@echo "make mutants        break the code in many ways, and see that a test fails each time (hours; ARGS='--seconds 600')"
@@ -44,6 +45,17 @@ test-versions: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	@$(BIN)/python -m tests.all $(ARGS)
+
+# PyTorch is no dependency: its tests have an environment of their own.
+TORCH := .tox/torch
+.PHONY: test-torch
+test-torch:
+	@$(MAKE) --no-print-directory VENV=$(TORCH) $(TORCH)/.torch
+	@$(TORCH)/bin/python -m pytest tests/pytorch/dataloader.py $(ARGS)
+
+$(VENV)/.torch: Makefile $(VENV)/.dev
+	@$(PIP) torch==2.13.0 numpy==2.4.6
+	@touch $@
 
 soak: $(VENV)/.dev
 	@$(BIN)/python -m tests.soak $(ARGS)

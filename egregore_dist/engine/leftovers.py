@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import mmap
 import os
 import signal
 import subprocess
@@ -27,10 +26,7 @@ from typing import Any
 import psutil
 from billiard import process as billiards
 
-from egregore_dist.engine import boards
-
-#: Names the pool process to the programs that a branch starts.
-MARK = "_EGREGORE_BRANCH_OF"
+from egregore_dist.engine import boards, marks
 
 #: Seconds that a branch takes at least if it starts a process; a look at what it left takes 4 microseconds.
 QUICKEST = 50e-6
@@ -42,9 +38,8 @@ _LOOK_EVERY = 0.005
 # What is started while others are ended is ended next.
 _PASSES = 3
 
-_IS_LINUX = sys.platform == "linux"
 _PR_SET_CHILD_SUBREAPER = 36
-_LIBC = ctypes.CDLL(None) if _IS_LINUX else None
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 # Helpers of libraries: they end with the process that started them, which goes on using them.
 _HELPERS = (
@@ -62,24 +57,19 @@ _SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGALRM, signa
 
 _lock = threading.Lock()
 _lanes = 0
+_imports = 0
+_mark = ""
 _is_pool_process = False
 _owned = False
 _is_installed = False
 _before: dict[str, Any] = {}
 _kept: set[int] = set()
-_mapped: mmap.mmap | None = None
 
 
 def own() -> None:
     """Nothing but lanes runs in this process, whatever pool it has: what is new in it was started by branches."""
     global _owned
     _owned = True
-
-
-def mark_of(board: Path) -> str:
-    """How the processes that branches of one pool process have started are known, when it has died."""
-    # With an end, so that no mark begins another one.
-    return f"{board.parent.name}-{board.name};"
 
 
 @contextmanager
@@ -114,13 +104,32 @@ def end() -> None:
 def kept() -> Iterator[None]:
     """What is started in here is left alone, as what a module starts when it is imported."""
     before = set(_children()) if _has_children() else set()
-    yield
+    _importing(1)
+    try:
+        yield
+    finally:
+        _importing(-1)
     if _has_children():
         _kept.update(set(_children()) - before)
 
 
+def _importing(more: int) -> None:
+    # Branches on other threads may import at the same time.
+    global _imports
+    with _lock:
+        _imports += more
+        _wear_mark()
+
+
+def _wear_mark() -> None:
+    if _mark and not _imports:
+        marks.put_on(_mark)
+    else:
+        marks.take_off()
+
+
 def _begin() -> None:
-    global _lanes, _is_pool_process, _is_installed
+    global _lanes, _is_pool_process, _is_installed, _mark
     with _lock:
         _lanes += 1
         if _lanes > 1:
@@ -138,18 +147,20 @@ def _begin() -> None:
             # Billiard's own key refuses to travel to what `multiprocessing` starts.
             process._config.update(daemon=False, authkey=AuthenticationString(process.authkey))
             if (board := boards.path()) is not None:
-                os.environ[MARK] = mark_of(board)
+                _mark = marks.of(board)
+                _wear_mark()
             _adopt(True)
 
 
 def _leave() -> None:
-    global _lanes, _is_pool_process
+    global _lanes, _is_pool_process, _mark
     with _lock:
         _lanes -= 1
         if _lanes == 0 and _is_pool_process:
             # What the user's own tasks do in this process is as it always was.
             _adopt(False)
-            os.environ.pop(MARK, None)
+            _mark = ""
+            _wear_mark()
             process: Any = billiards.current_process()
             process._config.update(_before)
             _is_pool_process = False
@@ -157,7 +168,6 @@ def _leave() -> None:
 
 def _forked() -> None:
     # In a process that a branch has forked.
-    global _mapped
     if _lanes == 0:
         return
     _kept.clear()
@@ -165,13 +175,6 @@ def _forked() -> None:
         handler: Any = signal.getsignal(number)
         if str(getattr(handler, "__module__", "")).partition(".")[0] in _OWN:
             signal.signal(number, signal.SIG_DFL)
-    mark = os.environ.get(MARK)
-    if mark is not None and _IS_LINUX and _mapped is None:
-        # It has no environment of its own to be known by; what it has mapped is seen from outside.
-        descriptor = os.memfd_create(mark)
-        os.ftruncate(descriptor, mmap.PAGESIZE)
-        _mapped = mmap.mmap(descriptor, mmap.PAGESIZE)
-        os.close(descriptor)
 
 
 def _adopt(wants: bool) -> None:
@@ -190,10 +193,20 @@ if hasattr(os, "waitid"):
             return False
         return True
 
+    def _is_unfinished(child: int) -> bool:
+        # A zombie whose threads are ending cannot be waited for yet.
+        try:
+            return os.waitid(os.P_PID, child, _LOOK) is None
+        except ChildProcessError:
+            return False
+
 else:
 
     def _has_children() -> bool:
         return bool(psutil.Process().children())
+
+    def _is_unfinished(child: int) -> bool:
+        return False
 
 
 def _children(of: int | None = None) -> list[int]:
@@ -228,6 +241,7 @@ def _helper(named: tuple[str, str, str]) -> int | None:
 
 def _end(left: set[int]) -> None:
     executors = _executors(left)
+    _renew_loaders(left)
     for close in _closers(left):
         # On a thread: a pool of which somebody has killed a process may never close.
         closing = threading.Thread(target=close, name="egregore-close", daemon=True)
@@ -256,10 +270,11 @@ def _end_all(processes: list[psutil.Process], number: int, seconds: float) -> bo
             process.send_signal(number)
     until = time.monotonic() + seconds
     while True:
+        have_ended = not any(map(_runs, processes))
         # Their owners learn of it before anybody else takes the news.
         active_children()
         subprocess._cleanup()  # type: ignore[attr-defined]
-        if not any(map(_runs, processes)):
+        if have_ended:
             return True
         if time.monotonic() >= until:
             return False
@@ -268,9 +283,11 @@ def _end_all(processes: list[psutil.Process], number: int, seconds: float) -> bo
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return True
     except psutil.NoSuchProcess:
-        return False
+        pass
+    return _is_unfinished(process.pid)
 
 
 def _reap(left: set[int]) -> None:
@@ -314,3 +331,28 @@ def _renew(executor: Any) -> None:
         executor._initargs,
         max_tasks_per_child=executor._max_tasks_per_child,
     )
+
+
+def _renew_loaders(left: set[int]) -> None:
+    # Iterators of PyTorch would raise errors here as their workers end. A loader that holds one makes another then.
+    module: Any = sys.modules.get("torch.utils.data.dataloader")
+    if module is None:
+        return
+    objects = gc.get_objects()
+    iterators = [
+        held
+        for held in objects
+        if issubclass(type(held), module._MultiProcessingDataLoaderIter)
+        and left.intersection(worker.pid for worker in getattr(held, "_workers", ()))
+    ]
+    for iterator in iterators:
+        if getattr(iterator, "_worker_pids_set", False):
+            module._utils.signal_handling._remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False
+        if hasattr(iterator, "_pin_memory_thread_done_event"):
+            iterator._pin_memory_thread_done_event.set()
+        # It raises an error when it is used again, and its finalizer waits for none of the workers.
+        iterator._shutdown = True
+    for held in objects:
+        if issubclass(type(held), module.DataLoader) and getattr(held, "_iterator", None) in iterators:
+            held._iterator = None

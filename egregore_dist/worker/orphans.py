@@ -1,14 +1,11 @@
 """Ends the processes that branches have started whose own process, one of the pool, has died.
 
-They are children of whoever adopts orphans then, and known by a mark (see `engine.leftovers`): programs have it in
-their environment, forks of the pool process have mapped a file of that name.
+They are children of whoever adopts orphans then, and known by their mark (see `engine.marks`).
 """
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,15 +14,16 @@ from time import monotonic
 
 import psutil
 
-from egregore_dist.engine import leftovers
+from egregore_dist.engine import leftovers, marks
 
-# A process that was being forked has its mark a moment later.
+# A process that is started while the others are listed is in the next list.
 _LOOKS = 2
 
 
 @dataclass(slots=True)
-class _Mark:
-    text: bytes
+class _Search:
+    """For what the branches of one dead process have left."""
+
     kill_at: float | None = None
     looks: int = _LOOKS
 
@@ -34,41 +32,32 @@ class Orphans:
     """Those that the pool processes of one worker have left."""
 
     def __init__(self) -> None:
-        self._marks: list[_Mark] = []
+        self._searches: dict[str, _Search] = {}
 
     def died(self, board: Path) -> None:
         """The pool process with this board has died."""
-        self._marks.append(_Mark(leftovers.mark_of(board).encode()))
+        self._searches[marks.of(board)] = _Search()
 
     def round(self) -> None:
         """Ask what there is to end, and kill it when its grace is over."""
-        if not self._marks:
+        if not self._searches:
             return
         now = monotonic()
-        for mark in self._marks:
-            mark.looks -= 1
-        for process, mark in self._left():
-            mark.looks = _LOOKS
-            if mark.kill_at is None:
-                mark.kill_at = now + leftovers.GRACE
+        for search in self._searches.values():
+            search.looks -= 1
+        for process, search in self._left():
+            search.looks = _LOOKS
+            if search.kill_at is None:
+                search.kill_at = now + leftovers.GRACE
             with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL if now >= mark.kill_at else signal.SIGTERM)
-        self._marks = [mark for mark in self._marks if mark.looks > 0]
+                process.send_signal(signal.SIGKILL if now >= search.kill_at else signal.SIGTERM)
+        self._searches = {mark: search for mark, search in self._searches.items() if search.looks > 0}
 
-    def _left(self) -> Iterator[tuple[psutil.Process, _Mark]]:
+    def _left(self) -> Iterator[tuple[psutil.Process, _Search]]:
         for pid in psutil.pids():
-            with suppress(OSError, psutil.Error):
+            with suppress(psutil.Error):
                 process = psutil.Process(pid)
-                traits = _traits(process)
-                for mark in self._marks:
-                    if mark.text in traits:
-                        yield process, mark
-
-
-def _traits(process: psutil.Process) -> bytes:
-    if sys.platform != "linux":
-        return process.environ().get(leftovers.MARK, "").encode()
-    folder = Path(f"/proc/{process.pid}")
-    if folder.stat().st_uid != os.geteuid() or process.pid == os.getpid():
-        return b""
-    return (folder / "environ").read_bytes() + (folder / "maps").read_bytes()
+                search = self._searches.get(marks.read(process))
+                # Whoever has adopted a zombie may never reap it.
+                if search is not None and process.status() != psutil.STATUS_ZOMBIE:
+                    yield process, search

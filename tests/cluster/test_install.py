@@ -22,7 +22,7 @@ from egregore_dist.engine import app as apps
 from egregore_dist.engine import urls
 from egregore_dist.ledger import Ledger
 from egregore_dist.settings import load
-from tests.support import tls
+from tests.support import strays, tls
 from tests.support.waiting import until
 
 APP = """
@@ -81,6 +81,25 @@ import json
 from egregore_dist.client import session
 from theirs import flow
 print(json.dumps([flow.run(21), session.current().embedded]))
+"""
+STARTS = """
+import signal
+from pathlib import Path
+
+from tests.support import strays
+
+
+@app.task(name="starts")
+def starts():
+    return [os.getpid(), *strays.start()]
+
+
+@node
+def dies(path: str) -> str:
+    if Path(path).exists():
+        return "again"
+    Path(path).write_text(" ".join(map(str, [os.getpid(), *strays.start()])))
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 VALUE = {"doubled": 42, "negated": -21}
 # Seconds, of tasks that have no limits of their own.
@@ -174,6 +193,26 @@ def test_limits_of_the_pool_are_not_those_of_lanes(theirs: tuple[dict[str, str],
     assert (done.returncode, done.stdout.strip()) == (0, "slept"), done.stderr
     with pytest.raises(SoftTimeLimitExceeded):
         ended.get(timeout=60)
+
+
+def test_what_tasks_started_outlives_their_process(tmp_path: Path) -> None:
+    """A branch's process is killed: what the branch has started ends, what a task started there before does not."""
+    with (
+        Server.start() as server,
+        working(tmp_path, urls.for_kombu(server.url), before=STARTS, options=["-c1"]) as (env, _),
+        Celery("theirs", broker=env["THEIR_BROKER"], backend=env["THEIR_BROKER"], set_as_current=False) as app,
+    ):
+        process, *others = app.send_task("starts").get(timeout=60)
+        try:
+            done = call(env, "-c", f"from theirs import dies; print(dies.run({str(tmp_path / 'pids')!r}))")
+            assert (done.returncode, done.stdout.strip()) == (0, "again"), done.stderr
+            killed, *left = map(int, (tmp_path / "pids").read_text().split())
+            until(lambda: not any(map(strays.runs, left)), what="the end of what the branch has started")
+
+            assert killed == process
+            assert all(map(strays.runs, others))
+        finally:
+            strays.end(others)
 
 
 @pytest.mark.parametrize("where", ["before", "after"])

@@ -184,10 +184,9 @@ def test_a_run_that_goes_on_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @node
 def leaves_a_process(_: object) -> None:
-    # Not as a branch does, nor with the worker's mark in its environment: either would end it.
-    others = {name: value for name, value in os.environ.items() if name != leftovers.MARK}
+    # Not as a branch does: the worker would end it.
     with leftovers.kept():
-        subprocess.Popen(["sleep", "300"], env=others)
+        subprocess.Popen(["sleep", "300"])
 
 
 def test_a_process_that_outlives_a_stop_in_good_order_is_found() -> None:

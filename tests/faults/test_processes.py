@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +18,7 @@ import psutil
 import pytest
 
 from egregore_dist import Context, LocalCluster, RunCancelled, RunFailed, Sequence, node, parallel
+from tests.support import importing, strays
 from tests.support.waiting import until
 
 # The pids of what a branch has left have to be gone so soon, in seconds, on a busy machine too.
@@ -118,13 +117,7 @@ def leave(folder: str) -> None:
     forked = [context.Process(target=forever) for _ in range(2)]
     for process in forked:
         process.start()
-    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-    # The shell ends at once, and what it has started has another parent.
-    detached = subprocess.run(
-        "sleep 3600 >/dev/null 2>&1 & echo $!", shell=True, stdout=subprocess.PIPE, text=True, check=True
-    )
-    session = subprocess.Popen(["sleep", "3600"], start_new_session=True)
-    pids = [forked[0].pid, forked[1].pid, program.pid, session.pid, int(detached.stdout)]
+    pids = [forked[0].pid, forked[1].pid, *strays.start()]
     partial = Path(folder, "partial")
     partial.write_text(" ".join(map(str, pids)))
     partial.rename(Path(folder, "pids"))
@@ -137,14 +130,7 @@ def pids_in(folder: Path) -> list[int]:
 
 
 def are_gone(pids: list[int]) -> bool:
-    return not any(map(_runs, pids))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return not any(map(strays.runs, pids))
 
 
 def forever_deaf() -> None:
@@ -183,7 +169,8 @@ def test_what_a_branch_started_ends_with_it(cluster: LocalCluster, tmp_path: Pat
     """However it ends; a branch in the process beside it has its own until it ends itself."""
     (tmp_path / "how").write_text(how)
     other = beside.submit(str(tmp_path))
-    timeout = 3.0 if how in ("is late", "hangs") else None
+    # Long enough to begin on a busy machine.
+    timeout = 8.0 if how in ("is late", "hangs") else None
     run = parallel(leaves, timeout=timeout, name="flow").submit(str(tmp_path))
     pids = pids_in(tmp_path)
     if how == "is cancelled":
@@ -197,6 +184,17 @@ def test_what_a_branch_started_ends_with_it(cluster: LocalCluster, tmp_path: Pat
     else:
         with pytest.raises(RunCancelled if how == "is cancelled" else RunFailed):
             run.result(timeout=60)
+
+
+def test_what_a_module_started_outlives_the_process(cluster: LocalCluster, tmp_path: Path) -> None:
+    """A branch has imported the module in the process that is killed; what the branch has started itself ends."""
+    assert importing.dies.run(str(tmp_path)) == "again"
+    imported, left = importing.started_in(tmp_path)
+    try:
+        until(lambda: are_gone(left), seconds=SOON, what="the end of what was left")
+        assert all(map(strays.runs, imported))
+    finally:
+        strays.end(imported)
 
 
 def test_a_worker_that_is_killed_leaves_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from textwrap import dedent, indent
 import pytest
 
 PROGRAM = """
-import multiprocessing, os, signal, subprocess, sys, time
+import multiprocessing, os, signal, subprocess, sys, threading, time
 from billiard import process
 from concurrent.futures import ProcessPoolExecutor
 from math import sqrt
@@ -57,7 +57,6 @@ def test_a_process_is_no_daemon_while_it_serves_a_lane() -> None:
             with ProcessPoolExecutor(1) as pool:
                 assert pool.submit(sqrt, 4.0).result() == 2.0
         assert process.current_process()._config == own
-        assert leftovers.MARK not in os.environ
         """
     )
 
@@ -93,6 +92,24 @@ def test_what_takes_no_sigterm_is_killed() -> None:
             assert not psutil.pid_exists(started)
             assert stubborn.wait() == -signal.SIGKILL
             stubborn.stdout.close()
+        """
+    )
+
+
+def test_processes_that_were_ended_are_known_to_have_ended() -> None:
+    """By whoever holds them, such as a module, which may wait for them."""
+    run(
+        """
+        def threads():
+            for _ in range(8):
+                threading.Thread(target=time.sleep, args=(3600,)).start()
+
+        for _ in range(8):
+            with leftovers.allowed():
+                held = [multiprocessing.get_context("fork").Process(target=threads) for _ in range(10)]
+                for each in held:
+                    each.start()
+            assert [each.exitcode for each in held] == [-signal.SIGTERM] * 10
         """
     )
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from egregore_dist.engine import boards, leftovers
+from egregore_dist.engine import boards
 from egregore_dist.worker import orphans
+from tests.support import strays
 from tests.support.waiting import until
 
-# A pool process that is killed while its branch has a program and a fork; it names them, and one of before the lane.
+# A pool process that is killed in its second lane. Its first line names what it started for no branch: before a lane,
+# after one, and as a module was imported. The second names what its branches have started.
 PROGRAM = """
-import os, signal, subprocess, sys, time
+import os, signal, subprocess, time
 from billiard import process
 from egregore_dist.engine import leftovers
+from tests.support import strays
 
 process.current_process()._config["daemon"] = True
 
@@ -30,55 +36,46 @@ def fork():
         os._exit(0)
     return pid
 
-before = [subprocess.Popen(["sleep", "3600"]).pid, fork()]
+others = [*strays.start(), fork()]
 with leftovers.allowed():
-    left = [subprocess.Popen(["sleep", "3600"]).pid, fork()]
-    time.sleep(0.2)
-    print(*before, *left, flush=True)
+    pass
+others += [*strays.start(), fork()]
+with leftovers.allowed():
+    with leftovers.kept():
+        others += [*strays.start(), fork()]
+    print(*others, flush=True)
+    print(*strays.start(), fork(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_what_the_branches_of_a_dead_process_left(tmp_path: Path, stubborn: bool) -> None:
-    """All that was started in the lane is ended, and what was started before it is not."""
+    """All that branches have started is ended, whatever environment and session it has; nothing else is."""
     program = PROGRAM.format(stubborn="signal.signal(signal.SIGTERM, signal.SIG_IGN)" if stubborn else "pass")
-    pool = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, boards.FOLDER: str(tmp_path)},
-    )
-    with pool:
+    watch = orphans.Orphans()
+
+    def are_gone(pids: list[int]) -> bool:
+        watch.round()
+        return not any(map(strays.runs, pids))
+
+    with _killed(program, tmp_path) as (pool, others, left), _killed(program, tmp_path) as (_, *of_another):
+        watch.died(tmp_path / str(pool))
+        until(lambda: are_gone(left), what="the end of what was left")
+        until(lambda: watch.round() is None and not watch._searches, what="the last look")
+
+        assert all(map(strays.runs, itertools.chain(others, *of_another)))
+
+
+@contextmanager
+def _killed(program: str, folder: Path) -> Iterator[tuple[int, list[int], list[int]]]:
+    # Its pid, and those that it names.
+    env = {**os.environ, boards.FOLDER: str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=env) as pool:
         assert pool.stdout is not None
-        # Another's pid that begins with this one's digits has other branches.
-        pids = [int(pid) for pid in pool.stdout.readline().split()]
-        assert pool.wait() == -signal.SIGKILL
-        others = subprocess.Popen(["sleep", "3600"], env={leftovers.MARK: leftovers.mark_of(tmp_path / f"{pool.pid}1")})
+        others, left = ([int(pid) for pid in pool.stdout.readline().split()] for _ in range(2))
+    assert pool.returncode == -signal.SIGKILL
     try:
-        before, left = pids[:2], pids[2:]
-        watch = orphans.Orphans()
-        watch.died(tmp_path / str(pool.pid))
-
-        def are_gone() -> bool:
-            watch.round()
-            return not any(map(_runs, left))
-
-        until(are_gone, what="the end of what was left")
-        until(lambda: watch.round() is None and not watch._marks, what="the last look")
-        assert all(map(_runs, before))
-        assert others.poll() is None
+        yield pool.pid, others, left
     finally:
-        others.kill()
-        others.wait()
-        for pid in pids:
-            if _runs(pid):
-                os.kill(pid, signal.SIGKILL)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+        strays.end(others + left)
