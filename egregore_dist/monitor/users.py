@@ -147,13 +147,26 @@ class Users:
 
 
 def read(path: Path) -> dict[str, tuple[Role, str]]:
-    """The users of a file: a line each, ``name:role:hash``.
+    """The users of a file: role and hashed password by name.
 
     Raises:
         errors.ConfigurationError: it cannot be read, others can read it, or a line of it is wrong.
     """
-    found: dict[str, tuple[Role, str]] = {}
-    for number, line in enumerate(private_file.read(path, _WHAT).splitlines(), start=1):
+    return parse(private_file.read(path, _WHAT), path)
+
+
+def parse(text: str, path: Path) -> dict[str, tuple[Role, str]]:
+    """The users of the text of a file: a line each, ``name:role:hash``.
+
+    Args:
+        text: what the file holds.
+        path: the file, for errors.
+
+    Raises:
+        errors.ConfigurationError: a line is wrong, or there is no user.
+    """
+    users: dict[str, tuple[Role, str]] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.strip().partition(":")
@@ -164,12 +177,12 @@ def read(path: Path) -> dict[str, tuple[Role, str]]:
                 f"line {number} of the users' file {path} is not name:role:hash; make one with: "
                 f"egregore-dist monitor --users {path} --add-user NAME --role viewer|operator|admin"
             )
-        if name in found:
+        if name in users:
             raise errors.ConfigurationError(f"line {number} of the users' file {path}: there is another {name!r}")
-        found[name] = (Role[word.upper()], hashed)
-    if not found:
+        users[name] = (Role[word.upper()], hashed)
+    if not users:
         raise errors.ConfigurationError(f"the users' file {path} has no user")
-    return found
+    return users
 
 
 def add(path: Path, name: str, role: Role, password: str) -> None:

@@ -26,8 +26,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "query_task": frozenset({"ids"}),
     # Of a worker of another app that has just started: it is not believed what it says was revoked.
     "hello": frozenset({"from_node"}),
-    # Events tell of names and times, and nothing of data.
-    **dict.fromkeys(("enable_events", "heartbeat"), frozenset[str]()),
+    # One event with the worker's name and load.
+    "heartbeat": frozenset[str](),
     **dict.fromkeys((control.DRAIN, control.RESUME, control.STOP, control.CONCURRENCY), frozenset({"order"})),
 }
 
@@ -73,6 +73,9 @@ class Node(kombu.pidbox.Node):
         """Do what one command asks for."""
         handlers: Any = self.handlers
         may = ALLOWED.get(method)
+        if method == "enable_events":
+            # Not logged: Flower sends it every five seconds.
+            return {"error": "whoever starts the worker decides: --task-events sends events"}
         if may is None:
             self._refuse(repr(method[:_LONGEST]))
             return {"error": f"{method[:_LONGEST]!r} is not answered by workers of egregore-dist"}

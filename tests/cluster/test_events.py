@@ -119,26 +119,16 @@ def test_a_branch_that_is_stopped_is_revoked(ear: Ear, tmp_path: Path) -> None:
         run.result(timeout=10)
 
 
-def test_nothing_is_sent_unless_somebody_asks(empty: LocalCluster, tmp_path: Path) -> None:
-    """A worker sends no events of tasks until it is told to, at its start or later."""
+def test_s17_nothing_is_sent_unless_the_worker_was_started_for_it(empty: LocalCluster, tmp_path: Path) -> None:
+    """A worker without --task-events sends no events of tasks, whoever asks for them by remote control."""
     app = session.current().app
 
-    asked: list[str] = []
-
-    def begins() -> bool:
-        # What is told takes a moment, and so does what is heard.
-        asked.append(run_one())
-        return any(ear.tasks(f"{run}:") for run in asked)
-
-    def run_one() -> str:
+    def is_quiet() -> bool:
         run = naps.submit(0.01)
         run.result(timeout=60)
-        return run.id
-
-    def is_quiet() -> bool:
-        run, heard = run_one(), len(heartbeats())
+        heard = len(heartbeats())
         until(lambda: len(heartbeats()) > heard, what="a heartbeat")
-        return not ear.tasks(f"{run}:")
+        return not ear.tasks(f"{run.id}:")
 
     def heartbeats() -> list[dict[str, Any]]:
         return [event for event in list(ear.events) if event["type"] == "worker-heartbeat"]
@@ -146,5 +136,6 @@ def test_nothing_is_sent_unless_somebody_asks(empty: LocalCluster, tmp_path: Pat
     with listening(app) as ear, worker(empty, tmp_path):
         assert is_quiet()
 
-        app.control.enable_events()
-        until(begins, what="events of branches")
+        answers: list[dict[str, Any]] = app.control.broadcast("enable_events", reply=True, timeout=10, limit=1) or []
+        assert "--task-events" in str(answers)
+        assert is_quiet()

@@ -19,6 +19,7 @@ from egregore_dist.client import session
 from egregore_dist.client.processes import Process
 from egregore_dist.engine import urls
 from tests.cluster.celery_flows import holds, naps
+from tests.cluster.test_events import worker
 from tests.support.listening import listening
 from tests.support.waiting import until
 
@@ -43,9 +44,9 @@ main()
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    """A cluster of one worker of two lanes, which was not told to send events."""
-    with LocalCluster(workers=1, concurrency=2) as running:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A cluster of one worker, which sends events."""
+    with LocalCluster(workers=0) as running, worker(running, tmp_path_factory.mktemp("worker"), "--task-events"):
         yield running
 
 
@@ -87,13 +88,13 @@ class Flower:
 
 @pytest.fixture(scope="module")
 def flower(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
-    """A Flower that has told the worker to send events, as it does by itself."""
+    """A Flower that shows what the worker sends."""
     running = Flower(cluster, tmp_path_factory.mktemp("flower"))
 
     asked: list[str] = []
 
     def shows_branches() -> bool:
-        # Flower tells the worker every five seconds, and what is sent takes a moment.
+        # It hears what is sent after it has connected.
         run = naps.submit(0.01)
         run.result(timeout=60)
         asked.append(f"{run.id}:")
@@ -145,10 +146,10 @@ def test_flower_shows_a_branch_while_it_runs(flower: Flower, tmp_path: Path) -> 
 
 def test_flower_shows_the_worker_and_its_metrics(flower: Flower, cluster: LocalCluster) -> None:
     """Flower's own page of workers and metrics know the worker, and its branches by their nodes' names."""
-    (only,) = cluster.workers
-    until(lambda: only.name in flower.ask("/api/workers?refresh=true"), what="the worker in Flower")
+    (only,) = session.current().ledger.reports()
+    until(lambda: only in flower.ask("/api/workers?refresh=true"), what="the worker in Flower")
     until(
-        lambda: f'task="nap",worker="{only.name}"' in flower.http.get("/metrics").text.replace(", ", ","),
+        lambda: f'task="nap",worker="{only}"' in flower.http.get("/metrics").text.replace(", ", ","),
         what="Flower's metrics of a branch",
     )
 
@@ -158,17 +159,6 @@ def test_exporters_find_what_they_count(cluster: LocalCluster) -> None:
     app = session.current().app
     state = app.events.State()
     with listening(app) as ear:
-        asked: list[str] = []
-
-        def is_told() -> bool:
-            # Again and again, as Flower does: a broadcast may be lost.
-            app.control.enable_events()
-            run = naps.submit(0.05)
-            run.result(timeout=60)
-            asked.append(f"{run.id}:")
-            return any(ear.tasks(run) for run in asked)
-
-        until(is_told, what="events of branches")
         run = naps.submit(0.05)
         run.result(timeout=60)
         until(lambda: len(ear.tasks(f"{run.id}:")) == 9, what="all events of a run")
@@ -181,7 +171,7 @@ def test_exporters_find_what_they_count(cluster: LocalCluster) -> None:
         ("fails", "FAILURE"),
         ("nap", "SUCCESS"),
     ]
-    assert all(task.worker.hostname == cluster.workers[0].name for task in ended)
+    assert {task.worker.hostname for task in ended} == set(session.current().ledger.reports())
     # celery-exporter's label: what stands before the bracket, where that is one word.
     (failed,) = (task for task in ended if task.state == "FAILURE")
     assert re.match(r"^(\w+)\(", failed.exception)[1] == "ValueError"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import json
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qs, parse_qsl
 
@@ -17,11 +20,11 @@ from egregore_dist.client.events import Event
 from egregore_dist.ledger import Aside, replies, runlist, waits
 from egregore_dist.ledger.keys import Keys
 from egregore_dist.ledger.ledger import Ledger
-from egregore_dist.monitor import guard, lists, live, logs
+from egregore_dist.monitor import guard, lists, live, logs, users
 from egregore_dist.monitor.sessions import Sessions
 from egregore_dist.monitor.users import Users
 from egregore_dist.resources import profile, report
-from egregore_dist.wire import code, codec, failure, signing, tracing
+from egregore_dist.wire import code, codec, failure, orders, signing, tracing
 from egregore_dist.worker import envelope
 from egregore_dist.workflow import describe, spec
 from egregore_dist.workflow.parallel import MAX_BRANCHES
@@ -32,6 +35,7 @@ SECRET = signing.Signer([secret_of("fuzz").encode()])
 _LANE = "egregore.lane"
 
 SESSIONS = Sessions(Users({}))
+ORDERS = orders.Orders(SECRET, "w@h")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,19 @@ def _cookie(raw: bytes) -> object:
     return known
 
 
+def _orders(raw: bytes) -> object:
+    # As it comes, and signed: what a holder of the secret may send by mistake.
+    answers = []
+    for text in (raw.decode("utf-8", "replace"), base64.b64encode(SECRET.sign("control", raw)).decode()):
+        with contextlib.suppress(errors.CodeError):
+            answers.append(ORDERS.take("drain", text, life="life", now=1, act=lambda **arguments: {"ok": arguments}))
+    return answers
+
+
+def _users(raw: bytes) -> object:
+    return repr(users.parse(raw.decode("utf-8", "replace"), Path("users")))
+
+
 def _caused() -> BaseException:
     try:
         try:
@@ -276,6 +293,19 @@ TARGETS: dict[str, Target] = {
         _form, (b"next=/runs/a%3Fx=1&name=n&password=p", b"action=cancel&run=a&filters=state%3Dfailed"), (ValueError,)
     ),
     "cookie": Target(_cookie, (b"A" * 43, b"1700000000000-0"), (UnicodeDecodeError,)),
+    "orders": Target(
+        _orders,
+        (
+            orders.give(SECRET, "drain", {}, worker="w@h", life="life", at=1).encode(),
+            msgspec.msgpack.encode(orders.Order("drain", {"slots": 2}, "w@h", "life", 1, "nonce")),
+        ),
+        (),
+    ),
+    "users": Target(
+        _users,
+        (f"# people\nann:admin:{users.hash_password('a long one')}\n".encode(),),
+        (errors.ConfigurationError,),
+    ),
     "aside": Target(
         _aside,
         (msgspec.msgpack.encode(Aside(reason="r", worker="w", excerpt="e")),),

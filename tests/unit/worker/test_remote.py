@@ -53,7 +53,7 @@ def test_s17_what_is_not_on_the_list_is_not_done(node: Any) -> None:
         ("hello", {"from_node": "w2@h", "revoked": ["id"]}, {"from_node": "w2@h"}),
         ("registered", {"taskinfoitems": ["backend"], "builtins": True}, {}),
         ("stats", {"with_defaults": True}, {}),
-        ("enable_events", {"_state": 1}, {}),
+        ("heartbeat", {"_state": 1}, {}),
     ],
 )
 def test_s17_arguments_that_could_change_or_tell_more_are_left_out(
