@@ -31,6 +31,9 @@ from egregore_dist.workflow import hints
 CACHE_SIZE = 512
 """How many functions a `Loader` keeps."""
 
+LARGEST_REFERENCES = 16 * 2**20
+"""How many bytes the references of a run may take."""
+
 _PURPOSE = "code"
 _REFERENCES = "references"
 UNSIGNED = "the client sent it without a signature"
@@ -166,9 +169,20 @@ def _pickled(value: Any) -> bytes:
 
 
 def encode_references(refs: Sequence[str], signer: signing.Signer) -> bytes:
-    """A run's references as its record holds them: signed, if there is a secret."""
+    """A run's references as its record holds them: signed, if there is a secret.
+
+    Raises:
+        WorkflowError: they are larger than `decode_references` reads.
+    """
     raw = msgspec.msgpack.encode(refs)
-    return signer.sign(_REFERENCES, raw) if signer.can_sign else raw
+    if signer.can_sign:
+        raw = signer.sign(_REFERENCES, raw)
+    if len(raw) > LARGEST_REFERENCES:
+        raise errors.WorkflowError(
+            f"the names of the workflow's {len(refs)} functions take {len(raw)} bytes, and at most "
+            f"{LARGEST_REFERENCES} are stored. Use fewer functions, or split the workflow into several"
+        )
+    return raw
 
 
 def is_signed(raw: bytes) -> bool:
@@ -180,8 +194,10 @@ def decode_references(raw: bytes) -> tuple[str, ...]:
     """The references that `encode_references` encoded, whoever signed them: to show, never to run.
 
     Raises:
-        msgspec.MsgspecError: ``raw`` is something else.
+        msgspec.MsgspecError: ``raw`` is something else, or larger than references may be.
     """
+    if len(raw) > LARGEST_REFERENCES:
+        raise msgspec.ValidationError(f"references have at most {LARGEST_REFERENCES} bytes, and these have {len(raw)}")
     try:
         return msgspec.msgpack.decode(signing.unverified(raw) or raw, type=tuple[str, ...])
     except UnicodeDecodeError as error:

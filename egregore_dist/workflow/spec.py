@@ -11,12 +11,19 @@ from typing import Literal
 
 import msgspec
 
+from egregore_dist import errors
 from egregore_dist.workflow.limits import Named
 
 VERSION = 1
 
 DEPTH = 64
 """How many steps of a spec may stand inside each other: more than a workflow can nest."""
+
+STEPS = 200_000
+"""How many steps a spec may have: two blocks of as many branches as a block may have."""
+
+LARGEST = 16 * 2**20
+"""The largest spec, in bytes. Decoding it takes at most some twenty times as much memory."""
 
 OnError = Literal["cancel", "collect"]
 Path = tuple[int, ...]
@@ -125,23 +132,47 @@ def step_at(root: StepSpec, path: Path) -> StepSpec:
 
 
 def encode(workflow: WorkflowSpec) -> bytes:
-    """The spec as MessagePack."""
-    return msgspec.msgpack.encode(workflow)
+    """The spec as MessagePack.
+
+    Raises:
+        WorkflowError: it is larger than `decode` reads.
+    """
+    raw = msgspec.msgpack.encode(workflow)
+    excess = _excess(workflow.root) if len(raw) <= LARGEST else f"{LARGEST} bytes, and this one has {len(raw)}"
+    if excess is not None:
+        raise errors.WorkflowError(
+            f"workflow {workflow.name!r} is too large: a workflow has at most {excess}. Use .map() where many branches "
+            "run the same node, or split it into several workflows"
+        )
+    return raw
 
 
 def decode(raw: bytes) -> WorkflowSpec:
     """The spec that ``raw`` holds.
 
     Raises:
-        msgspec.MsgspecError: it holds none, or one that is nested deeper than a workflow may be.
+        msgspec.MsgspecError: it holds none, or one that is larger, or nested deeper, than a workflow may be.
     """
+    if len(raw) > LARGEST:
+        raise msgspec.ValidationError(f"a workflow has at most {LARGEST} bytes, and this one has {len(raw)}")
     try:
         workflow = msgspec.msgpack.decode(raw, type=WorkflowSpec)
     except (RecursionError, UnicodeDecodeError) as error:
         raise msgspec.DecodeError(f"not a workflow: {error}") from None
-    level: list[StepSpec] = [workflow.root]
+    excess = _excess(workflow.root)
+    if excess is not None:
+        raise msgspec.ValidationError(f"a workflow has at most {excess}")
+    return workflow
+
+
+def _excess(root: StepSpec) -> str | None:
+    """The limit of steps that a workflow with this root passes, or None."""
+    level, steps = [root], 0
     for _ in range(DEPTH):
+        steps += len(level)
+        if steps > STEPS:
+            return f"{STEPS} steps"
         level = [child for step in level for child in children(step)]
         if not level:
-            return workflow
-    raise msgspec.ValidationError(f"a workflow nests at most {DEPTH} steps inside each other")
+            return None
+    return f"{DEPTH} steps inside each other"

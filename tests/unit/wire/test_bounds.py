@@ -10,10 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from egregore_dist import errors
-from egregore_dist.wire import codec, failure
+from egregore_dist import Sequence, errors, node, parallel
+from egregore_dist.wire import code, codec, failure, signing
 from egregore_dist.workflow import spec
 from egregore_dist.workflow.parallel import MAX_BRANCHES
+from tests.support.secret import secret_of
+
+NODE = spec.NodeSpec("n", 0)
 
 
 def branch_error(branch: bytes, message: str = "m") -> bytes:
@@ -122,13 +125,59 @@ def test_s6_the_depth_of_a_workflow(more: int) -> None:
     step: spec.StepSpec = spec.NodeSpec("n", 0)
     for _ in range(spec.DEPTH - 1 + more):
         step = spec.SequenceSpec("s", (step,))
-    raw = spec.encode(spec.WorkflowSpec("w", step))
+    holds_at_its_limit(spec.WorkflowSpec("w", step), "at most 64 steps inside", more=more)
 
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_s6_the_steps_of_a_workflow(more: int) -> None:
+    """A workflow of as many steps as the limit is written and read; one of a step more is not."""
+    steps = (spec.SequenceSpec("s", (NODE,) * (spec.STEPS - 3)), *(NODE,) * (1 + more))
+    holds_at_its_limit(spec.WorkflowSpec("w", spec.SequenceSpec("s", steps)), "at most 200000 steps", more=more)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_s6_the_bytes_of_a_workflow(more: int) -> None:
+    """A workflow of as many bytes as the limit is written and read; one of a byte more is not, nor is it decoded."""
+    name = "n" * (spec.LARGEST - len(msgspec.msgpack.encode(spec.WorkflowSpec("n" * 70_000, NODE))) + 70_000 + more)
+    holds_at_its_limit(spec.WorkflowSpec(name, NODE), "at most 16777216 bytes", more=more)
+
+
+def holds_at_its_limit(workflow: spec.WorkflowSpec, message: str, *, more: int) -> None:
+    raw = msgspec.msgpack.encode(workflow)
     if not more:
-        assert spec.decode(raw).root == step
+        assert spec.encode(workflow) == raw
+        assert spec.decode(raw) == workflow
         return
-    with pytest.raises(msgspec.ValidationError, match="at most 64"):
+    with pytest.raises(errors.WorkflowError, match=rf"is too large.*{message}.*Use \.map"):
+        spec.encode(workflow)
+    with pytest.raises(msgspec.ValidationError, match=message):
         spec.decode(raw)
+
+
+@pytest.mark.parametrize("signer", [signing.Signer([]), signing.Signer([secret_of("bounds").encode()])])
+def test_s6_the_bytes_of_references(signer: signing.Signer) -> None:
+    """References of as many bytes as the limit are written and read; those of a byte more are not."""
+    around = len(code.encode_references(["r" * 70_000], signer)) - 70_000
+    most = "r" * (code.LARGEST_REFERENCES - around)
+
+    raw = code.encode_references([most], signer)
+    assert code.decode_references(raw) == (most,)
+    with pytest.raises(errors.WorkflowError, match="1 functions take 16777217 bytes, and at most 16777216"):
+        code.encode_references([most + "r"], signer)
+    with pytest.raises(msgspec.ValidationError, match="at most 16777216 bytes"):
+        code.decode_references(raw + b"r")
+
+
+@node
+def first(data: int) -> int:
+    return data
+
+
+def test_s6_a_workflow_that_is_too_large_is_refused_when_it_is_submitted() -> None:
+    """The error names the workflow and the cure, before a server is asked."""
+    half = parallel(*[first.alias(f"n{number}") for number in range(MAX_BRANCHES)])
+    with pytest.raises(errors.WorkflowError, match="workflow 'huge' is too large: a workflow has at most 200000 steps"):
+        Sequence(half, half.alias("again"), first, name="huge").submit(1)
 
 
 LIMITED = """
