@@ -2,7 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-INSTALL := $(PIP) --require-hashes
+# The lock files name everything: pip has nothing to choose.
+INSTALL := $(PIP) --no-deps --require-hashes
 EDITABLE := $(PIP) --no-deps --no-build-isolation --editable .
 SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 

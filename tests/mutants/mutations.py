@@ -768,8 +768,8 @@ MUTATIONS = (
     Mutation(
         name="S21: the image installs packages without their hashes",
         file="worker/Dockerfile",
-        old="--no-compile --require-hashes -r",
-        new="--no-compile -r",
+        old="--no-compile --no-deps --require-hashes -r",
+        new="--no-compile --no-deps -r",
         tests=("tests/unit/test_deploy.py", "-k", "s21"),
     ),
     Mutation(
